@@ -1,0 +1,31 @@
+"""The status codes that results and errors carry."""
+
+from enum import IntEnum
+
+__all__ = ["StatusCode"]
+
+
+class StatusCode(IntEnum):
+    """What became of a call: 1 is success, all else a failure.
+
+    Numbers below 6100 and 9999 are mpauthx's own, so that its clients go on unchanged; the ones
+    from 6100 up are new here.
+    """
+
+    success = 1
+    database_related_error = 6000
+    required_params_missing_error = 6001
+    http_error = 6002
+    response_is_null = 6003
+    json_parsed_error = 6004
+    http_response_error_event = 6005
+    http_request_error_event = 6006
+    internet_connection_error = 6006
+    invalid_access_token = 6007
+    session_key_and_open_id_request_error = 6008
+    open_id_or_union_id_not_match = 6009
+    user_not_exist_in_db = 6010
+    user_info_decryption_error = 6011
+    closed = 6100
+    invalid_configuration = 6101
+    unknown_error = 9999

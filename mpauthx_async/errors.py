@@ -1,0 +1,142 @@
+"""One exception class for each way to fail, each with its status code."""
+
+from typing import ClassVar
+
+from .constants import StatusCode
+
+__all__ = [
+    "ClosedError",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "DecryptionError",
+    "EmptyResponseError",
+    "HTTPStatusError",
+    "IdentityMismatchError",
+    "IncompleteResponseError",
+    "InvalidResponseError",
+    "MPAuthXError",
+    "ParameterError",
+    "StoreError",
+    "UserNotFoundError",
+    "WeChatAPIError",
+]
+
+
+class MPAuthXError(Exception):
+    """The base of every error here; `code` is its StatusCode."""
+
+    code: ClassVar[StatusCode] = StatusCode.unknown_error
+
+
+class StoreError(MPAuthXError):
+    """A token or user store could not answer: the question is still open."""
+
+    code = StatusCode.database_related_error
+
+
+class ParameterError(MPAuthXError):
+    """A required parameter is missing, or is not what it has to be."""
+
+    code = StatusCode.required_params_missing_error
+
+
+class HTTPStatusError(MPAuthXError):
+    """WeChat answered with an HTTP status other than 200, which is in `status`."""
+
+    code = StatusCode.http_error
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class EmptyResponseError(MPAuthXError):
+    """WeChat answered with an empty body."""
+
+    code = StatusCode.response_is_null
+
+
+class InvalidResponseError(MPAuthXError):
+    """WeChat's answer is not the JSON that it documents."""
+
+    code = StatusCode.json_parsed_error
+
+
+class IncompleteResponseError(MPAuthXError):
+    """WeChat's answer broke off while it was read."""
+
+    code = StatusCode.http_response_error_event
+
+
+class ConnectionFailedError(MPAuthXError):
+    """WeChat could not be reached, or did not answer in time.
+
+    Attributes:
+        sent: whether the request may have reached WeChat, which then has consumed the code.
+    """
+
+    code = StatusCode.http_request_error_event
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class WeChatAPIError(MPAuthXError):
+    """WeChat refused the call.
+
+    Attributes:
+        errcode: WeChat's number for what happened.
+        errmsg: WeChat's text, without the rid.
+        rid: the request's id, which WeChat's support asks for; None when WeChat gave none.
+        hint: what a developer can do about it; empty for an errcode that is not known here.
+    """
+
+    code = StatusCode.session_key_and_open_id_request_error
+
+    def __init__(
+        self, errcode: int, errmsg: str, *, rid: str | None = None, hint: str = ""
+    ) -> None:
+        super().__init__(errcode, errmsg)
+        self.errcode = errcode
+        self.errmsg = errmsg
+        self.rid = rid
+        self.hint = hint
+
+    def __str__(self) -> str:
+        rid = f" (rid {self.rid})" if self.rid else ""
+        hint = f": {self.hint}" if self.hint else ""
+        return f"WeChat answered errcode {self.errcode}, {self.errmsg!r}{rid}{hint}"
+
+
+class IdentityMismatchError(MPAuthXError):
+    """The user data belongs to somebody else than the code."""
+
+    code = StatusCode.open_id_or_union_id_not_match
+
+
+class UserNotFoundError(MPAuthXError):
+    """No user with this id has ever logged in."""
+
+    code = StatusCode.user_not_exist_in_db
+
+
+class DecryptionError(MPAuthXError):
+    """The user data could not be decrypted, or is not meant for this app."""
+
+    code = StatusCode.user_info_decryption_error
+
+
+class ClosedError(MPAuthXError):
+    """The service, or what it stands on, is closed or closing."""
+
+    code = StatusCode.closed
+
+
+class ConfigurationError(MPAuthXError):
+    """Something was set up in a way that cannot work."""
+
+    code = StatusCode.invalid_configuration

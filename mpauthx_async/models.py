@@ -1,0 +1,180 @@
+"""The values that services and stores pass to each other and to the application."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+__all__ = ["AuthResult", "CodeSession", "NewSession", "Session", "SessionRef", "Subject", "User"]
+
+_ANONYMOUS_NICK_NAME = "微信用户"
+_PROFILE = ("nick_name", "gender", "city", "province", "country", "language", "avatar_url")
+
+
+class Subject(NamedTuple):
+    """A user of one sku: whose sessions belong together."""
+
+    sku: str
+    user_id: str
+
+
+class SessionRef(NamedTuple):
+    """Names one session; it comes out of a verified token."""
+
+    sku: str
+    user_id: str
+    nonce: str
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(self.sku, self.user_id)
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """A session that is to begin.
+
+    Attributes:
+        ref: its name.
+        issued_at: now, in Unix milliseconds.
+        ttl: how long it lives, in milliseconds.
+        sole: whether every earlier session of the subject ends in the same step.
+    """
+
+    ref: SessionRef
+    issued_at: int
+    ttl: int
+    sole: bool = False
+
+    def begun(self) -> "Session":
+        """The session that this becomes."""
+        return Session(self.ref, self.issued_at, self.issued_at + self.ttl)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session that a store keeps; `issued_at` and `expires_at` are Unix milliseconds."""
+
+    ref: SessionRef
+    issued_at: int
+    expires_at: int
+
+    @property
+    def user_id(self) -> str:
+        return self.ref.user_id
+
+    @property
+    def sku(self) -> str:
+        return self.ref.sku
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSession:
+    """What WeChat gives for a code.
+
+    Attributes:
+        open_id: the user in this app.
+        session_key: base64 of the 16-byte key that seals the user's data. Never send it to a
+            client.
+        union_id: the user in all apps of one Open Platform account; None when this app is in none.
+    """
+
+    open_id: str
+    session_key: str = field(repr=False)
+    union_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person and the profile that WeChat gave of them; None or empty where it gave nothing.
+
+    Attributes:
+        open_id: the user in the app where they were first seen.
+        union_id: the user in all apps of one Open Platform account.
+        gender: 0 unknown, 1 male, 2 female.
+        created_at: first login, in Unix milliseconds; None from a table without that column.
+        updated_at: last change of what is stored, in Unix milliseconds, or None likewise.
+    """
+
+    open_id: str
+    union_id: str | None = None
+    nick_name: str | None = None
+    gender: int | None = None
+    city: str | None = None
+    province: str | None = None
+    country: str | None = None
+    language: str | None = None
+    avatar_url: str | None = None
+    created_at: int | None = None
+    updated_at: int | None = None
+
+    @property
+    def id(self) -> str:
+        """The user id that tokens carry: the unionId where there is one, else the openId."""
+        return self.union_id or self.open_id
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether the profile is the stand-in that WeChat gives instead of a real one."""
+        return self.nick_name == _ANONYMOUS_NICK_NAME
+
+    @classmethod
+    def from_wechat(cls, session: CodeSession, payload: Mapping[str, Any]) -> "User":
+        """Make a user of what WeChat gave for a code and of the decrypted user data, if any."""
+
+        def text(name: str) -> str | None:
+            value = payload.get(name)
+            return value if isinstance(value, str) else None
+
+        gender = payload.get("gender")
+        return cls(
+            open_id=session.open_id,
+            union_id=session.union_id or text("unionId"),
+            nick_name=text("nickName"),
+            gender=gender if isinstance(gender, int) else None,
+            city=text("city"),
+            province=text("province"),
+            country=text("country"),
+            language=text("language"),
+            avatar_url=text("avatarUrl"),
+        )
+
+    def updated_by(self, newer: "User") -> "User":
+        """This stored user, kept current by a newer login of the same person.
+
+        A new value replaces an old one; an empty one never does, nor one of an anonymous profile.
+        """
+        changes = {}
+        for name in _PROFILE:
+            new, old = getattr(newer, name), getattr(self, name)
+            if new and new != old and not (old and newer.is_anonymous):
+                changes[name] = new
+        if newer.union_id:
+            changes["union_id"] = newer.union_id
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthResult:
+    """What a login gave; `to_dict()` is the answer that mpauthx's clients know.
+
+    Attributes:
+        response: the token.
+        user: the user as stored, for `authorize`.
+        is_new_user: whether this was their first login ever.
+        session: the session that the token stands for.
+    """
+
+    status_code: int
+    status_message: str
+    response: str = field(repr=False)
+    user: User
+    session: Session
+    is_new_user: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The status code, the status message and the token."""
+        return {
+            "status_code": self.status_code,
+            "status_message": self.status_message,
+            "response": self.response,
+        }
