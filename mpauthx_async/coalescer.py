@@ -1,0 +1,140 @@
+"""Coalescer: merges concurrent calls into batches."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from itertools import islice
+from typing import Generic, TypeVar
+
+from .errors import ClosedError
+
+__all__ = ["Coalescer"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_Call = tuple[Item, list["asyncio.Future[Result]"]]
+
+
+class Coalescer(Generic[Item, Result]):
+    """Merges the calls of one event-loop tick into batches, one trip for each batch.
+
+    Calls submitted while the loop runs through a tick are collected and handed, in the order in
+    which they came, to `run` as one sequence. While `max_in_flight` batches are on their way, what
+    comes in waits and makes the next batch larger: the busier it gets, the fewer trips a call
+    costs. There is no timer, so a lone call is never delayed.
+
+    Promises:
+        - A caller gets the result of its own item, or its own exception.
+        - Equal items in one batch are asked for once.
+        - A cancelled caller harms no other; an item that nobody waits for any more is not asked.
+        - When `run` fails, every caller of that batch gets the failure, and no other batch does.
+
+    Args:
+        run: takes the items of a batch and returns one result for each, in the same order; a
+            result that is an Exception is raised to the callers of that item alone.
+        max_batch: the most items in a batch.
+        max_in_flight: the most batches on their way at once.
+        key: tells which items are equal; by default the item itself. `id` keeps all apart.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        max_batch: int = 500,
+        max_in_flight: int = 4,
+        key: Callable[[Item], Hashable] | None = None,
+    ) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._max_in_flight = max_in_flight
+        self._key = key
+        self._waiting: dict[Hashable, _Call[Item, Result]] = {}
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._dispatch_scheduled = False
+        self._closed = False
+
+    def submit(self, item: Item) -> "asyncio.Future[Result]":
+        """Put an item into the next batch.
+
+        Args:
+            item: what to ask for.
+
+        Returns:
+            A future of the item's result; await it.
+
+        Raises:
+            ClosedError: after `close()`.
+        """
+        if self._closed:
+            raise ClosedError("This service is closed: it takes no more calls.")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        key = item if self._key is None else self._key(item)
+        call = self._waiting.get(key)
+        if call is not None:
+            call[1].append(future)
+            return future
+        self._waiting[key] = (item, [future])
+        if not self._dispatch_scheduled:
+            self._dispatch_scheduled = True
+            loop.call_soon(self._dispatch)
+        return future
+
+    async def close(self) -> None:
+        """Take no more calls, and return when all that were taken are answered."""
+        self._closed = True
+        while self._waiting or self._in_flight:
+            self._dispatch()
+            if self._in_flight:
+                await asyncio.wait(self._in_flight)
+
+    def _dispatch(self) -> None:
+        self._dispatch_scheduled = False
+        while self._waiting and len(self._in_flight) < self._max_in_flight:
+            batch = self._next_batch()
+            if batch:
+                task = asyncio.get_running_loop().create_task(self._answer(batch))
+                self._in_flight.add(task)
+                task.add_done_callback(self._landed)
+
+    def _next_batch(self) -> "list[_Call[Item, Result]]":
+        if len(self._waiting) <= self._max_batch:
+            calls = list(self._waiting.values())
+            self._waiting = {}
+        else:
+            keys = list(islice(self._waiting, self._max_batch))
+            calls = [self._waiting.pop(key) for key in keys]
+        return [call for call in calls if not all(future.cancelled() for future in call[1])]
+
+    async def _answer(self, batch: "list[_Call[Item, Result]]") -> None:
+        try:
+            results = await self._run([item for item, _ in batch])
+            answers = list(zip(batch, results, strict=True))
+        except asyncio.CancelledError:
+            for _, futures in batch:
+                for future in futures:
+                    future.cancel()
+            raise
+        except BaseException as error:
+            for _, futures in batch:
+                _settle(futures, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (_, futures), result in answers:
+                _settle(futures, result)
+
+    def _landed(self, task: "asyncio.Task[None]") -> None:
+        self._in_flight.discard(task)
+        if self._waiting:
+            self._dispatch()
+
+
+def _settle(futures: "list[asyncio.Future[Result]]", result: Result | BaseException) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

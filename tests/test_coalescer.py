@@ -1,0 +1,263 @@
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpauthx_async import ClosedError
+from mpauthx_async.coalescer import Coalescer
+
+
+class Trips:
+    """Doubles numbers and keeps the batches in which it was asked; odd ones can be held up."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def run(self, items: Sequence[int]) -> list[int | Exception]:
+        self.batches.append(list(items))
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await self.gate.wait()
+        finally:
+            self.in_flight -= 1
+        if 999 in items:
+            raise ConnectionError("the trip failed")
+        return [ValueError(item) if item < 0 else item * 2 for item in items]
+
+
+async def ticks(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_calls_of_one_tick_share_one_trip() -> None:
+    trips = Trips()
+    coalescer = Coalescer(trips.run)
+    answers = await asyncio.gather(*(coalescer.submit(item) for item in range(100)))
+    assert answers == [item * 2 for item in range(100)]
+    assert trips.batches == [list(range(100))]
+
+
+async def test_a_lone_call_is_not_delayed() -> None:
+    trips = Trips()
+    coalescer = Coalescer(trips.run)
+    answer = coalescer.submit(1)
+    await ticks(2)
+    assert trips.batches == [[1]]
+    assert await answer == 2
+
+
+async def test_equal_items_of_one_batch_are_asked_for_once() -> None:
+    trips = Trips()
+    coalescer = Coalescer(trips.run)
+    assert await asyncio.gather(*(coalescer.submit(n % 3) for n in range(9))) == [0, 2, 4] * 3
+    assert trips.batches == [[0, 1, 2]]
+
+
+async def test_a_key_function_tells_what_is_equal() -> None:
+    trips = Trips()
+    apart = Coalescer(trips.run, key=id)
+    big = 10**9
+    assert await asyncio.gather(apart.submit(big), apart.submit(int("1000000000"))) == [2 * big] * 2
+    assert trips.batches == [[big, big]]
+
+
+async def test_batches_are_bounded_and_only_a_few_are_in_flight() -> None:
+    trips = Trips()
+    coalescer = Coalescer(trips.run, max_batch=10, max_in_flight=3)
+    trips.gate.clear()
+    answers = [coalescer.submit(item) for item in range(95)]
+    await ticks(5)
+    assert [len(batch) for batch in trips.batches] == [10, 10, 10]
+    trips.gate.set()
+    assert await asyncio.gather(*answers) == [item * 2 for item in range(95)]
+    assert trips.most_in_flight == 3
+    assert max(map(len, trips.batches)) == 10
+    assert [item for batch in trips.batches for item in batch] == list(range(95))
+
+
+async def test_what_comes_in_while_all_trips_are_under_way_makes_one_larger_batch() -> None:
+    trips = Trips()
+    coalescer = Coalescer(trips.run, max_in_flight=1)
+    trips.gate.clear()
+    answers = [coalescer.submit(0)]
+    for item in range(1, 6):
+        await ticks(2)
+        answers.append(coalescer.submit(item))
+    trips.gate.set()
+    await asyncio.gather(*answers)
+    assert trips.batches == [[0], [1, 2, 3, 4, 5]]
+
+
+async def test_a_caller_gets_its_own_exception_and_the_others_their_answers() -> None:
+    coalescer = Coalescer(Trips().run)
+    answers = await asyncio.gather(
+        *(coalescer.submit(item) for item in (1, -5, 2)), return_exceptions=True
+    )
+    assert answers[0] == 2
+    assert answers[2] == 4
+    assert isinstance(answers[1], ValueError)
+    assert answers[1].args == (-5,)
+
+
+async def test_a_failed_trip_fails_every_waiter_of_its_batch_and_no_other() -> None:
+    trips = Trips()
+    coalescer = Coalescer(trips.run, max_batch=3)
+    answers = await asyncio.gather(
+        *(coalescer.submit(item) for item in (1, 999, 2, 3, 4)), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers[:3]] == [ConnectionError] * 3
+    assert answers[3:] == [6, 8]
+    assert await coalescer.submit(5) == 10
+
+
+async def test_a_wrong_number_of_answers_is_a_failure_and_not_a_mix_up() -> None:
+    async def forgetful(items: Sequence[int]) -> list[int]:
+        return list(items)[:-1]
+
+    coalescer = Coalescer(forgetful)
+    answers = await asyncio.gather(
+        *(coalescer.submit(item) for item in range(3)), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers] == [ValueError] * 3
+
+
+async def test_a_cancelled_caller_harms_nobody_who_shares_its_item() -> None:
+    trips = Trips()
+    coalescer = Coalescer(trips.run)
+    trips.gate.clear()
+    leaving, staying = coalescer.submit(1), coalescer.submit(1)
+    await ticks(2)
+    leaving.cancel()
+    trips.gate.set()
+    assert await staying == 2
+    assert leaving.cancelled()
+
+
+async def test_an_item_whose_callers_have_all_left_is_not_asked_for() -> None:
+    trips = Trips()
+    coalescer = Coalescer(trips.run)
+    leaving, staying = coalescer.submit(1), coalescer.submit(2)
+    leaving.cancel()
+    assert await staying == 4
+    assert trips.batches == [[2]]
+    coalescer.submit(3).cancel()
+    await coalescer.close()
+    assert trips.batches == [[2]]
+
+
+async def test_close_answers_all_that_was_taken_and_takes_no_more() -> None:
+    trips = Trips()
+    coalescer = Coalescer(trips.run, max_batch=2, max_in_flight=1)
+    answers = [coalescer.submit(item) for item in range(7)]
+    await coalescer.close()
+    assert [answer.result() for answer in answers] == [item * 2 for item in range(7)]
+    with pytest.raises(ClosedError):
+        coalescer.submit(8)
+    await coalescer.close()
+
+
+async def test_a_cancelled_trip_cancels_its_waiters_and_leaves_none_hanging() -> None:
+    trips = Trips()
+    coalescer = Coalescer(trips.run)
+    trips.gate.clear()
+    answer = coalescer.submit(1)
+    before = asyncio.all_tasks()
+    await ticks(2)
+    (trip,) = asyncio.all_tasks() - before
+    trip.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await answer
+    trips.gate.set()
+    assert await coalescer.submit(2) == 4
+
+
+calls = st.lists(
+    st.tuples(
+        st.integers(0, 6),  # the tick in which the call comes
+        st.one_of(st.integers(-3, 12), st.just(999)),  # the item
+        st.one_of(st.none(), st.integers(0, 8)),  # the tick in which its caller leaves
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    calls=calls,
+    max_batch=st.integers(1, 8),
+    max_in_flight=st.integers(1, 3),
+    trip_ticks=st.integers(0, 4),
+    close_at=st.integers(0, 10),
+)
+def test_every_promise_holds_whatever_comes_and_goes(
+    calls: list[tuple[int, int, int | None]],
+    max_batch: int,
+    max_in_flight: int,
+    trip_ticks: int,
+    close_at: int,
+) -> None:
+    async def scenario() -> None:
+        batches: list[list[int]] = []
+        in_flight = 0
+
+        async def run(items: Sequence[int]) -> list[int | Exception]:
+            nonlocal in_flight
+            batches.append(list(items))
+            in_flight += 1
+            assert in_flight <= max_in_flight
+            await ticks(trip_ticks)
+            in_flight -= 1
+            if 999 in items:
+                raise ConnectionError("the trip failed")
+            return [ValueError(item) if item < 0 else item * 2 for item in items]
+
+        coalescer = Coalescer(run, max_batch=max_batch, max_in_flight=max_in_flight)
+
+        async def call(item: int) -> int:
+            return await coalescer.submit(item)
+
+        tasks: list[tuple[int, int, int | None, asyncio.Task[int]]] = []
+        closing: asyncio.Task[None] | None = None
+        for tick in range(11):
+            for when, item, leaves_at in calls:
+                if when == tick:
+                    tasks.append((tick, item, leaves_at, asyncio.create_task(call(item))))
+            for _, _, leaves_at, task in tasks:
+                if leaves_at == tick:
+                    task.cancel()
+            if tick == close_at:
+                closing = asyncio.create_task(coalescer.close())
+            await ticks(1)
+        assert closing is not None
+        await closing
+        answers = await asyncio.gather(*(task for *_, task in tasks), return_exceptions=True)
+
+        for batch in batches:
+            assert 1 <= len(batch) <= max_batch
+            assert len(set(batch)) == len(batch)
+        asked = {item for batch in batches for item in batch}
+        with_failure = {item for batch in batches if 999 in batch for item in batch}
+        for (came_at, item, leaves_at, _), answer in zip(tasks, answers, strict=True):
+            if isinstance(answer, asyncio.CancelledError):
+                assert leaves_at is not None
+            elif isinstance(answer, ClosedError):
+                assert came_at >= close_at
+            elif isinstance(answer, ConnectionError):
+                assert item in with_failure
+            elif isinstance(answer, ValueError):
+                assert answer.args == (item,)
+                assert item < 0
+            else:
+                assert answer == item * 2
+                assert item in asked
+        assert in_flight == 0
+
+    asyncio.run(scenario())
