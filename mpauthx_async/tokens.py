@@ -1,0 +1,144 @@
+"""The token's form: mint, parse, verify.
+
+A token is `openId|sku|session`, where session is the unpadded base64url of a random 16-byte nonce
+and a 16-byte keyed BLAKE2b MAC over all that stands before it. The stores keep the nonce and never
+the MAC, so what they hold is no usable token, and a forged token is refused without asking them.
+"""
+
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .errors import ConfigurationError, ParameterError
+from .models import SessionRef
+
+__all__ = ["TokenParts", "TokenSigner", "new_nonce", "parse_token"]
+
+_SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_USER_ID = re.compile(r"[^|\x00-\x20\x7f]{1,128}")
+_MIN_KEY = 16  # bytes
+_NONCE = 16  # bytes
+_SESSION = 43  # characters: the base64 of nonce and MAC without padding
+_NONCE_TEXT = 22  # characters: the base64 of a nonce without padding
+_MAX_TOKEN = 128 + 1 + 64 + 1 + _SESSION  # characters
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+
+
+class TokenParts(NamedTuple):
+    """What a token says of itself; nothing of it is proven."""
+
+    open_id: str
+    sku: str
+    session: str
+
+
+def parse_token(token: object) -> TokenParts | None:
+    """Split a token into its three parts without verifying it.
+
+    Returns:
+        The parts, or None for anything that does not have three.
+    """
+    if not isinstance(token, str):
+        return None
+    parts = token.split("|", 3)
+    return TokenParts(*parts) if len(parts) == 3 else None
+
+
+def new_nonce() -> str:
+    """Make the random part of a new token: 128 random bits as 22 characters of base64url."""
+    return _nonce_text(secrets.token_bytes(_NONCE))
+
+
+class TokenSigner:
+    """Mints and verifies the tokens of one app and one sku.
+
+    Args:
+        app_id: the app; another app's tokens do not verify even under the same keys.
+        sku: the project or build, 1 to 64 characters of `[A-Za-z0-9._-]`.
+        keys: texts or bytes of at least 16 bytes each, oldest to newest. The newest signs, all
+            verify.
+
+    Raises:
+        ConfigurationError: for a bad sku, or keys that are too few or too short.
+    """
+
+    def __init__(self, *, app_id: str, sku: str, keys: Sequence[str | bytes]) -> None:
+        if not isinstance(sku, str) or not _SKU.fullmatch(sku):
+            raise ConfigurationError(
+                f"sku must be 1 to 64 characters of A-Z a-z 0-9 . _ -; it is {sku!r}."
+            )
+        if isinstance(keys, (str, bytes)) or not keys:
+            raise ConfigurationError("signing_keys must be a list of one key or more.")
+        self._sku = sku
+        # Newest first: nearly every token was signed with it.
+        self._macs = tuple(_keyed_mac(app_id, key) for key in reversed(keys))
+
+    def mint(self, user_id: str, nonce: str) -> str:
+        """Make the token of a session.
+
+        Args:
+            user_id: whose it is, 1 to 128 characters without `|`, white space or controls.
+            nonce: the session's nonce, from `new_nonce`.
+
+        Raises:
+            ParameterError: for a user id that a token cannot hold.
+        """
+        if not isinstance(user_id, str) or not _USER_ID.fullmatch(user_id):
+            raise ParameterError(
+                "A user id is 1 to 128 characters without '|', white space or control characters."
+            )
+        raw_nonce = binascii.a2b_base64(nonce.encode().translate(_STANDARD) + b"==")
+        head = f"{user_id}|{self._sku}|"
+        return head + _session(self._macs[0], head.encode(), raw_nonce).decode()
+
+    def verify(self, token: object) -> SessionRef | None:
+        """Tell which session a token stands for, if this app and sku ever gave it out.
+
+        It takes constant time for every token of one length, and never raises.
+
+        Returns:
+            The session to look up, or None for anything else, whatever its type or form.
+        """
+        if not isinstance(token, str) or len(token) > _MAX_TOKEN:
+            return None
+        parts = token.split("|", 3)
+        if len(parts) != 3 or parts[1] != self._sku or len(parts[2]) != _SESSION:
+            return None
+        try:
+            session = parts[2].encode("ascii")
+            raw_nonce = binascii.a2b_base64(session.translate(_STANDARD) + b"=")[:_NONCE]
+            head = token[:-_SESSION].encode()
+        except ValueError:
+            return None
+        for mac in self._macs:
+            # The texts are compared, not the bytes: base64 has many spellings for the same bytes.
+            if hmac.compare_digest(_session(mac, head, raw_nonce), session):
+                return SessionRef(self._sku, parts[0], _nonce_text(raw_nonce))
+        return None
+
+
+def _keyed_mac(app_id: str, key: str | bytes) -> "hashlib.blake2b":
+    secret = key.encode() if isinstance(key, str) else key
+    if not isinstance(secret, bytes) or len(secret) < _MIN_KEY:
+        raise ConfigurationError(f"A signing key must have at least {_MIN_KEY} bytes.")
+    derived = hashlib.blake2b(
+        app_id.encode(), key=hashlib.blake2b(secret).digest(), person=b"mpauthx token"
+    )
+    return hashlib.blake2b(key=derived.digest(), digest_size=16)
+
+
+def _session(mac: "hashlib.blake2b", head: bytes, raw_nonce: bytes) -> bytes:
+    mac = mac.copy()
+    mac.update(head + raw_nonce)
+    encoded = binascii.b2a_base64(raw_nonce + mac.digest(), newline=False)
+    return encoded[:_SESSION].translate(_URL_SAFE)
+
+
+def _nonce_text(raw_nonce: bytes) -> str:
+    encoded = binascii.b2a_base64(raw_nonce, newline=False)
+    return encoded[:_NONCE_TEXT].translate(_URL_SAFE).decode()
