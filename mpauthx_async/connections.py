@@ -1,0 +1,159 @@
+"""Connections: one aiohttp session, one Redis pool, one executor, and who closes them."""
+
+import asyncio
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import aiohttp
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+
+from .errors import ClosedError, ConfigurationError
+
+__all__ = ["Connections", "RedisClient"]
+
+RedisClient: TypeAlias = Redis | RedisCluster
+
+_HTTP_CONNECTIONS = 100
+_HTTP_TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds
+_DNS_CACHE = 300  # seconds
+_REDIS_CONNECTIONS = 16  # callers share trips, so a few serve thousands of them
+_REDIS_POOL_WAIT = 5  # seconds for a free connection
+_REDIS_TIMEOUT = 5  # seconds for an answer
+_REDIS_CONNECT_TIMEOUT = 2  # seconds
+_EXECUTOR_THREADS = 4
+
+
+class Connections:
+    """The ways out of the process, shared by any number of services.
+
+    Everything opens when it is first used, so this can be created anywhere, without an event loop.
+    Ready-made parts are used as they are and never closed here.
+
+    Args:
+        redis_url: `redis://`, `rediss://` or `unix://`; for the options in its query see redis-py.
+        http: a ready-made aiohttp session. Give it a total timeout.
+        redis: a ready-made redis-py asyncio client, of a single Redis or of a Redis Cluster.
+        executor: a ready-made thread pool for what would hold up the event loop.
+
+    Raises:
+        ConfigurationError: for both `redis_url` and `redis`, or a URL that redis-py refuses.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        *,
+        http: aiohttp.ClientSession | None = None,
+        redis: RedisClient | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        if redis_url is not None and redis is not None:
+            raise ConfigurationError("Give Connections either redis_url or redis, not both.")
+        self._redis_url = redis_url
+        self._http = http
+        self._redis = redis if redis_url is None else _open_redis(redis_url)
+        self._executor = executor
+        self._owns_http = http is None
+        self._owns_redis = redis is None
+        self._owns_executor = executor is None
+        self._closed = False
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """The aiohttp session; the first use needs a running event loop."""
+        self._check_open()
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=_HTTP_CONNECTIONS, ttl_dns_cache=_DNS_CACHE),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=_HTTP_TIMEOUT,
+            )
+        elif self._http.closed:
+            raise ClosedError("The aiohttp session that these Connections were given is closed.")
+        return self._http
+
+    @property
+    def redis(self) -> RedisClient:
+        """The Redis client over the one pool."""
+        self._check_open()
+        if self._redis is None:
+            raise ConfigurationError("These Connections know no Redis: give them a redis_url.")
+        return self._redis
+
+    @property
+    def executor(self) -> Executor:
+        """The thread pool for what would hold up the event loop."""
+        self._check_open()
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(_EXECUTOR_THREADS, thread_name_prefix="mpauthx")
+        return self._executor
+
+    def use_redis(self, url: str) -> None:
+        """Hold the Redis at this URL, if no other is held yet.
+
+        Raises:
+            ConfigurationError: when these Connections already hold another Redis.
+        """
+        self._check_open()
+        if self._redis is None:
+            self._redis = _open_redis(url)
+            self._redis_url = url
+        elif self._redis_url != url:
+            raise ConfigurationError(
+                "These Connections already hold a Redis, which this URL does not name. Pass "
+                "RedisTokenStore(connections) to use theirs, or RedisTokenStore(url) for another."
+            )
+
+    async def close(self) -> None:
+        """Close what was opened here and leave ready-made parts open; may be called again."""
+        self._closed = True
+        if self._owns_http and self._http is not None:
+            await self._http.close()
+        if self._owns_redis and self._redis is not None:
+            await self._redis.aclose()
+        if self._owns_executor and self._executor is not None:
+            executor = self._executor
+            # Its threads may be at work; waiting for them here would hold up the event loop.
+            await asyncio.to_thread(executor.shutdown)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("These Connections are closed.")
+
+
+def _open_redis(url: str) -> Redis:
+    pool = None
+    # redis-py's own answer to lost connections, with an end that a caller can wait for.
+    retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=3)
+    with suppress(ValueError, TypeError, AttributeError):
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_REDIS_CONNECTIONS,
+            timeout=_REDIS_POOL_WAIT,
+            socket_timeout=_REDIS_TIMEOUT,
+            socket_connect_timeout=_REDIS_CONNECT_TIMEOUT,
+            retry=retry,
+        )
+        pool.connection_class(**pool.connection_kwargs)  # refuses unknown options of the query
+    if pool is None:
+        # redis-py's own message could quote a piece of the password.
+        raise ConfigurationError(
+            "This is no URL of a Redis that redis-py takes: redis://[[user]:password@]host[:port]"
+            "/[db], rediss:// or unix://, special characters of the password percent-encoded."
+        )
+    return Redis.from_pool(pool)
