@@ -1,0 +1,121 @@
+"""What a store has to do, and opening one by URL.
+
+Stores speak in sequences, because the services ask for many callers at once. A store that cannot
+answer raises StoreError; it never guesses. `conformance.py` has the tests that every store passes.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import ConfigurationError
+from ..models import NewSession, Session, SessionRef, Subject, User
+from .redis import RedisTokenStore
+from .sqlite import SqliteTokenStore, SqliteUserStore
+
+if TYPE_CHECKING:
+    from ..connections import Connections
+
+__all__ = [
+    "RedisTokenStore",
+    "SqliteTokenStore",
+    "SqliteUserStore",
+    "TokenStore",
+    "UserStore",
+    "open_token_store",
+    "open_user_store",
+]
+
+
+class TokenStore(Protocol):
+    """Keeps which sessions are alive. Every method raises StoreError when it cannot answer."""
+
+    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
+        """Begin sessions; each is wholly there or not at all. Repeating it changes nothing.
+
+        Returns:
+            The session begun for each, in the same order.
+        """
+
+    async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
+        """Tell when sessions end, in Unix milliseconds; None for one that is not alive.
+
+        The hot path. A number below zero says why a session died.
+        """
+
+    async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
+        """End sessions; True for each that was alive."""
+
+    async def sessions(self, subject: Subject) -> Sequence[Session]:
+        """List the sessions of a subject that are alive, newest first."""
+
+    async def revoke_subject(self, subject: Subject) -> int:
+        """End all sessions of a subject; returns how many were alive."""
+
+
+class UserStore(Protocol):
+    """Keeps the users and their profiles. Every method raises StoreError when it cannot answer."""
+
+    async def save(self, users: Sequence[User]) -> Sequence[bool]:
+        """Add users that are new, and keep the profiles of the others current.
+
+        A user first seen without a union_id and now with one is the same person. What is empty or
+        anonymous never replaces what is known (`User.updated_by`).
+
+        Returns:
+            True for each user that is new; when a person stands in the batch twice, once.
+        """
+
+    async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
+        """Find users by their ids, which are union_ids or open_ids; None for an unknown one."""
+
+
+def open_token_store(
+    url: str, connections: "Connections", clock: Callable[[], float] = time.time
+) -> RedisTokenStore | SqliteTokenStore:
+    """Open a token store by URL; Redis is reached through the connections' pool.
+
+    Args:
+        url: `redis://…`, `rediss://…`, `unix://…`, or `sqlite:///relative.db`,
+            `sqlite:////absolute.db`.
+        connections: whose Redis pool to use.
+        clock: tells a SQLite store the time, in Unix seconds.
+
+    Raises:
+        ConfigurationError: for a URL that names no token store.
+    """
+    scheme = _scheme(url)
+    if scheme in ("redis", "rediss", "unix"):
+        connections.use_redis(url)
+        return RedisTokenStore(connections)
+    if scheme == "sqlite":
+        return SqliteTokenStore(_sqlite_path(url), clock=clock)
+    raise ConfigurationError(
+        f"No token store opens {scheme!r} URLs: use redis://, rediss://, unix:// or sqlite:///."
+    )
+
+
+def open_user_store(url: str, clock: Callable[[], float] = time.time) -> SqliteUserStore:
+    """Open a user store by URL.
+
+    Args:
+        url: `sqlite:///relative.db` or `sqlite:////absolute.db`.
+
+    Raises:
+        ConfigurationError: for a URL that names no user store.
+    """
+    scheme = _scheme(url)
+    if scheme == "sqlite":
+        return SqliteUserStore(_sqlite_path(url), clock=clock)
+    raise ConfigurationError(f"No user store opens {scheme!r} URLs: use sqlite:///path.db.")
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower()
+
+
+def _sqlite_path(url: str) -> str:
+    path = url.partition("://")[2]
+    if not path.startswith("/") or path == "/":
+        raise ConfigurationError("A SQLite URL is sqlite:///relative.db or sqlite:////absolute.db.")
+    return path[1:]
