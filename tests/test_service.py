@@ -1,0 +1,716 @@
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from mpauthx_async import (
+    AuthResult,
+    ClosedError,
+    ConfigurationError,
+    Connections,
+    DecryptionError,
+    IdentityMismatchError,
+    MPAuthX,
+    MPAuthXError,
+    NewSession,
+    ParameterError,
+    RedisTokenStore,
+    Session,
+    SqliteUserStore,
+    StatusCode,
+    StoreError,
+    User,
+    UserNotFoundError,
+    WeChatAPIError,
+    WeChatSimulator,
+)
+from mpauthx_async.simulator import Fault
+from mpauthx_async.wechat_sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+
+from .redis_server import RedisServer
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def tokens(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> str:
+    """The URL of a token store, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/tokens.db"
+    return redis_server.url
+
+
+@pytest.fixture
+def make(
+    tmp_path: Path, wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> Callable[..., MPAuthX]:
+    """Makes services on one Redis and one user database."""
+
+    def make(**changes: Any) -> MPAuthX:
+        settings: dict[str, Any] = {
+            "app_id": wx.app_id,
+            "app_secret": wx.app_secret,
+            "sku": "shop",
+            "users": f"sqlite:///{tmp_path}/users.db",
+            "tokens": redis_server.url,
+            "api_base": wx.url,
+        }
+        return MPAuthX(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
+    async with make(tokens=tokens) as service:
+        yield service
+
+
+def login(wx: WeChatSimulator, open_id: str = "bob", **more: Any) -> tuple[str, str, str]:
+    """What a client sends after wx.login and wx.getUserInfo."""
+    code = wx.login(open_id, **more)
+    info = wx.get_user_info(open_id)
+    return code, info.encrypted_data, info.iv
+
+
+class Gated:
+    """A real store whose writes wait at a gate."""
+
+    def __init__(self, store: Any, *gated: str) -> None:
+        self._store = store
+        self._gated = gated
+        self.reached = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+        if name not in self._gated:
+            return method
+
+        async def wait_and_do(*args: Any) -> Any:
+            self.reached.set()
+            await self.gate.wait()
+            return await method(*args)
+
+        return wait_and_do
+
+
+async def requests_at(wx: WeChatSimulator, count: int) -> None:
+    """Wait until that many requests have come to WeChat."""
+    while len(wx.requests) < count:  # noqa: ASYNC110 (the simulator has no event for it)
+        await asyncio.sleep(0)
+
+
+# What it does
+
+
+async def test_a_user_logs_in_and_the_token_is_valid(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    result = await auth.authorize(*login(wx))
+    assert await auth.is_token_valid(result.response) is True
+    assert result.to_dict() == {
+        "status_code": 1,
+        "status_message": "OK",
+        "response": result.response,
+    }
+    assert auth.extract_open_id(result.response) == "bob"
+    assert auth.extract_sku(result.response) == "shop"
+    assert result.is_new_user
+    assert result.session.user_id == "bob"
+    assert result.session.expires_at - result.session.issued_at == 259_200_000
+
+
+async def test_the_code_alone_is_enough(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    result = await auth.authorize(wx.login("bob"))
+    assert await auth.is_token_valid(result.response)
+    assert result.user.open_id == "bob"
+    assert result.user.nick_name is None
+
+
+async def test_wechats_own_sample_logs_in_under_its_union_id(
+    make: Callable[..., MPAuthX], tokens: str
+) -> None:
+    async with (
+        WeChatSimulator(app_id=APP_ID) as wx,
+        make(app_id=APP_ID, app_secret=wx.app_secret, tokens=tokens, api_base=wx.url) as auth,
+    ):
+        code = wx.login(OPEN_ID, session_key=SESSION_KEY)
+        result = await auth.authorize(code, ENCRYPTED_DATA, IV)
+        assert auth.extract_open_id(result.response) == UNION_ID
+        assert result.user.id == UNION_ID
+        assert result.user.open_id == OPEN_ID
+        assert (result.user.nick_name, result.user.city) == ("Band", "Guangzhou")
+
+
+async def test_a_user_is_new_once(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    results = [await auth.authorize(*login(wx)) for _ in range(3)]
+    assert [result.is_new_user for result in results] == [True, False, False]
+
+
+async def test_of_many_first_logins_at_once_just_one_is_the_first(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    codes = [wx.login("bob") for _ in range(20)]
+    results = await asyncio.gather(*map(auth.authorize, codes))
+    assert sum(result.is_new_user for result in results) == 1
+    assert len({result.response for result in results}) == 20
+
+
+async def test_the_result_holds_the_profile_as_it_is_stored(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    wx.set_profile("bob", nickName="Bob 🎈", city="深圳", gender=1)
+    await auth.authorize(*login(wx))
+    wx.set_profile("bob", nickName="微信用户", city="", gender=0)
+    for user in (
+        (await auth.authorize(*login(wx))).user,
+        (await auth.authorize(wx.login("bob"))).user,
+    ):
+        assert (user.nick_name, user.city, user.gender) == ("Bob 🎈", "深圳", 1)
+
+
+async def test_a_user_who_gets_a_union_id_later_is_the_same_person(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    early = await auth.authorize(wx.login("bob"))
+    late = await auth.authorize(wx.login("bob", union_id="bob-everywhere"))
+    assert not late.is_new_user
+    assert auth.extract_open_id(late.response) == "bob-everywhere"
+    assert await auth.is_token_valid(early.response)
+    fresh = await auth.refresh_token("bob-everywhere")
+    for token in (early.response, late.response):
+        assert not await auth.is_token_valid(token)
+    assert await auth.is_token_valid(fresh.response)
+
+
+async def test_several_devices_hold_tokens_side_by_side(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    results = [await auth.authorize(*login(wx)) for _ in range(3)]
+    answers = [await auth.is_token_valid(result.response) for result in results]
+    assert answers == [True] * 3
+
+
+async def test_refresh_ends_all_earlier_tokens_of_that_user_and_sku_only(
+    make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens, sku="debug") as other_sku:
+        mine = [await auth.authorize(wx.login("bob")) for _ in range(2)]
+        hers = await auth.authorize(wx.login("eve"))
+        elsewhere = await other_sku.authorize(wx.login("bob"))
+        fresh = await auth.refresh_token("bob")
+        assert [await auth.is_token_valid(result.response) for result in mine] == [False] * 2
+        assert await auth.is_token_valid(fresh.response)
+        assert await auth.is_token_valid(hers.response)
+        assert await other_sku.is_token_valid(elsewhere.response)
+        assert fresh.user.open_id == "bob"
+
+
+async def test_of_many_refreshes_at_once_one_token_is_left(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    await auth.authorize(wx.login("bob"))
+    results = await asyncio.gather(*(auth.refresh_token("bob") for _ in range(20)))
+    alive = [await auth.is_token_valid(result.response) for result in results]
+    assert alive.count(True) == 1
+
+
+async def test_a_token_ends_when_its_life_is_over(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    clock = Clock()
+    async with make(tokens=tokens, token_ttl=10, clock=clock) as auth:
+        token = (await auth.authorize(wx.login("bob"))).response
+        clock.now += 9.9
+        assert await auth.is_token_valid(token)
+        clock.now += 0.1
+        assert not await auth.is_token_valid(token)
+
+
+async def test_thousands_of_calls_run_at_once(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    codes = [wx.login(f"user-{n}") for n in range(1000)]
+    results = await asyncio.gather(*map(auth.authorize, codes))
+    owners = [auth.extract_open_id(result.response) for result in results]
+    assert owners == [f"user-{n}" for n in range(1000)]
+    answers = await asyncio.gather(
+        *(auth.is_token_valid(result.response) for result in results for _ in range(3)),
+        *(auth.is_token_valid(result.response[:-1] + "!") for result in results),
+    )
+    assert answers == [True] * 3000 + [False] * 1000
+
+
+async def test_two_services_share_one_redis_pool_and_one_http_session(
+    make: Callable[..., MPAuthX], redis_server: RedisServer, wx: WeChatSimulator
+) -> None:
+    async with Connections(redis_server.url) as connections:
+        async with (
+            make(connections=connections) as shop,
+            make(connections=connections, sku="debug") as debug,
+        ):
+            for auth in (shop, debug):
+                token = (await auth.authorize(wx.login("bob"))).response
+                assert await auth.is_token_valid(token)
+        assert not connections.http.closed
+        assert await connections.redis.ping()
+
+
+async def test_the_status_codes_hang_on_the_service() -> None:
+    assert MPAuthX.constants is StatusCode
+    assert MPAuthX.constants.user_not_exist_in_db == 6010
+
+
+# Tokens that are none
+
+
+async def test_whatever_a_client_sends_that_is_no_token_is_false(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    token = (await auth.authorize(wx.login("bob"))).response
+    for bad in (
+        None,
+        "",
+        b"",
+        token.encode(),
+        0,
+        [token],
+        "x" * 1_000_000,
+        token + "x" * 1_000_000,
+        "\x00\n\t",
+        token + "\n",
+        " " + token,
+        "a|b",
+        "a|b|c",
+        "a|b|c|d",
+        "||",
+        token.replace("shop", "debug"),
+        token.replace("bob", "eve"),
+        "\ud800|shop|" + token[-43:],
+    ):
+        assert await auth.is_token_valid(bad) is False
+
+
+async def test_tokens_of_another_sku_or_app_are_refused(
+    make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator
+) -> None:
+    keys = ["one key for two apps"]
+    async with (
+        WeChatSimulator(app_id="wx-other") as other_wx,
+        make(sku="debug") as other_sku,
+        make(tokens=tokens, signing_keys=keys) as ours,
+        make(tokens=tokens, signing_keys=keys, app_id="wx-other", api_base=other_wx.url) as theirs,
+    ):
+        assert not await auth.is_token_valid((await other_sku.authorize(wx.login("bob"))).response)
+        foreign = (await theirs.authorize(other_wx.login("bob"))).response
+        assert await theirs.is_token_valid(foreign)
+        assert not await ours.is_token_valid(foreign)
+
+
+async def test_a_forged_or_malformed_token_costs_no_redis_command(
+    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator
+) -> None:
+    async def commands() -> int:
+        return int((await redis.info("stats"))["total_commands_processed"])
+
+    async with make() as auth:
+        token = (await auth.authorize(wx.login("bob"))).response
+        before = await commands()
+        for end in ("x", "!", "", "=="):
+            assert not await auth.is_token_valid(token[:-2] + end)
+        assert await commands() - before == 1  # the INFO that asked
+        await auth.is_token_valid(token)
+        assert await commands() - before == 3
+
+
+async def test_tokens_outlive_a_change_of_the_secret_while_the_old_one_is_listed(
+    make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator
+) -> None:
+    token = (await auth.authorize(wx.login("bob"))).response
+    new = "a-new-secret-of-the-app"
+    async with (
+        make(tokens=tokens, app_secret=new, signing_keys=[wx.app_secret, new]) as listed,
+        make(tokens=tokens, app_secret=new) as changed,
+    ):
+        assert await listed.is_token_valid(token)
+        assert not await changed.is_token_valid(token)
+
+
+# Logins that fail
+
+
+@pytest.mark.parametrize("code", [None, "", 5, b"code", "with space", "x" * 513, "\ud800", "é"])
+async def test_a_missing_or_impossible_code_is_refused_without_asking_wechat(
+    auth: MPAuthX, wx: WeChatSimulator, code: Any
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        await auth.authorize(code)
+    assert caught.value.code == 6001
+    assert not wx.requests
+
+
+@pytest.mark.parametrize(
+    ("encrypted_data", "iv"), [("data", None), (None, "iv"), ("data", ""), ("", "iv"), (5, 5)]
+)
+async def test_data_and_iv_come_together_or_not_at_all(
+    auth: MPAuthX, wx: WeChatSimulator, encrypted_data: Any, iv: Any
+) -> None:
+    with pytest.raises(ParameterError):
+        await auth.authorize(wx.login("bob"), encrypted_data, iv)
+    assert not wx.requests
+
+
+async def test_data_of_an_earlier_login_does_not_decrypt_and_leaves_nothing(
+    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    _, encrypted_data, iv = login(wx)
+    async with make() as auth:
+        with pytest.raises(DecryptionError):
+            await auth.authorize(wx.login("bob"), encrypted_data, iv)
+    assert await redis.dbsize() == 0
+    async with SqliteUserStore(tmp_path / "users.db") as users:
+        assert await users.get(["bob"]) == [None]
+
+
+async def test_data_of_somebody_else_is_refused(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    key = "AAAAAAAAAAAAAAAAAAAAAA=="
+    _, encrypted_data, iv = login(wx, "eve", session_key=key)
+    with pytest.raises(IdentityMismatchError) as caught:
+        await auth.authorize(wx.login("bob", session_key=key), encrypted_data, iv)
+    assert caught.value.code == 6009
+
+
+async def test_damaged_base64_is_repaired(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    code, encrypted_data, iv = login(wx)
+    damaged = encrypted_data.replace("+", " ").replace("/", "_").rstrip("=")
+    assert (await auth.authorize(code, damaged, iv.rstrip("="))).user.open_id == "bob"
+
+
+async def test_wechats_refusal_reaches_the_caller(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    code = wx.login("bob")
+    await auth.authorize(code)
+    with pytest.raises(WeChatAPIError) as caught:
+        await auth.authorize(code)
+    assert (caught.value.code, caught.value.errcode) == (6008, 40163)
+
+
+async def test_an_unknown_user_gets_no_token(auth: MPAuthX) -> None:
+    with pytest.raises(UserNotFoundError) as caught:
+        await auth.refresh_token("nobody")
+    assert caught.value.code == 6010
+
+
+@pytest.mark.parametrize("user_id", [None, "", 5])
+async def test_refresh_needs_a_user_id(auth: MPAuthX, user_id: Any) -> None:
+    with pytest.raises(ParameterError):
+        await auth.refresh_token(user_id)
+
+
+async def test_a_store_that_is_down_raises_and_never_answers(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    with RedisServer() as server:
+        async with make(tokens=server.url) as auth:
+            token = (await auth.authorize(wx.login("bob"))).response
+            server.stop()
+            answers = await asyncio.gather(
+                *(auth.is_token_valid(token) for _ in range(50)), return_exceptions=True
+            )
+            assert [type(answer) for answer in answers] == [StoreError] * 50
+            assert await auth.is_token_valid(token[:-1] + "!") is False
+            with pytest.raises(StoreError):
+                await auth.authorize(wx.login("bob"))
+            server.start()
+            assert await auth.is_token_valid(token) is False
+            assert await auth.is_token_valid((await auth.authorize(wx.login("bob"))).response)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sku": ""},
+        {"sku": "a|b"},
+        {"sku": "x" * 65},
+        {"sku": None},
+        {"app_id": ""},
+        {"app_secret": ""},
+        {"app_secret": None},
+        {"token_ttl": 0},
+        {"max_concurrent_logins": 0},
+        {"signing_keys": []},
+        {"signing_keys": ["short"]},
+        {"signing_keys": "not a list of keys"},
+        {"tokens": "mysql://localhost"},
+        {"tokens": "redis://localhost:port"},
+        {"tokens": "sqlite://tokens.db"},
+        {"users": "redis://localhost"},
+        {"api_base": "api.weixin.qq.com"},
+        {"api_base": []},
+    ],
+)
+async def test_what_cannot_work_is_refused_at_construction(
+    make: Callable[..., MPAuthX], changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make(**changes)
+    assert caught.value.code == 6101
+
+
+# Flights, turns and callers who leave
+
+
+async def test_concurrent_calls_with_the_same_code_are_one_login(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    arguments = login(wx)
+    results = await asyncio.gather(*(auth.authorize(*arguments) for _ in range(50)))
+    assert len(wx.requests) == 1
+    assert len({result.response for result in results}) == 1
+
+
+async def test_logins_beyond_the_limit_wait_in_order(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    codes = [wx.login(f"user-{n}") for n in range(30)]
+    async with make(max_concurrent_logins=1) as auth:
+        await asyncio.gather(*map(auth.authorize, codes))
+    assert [request.query["js_code"] for request in wx.requests] == codes
+
+
+@asynccontextmanager
+async def login_at(
+    stage: str, make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path, url: str
+) -> AsyncIterator[tuple[MPAuthX, Callable[[], Any]]]:
+    """A service whose logins stop at a stage until they are let go."""
+    users = Gated(SqliteUserStore(tmp_path / "users.db"), "save" if stage == "saving" else "")
+    tokens = Gated(RedisTokenStore(url), "issue" if stage == "issuing" else "")
+    gate = Event()
+    executor = ThreadPoolExecutor(1)
+    connections = Connections(executor=executor)
+    limit = 1 if stage == "waiting for its turn" else 64
+    async with make(
+        users=users, tokens=tokens, connections=connections, max_concurrent_logins=limit
+    ) as auth:
+        first: asyncio.Task[AuthResult] | None = None
+        if stage == "decrypting":
+            executor.submit(gate.wait)
+        if stage in ("trading the code", "waiting for its turn"):
+            wx.latency = 0.3
+        if stage == "waiting for its turn":
+            first = asyncio.create_task(auth.authorize(wx.login("first")))
+
+        def let_go() -> None:
+            wx.latency = 0
+            gate.set()
+            users.gate.set()
+            tokens.gate.set()
+
+        try:
+            yield auth, let_go
+        finally:
+            let_go()
+            if first is not None:
+                await auth._tokens.revoke([(await first).session.ref])
+    await connections.close()
+    executor.shutdown()
+    await users.close()
+    await tokens.close()
+
+
+STAGES = ["waiting for its turn", "trading the code", "decrypting", "saving", "issuing"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_caller_cancelled_at_any_stage_leaves_no_token_and_harms_nobody(
+    stage: str,
+    make: Callable[..., MPAuthX],
+    wx: WeChatSimulator,
+    tmp_path: Path,
+    redis: Redis,
+    redis_server: RedisServer,
+) -> None:
+    async with login_at(stage, make, wx, tmp_path, redis_server.url) as (auth, let_go):
+        leaving = asyncio.create_task(auth.authorize(*login(wx, "leaving")))
+        shared = login(wx, "shared")
+        left_by_one = [asyncio.create_task(auth.authorize(*shared)) for _ in range(2)]
+        staying = asyncio.create_task(auth.authorize(*login(wx, "staying")))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        left_by_one[0].cancel()
+        let_go()
+        results = [await staying, await left_by_one[1]]
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert [await auth.is_token_valid(result.response) for result in results] == [True] * 2
+        for result in results:
+            assert await auth._tokens.revoke([result.session.ref]) == [True]
+    assert await redis.keys() == []
+
+
+async def test_a_login_given_up_by_all_still_tells_the_log_why_it_failed(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    wx.latency = 0.2
+    async with make() as auth:
+        task = asyncio.create_task(auth.authorize("x" * 32))
+        await requests_at(wx, 1)
+        task.cancel()
+    assert "40029" in caplog.text
+    assert wx.app_secret not in caplog.text
+
+
+async def test_a_caller_may_join_a_login_that_all_others_have_left(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    wx.latency = 0.2
+    code = wx.login("bob")
+    async with make() as auth:
+        first = asyncio.create_task(auth.authorize(code))
+        await requests_at(wx, 1)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        result = await auth.authorize(code)
+        assert await auth.is_token_valid(result.response)
+    assert len(wx.requests) == 1
+
+
+# Closing
+
+
+async def test_close_lets_what_is_in_flight_finish_and_refuses_what_waits(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    wx.latency = 0.2
+    async with Connections(redis_server.url) as connections:
+        auth = make(max_concurrent_logins=2, connections=connections)
+        logins = [asyncio.create_task(auth.authorize(wx.login(f"user-{n}"))) for n in range(6)]
+        await requests_at(wx, 2)
+        await auth.close()
+        assert all(login.done() for login in logins)
+        outcomes = await asyncio.gather(*logins, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [AuthResult] * 2 + [ClosedError] * 4
+        assert len(wx.requests) == 2
+        async with make(connections=connections) as successor:
+            for outcome in outcomes[:2]:
+                assert isinstance(outcome, AuthResult)
+                assert await successor.is_token_valid(outcome.response)
+
+
+async def test_close_answers_the_validity_questions_that_were_asked(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    auth = make()
+    token = (await auth.authorize(wx.login("bob"))).response
+    questions = [asyncio.create_task(auth.is_token_valid(token)) for _ in range(2000)]
+    await asyncio.sleep(0)
+    await auth.close()
+    assert await asyncio.gather(*questions) == [True] * 2000
+
+
+async def test_a_closed_service_says_so_and_may_be_closed_again(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    auth = make()
+    token = (await auth.authorize(wx.login("bob"))).response
+    await auth.close()
+    await auth.close()
+    for call in (auth.authorize("code"), auth.is_token_valid(token), auth.refresh_token("bob")):
+        with pytest.raises(ClosedError) as caught:
+            await call
+        assert caught.value.code == 6100
+    assert auth.extract_open_id(token) == "bob"
+
+
+async def test_a_service_that_was_never_used_opens_nothing_and_closes(
+    make: Callable[..., MPAuthX], tmp_path: Path
+) -> None:
+    async with make(tokens="redis://nowhere.invalid"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+# Secrets
+
+
+async def test_no_secret_or_whole_token_is_in_a_log_or_repr(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    asyncio.get_running_loop().set_debug(True)
+    key = "c2Vzc2lvbi1rZXktMTIzNA=="
+    signing_key = "a-signing-key-of-ours"
+    texts: list[str] = []
+    async with make(tokens=tokens, signing_keys=[signing_key]) as auth:
+        result = await auth.authorize(*login(wx, session_key=key))
+        await auth.is_token_valid(result.response)
+        await auth.refresh_token("bob")
+        texts += [repr(auth), str(result), repr(result), repr(auth._api), repr(auth._signer)]
+        for fault in Fault:
+            wx.fail_next(fault, times=3 if fault is Fault.SYSTEM_BUSY else 1)
+            try:
+                await auth.authorize(*login(wx, session_key=key))
+            except MPAuthXError as error:
+                texts += [str(error), repr(error)]
+    texts.append(caplog.text)
+    for secret in (wx.app_secret, key, signing_key, result.response, result.response[-43:]):
+        assert not [text for text in texts if secret in text]
+
+
+# Stores of one's own
+
+
+class MemoryTokens:
+    """The least that a TokenStore can be."""
+
+    def __init__(self) -> None:
+        self.alive: dict[Any, Session] = {}
+
+    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
+        begun = [session.begun() for session in sessions]
+        self.alive |= {session.ref: session for session in begun}
+        return begun
+
+    async def lookup(self, refs: Sequence[Any]) -> Sequence[int | None]:
+        return [self.alive[ref].expires_at if ref in self.alive else None for ref in refs]
+
+    async def revoke(self, refs: Sequence[Any]) -> Sequence[bool]:
+        return [self.alive.pop(ref, None) is not None for ref in refs]
+
+    async def sessions(self, subject: Any) -> Sequence[Session]:
+        return [session for ref, session in self.alive.items() if ref.subject == subject]
+
+    async def revoke_subject(self, subject: Any) -> int:
+        refs = [session.ref for session in await self.sessions(subject)]
+        return sum(await self.revoke(refs))
+
+
+class MemoryUsers:
+    def __init__(self) -> None:
+        self.known: dict[str, User] = {}
+
+    async def save(self, users: Sequence[User]) -> Sequence[bool]:
+        answers = []
+        for user in users:
+            answers.append(user.id not in self.known)
+            self.known[user.id] = user
+        return answers
+
+    async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
+        return [self.known.get(user_id) for user_id in user_ids]
+
+
+async def test_any_store_that_keeps_the_protocol_serves(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
+        result = await auth.authorize(wx.login("bob"))
+        assert await auth.is_token_valid(result.response)
