@@ -1,0 +1,62 @@
+"""The command line: python -m mpauthx_async."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from .demo import run_demo
+from .errors import MPAuthXError
+from .simulator import WeChatSimulator
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code.
+
+    Args:
+        arguments: what follows `python -m mpauthx_async`; by default what the process was given.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "demo":
+            return asyncio.run(run_demo(options.redis))
+        with suppress(KeyboardInterrupt):  # Ctrl-C is how a simulator ends
+            asyncio.run(_simulate(options))
+    except (MPAuthXError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mpauthx_async",
+        description="Login for WeChat mini-programs on asyncio.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    demo = commands.add_parser("demo", help="see a mini-program user logged in, step by step")
+    demo.add_argument(
+        "--redis",
+        metavar="URL",
+        help="keep the tokens in this Redis (redis://localhost:6379/0) and not in SQLite; "
+        "they leave by themselves within a minute",
+    )
+    simulator = commands.add_parser("simulator", help="run a stand-in for WeChat's servers")
+    simulator.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    simulator.add_argument("--port", type=int, default=0, help="default: a free one")
+    known = WeChatSimulator()
+    simulator.add_argument("--app-id", default=known.app_id, help="default: %(default)s")
+    simulator.add_argument("--app-secret", default=known.app_secret, help="default: one for tests")
+    return parser
+
+
+async def _simulate(options: argparse.Namespace) -> None:
+    async with WeChatSimulator(
+        app_id=options.app_id, app_secret=options.app_secret, host=options.host, port=options.port
+    ) as wx:
+        print(f"WeChat is simulated at {wx.url} for app_id {wx.app_id}. Ctrl-C ends it.")
+        print(f"Pass api_base={wx.url!r}; curl {wx.url}/ lists the routes.", flush=True)
+        await asyncio.Event().wait()
