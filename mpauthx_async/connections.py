@@ -10,6 +10,7 @@ import aiohttp
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError
 
 from .errors import ClosedError, ConfigurationError
 
@@ -137,10 +138,9 @@ class Connections:
 
 
 def _open_redis(url: str) -> Redis:
-    pool = None
     # redis-py's own answer to lost connections, with an end that a caller can wait for.
     retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=3)
-    with suppress(ValueError, TypeError, AttributeError):
+    with suppress(ValueError, TypeError, AttributeError, RedisError):
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_REDIS_CONNECTIONS,
@@ -149,11 +149,10 @@ def _open_redis(url: str) -> Redis:
             socket_connect_timeout=_REDIS_CONNECT_TIMEOUT,
             retry=retry,
         )
-        pool.connection_class(**pool.connection_kwargs)  # refuses unknown options of the query
-    if pool is None:
-        # redis-py's own message could quote a piece of the password.
-        raise ConfigurationError(
-            "This is no URL of a Redis that redis-py takes: redis://[[user]:password@]host[:port]"
-            "/[db], rediss:// or unix://, special characters of the password percent-encoded."
-        )
-    return Redis.from_pool(pool)
+        pool.connection_class(**pool.connection_kwargs)  # refuses what the query must not hold
+        return Redis.from_pool(pool)
+    # redis-py's own message could quote a piece of the password.
+    raise ConfigurationError(
+        "This is no URL of a Redis that redis-py takes: redis://[[user]:password@]host[:port]/[db],"
+        " rediss:// or unix://, special characters of the password percent-encoded."
+    )

@@ -1,13 +1,29 @@
 """The values that services and stores pass to each other and to the application."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-__all__ = ["AuthResult", "CodeSession", "NewSession", "Session", "SessionRef", "Subject", "User"]
+__all__ = [
+    "AuthResult",
+    "CodeSession",
+    "NewSession",
+    "Session",
+    "SessionRef",
+    "Subject",
+    "User",
+    "is_user_id",
+]
 
 _ANONYMOUS_NICK_NAME = "微信用户"
+_USER_ID = re.compile(r"[^|\x00-\x20\x7f\ud800-\udfff]{1,128}")
 _PROFILE = ("nick_name", "gender", "city", "province", "country", "language", "avatar_url")
+
+
+def is_user_id(value: object) -> bool:
+    """Whether this can be an openId or unionId: 1 to 128 characters that a token can hold."""
+    return isinstance(value, str) and _USER_ID.fullmatch(value) is not None
 
 
 class Subject(NamedTuple):

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,13 +24,11 @@ from .models import AuthResult, CodeSession, NewSession, SessionRef, Subject, Us
 from .stores import TokenStore, UserStore, open_token_store, open_user_store
 from .tokens import TokenSigner, new_nonce, parse_token
 from .userdata import decrypt_user_data
-from .wechat import API_HOSTS, WeChatAPI
+from .wechat import API_HOSTS, WeChatAPI, check_code
 
 __all__ = ["MPAuthX"]
 
 logger = logging.getLogger(__name__)
-
-_CODE = re.compile(r"[\x21-\x7e]{1,512}")
 
 
 class MPAuthX:
@@ -140,10 +137,7 @@ class MPAuthX:
             StoreError: the user or the token could not be stored; no token was given.
             ClosedError: the service is closed, or was while this call waited for its turn.
         """
-        if not isinstance(code, str) or not _CODE.fullmatch(code):
-            raise ParameterError(
-                "code is required: the text that wx.login gives the client, at most 512 characters."
-            )
+        check_code(code)
         data = None
         if encrypted_data or iv:
             if not (

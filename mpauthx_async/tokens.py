@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .errors import ConfigurationError, ParameterError
-from .models import SessionRef
+from .models import SessionRef, is_user_id
 
 __all__ = ["TokenParts", "TokenSigner", "new_nonce", "parse_token"]
 
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_USER_ID = re.compile(r"[^|\x00-\x20\x7f]{1,128}")
 _MIN_KEY = 16  # bytes
 _NONCE = 16  # bytes
 _MAC = 16  # bytes
@@ -91,7 +90,7 @@ class TokenSigner:
         Raises:
             ParameterError: for a user id that a token cannot hold.
         """
-        if not isinstance(user_id, str) or not _USER_ID.fullmatch(user_id):
+        if not is_user_id(user_id):
             raise ParameterError(
                 "A user id is 1 to 128 characters without '|', white space or control characters."
             )
@@ -131,7 +130,8 @@ class TokenSigner:
 
 
 def _keyed_mac(app_id: str, key: str | bytes) -> "hashlib.blake2b":
-    secret = key.encode() if isinstance(key, str) else key
+    # Any text may be a key: os.environ gives lone surrogates for what is not UTF-8.
+    secret = key.encode(errors="surrogatepass") if isinstance(key, str) else key
     if not isinstance(secret, bytes) or len(secret) < _MIN_KEY:
         raise ConfigurationError(f"A signing key must have at least {_MIN_KEY} bytes.")
     derived = hashlib.blake2b(

@@ -66,7 +66,7 @@ def verify_raw_data(session_key: str, raw_data: str, signature: str) -> bool:
     Returns:
         True when the signature is right; False for anything else, whatever its type or form.
     """
-    if not isinstance(raw_data, str) or not isinstance(signature, str):
+    if not all(isinstance(text, str) for text in (session_key, raw_data, signature)):
         return False
     digest = hashlib.sha1(_encode(raw_data + session_key), usedforsecurity=False).hexdigest()
     return hmac.compare_digest(digest.encode(), _encode(signature))

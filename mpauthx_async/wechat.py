@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, quote_plus, urlencode
 
 import aiohttp
 from yarl import URL
@@ -22,11 +22,12 @@ from .errors import (
     IncompleteResponseError,
     InvalidResponseError,
     MPAuthXError,
+    ParameterError,
     WeChatAPIError,
 )
-from .models import CodeSession
+from .models import CodeSession, is_user_id
 
-__all__ = ["API_HOSTS", "WeChatAPI"]
+__all__ = ["API_HOSTS", "WeChatAPI", "check_code"]
 
 API_HOSTS = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
 """WeChat's general API host, and the fallback that it publishes."""
@@ -54,7 +55,8 @@ _HINTS = {
     "for each request.",
 }
 _RID = re.compile(r"[\s,]*(?:rid:\s*([\w-]+)|hints:\s*\[\s*req_id:\s*([^\s\]]+)\s*\])\s*$")
-_ID = re.compile(r"[^|\x00-\x20\x7f]{1,128}")
+_CODE = re.compile(r"[\x21-\x7e]{1,512}")
+_CREDENTIAL = re.compile(r"[\x20-\x7e]+")
 
 
 class WeChatAPI:
@@ -80,16 +82,20 @@ class WeChatAPI:
         api_base: str | Sequence[str] = API_HOSTS,
     ) -> None:
         for name, value in (("app_id", app_id), ("app_secret", app_secret)):
-            if not isinstance(value, str) or not value:
-                raise ConfigurationError(f"{name} must be a text that is not empty.")
+            if not isinstance(value, str) or not _CREDENTIAL.fullmatch(value):
+                raise ConfigurationError(
+                    f"{name} must be a text of ASCII characters; is there a line break at its end?"
+                )
         self._app_id = app_id
         self._app_secret = app_secret
         self._connections = connections
-        self._hosts = (api_base,) if isinstance(api_base, str) else tuple(api_base)
-        if not self._hosts or not all(
-            host.startswith(("http://", "https://")) for host in self._hosts
-        ):
+        hosts = (api_base,) if isinstance(api_base, str) else api_base
+        if not isinstance(hosts, (tuple, list)) or not hosts or not all(map(_is_host, hosts)):
             raise ConfigurationError("api_base must be a URL such as https://api.weixin.qq.com.")
+        self._hosts = tuple(hosts)
+        # The secret as it may stand in an answer that repeats the request.
+        spellings = {app_secret, quote(app_secret, safe=""), quote_plus(app_secret)}
+        self._secret_spellings = [spelling.encode() for spelling in spellings]
 
     def __repr__(self) -> str:
         return f"<WeChatAPI of {self._app_id}>"
@@ -101,6 +107,7 @@ class WeChatAPI:
             code: what `wx.login` gave the client; it works once within 5 minutes.
 
         Raises:
+            ParameterError: this can be no code.
             WeChatAPIError: WeChat refused; errcode and hint tell why.
             HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError:
                 the answer is none, or none of WeChat's.
@@ -108,6 +115,7 @@ class WeChatAPI:
 
         Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/code2Session.html
         """
+        check_code(code)
         answer = await self._get(
             "/sns/jscode2session",
             {
@@ -119,9 +127,9 @@ class WeChatAPI:
         )
         open_id, session_key = answer.get("openid"), answer.get("session_key")
         union_id = answer.get("unionid") or None
-        if not _is_id(open_id) or not isinstance(session_key, str) or not session_key:
+        if not is_user_id(open_id) or not isinstance(session_key, str) or not session_key:
             raise InvalidResponseError("WeChat's answer has no openid and session_key.")
-        if union_id is not None and not _is_id(union_id):
+        if union_id is not None and not is_user_id(union_id):
             raise InvalidResponseError("WeChat's answer has a unionid that is none.")
         return CodeSession(str(open_id), session_key, union_id)
 
@@ -150,10 +158,13 @@ class WeChatAPI:
         status = None
         try:
             async with session.get(
-                URL(url, encoded=True), allow_redirects=False, middlewares=(_send_once,)
+                URL(url, encoded=True),
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=(_send_once,),
             ) as response:
                 status = response.status
-                return _parse(status, await response.read())
+                return _parse(status, self._without_secret(await response.read()))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return ConnectionFailedError(
                 f"No connection to WeChat ({type(error).__name__}). Check DNS, proxy and firewall.",
@@ -174,6 +185,19 @@ class WeChatAPI:
             )
         except MPAuthXError as error:
             return error
+
+    def _without_secret(self, body: bytes) -> bytes:
+        for spelling in self._secret_spellings:
+            body = body.replace(spelling, b"***")
+        return body
+
+
+def check_code(code: object) -> None:
+    """Raise ParameterError for what can be no code of `wx.login`."""
+    if not isinstance(code, str) or not _CODE.fullmatch(code):
+        raise ParameterError(
+            "code is required: the text that wx.login gives the client, at most 512 characters."
+        )
 
 
 async def _send_once(
@@ -197,6 +221,16 @@ def _connection_lost(error: Exception) -> ConnectionFailedError:
     )
 
 
+def _is_host(api_base: object) -> bool:
+    if not isinstance(api_base, str) or re.search(r"[\s?#]", api_base):
+        return False
+    try:
+        url = URL(api_base)
+        return url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+    except ValueError:
+        return False
+
+
 def _is_repeatable(error: MPAuthXError) -> bool:
     if isinstance(error, ConnectionFailedError):
         return not error.sent
@@ -218,8 +252,8 @@ def _parse(status: int, body: bytes) -> dict[str, Any] | MPAuthXError:
         answer = None
     if not isinstance(answer, dict):
         return InvalidResponseError("WeChat's answer is no JSON object; a proxy may stand between.")
-    errcode = answer.get("errcode", 0)
-    if errcode == 0:
+    errcode = answer.get("errcode")
+    if errcode in (None, 0):
         return answer
     return _api_error(errcode, str(answer.get("errmsg", "")))
 
@@ -234,7 +268,3 @@ def _api_error(errcode: Any, errmsg: str) -> MPAuthXError:
         rid=(found[1] or found[2]) if found else None,
         hint=_HINTS.get(errcode, ""),
     )
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
