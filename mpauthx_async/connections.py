@@ -1,6 +1,7 @@
 """Connections: one aiohttp session, one Redis pool, one executor, and who closes them."""
 
 import asyncio
+import re
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
@@ -19,12 +20,13 @@ __all__ = ["Connections", "RedisClient"]
 RedisClient: TypeAlias = Redis | RedisCluster
 
 _HTTP_CONNECTIONS = 100
-_HTTP_TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)  # seconds
+_HTTP_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5, sock_connect=3)  # seconds
 _DNS_CACHE = 300  # seconds
 _REDIS_CONNECTIONS = 16  # callers share trips, so a few serve thousands of them
 _REDIS_POOL_WAIT = 5  # seconds for a free connection
 _REDIS_TIMEOUT = 5  # seconds for an answer
 _REDIS_CONNECT_TIMEOUT = 2  # seconds
+_REDIS_URL = re.compile(r"rediss?://[^/?#]*(/\d*)?(\?[^#@]*)?|unix://.*", re.IGNORECASE)
 _EXECUTOR_THREADS = 4
 
 
@@ -141,6 +143,8 @@ def _open_redis(url: str) -> Redis:
     # redis-py's own answer to lost connections, with an end that a caller can wait for.
     retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=3)
     with suppress(ValueError, TypeError, AttributeError, RedisError):
+        if not _REDIS_URL.fullmatch(url):  # redis-py takes a misplaced password for the database
+            raise ValueError
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_REDIS_CONNECTIONS,

@@ -139,14 +139,15 @@ class User:
 
         def text(name: str) -> str | None:
             value = payload.get(name)
-            return value if isinstance(value, str) else None
+            # Half an emoji is no text that a store can keep.
+            return value.encode(errors="replace").decode() if isinstance(value, str) else None
 
-        gender = payload.get("gender")
+        gender, union_id = payload.get("gender"), payload.get("unionId")
         return cls(
             open_id=session.open_id,
-            union_id=session.union_id or text("unionId"),
+            union_id=session.union_id or (union_id if is_user_id(union_id) else None),
             nick_name=text("nickName"),
-            gender=gender if isinstance(gender, int) else None,
+            gender=gender if type(gender) is int and gender in (0, 1, 2) else None,
             city=text("city"),
             province=text("province"),
             country=text("country"),

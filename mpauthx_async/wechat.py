@@ -93,9 +93,8 @@ class WeChatAPI:
         if not isinstance(hosts, (tuple, list)) or not hosts or not all(map(_is_host, hosts)):
             raise ConfigurationError("api_base must be a URL such as https://api.weixin.qq.com.")
         self._hosts = tuple(hosts)
-        # The secret as it may stand in an answer that repeats the request.
-        spellings = {app_secret, quote(app_secret, safe=""), quote_plus(app_secret)}
-        self._secret_spellings = [spelling.encode() for spelling in spellings]
+        # The secret as it may stand in an error that repeats the request.
+        self._secret_spellings = {app_secret, quote(app_secret, safe=""), quote_plus(app_secret)}
 
     def __repr__(self) -> str:
         return f"<WeChatAPI of {self._app_id}>"
@@ -164,7 +163,7 @@ class WeChatAPI:
                 middlewares=(_send_once,),
             ) as response:
                 status = response.status
-                return _parse(status, self._without_secret(await response.read()))
+                return self._parse(status, await response.read())
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return ConnectionFailedError(
                 f"No connection to WeChat ({type(error).__name__}). Check DNS, proxy and firewall.",
@@ -186,10 +185,41 @@ class WeChatAPI:
         except MPAuthXError as error:
             return error
 
-    def _without_secret(self, body: bytes) -> bytes:
+    def _parse(self, status: int, body: bytes) -> dict[str, Any] | MPAuthXError:
+        """WeChat's answer by its content: the Content-Type says text/plain."""
+        if status != 200:
+            return HTTPStatusError(
+                f"WeChat answered with HTTP status {status} instead of 200; a proxy may stand "
+                "between.",
+                status,
+            )
+        if not body.strip():
+            return EmptyResponseError("WeChat answered with an empty body.")
+        try:
+            answer = json.loads(body)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            return InvalidResponseError(
+                "WeChat's answer is no JSON object; a proxy may stand between."
+            )
+        errcode = answer.get("errcode")
+        if errcode in (None, 0):
+            return answer
+        if not isinstance(errcode, int):
+            return InvalidResponseError("WeChat's answer has an errcode that is no number.")
+        return self._api_error(errcode, str(answer.get("errmsg", "")))
+
+    def _api_error(self, errcode: int, errmsg: str) -> WeChatAPIError:
         for spelling in self._secret_spellings:
-            body = body.replace(spelling, b"***")
-        return body
+            errmsg = errmsg.replace(spelling, "***")
+        found = _RID.search(errmsg)
+        return WeChatAPIError(
+            errcode,
+            errmsg[: found.start()] if found else errmsg,
+            rid=(found[1] or found[2]) if found else None,
+            hint=_HINTS.get(errcode, ""),
+        )
 
 
 def check_code(code: object) -> None:
@@ -226,7 +256,7 @@ def _is_host(api_base: object) -> bool:
         return False
     try:
         url = URL(api_base)
-        return url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+        return url.scheme in ("http", "https") and bool((url.host or "").encode("idna"))
     except ValueError:
         return False
 
@@ -235,36 +265,3 @@ def _is_repeatable(error: MPAuthXError) -> bool:
     if isinstance(error, ConnectionFailedError):
         return not error.sent
     return isinstance(error, WeChatAPIError) and error.errcode == _SYSTEM_BUSY
-
-
-def _parse(status: int, body: bytes) -> dict[str, Any] | MPAuthXError:
-    """WeChat's answer by its content: the Content-Type says text/plain."""
-    if status != 200:
-        return HTTPStatusError(
-            f"WeChat answered with HTTP status {status} instead of 200; a proxy may stand between.",
-            status,
-        )
-    if not body.strip():
-        return EmptyResponseError("WeChat answered with an empty body.")
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        answer = None
-    if not isinstance(answer, dict):
-        return InvalidResponseError("WeChat's answer is no JSON object; a proxy may stand between.")
-    errcode = answer.get("errcode")
-    if errcode in (None, 0):
-        return answer
-    return _api_error(errcode, str(answer.get("errmsg", "")))
-
-
-def _api_error(errcode: Any, errmsg: str) -> MPAuthXError:
-    if not isinstance(errcode, int):
-        return InvalidResponseError("WeChat's answer has an errcode that is no number.")
-    found = _RID.search(errmsg)
-    return WeChatAPIError(
-        errcode,
-        errmsg[: found.start()] if found else errmsg,
-        rid=(found[1] or found[2]) if found else None,
-        hint=_HINTS.get(errcode, ""),
-    )
