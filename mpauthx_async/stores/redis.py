@@ -11,7 +11,9 @@ Times are the application's Unix milliseconds; lives run by Redis's own clock. E
 script. Neither KEYS nor SCAN is ever sent.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from zlib import crc32
@@ -20,14 +22,15 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
 from ..connections import Connections, RedisClient
-from ..errors import StoreError
+from ..errors import ClosedError, StoreError
 from ..models import NewSession, Session, SessionRef, Subject
 
 __all__ = ["RedisTokenStore"]
 
 Item = TypeVar("Item")
 
-_ERRORS = (RedisError, RedisClusterException, OSError)  # the second is no RedisError
+# RedisClusterException is no RedisError; ValueError is an end that is no number.
+_ERRORS = (RedisError, RedisClusterException, OSError, ValueError)
 
 # KEYS: for each session its subject's index and its own key.
 # ARGV: for each session: nonce, issued_at, ttl, sole.
@@ -113,6 +116,10 @@ class RedisTokenStore:
         self._revoke_script = client.register_script(_REVOKE)
         self._revoke_subject_script = client.register_script(_REVOKE_SUBJECT)
         self._sessions_script = client.register_script(_SESSIONS)
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
         """Begin sessions: key, expiry and index of each in one atomic step."""
@@ -131,12 +138,9 @@ class RedisTokenStore:
         if not refs:
             return []
         keys = [_session_key(ref) for ref in refs]
-        try:
-            redis: Any = self._connections.redis
+        with self._trip() as redis:
             values = await (redis.mget_nonatomic(keys) if self._clustered else redis.mget(keys))
             return [None if value is None else int(value) for value in values]
-        except (*_ERRORS, ValueError) as error:
-            raise _store_error(error) from error
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End sessions: key and index entry of each in one atomic step."""
@@ -166,7 +170,10 @@ class RedisTokenStore:
         return int(await self._call(self._revoke_subject_script, [_index_key(subject)], args))
 
     async def close(self) -> None:
-        """Close the pool if it was opened here; may be called again."""
+        """Close the pool if it was opened here, after what is in progress; may be called again."""
+        self._closed = True
+        # redis-py would connect anew for what is in progress, and nobody would close that.
+        await self._idle.wait()
         if self._owns_connections:
             await self._connections.close()
 
@@ -193,10 +200,24 @@ class RedisTokenStore:
         return list(slots.values())
 
     async def _call(self, script: Any, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        with self._trip() as redis:
+            return await script(keys, args, client=redis)
+
+    @contextmanager
+    def _trip(self) -> Iterator[Any]:
+        """The client, for one trip to Redis, whose failures become StoreErrors."""
+        if self._closed:
+            raise ClosedError("This Redis store is closed.")
+        self._in_flight += 1
+        self._idle.clear()
         try:
-            return await script(keys, args, client=self._connections.redis)
+            yield self._connections.redis
         except _ERRORS as error:
             raise _store_error(error) from error
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
 
 
 def _tag(subject: Subject) -> str:

@@ -90,9 +90,7 @@ class SqliteDatabase:
         if isinstance(self._database, aiosqlite.Connection):
             connection = self._database
         else:
-            connection = await aiosqlite.connect(
-                self._database, timeout=self._busy_timeout, isolation_level=None
-            )
+            connection = await self._connect(self._database)
         try:
             cursor = await connection.cursor()
             cursor.row_factory = None  # a ready-made connection may have one of its own
@@ -108,6 +106,20 @@ class SqliteDatabase:
         self._connection, self._cursor = connection, cursor
         return cursor
 
+    async def _connect(self, path: str | Path) -> aiosqlite.Connection:
+        async def connect() -> aiosqlite.Connection:
+            # When aiosqlite cannot open a file, its thread outlives the attempt, and the loop.
+            await asyncio.to_thread(_try_to_open, path)
+            return await aiosqlite.connect(path, timeout=self._busy_timeout, isolation_level=None)
+
+        opening = asyncio.ensure_future(connect())
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # aiosqlite would forget to close what opens all the same.
+            await (await opening).close()
+            raise
+
     async def _use_wal(self, cursor: aiosqlite.Cursor) -> None:
         """Switch to WAL. When processes open a new file at once, SQLite refuses without waiting."""
         loop = asyncio.get_running_loop()
@@ -121,6 +133,10 @@ class SqliteDatabase:
                 await asyncio.sleep(_WAL_RETRY)
             else:
                 return
+
+
+def _try_to_open(path: str | Path) -> None:
+    sqlite3.connect(path).close()
 
 
 def _refuse_open_transaction(connection: aiosqlite.Connection) -> None:
