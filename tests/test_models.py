@@ -1,0 +1,371 @@
+"""The values that the application meets, the status codes, and the public names."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mpauthx_async
+from mpauthx_async import (
+    AuthResult,
+    ClosedError,
+    CodeSession,
+    ConfigurationError,
+    ConnectionFailedError,
+    DecryptionError,
+    EmptyResponseError,
+    HTTPStatusError,
+    IdentityMismatchError,
+    IncompleteResponseError,
+    InvalidResponseError,
+    MPAuthX,
+    MPAuthXError,
+    NewSession,
+    ParameterError,
+    Session,
+    SessionRef,
+    StatusCode,
+    StoreError,
+    Subject,
+    User,
+    UserNotFoundError,
+    WeChatAPIError,
+    decrypt_user_data,
+)
+from mpauthx_async.wechat_sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+
+BOB = CodeSession("bob", SESSION_KEY)
+PROFILE = {
+    "nick_name": "Band",
+    "gender": 1,
+    "city": "Guangzhou",
+    "province": "Guangdong",
+    "country": "CN",
+    "language": "zh_CN",
+    "avatar_url": "https://thirdwx.qlogo.cn/band",
+}
+# What WeChat gives instead of a profile since 2021.
+ANONYMOUS = User(
+    "bob",
+    nick_name="微信用户",
+    gender=0,
+    city="",
+    province="",
+    country="",
+    language="",
+    avatar_url="https://thirdwx.qlogo.cn/grey",
+)
+REF = SessionRef("shop", "bob", "AAECAwQFBgcICQoLDA0ODw")
+SESSION = Session(REF, 1_000, 2_000)
+TOKEN = "bob|shop|AAECAwQFBgcICQoLDA0OD_RCuDxH6E5Unr5Npnr7Nlg"
+
+
+# Users
+
+
+def test_a_user_is_known_by_the_unionid_where_there_is_one_and_else_by_the_openid():
+    assert User("bob", "union-bob").id == "union-bob"
+    assert User("bob").id == "bob"
+    assert User("bob", "").id == "bob"
+
+
+def test_the_stand_in_that_wechat_gives_for_a_profile_is_anonymous():
+    assert ANONYMOUS.is_anonymous
+    assert not User("bob", nick_name="Band").is_anonymous
+    assert not User("bob", nick_name="").is_anonymous
+    assert not User("bob").is_anonymous
+
+
+def test_wechats_published_sample_becomes_a_user():
+    payload = decrypt_user_data(SESSION_KEY, ENCRYPTED_DATA, IV, APP_ID)
+    user = User.from_wechat(CodeSession(OPEN_ID, SESSION_KEY), payload)
+    assert user == User(
+        OPEN_ID,
+        UNION_ID,
+        **{**PROFILE, "avatar_url": payload["avatarUrl"]},
+    )
+
+
+def test_a_code_alone_makes_a_user_without_a_profile():
+    assert User.from_wechat(BOB, {}) == User("bob")
+    assert User.from_wechat(CodeSession("bob", SESSION_KEY, "union-bob"), {}) == User(
+        "bob", "union-bob"
+    )
+
+
+def test_the_identity_that_comes_with_the_code_counts_more_than_that_in_the_data():
+    session = CodeSession("bob", SESSION_KEY, "union-bob")
+    user = User.from_wechat(session, {"openId": "eve", "unionId": "union-eve"})
+    assert (user.open_id, user.union_id) == ("bob", "union-bob")
+
+
+def test_the_unionid_is_taken_from_the_data_when_the_code_gave_none():
+    assert User.from_wechat(BOB, {"unionId": "union-bob"}).id == "union-bob"
+
+
+@pytest.mark.parametrize("wrong", ["", "union|bob", "union bob", "union\n", "u" * 129, "u\ud800"])
+def test_a_unionid_that_no_token_could_hold_is_ignored(wrong):
+    assert User.from_wechat(BOB, {"unionId": wrong}) == User("bob")
+
+
+def test_a_user_is_made_with_no_times_because_the_store_knows_them():
+    user = User.from_wechat(BOB, {"createdAt": 1, "updatedAt": 2, "created_at": 3})
+    assert (user.created_at, user.updated_at) == (None, None)
+
+
+@pytest.mark.parametrize("wrong", [None, 7, 0.5, True, [], ["x"], {"x": "y"}])
+def test_texts_that_are_none_are_ignored(wrong):
+    names = (
+        "unionId",
+        "nickName",
+        "city",
+        "province",
+        "country",
+        "language",
+        "avatarUrl",
+    )
+    assert User.from_wechat(BOB, dict.fromkeys(names, wrong)) == User("bob")
+
+
+@pytest.mark.parametrize("gender", [0, 1, 2])
+def test_each_gender_that_wechat_knows_is_taken(gender):
+    assert User.from_wechat(BOB, {"gender": gender}).gender == gender
+
+
+@pytest.mark.parametrize("wrong", [None, "1", "", 0.5, 1.0, [], [1], {}, True, False, -1, 3, 2**63])
+def test_a_gender_that_wechat_does_not_know_is_ignored(wrong):
+    assert User.from_wechat(BOB, {"gender": wrong}).gender is None
+
+
+def test_half_an_emoji_in_a_profile_becomes_text_that_a_store_can_keep():
+    payload = json.loads(r'{"nickName": "Bob \ud83d", "city": "\udc4d"}')
+    user = User.from_wechat(BOB, payload)
+    assert f"{user.nick_name}{user.city}".encode()
+    assert user.nick_name.startswith("Bob ")
+
+
+# Keeping users current
+
+
+def test_new_values_replace_old_ones():
+    old = User("bob", **PROFILE)
+    new = {
+        "nick_name": "Bond",
+        "gender": 2,
+        "city": "Shenzhen",
+        "province": "Hunan",
+        "country": "SG",
+        "language": "en",
+        "avatar_url": "https://thirdwx.qlogo.cn/bond",
+    }
+    assert old.updated_by(User("bob", **new)) == User("bob", **new)
+
+
+@pytest.mark.parametrize("name", PROFILE)
+def test_each_field_is_replaced_on_its_own(name):
+    newer = User("bob", **{name: 2 if name == "gender" else "new"})
+    expected = User("bob", **{**PROFILE, name: getattr(newer, name)})
+    assert User("bob", **PROFILE).updated_by(newer) == expected
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_empty_values_never_replace_known_ones(empty):
+    known = User("bob", "union-bob", **PROFILE)
+    newer = User("bob", empty, **{**dict.fromkeys(PROFILE, empty), "gender": 0})
+    assert known.updated_by(newer) == known
+    assert known.updated_by(User("bob")) == known
+
+
+def test_an_anonymous_profile_never_replaces_known_values():
+    known = User("bob", **PROFILE)
+    assert known.updated_by(ANONYMOUS) == known
+    # Not even with values of its own.
+    other = {name: "other" for name in PROFILE if name not in ("nick_name", "gender")}
+    newer = dataclasses.replace(ANONYMOUS, gender=2, **other)
+    assert known.updated_by(newer) == known
+
+
+def test_an_anonymous_profile_fills_what_is_unknown():
+    filled = User("bob", city="Guangzhou").updated_by(ANONYMOUS)
+    assert filled == User(
+        "bob", nick_name="微信用户", city="Guangzhou", avatar_url=ANONYMOUS.avatar_url
+    )
+
+
+def test_a_real_profile_replaces_an_anonymous_one():
+    assert ANONYMOUS.updated_by(User("bob", **PROFILE)) == User("bob", **PROFILE)
+
+
+def test_an_anonymous_profile_still_brings_the_unionid():
+    newer = dataclasses.replace(ANONYMOUS, union_id="union-bob")
+    assert User("bob", **PROFILE).updated_by(newer) == User("bob", "union-bob", **PROFILE)
+
+
+def test_a_unionid_may_come_late_and_stays():
+    with_union_id = User("bob").updated_by(User("bob", "union-bob"))
+    assert with_union_id.id == "union-bob"
+    assert with_union_id.updated_by(User("bob")).id == "union-bob"
+
+
+def test_the_first_openid_and_the_times_stay():
+    known = User("bob", "union-bob", created_at=1, updated_at=2)
+    newer = User("bob-in-another-app", "union-bob", created_at=3, updated_at=4)
+    assert known.updated_by(newer) == known
+
+
+USERS = st.builds(
+    User,
+    st.just("bob"),
+    st.sampled_from([None, "", "union-bob"]),
+    nick_name=st.sampled_from([None, "", "微信用户", "Band"]),
+    gender=st.sampled_from([None, 0, 1, 2]),
+    city=st.sampled_from([None, "", "Guangzhou", "Shenzhen"]),
+    avatar_url=st.sampled_from([None, "", "grey", "band"]),
+)
+
+
+@given(USERS, USERS)
+@settings(deadline=None)
+def test_an_update_loses_nothing_and_repeating_it_changes_nothing(known, newer):
+    updated = known.updated_by(newer)
+    assert updated.updated_by(newer) == updated
+    assert known.updated_by(known) == known
+    for name in ("union_id", *PROFILE):
+        assert getattr(updated, name) in (getattr(known, name), getattr(newer, name))
+        assert getattr(updated, name) or not getattr(known, name)
+    assert updated.is_anonymous <= (known.is_anonymous or not known.nick_name)
+
+
+# Sessions and results
+
+
+def test_a_session_begins_when_it_is_issued_and_ends_a_ttl_later():
+    begun = NewSession(REF, 1_000, 500).begun()
+    assert begun == Session(REF, issued_at=1_000, expires_at=1_500)
+    assert (begun.user_id, begun.sku) == ("bob", "shop")
+    assert REF.subject == Subject("shop", "bob")
+
+
+def test_a_result_becomes_just_the_three_keys_that_mpauthxs_clients_know():
+    result = AuthResult(1, "OK", TOKEN, User("bob", **PROFILE), SESSION, is_new_user=True)
+    answer = {"status_code": 1, "status_message": "OK", "response": TOKEN}
+    assert result.to_dict() == answer
+    assert list(result.to_dict()) == list(answer)
+    assert json.loads(json.dumps(result.to_dict())) == answer
+
+
+def test_a_result_of_a_status_code_becomes_plain_json():
+    result = AuthResult(StatusCode.success, "OK", TOKEN, User("bob"), SESSION)
+    assert json.dumps(result.to_dict()).startswith('{"status_code": 1, ')
+    assert result.is_new_user is False
+
+
+def test_the_repr_of_a_result_holds_no_token():
+    text = repr(AuthResult(1, "OK", TOKEN, User("bob"), SESSION))
+    assert "status_code=1" in text
+    assert TOKEN not in text
+    assert TOKEN.rpartition("|")[2] not in text
+
+
+def test_the_repr_of_a_code_session_holds_no_session_key():
+    session = CodeSession("bob", SESSION_KEY, "union-bob")
+    for text in (repr(session), str(session)):
+        assert "union-bob" in text
+        assert SESSION_KEY.rstrip("=") not in text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [BOB, User("bob"), SESSION, NewSession(REF, 1, 1), AuthResult(1, "", "", User("b"), SESSION)],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_are_frozen_and_take_no_other_attributes(value):
+    field = dataclasses.fields(value)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, field, None)
+    with pytest.raises((AttributeError, TypeError)):
+        value.unheard_of = 1
+
+
+# Status codes and errors
+
+
+def test_the_status_codes_are_those_of_mpauthx_and_new_ones_start_at_6100():
+    old = {
+        "success": 1,
+        "database_related_error": 6000,
+        "required_params_missing_error": 6001,
+        "http_error": 6002,
+        "response_is_null": 6003,
+        "json_parsed_error": 6004,
+        "http_response_error_event": 6005,
+        "http_request_error_event": 6006,
+        "internet_connection_error": 6006,
+        "invalid_access_token": 6007,
+        "session_key_and_open_id_request_error": 6008,
+        "open_id_or_union_id_not_match": 6009,
+        "user_not_exist_in_db": 6010,
+        "user_info_decryption_error": 6011,
+        "unknown_error": 9999,
+    }
+    codes = {name: int(code) for name, code in StatusCode.__members__.items()}
+    assert {name: code for name, code in codes.items() if not 6100 <= code < 9999} == old
+    assert MPAuthX.constants is StatusCode
+
+
+ERRORS = {
+    MPAuthXError: 9999,
+    StoreError: 6000,
+    ParameterError: 6001,
+    HTTPStatusError: 6002,
+    EmptyResponseError: 6003,
+    InvalidResponseError: 6004,
+    IncompleteResponseError: 6005,
+    ConnectionFailedError: 6006,
+    WeChatAPIError: 6008,
+    IdentityMismatchError: 6009,
+    UserNotFoundError: 6010,
+    DecryptionError: 6011,
+    ClosedError: 6100,
+    ConfigurationError: 6101,
+}
+
+
+@pytest.mark.parametrize(("error", "code"), ERRORS.items())
+def test_each_way_to_fail_has_its_code_and_is_caught_as_an_mpauthx_error(error, code):
+    assert error.code == code
+    assert isinstance(error.code, StatusCode)
+    assert issubclass(error, MPAuthXError)
+
+
+def test_no_public_error_is_left_out_here():
+    public = {getattr(mpauthx_async, name) for name in mpauthx_async.__all__}
+    errors = {value for value in public if isinstance(value, type) and issubclass(value, Exception)}
+    assert errors == set(ERRORS)
+
+
+def test_an_error_tells_what_it_knows():
+    assert str(HTTPStatusError("It answered 502.", 502)) == "It answered 502."
+    assert HTTPStatusError("It answered 502.", 502).status == 502
+    assert ConnectionFailedError("No connection.", sent=False).sent is False
+    error = WeChatAPIError(40029, "invalid code", rid="6129ee10", hint="Log in again.")
+    assert (error.errcode, error.errmsg) == (40029, "invalid code")
+    assert (error.rid, error.hint) == ("6129ee10", "Log in again.")
+    assert str(error) == (
+        "WeChat answered errcode 40029, 'invalid code' (rid 6129ee10): Log in again."
+    )
+    assert str(WeChatAPIError(99999, "oh")) == "WeChat answered errcode 99999, 'oh'"
+
+
+# Names
+
+
+def test_every_public_name_resolves():
+    for name in mpauthx_async.__all__:
+        assert hasattr(mpauthx_async, name), name
+
+
+def test_every_public_name_stands_once():
+    assert len(set(mpauthx_async.__all__)) == len(mpauthx_async.__all__)

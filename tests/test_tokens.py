@@ -1,0 +1,489 @@
+"""What the token's form promises: only what this app and this sku minted ever verifies."""
+
+import base64
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from mpauthx_async import (
+    ConfigurationError,
+    Connections,
+    MPAuthX,
+    ParameterError,
+    SessionRef,
+    WeChatSimulator,
+)
+from mpauthx_async.tokens import TokenSigner, new_nonce, parse_token
+
+APP_ID = "wx4f4bc4dec97d474b"
+KEY = "an old key of the app"
+NEWER_KEY = "the newer key of the app"
+OPEN_ID = "oGZUI0egBJY1zhBYw2KhdUfwVJJE"
+BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+LONE_SURROGATE = "\ud800"
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+USER_IDS = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Z"), exclude_characters="|"),
+    min_size=1,
+    max_size=128,
+)
+SKUS = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
+NONCES = st.binary(min_size=16, max_size=16).map(
+    lambda raw: base64.urlsafe_b64encode(raw).decode().rstrip("=")
+)
+
+
+def signer(app_id: str = APP_ID, sku: str = "shop", keys: tuple[str | bytes, ...] = (KEY,)):
+    return TokenSigner(app_id=app_id, sku=sku, keys=keys)
+
+
+def decoded_session(token: str) -> bytes:
+    return base64.urlsafe_b64decode(token.rpartition("|")[2] + "=")
+
+
+# What was minted verifies
+
+
+@given(USER_IDS, SKUS, NONCES)
+@settings(deadline=None)
+def test_a_minted_token_verifies_and_gives_back_its_session(user_id, sku, nonce):
+    token = signer(sku=sku).mint(user_id, nonce)
+    assert signer(sku=sku).verify(token) == SessionRef(sku, user_id, nonce)
+
+
+@given(USER_IDS, SKUS, NONCES)
+@settings(deadline=None, max_examples=30)
+def test_a_minted_token_says_whose_it_is_and_for_which_sku(user_id, sku, nonce):
+    token = signer(sku=sku).mint(user_id, nonce)
+    assert parse_token(token) == (user_id, sku, token[-43:])
+
+
+def test_a_session_is_the_nonce_and_a_mac_of_16_bytes_each():
+    nonce = new_nonce()
+    token = signer().mint(OPEN_ID, nonce)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token.rpartition("|")[2])
+    session = decoded_session(token)
+    assert len(session) == 32
+    assert session[:16] == base64.urlsafe_b64decode(nonce + "==")
+
+
+def test_the_store_is_told_the_base64url_of_the_nonce_and_nothing_of_the_mac():
+    token = signer().mint(OPEN_ID, new_nonce())
+    raw_nonce = decoded_session(token)[:16]
+    ref = signer().verify(token)
+    assert ref.nonce == base64.urlsafe_b64encode(raw_nonce).decode().rstrip("=")
+
+
+def test_the_mac_covers_every_part_of_the_token():
+    nonce = new_nonce()
+    macs = {
+        decoded_session(signer(app_id, sku, keys).mint(user_id, nonce))[16:]
+        for app_id, sku, keys, user_id in (
+            (APP_ID, "shop", (KEY,), OPEN_ID),
+            ("wx0000000000000000", "shop", (KEY,), OPEN_ID),
+            (APP_ID, "blog", (KEY,), OPEN_ID),
+            (APP_ID, "shop", (NEWER_KEY,), OPEN_ID),
+            (APP_ID, "shop", (KEY,), "another user"[:7]),
+        )
+    }
+    macs.add(decoded_session(signer().mint(OPEN_ID, new_nonce()))[16:])
+    assert len(macs) == 6
+
+
+def test_a_token_given_out_by_an_earlier_release_still_verifies():
+    # Whoever changes how tokens are made logs every user of every app out: this is to be noticed.
+    token = f"{OPEN_ID}|shop|AAECAwQFBgcICQoLDA0OD_RCuDxH6E5Unr5Npnr7Nlg"
+    assert signer().mint(OPEN_ID, "AAECAwQFBgcICQoLDA0ODw") == token
+    assert signer().verify(token) == SessionRef("shop", OPEN_ID, "AAECAwQFBgcICQoLDA0ODw")
+
+
+def test_a_token_of_a_subclass_of_str_verifies_as_the_text_that_it_is():
+    class Text(str):
+        __slots__ = ()
+
+    token = signer().mint(OPEN_ID, new_nonce())
+    assert signer().verify(Text(token)) == signer().verify(token) is not None
+
+
+def test_nonces_are_128_random_bits_in_22_characters_that_are_safe_in_a_url():
+    nonces = {new_nonce() for _ in range(1000)}
+    assert len(nonces) == 1000
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{22}", nonce) for nonce in nonces)
+    raw = [base64.urlsafe_b64decode(nonce + "==") for nonce in nonces]
+    # Every one of the 128 bits is sometimes set and sometimes not.
+    ones, zeros = 0, 0
+    for value in raw:
+        ones |= int.from_bytes(value)
+        zeros |= ~int.from_bytes(value)
+    assert ones == 2**128 - 1
+    assert zeros & (2**128 - 1) == 2**128 - 1
+
+
+# What was changed does not
+
+
+def test_no_other_character_anywhere_in_the_session_verifies():
+    token = signer().mint(OPEN_ID, new_nonce())
+    for position in range(len(token) - 43, len(token)):
+        for character in set(BASE64URL) - {token[position]}:
+            forged = token[:position] + character + token[position + 1 :]
+            assert signer().verify(forged) is None, (position, character)
+
+
+def test_no_other_spelling_of_the_last_characters_spare_bits_verifies():
+    token = signer().mint(OPEN_ID, new_nonce())
+    spellings = [
+        token[:-1] + character
+        for character in BASE64URL
+        if decoded_session(token[:-1] + character) == decoded_session(token)
+    ]
+    # 43 characters hold 258 bits, 2 more than 32 bytes: four spellings mean the same bytes.
+    assert len(spellings) == 4
+    assert [text for text in spellings if signer().verify(text) is not None] == [token]
+
+
+def test_no_character_left_out_or_put_in_anywhere_verifies():
+    token = signer().mint(OPEN_ID, new_nonce())
+    for position in range(len(token) + 1):
+        left_out = token[:position] + token[position + 1 :]
+        assert left_out == token or signer().verify(left_out) is None, position
+        for character in "A-|= \0é":
+            put_in = token[:position] + character + token[position:]
+            assert signer().verify(put_in) is None, (position, character)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=200)
+def test_no_change_of_any_single_character_verifies(data):
+    token = signer().mint(OPEN_ID, new_nonce())
+    position = data.draw(st.integers(0, len(token) - 1))
+    character = data.draw(st.characters(exclude_categories=()))
+    assume(character != token[position])
+    assert signer().verify(token[:position] + character + token[position + 1 :]) is None
+    assert signer().verify(token[:position] + character + token[position:]) is None
+
+
+def test_no_truncation_verifies():
+    token = signer().mint(OPEN_ID, new_nonce())
+    for length in range(len(token)):
+        assert signer().verify(token[:length]) is None, length
+        assert signer().verify(token[len(token) - length :]) is None, length
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{}=",
+        "{}==",
+        " {}",
+        "{} ",
+        "{}\n",
+        "\n{}",
+        "{}\r\n",
+        "{}\t",
+        "\ufeff{}",
+        "{}\0",
+        "{}|",
+        "|{}",
+    ],
+)
+def test_nothing_may_stand_around_a_token(around):
+    token = signer().mint(OPEN_ID, new_nonce())
+    assert signer().verify(around.format(token)) is None
+
+
+@pytest.mark.parametrize("nonce", ["_" * 21 + "w", "-" * 21 + "w"])
+def test_the_other_base64_alphabet_does_not_verify(nonce):
+    raw_nonce = base64.urlsafe_b64decode(nonce + "==")
+    assert base64.urlsafe_b64encode(raw_nonce).decode().rstrip("=") == nonce
+    head, _, session = signer().mint(OPEN_ID, nonce).rpartition("|")
+    other = session.replace("-", "+").replace("_", "/")
+    assert other != session
+    assert signer().verify(f"{head}|{other}") is None
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda user_id, sku, session: f"{user_id}x|{sku}|{session}",
+        lambda user_id, sku, session: f"{user_id[:-1]}|{sku}|{session}",
+        lambda user_id, sku, session: f"{user_id.lower()}|{sku}|{session}",
+        lambda user_id, sku, session: f"|{sku}|{session}",
+        lambda user_id, sku, session: f"{user_id}||{session}",
+        lambda user_id, sku, session: f"{user_id}|{sku}|",
+        lambda user_id, sku, session: f"{user_id}|{sku}",
+        lambda user_id, sku, session: f"{user_id}|{session}",
+        lambda user_id, sku, session: f"{sku}|{user_id}|{session}",
+        lambda user_id, sku, session: f"{user_id}|{sku}|{session}|",
+        lambda user_id, sku, session: f"{user_id}|{sku}|{session[:22]}",
+        lambda user_id, sku, session: f"{user_id}|{sku}|{session[22:] + session[:22]}",
+        lambda user_id, sku, session: f"{user_id}|{sku}|{session[:22]}{'A' * 21}",
+        lambda user_id, sku, session: f"{user_id}|{sku}|{'é' * 43}",
+        lambda user_id, sku, session: f"{user_id}|{sku}|{session[:-1]}{LONE_SURROGATE}",
+        lambda user_id, sku, session: f"{LONE_SURROGATE}|{sku}|{session}",
+        lambda user_id, sku, session: f"{user_id}|{sku}|{session}" * 2,
+    ],
+)
+def test_a_token_put_together_of_other_parts_does_not_verify(forge: Callable[..., str]):
+    token = signer().mint(OPEN_ID, new_nonce())
+    assert signer().verify(forge(*parse_token(token))) is None
+
+
+def test_the_session_of_one_user_is_of_no_use_to_another():
+    stolen = signer().mint(OPEN_ID, new_nonce()).rpartition("|")[2]
+    assert signer().verify(f"somebody-else|shop|{stolen}") is None
+
+
+# Nothing makes verify raise
+
+
+ANY_OBJECT = st.one_of(
+    ANY_TEXT,
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.binary(),
+    st.lists(ANY_TEXT),
+    st.dictionaries(st.integers(), ANY_TEXT),
+    st.binary().map(bytearray),
+    st.binary().map(memoryview),
+    st.builds(object),
+    st.sampled_from([str, ValueError("x"), test_no_truncation_verifies, ..., 1j]),
+)
+NEARLY_A_TOKEN = st.builds(
+    "{}|{}|{}".format,
+    ANY_TEXT,
+    st.just("shop") | ANY_TEXT,
+    st.text(st.characters(exclude_categories=()), min_size=43, max_size=43)
+    | st.text(BASE64URL, min_size=43, max_size=43)
+    | st.text("A=\0\n +/", min_size=43, max_size=43),
+)
+
+
+@given(ANY_OBJECT | NEARLY_A_TOKEN)
+@settings(deadline=None, max_examples=400)
+@example("||")
+@example("|shop|" + "A" * 43)
+@example("o|shop|" + "=" * 43)
+@example("o|shop|" + "A" * 42 + "\0")
+@example(LONE_SURROGATE)
+def test_nothing_that_was_not_minted_verifies_or_makes_verify_raise(anything):
+    assert signer().verify(anything) is None
+
+
+@pytest.mark.parametrize("piece", ["x", "|", "\0", "é", LONE_SURROGATE, "a|shop|"])
+def test_a_megabyte_of_anything_does_not_verify(piece):
+    assert signer().verify(piece * (1_048_576 // len(piece))) is None
+
+
+@pytest.mark.parametrize(
+    "as_other_type",
+    [str.encode, lambda token: bytearray(token, "ascii"), lambda token: [token], parse_token],
+)
+def test_a_token_that_is_no_text_does_not_verify(as_other_type):
+    token = signer().mint(OPEN_ID, new_nonce())
+    assert signer().verify(as_other_type(token)) is None
+
+
+@given(ANY_OBJECT | NEARLY_A_TOKEN)
+@settings(deadline=None)
+def test_parsing_gives_three_texts_that_make_up_the_token_or_nothing(anything):
+    parts = parse_token(anything)
+    if isinstance(anything, str) and anything.count("|") == 2:
+        assert "|".join(parts) == anything
+        assert (parts.open_id, parts.sku, parts.session) == parts
+    else:
+        assert parts is None
+
+
+# Whose tokens
+
+
+def test_another_skus_token_does_not_verify():
+    token = signer(sku="blog").mint(OPEN_ID, new_nonce())
+    assert signer(sku="shop").verify(token) is None
+    assert signer(sku="shop").verify(token.replace("|blog|", "|shop|")) is None
+
+
+@pytest.mark.parametrize(("sku", "other"), [("shop", "Shop"), ("shop", "shop2"), ("a.b", "a-b")])
+def test_skus_that_resemble_each_other_are_different(sku, other):
+    assert signer(sku=other).verify(signer(sku=sku).mint(OPEN_ID, new_nonce())) is None
+
+
+def test_another_apps_token_does_not_verify_under_the_same_signing_keys():
+    token = signer(app_id="wx0000000000000000").mint(OPEN_ID, new_nonce())
+    assert signer().verify(token) is None
+
+
+# Keys
+
+
+def test_tokens_of_an_old_key_verify_while_it_is_listed_and_no_longer():
+    token = signer(keys=(KEY,)).mint(OPEN_ID, new_nonce())
+    assert signer(keys=(KEY, NEWER_KEY)).verify(token) == signer(keys=(KEY,)).verify(token)
+    assert signer(keys=("the oldest key of all", KEY, NEWER_KEY)).verify(token) is not None
+    assert signer(keys=(NEWER_KEY,)).verify(token) is None
+
+
+def test_the_newest_key_signs():
+    token = signer(keys=(KEY, NEWER_KEY)).mint(OPEN_ID, new_nonce())
+    assert signer(keys=(NEWER_KEY,)).verify(token) is not None
+    assert signer(keys=(KEY,)).verify(token) is None
+
+
+def test_a_key_may_be_text_or_the_same_as_bytes():
+    token = signer(keys=("ключ ключ ключ",)).mint(OPEN_ID, new_nonce())
+    assert signer(keys=("ключ ключ ключ".encode(),)).verify(token) is not None
+
+
+def test_keys_that_differ_beyond_any_block_of_the_hash_are_different():
+    token = signer(keys=("k" * 1000 + "1",)).mint(OPEN_ID, new_nonce())
+    assert signer(keys=("k" * 1000 + "1",)).verify(token) is not None
+    assert signer(keys=("k" * 1000 + "2",)).verify(token) is None
+
+
+async def test_a_service_without_signing_keys_signs_with_its_app_secret(
+    wx: WeChatSimulator, tmp_path: Path
+):
+    async with (
+        Connections() as connections,
+        MPAuthX(
+            app_id=wx.app_id,
+            app_secret=wx.app_secret,
+            sku="shop",
+            users=f"sqlite:///{tmp_path}/users.db",
+            tokens=f"sqlite:///{tmp_path}/tokens.db",
+            connections=connections,
+            api_base=wx.url,
+        ) as auth,
+    ):
+        token = (await auth.authorize(wx.login(OPEN_ID))).response
+    assert signer(wx.app_id, keys=(wx.app_secret,)).verify(token).user_id == OPEN_ID
+    assert signer(wx.app_id, keys=(KEY,)).verify(token) is None
+
+
+@pytest.mark.parametrize("key", ["k" * 16, b"k" * 16, "ключключ", b"\0" * 16])
+def test_a_key_of_16_bytes_is_long_enough(key):
+    assert signer(keys=(key,)).verify(signer(keys=(key,)).mint(OPEN_ID, new_nonce())) is not None
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["geheim-geheim-1"],  # 15 bytes
+        [b"geheim-geheim-1"],
+        ["geheim-geheim-geheim", "geheim"],
+        ["geheim", "geheim-geheim-geheim"],
+        ["geheim-geheim-geheim", ""],
+        ["geheim-geheim-geheim", None],
+        ["geheim-geheim-geheim", 1_000_000_000_000_000_000],
+        [["geheim-geheim-geheim"]],
+        [],
+        (),
+        None,
+        "geheim-geheim-geheim",
+        b"geheim-geheim-geheim",
+    ],
+)
+def test_keys_that_are_too_short_too_few_or_no_list_are_refused_without_telling_them(keys):
+    with pytest.raises(ConfigurationError) as refusal:
+        TokenSigner(app_id=APP_ID, sku="shop", keys=keys)
+    assert "geheim" not in f"{refusal.value!s} {refusal.value!r}"
+    assert refusal.value.__cause__ is None
+    assert refusal.value.__context__ is None
+
+
+@pytest.mark.parametrize("key", [KEY, KEY.encode()])
+def test_a_single_key_is_told_to_stand_in_a_list(key):
+    with pytest.raises(ConfigurationError, match="list"):
+        TokenSigner(app_id=APP_ID, sku="shop", keys=key)
+
+
+def test_a_key_may_be_any_text():
+    # os.environ gives lone surrogates for what is not UTF-8.
+    key, other = (f"a key that is not UTF-8 {surrogate}" for surrogate in ("\udc80", "\udc81"))
+    token = signer(keys=(key,)).mint(OPEN_ID, new_nonce())
+    assert signer(keys=(key,)).verify(token) is not None
+    assert signer(keys=(other,)).verify(token) is None
+
+
+def test_the_repr_of_a_signer_holds_no_key():
+    for text in (repr(signer(keys=(KEY, NEWER_KEY))), str(signer(keys=(KEY, NEWER_KEY)))):
+        assert KEY not in text
+        assert NEWER_KEY not in text
+
+
+# Limits
+
+
+@pytest.mark.parametrize("sku", ["s", "s" * 64, "AZaz09._-", ".", "-", "__main__"])
+def test_a_sku_is_1_to_64_letters_digits_dots_underscores_and_hyphens(sku):
+    assert signer(sku=sku).verify(signer(sku=sku).mint(OPEN_ID, new_nonce())).sku == sku
+
+
+@pytest.mark.parametrize(
+    "sku",
+    ["", "s" * 65, "shop\n", "\nshop", "sh op", "sh|op", "shöp", "٣", "ﬀ", "{shop}", "a:b", "a/b"],
+)
+def test_a_sku_of_any_other_form_is_refused(sku):
+    with pytest.raises(ConfigurationError, match="sku"):
+        signer(sku=sku)
+
+
+@pytest.mark.parametrize("sku", [None, 7, b"shop", ["shop"]])
+def test_a_sku_that_is_no_text_is_refused(sku):
+    with pytest.raises(ConfigurationError, match="sku"):
+        signer(sku=sku)
+
+
+@pytest.mark.parametrize(
+    "user_id", ["u", "u" * 128, "ü" * 128, "用户", "a/b?c=d&e#f", "~!@$%^*()=+"]
+)
+def test_a_user_id_is_1_to_128_characters(user_id):
+    assert signer().verify(signer().mint(user_id, new_nonce())).user_id == user_id
+
+
+def test_the_longest_token_of_all_verifies():
+    longest = signer(sku="s" * 64).mint("用" * 128, new_nonce())
+    assert signer(sku="s" * 64).verify(longest) is not None
+
+
+@pytest.mark.parametrize(
+    "user_id",
+    [
+        "",
+        "u" * 129,
+        "a|b",
+        "|",
+        " ",
+        "a b",
+        " a",
+        "a ",
+        "a\n",
+        "\na",
+        "a\tb",
+        "a\0b",
+        "a\x1fb",
+        "a\x7fb",
+    ],
+)
+def test_a_user_id_that_a_token_cannot_hold_is_refused(user_id):
+    with pytest.raises(ParameterError):
+        signer().mint(user_id, new_nonce())
+
+
+@pytest.mark.parametrize("user_id", [None, 7, b"u", ["u"]])
+def test_a_user_id_that_is_no_text_is_refused(user_id):
+    with pytest.raises(ParameterError):
+        signer().mint(user_id, new_nonce())
+
+
+def test_a_user_id_that_is_not_unicode_is_refused():
+    with pytest.raises(ParameterError):
+        signer().mint(f"user{LONE_SURROGATE}", new_nonce())
