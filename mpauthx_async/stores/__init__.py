@@ -31,7 +31,10 @@ class TokenStore(Protocol):
     """Keeps which sessions are alive. Every method raises StoreError when it cannot answer."""
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
-        """Begin sessions; each is wholly there or not at all. Repeating it changes nothing.
+        """Begin sessions; each is wholly there or not at all.
+
+        They begin in the order given: of several sole ones of one subject the last lives.
+        Repeating it changes nothing, nor does it end what began since.
 
         Returns:
             The session begun for each, in the same order.
@@ -44,7 +47,7 @@ class TokenStore(Protocol):
         """
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
-        """End sessions; True for each that was alive."""
+        """End sessions; True for each that was alive, once when it is named twice."""
 
     async def sessions(self, subject: Subject) -> Sequence[Session]:
         """List the sessions of a subject that are alive, newest first."""

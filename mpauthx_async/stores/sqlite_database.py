@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -117,11 +117,12 @@ class SqliteDatabase:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             # aiosqlite would forget to close what opens all the same.
-            await (await opening).close()
+            with suppress(sqlite3.Error):
+                await (await opening).close()
             raise
 
     async def _use_wal(self, cursor: aiosqlite.Cursor) -> None:
-        """Switch to WAL. When processes open a new file at once, SQLite refuses without waiting."""
+        """Switch to WAL, which SQLite refuses without waiting while another process is writing."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._busy_timeout
         while True:
