@@ -1,13 +1,13 @@
 """Coalescer: merges concurrent calls into batches."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
 from .errors import ClosedError
 
-__all__ = ["Coalescer"]
+__all__ = ["Coalescer", "settle"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -110,19 +110,14 @@ class Coalescer(Generic[Item, Result]):
         try:
             results = await self._run([item for item, _ in batch])
             answers = list(zip(batch, results, strict=True))
-        except asyncio.CancelledError:
-            for _, futures in batch:
-                for future in futures:
-                    future.cancel()
-            raise
         except BaseException as error:
             for _, futures in batch:
-                _settle(futures, error)
+                settle(futures, error)
             if not isinstance(error, Exception):
                 raise
         else:
             for (_, futures), result in answers:
-                _settle(futures, result)
+                settle(futures, result)
 
     def _landed(self, task: "asyncio.Task[None]") -> None:
         self._in_flight.discard(task)
@@ -137,11 +132,17 @@ def _is_wanted(futures: "list[asyncio.Future[Result]]") -> bool:
     return False
 
 
-def _settle(futures: "list[asyncio.Future[Result]]", result: Result | BaseException) -> None:
+def settle(futures: "Iterable[asyncio.Future[Result]]", outcome: Result | BaseException) -> bool:
+    """Give an outcome to all who wait for it; returns whether anybody still did."""
+    anybody = False
     for future in futures:
         if future.done():
             continue
-        if isinstance(result, BaseException):
-            future.set_exception(result)
+        anybody = True
+        if not isinstance(outcome, BaseException):
+            future.set_result(outcome)
+        elif isinstance(outcome, asyncio.CancelledError):
+            future.cancel()
         else:
-            future.set_result(result)
+            future.set_exception(outcome)
+    return anybody

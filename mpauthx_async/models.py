@@ -134,8 +134,16 @@ class User:
         return self.nick_name == _ANONYMOUS_NICK_NAME
 
     @classmethod
-    def from_wechat(cls, session: CodeSession, payload: Mapping[str, Any]) -> "User":
-        """Make a user of what WeChat gave for a code and of the decrypted user data, if any."""
+    def from_wechat(
+        cls, session: CodeSession, payload: Mapping[str, Any], now: int | None = None
+    ) -> "User":
+        """Make a user of what WeChat gave.
+
+        Args:
+            session: what it gave for the code.
+            payload: the decrypted user data; empty when the client sent the code alone.
+            now: when this is, in Unix milliseconds, for a user who may be new.
+        """
 
         def text(name: str) -> str | None:
             value = payload.get(name)
@@ -153,6 +161,8 @@ class User:
             country=text("country"),
             language=text("language"),
             avatar_url=text("avatarUrl"),
+            created_at=now,
+            updated_at=now,
         )
 
     def updated_by(self, newer: "User") -> "User":

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
-from .coalescer import Coalescer
+from .coalescer import Coalescer, settle
 from .connections import Connections
 from .constants import StatusCode
 from .errors import (
@@ -97,7 +97,8 @@ class MPAuthX:
         self._tokens: TokenStore = self._open(
             tokens, lambda url: open_token_store(url, self._connections, clock)
         )
-        self._decryptions = Coalescer(self._decrypt, max_batch=64)
+        # One batch at a time where a thread does the work: a trip costs, whatever it carries.
+        self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
         # The key: two logins of one new user are not the same question, only one of them is first.
         self._saves = Coalescer(self._save, max_in_flight=1, key=id)
         self._finds = Coalescer(self._users.get)
@@ -105,6 +106,7 @@ class MPAuthX:
         self._lookups = Coalescer(self._tokens.lookup)
         self._slots = asyncio.Semaphore(max_concurrent_logins)
         self._flights: dict[Hashable, _Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -212,8 +214,8 @@ class MPAuthX:
         May be called again.
         """
         self._closed = True
-        while self._flights:
-            await asyncio.wait([flight.task for flight in self._flights.values()])
+        while self._tasks:
+            await asyncio.wait(self._tasks)
         for coalescer in (
             self._decryptions,
             self._saves,
@@ -247,29 +249,31 @@ class MPAuthX:
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
-            flight.task = asyncio.create_task(self._complete(key, flight, work(flight)))
-        flight.callers += 1
-        try:
-            return cast(AuthResult, await asyncio.shield(flight.task))
-        finally:
-            flight.callers -= 1
+            task = asyncio.create_task(self._complete(key, flight, work(flight)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
+        flight.callers.append(caller)
+        return await caller
 
     async def _complete(
         self, key: Hashable, flight: "_Flight", work: Coroutine[Any, Any, AuthResult | None]
-    ) -> AuthResult | None:
-        """Do a flight's work. None when all callers have left: then no token stays behind."""
-        result = None
+    ) -> None:
+        """Do a flight's work for its callers. When all have left, no token stays behind."""
+        outcome: AuthResult | BaseException | None
         try:
-            result = await work
+            outcome = await work
+        except BaseException as error:  # noqa: BLE001 (it goes to the callers)
+            outcome = error
+        del self._flights[key]  # from here on nobody can join
+        if outcome is None or settle(flight.callers, outcome):
+            return
+        try:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            await self._tokens.revoke([outcome.session.ref])
         except MPAuthXError as error:
-            if flight.callers:
-                raise
             logger.warning("A call that was given up failed: %s", error)
-        finally:
-            del self._flights[key]
-        if result is not None and not flight.callers:
-            await self._tokens.revoke([result.session.ref])
-        return result
 
     async def _log_in(
         self, flight: "_Flight", code: str, data: "_SealedData | None"
@@ -277,14 +281,14 @@ class MPAuthX:
         async with self._slots:
             if self._closed:
                 raise _closed()
-            if not flight.callers:
+            if flight.is_given_up:
                 return None
             session = await self._api.code_to_session(code)
             payload: Mapping[str, Any] = {}
             if data is not None:
                 payload = await self._decryptions.submit((session, data))
                 _check_identity(session, payload)
-            user, is_new = await self._saves.submit(User.from_wechat(session, payload))
+            user, is_new = await self._saves.submit(User.from_wechat(session, payload, self._now()))
             return await self._give_token(user, is_new=is_new)
 
     async def _refresh(self, user_id: str) -> AuthResult:
@@ -300,8 +304,7 @@ class MPAuthX:
     ) -> AuthResult:
         ref = SessionRef(self._sku, user.id, new_nonce())
         token = self._signer.mint(user.id, ref.nonce)
-        issued_at = int(self._clock() * 1000)
-        session = await self._issues.submit(NewSession(ref, issued_at, self._ttl, sole))
+        session = await self._issues.submit(NewSession(ref, self._now(), self._ttl, sole))
         return AuthResult(int(StatusCode.success), "OK", token, user, session, is_new)
 
     async def _decrypt(
@@ -315,16 +318,15 @@ class MPAuthX:
     async def _save(self, users: Sequence[User]) -> Sequence[tuple[User, bool]]:
         """Save users; returns each as stored, under this app's openId, and whether it is new."""
         is_new = await self._users.save(users)
-        stored = await self._users.get([user.id for user in users])
+        known = [user.id for user, new in zip(users, is_new, strict=True) if not new]
+        stored = iter(await self._users.get(known) if known else ())
         return [
-            (
-                user
-                if kept is None
-                else replace(kept, open_id=user.open_id, union_id=user.union_id or kept.union_id),
-                new,
-            )
-            for user, kept, new in zip(users, stored, is_new, strict=True)
+            (user, True) if new else (_as_stored(user, next(stored)), False)
+            for user, new in zip(users, is_new, strict=True)
         ]
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
 
     def _open(self, store: Any, opener: Callable[[str], Any]) -> Any:
         if isinstance(store, str):
@@ -343,8 +345,11 @@ class _SealedData:
 class _Flight:
     """One call's work, which others may have joined."""
 
-    task: "asyncio.Task[AuthResult | None]" = field(init=False)
-    callers: int = 0
+    callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
+
+    @property
+    def is_given_up(self) -> bool:
+        return all(caller.cancelled() for caller in self.callers)
 
 
 def _decrypt_all(
@@ -359,6 +364,13 @@ def _decrypt_all(
         except DecryptionError as error:
             answers.append(error)
     return answers
+
+
+def _as_stored(user: User, stored: User | None) -> User:
+    """The user as stored, under the ids of this login; `stored` is None if deleted meanwhile."""
+    if stored is None:
+        return user
+    return replace(stored, open_id=user.open_id, union_id=user.union_id or stored.union_id)
 
 
 def _check_identity(session: CodeSession, payload: Mapping[str, Any]) -> None:

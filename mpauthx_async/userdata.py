@@ -4,7 +4,7 @@ Source: WeChat's "Signature verification and encryption/decryption of open data"
 https://developers.weixin.qq.com/miniprogram/en/dev/framework/open-ability/signature.html
 """
 
-import base64
+import binascii
 import hashlib
 import hmac
 import json
@@ -19,7 +19,7 @@ __all__ = ["decrypt_user_data", "sign_user_state", "verify_raw_data"]
 
 _MAX_ENCRYPTED_DATA = 65_536  # characters; WeChat's largest payloads are a few thousand
 _KEY = 16  # bytes: AES-128
-_REPAIR = str.maketrans(" -_", "++/", "\r\n\t")
+_REPAIR = bytes.maketrans(b" -_", b"++/")
 
 
 def decrypt_user_data(
@@ -105,8 +105,8 @@ def _open(session_key: str, encrypted_data: str, iv: str) -> dict[str, Any] | No
 
 
 def _decode_base64(text: str) -> bytes:
-    repaired = text.translate(_REPAIR).rstrip("=")
-    return base64.b64decode(repaired + "=" * (-len(repaired) % 4), validate=True)
+    repaired = text.encode("ascii").translate(_REPAIR, b"\r\n\t").rstrip(b"=")
+    return binascii.a2b_base64(repaired + b"=" * (-len(repaired) % 4), strict_mode=True)
 
 
 def _encode(text: str) -> bytes:

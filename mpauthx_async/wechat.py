@@ -5,7 +5,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 from urllib.parse import quote, quote_plus, urlencode
@@ -87,7 +87,7 @@ class WeChatAPI:
                     f"{name} must be a text of ASCII characters; is there a line break at its end?"
                 )
         self._app_id = app_id
-        self._app_secret = app_secret
+        self._credentials = urlencode({"appid": app_id, "secret": app_secret})
         self._connections = connections
         hosts = (api_base,) if isinstance(api_base, str) else api_base
         if not isinstance(hosts, (tuple, list)) or not hosts or not all(map(_is_host, hosts)):
@@ -116,13 +116,8 @@ class WeChatAPI:
         """
         check_code(code)
         answer = await self._get(
-            "/sns/jscode2session",
-            {
-                "appid": self._app_id,
-                "secret": self._app_secret,
-                "js_code": code,
-                "grant_type": "authorization_code",
-            },
+            f"/sns/jscode2session?{self._credentials}&js_code={quote(code, safe='')}"
+            "&grant_type=authorization_code"
         )
         open_id, session_key = answer.get("openid"), answer.get("session_key")
         union_id = answer.get("unionid") or None
@@ -132,9 +127,8 @@ class WeChatAPI:
             raise InvalidResponseError("WeChat's answer has a unionid that is none.")
         return CodeSession(str(open_id), session_key, union_id)
 
-    async def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+    async def _get(self, path_and_query: str) -> dict[str, Any]:
         """Ask the hosts in turn; repeat only what is safe to repeat."""
-        path_and_query = f"{path}?{urlencode(query)}"
         failure = MPAuthXError()
         for host, retry in product(self._hosts, range(_ATTEMPTS)):
             if retry:
@@ -146,7 +140,7 @@ class WeChatAPI:
             failure = answer
             if not _is_repeatable(failure):
                 break
-            logger.warning("%s%s failed: %s", host, path, failure)
+            logger.warning("%s: %s", host, failure)
         # Raised outside any except clause: the exceptions of an HTTP library hold the URL, and
         # with it the secret.
         raise failure

@@ -345,15 +345,12 @@ class TestSqliteOnly:
         assert _query(path, "PRAGMA journal_mode") == [("wal",)]
 
     async def test_it_writes_through_to_the_disk_and_waits_for_locks(self, path: Path) -> None:
-        async def prepare(cursor: aiosqlite.Cursor) -> None:
-            await cursor.execute("CREATE TABLE IF NOT EXISTS t (x)")
+        def settings(cursor: sqlite3.Cursor) -> list[tuple[int]]:
+            pragmas = ("PRAGMA synchronous", "PRAGMA busy_timeout")
+            return [cursor.execute(pragma).fetchone() for pragma in pragmas]
 
-        database = SqliteDatabase(path, 1.25, prepare)
-        async with database.cursor() as cursor:
-            await cursor.execute("PRAGMA synchronous")
-            assert await cursor.fetchone() == (2,)  # FULL
-            await cursor.execute("PRAGMA busy_timeout")
-            assert await cursor.fetchone() == (1250,)
+        database = SqliteDatabase(path, 1.25, lambda cursor: None)
+        assert await database.run(settings) == [(2,), (1250,)]  # FULL, milliseconds
         await database.close()
 
     async def test_sessions_outlive_the_store(self, path: Path) -> None:

@@ -1,17 +1,16 @@
 """SqliteTokenStore and SqliteUserStore: the embedded stores, for one machine and for bots."""
 
 import json
+import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-import aiosqlite
-
 from ..errors import StoreError
 from ..models import NewSession, Session, SessionRef, Subject, User
-from .sqlite_database import Database, SqliteDatabase
+from .sqlite_database import Database, SqliteDatabase, transaction
 
 __all__ = ["SqliteTokenStore", "SqliteUserStore"]
 
@@ -41,36 +40,42 @@ class SqliteTokenStore:
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
         """Begin sessions, all of them in one transaction."""
         begun = [session.begun() for session in sessions]
-        async with self._database.transaction() as cursor:
-            # Each login clears the remains of up to two others, so that the dead never pile up.
-            await cursor.execute(
-                "DELETE FROM mpauthx_session WHERE nonce IN (SELECT nonce FROM mpauthx_session"
-                " WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
-                (self._now(), 2 * len(begun)),
-            )
-            for new, session in zip(sessions, begun, strict=True):
-                await cursor.execute(
-                    "INSERT OR IGNORE INTO mpauthx_session"
-                    " (sku, user_id, nonce, issued_at, expires_at) VALUES (?, ?, ?, ?, ?)",
-                    (*session.ref, session.issued_at, session.expires_at),
+        now = self._now()
+
+        def issue(cursor: sqlite3.Cursor) -> None:
+            with transaction(cursor):
+                # Each login clears the remains of up to two others: the dead never pile up.
+                cursor.execute(
+                    "DELETE FROM mpauthx_session WHERE nonce IN (SELECT nonce FROM mpauthx_session"
+                    " WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+                    (now, 2 * len(begun)),
                 )
-                # One that is there already is being repeated: others may have begun since.
-                if new.sole and cursor.rowcount:
-                    await cursor.execute(
-                        "DELETE FROM mpauthx_session WHERE sku = ? AND user_id = ? AND nonce <> ?",
-                        session.ref,
+                for new, session in zip(sessions, begun, strict=True):
+                    cursor.execute(
+                        "INSERT OR IGNORE INTO mpauthx_session"
+                        " (sku, user_id, nonce, issued_at, expires_at) VALUES (?, ?, ?, ?, ?)",
+                        (*session.ref, session.issued_at, session.expires_at),
                     )
+                    # One that is there already is being repeated: others may have begun since.
+                    if new.sole and cursor.rowcount:
+                        cursor.execute(
+                            "DELETE FROM mpauthx_session"
+                            " WHERE sku = ? AND user_id = ? AND nonce <> ?",
+                            session.ref,
+                        )
+
+        await self._database.run(issue)
         return begun
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         """Tell when sessions end, with one query."""
-        async with self._database.cursor() as cursor:
-            await cursor.execute(
-                "SELECT sku, user_id, nonce, expires_at FROM mpauthx_session"
-                " WHERE nonce IN (SELECT value FROM json_each(?)) AND expires_at > ?",
-                (json.dumps([ref.nonce for ref in refs]), self._now()),
-            )
-            ends = {SessionRef(*ref): end for *ref, end in await cursor.fetchall()}
+        nonces = json.dumps([ref.nonce for ref in refs])
+        rows = await self._query(
+            "SELECT sku, user_id, nonce, expires_at FROM mpauthx_session"
+            " WHERE nonce IN (SELECT value FROM json_each(?)) AND expires_at > ?",
+            (nonces, self._now()),
+        )
+        ends = {SessionRef(*ref): end for *ref, end in rows}
         return [ends.get(ref) for ref in refs]
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
@@ -88,13 +93,11 @@ class SqliteTokenStore:
 
     async def sessions(self, subject: Subject) -> Sequence[Session]:
         """List the sessions of a subject that are alive, newest first."""
-        async with self._database.cursor() as cursor:
-            await cursor.execute(
-                "SELECT nonce, issued_at, expires_at FROM mpauthx_session"
-                " WHERE sku = ? AND user_id = ? AND expires_at > ? ORDER BY issued_at DESC",
-                (*subject, self._now()),
-            )
-            rows = await cursor.fetchall()
+        rows = await self._query(
+            "SELECT nonce, issued_at, expires_at FROM mpauthx_session"
+            " WHERE sku = ? AND user_id = ? AND expires_at > ? ORDER BY issued_at DESC",
+            (*subject, self._now()),
+        )
         return [Session(SessionRef(*subject, nonce), begin, end) for nonce, begin, end in rows]
 
     async def revoke_subject(self, subject: Subject) -> int:
@@ -116,16 +119,23 @@ class SqliteTokenStore:
     ) -> None:
         await self.close()
 
+    async def _query(self, sql: str, args: Sequence[object]) -> list[Any]:
+        return await self._database.run(lambda cursor: cursor.execute(sql, args).fetchall())
+
     async def _delete(self, condition: str, args: Sequence[str]) -> set[SessionRef]:
         """Delete rows; returns the sessions among them that were alive."""
-        async with self._database.transaction() as cursor:
-            await cursor.execute(
-                f"DELETE FROM mpauthx_session WHERE {condition}"  # noqa: S608
-                " RETURNING sku, user_id, nonce, expires_at",
-                args,
-            )
-            now = self._now()
-            return {SessionRef(*ref) for *ref, end in await cursor.fetchall() if end > now}
+        now = self._now()
+
+        def delete(cursor: sqlite3.Cursor) -> list[Any]:
+            with transaction(cursor):
+                return cursor.execute(
+                    f"DELETE FROM mpauthx_session WHERE {condition}"  # noqa: S608
+                    " RETURNING sku, user_id, nonce, expires_at",
+                    args,
+                ).fetchall()
+
+        rows = await self._database.run(delete)
+        return {SessionRef(*ref) for *ref, end in rows if end > now}
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
@@ -159,20 +169,23 @@ class SqliteUserStore:
 
     async def save(self, users: Sequence[User]) -> Sequence[bool]:
         """Add users that are new and keep the others current; writes only what differs."""
-        async with self._database.cursor() as cursor:
-            plan = await self._plan(cursor, users)
-        if plan.inserts or plan.updates:
-            async with self._database.transaction() as cursor:
-                # Planned again under the write lock: another process may have been faster.
-                plan = await self._plan(cursor, users)
-                await cursor.executemany(self._table.insert, plan.inserts)
-                await cursor.executemany(self._table.update, plan.updates)
-        return plan.is_new
+        now = int(self._clock() * 1000)
+
+        def save(cursor: sqlite3.Cursor) -> list[bool]:
+            plan = self._plan(cursor, users, now)
+            if plan.changed:
+                with transaction(cursor):
+                    # Planned again under the write lock: another process may have been faster.
+                    plan = self._plan(cursor, users, now)
+                    for statement in plan.statements():
+                        cursor.execute(*statement)
+            return plan.is_new
+
+        return await self._database.run(save)
 
     async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
         """Find users by their ids, with one query."""
-        async with self._database.cursor() as cursor:
-            stored = await self._find(cursor, user_ids)
+        stored = await self._database.run(lambda cursor: self._find(cursor, user_ids))
         by_id = {user.open_id: user for user in stored}
         by_id |= {user.union_id: user for user in stored if user.union_id}
         return [by_id.get(user_id) for user_id in user_ids]
@@ -192,23 +205,22 @@ class SqliteUserStore:
     ) -> None:
         await self.close()
 
-    async def _plan(self, cursor: aiosqlite.Cursor, users: Sequence[User]) -> "_Plan":
+    def _plan(self, cursor: sqlite3.Cursor, users: Sequence[User], now: int) -> "_Plan":
         ids = [user_id for user in users for user_id in (user.open_id, user.union_id) if user_id]
-        stored = await self._find(cursor, ids)
-        return _Plan(self._table, stored, users, now=int(self._clock() * 1000))
+        return _Plan(self._table, self._find(cursor, ids), users, now)
 
-    async def _find(self, cursor: aiosqlite.Cursor, user_ids: Sequence[str]) -> list[User]:
-        await cursor.execute(self._table.select, {"ids": json.dumps(user_ids)})
-        return [self._table.user(row) for row in await cursor.fetchall()]
+    def _find(self, cursor: sqlite3.Cursor, user_ids: Sequence[str]) -> list[User]:
+        ((rows,),) = cursor.execute(self._table.select, {"ids": json.dumps(user_ids)})
+        return [self._table.user(row) for row in json.loads(rows)]
 
-    async def _prepare(self, cursor: aiosqlite.Cursor) -> None:
-        columns = await _user_columns(cursor)
+    def _prepare(self, cursor: sqlite3.Cursor) -> None:
+        columns = _user_columns(cursor)
         if not columns:
-            await cursor.execute(_CREATE_USER_TABLE)
-            columns = await _user_columns(cursor)
+            cursor.execute(_CREATE_USER_TABLE)
+            columns = _user_columns(cursor)
         self._table = _UserTable(columns)
         for index in self._table.indexes:
-            await cursor.execute(index)
+            cursor.execute(index)
 
 
 _CREATE_USER_TABLE = """
@@ -250,11 +262,10 @@ class _Column:
     key: bool
 
 
-async def _user_columns(cursor: aiosqlite.Cursor) -> list[_Column]:
+def _user_columns(cursor: sqlite3.Cursor) -> list[_Column]:
     """The columns of the user table that are known here."""
     known = {name.lower(): name for name in _ATTRIBUTES}  # SQLite's names have no case
-    await cursor.execute("PRAGMA table_info(user)")
-    rows = list(await cursor.fetchall())
+    rows = cursor.execute("PRAGMA table_info(user)").fetchall()
     columns = [
         _Column(known[name.lower()], bool(required), bool(key))
         for _, name, _, required, _, key in rows
@@ -266,47 +277,64 @@ async def _user_columns(cursor: aiosqlite.Cursor) -> list[_Column]:
 
 
 class _UserTable:
-    """The statements for a user table, and its rows as users and back."""
+    """The statements for a user table, and its rows as users and back.
+
+    Whatever the number of users, a statement is one step and gives one row: with each step Python
+    lets go of the interpreter's lock, and waits for it again while the event loop is busy.
+    """
 
     def __init__(self, columns: Sequence[_Column]) -> None:
-        self._columns = columns
         names = [column.name for column in columns]
+        self._attributes = [_ATTRIBUTES[name] for name in names]
+        self._blanks = [_blank(column) for column in columns]
         self._has_union_id = "unionId" in names
         union = " OR unionId IN (SELECT value FROM json_each(:ids))" if self._has_union_id else ""
         self.select = (
-            f"SELECT {', '.join(names)} FROM user"  # noqa: S608
+            f"SELECT json_group_array(json_array({', '.join(names)})) FROM user"  # noqa: S608
             f" WHERE openId IN (SELECT value FROM json_each(:ids)){union}"
         )
-        marks = ", ".join(f":{name}" for name in names)
-        self.insert = f"INSERT INTO user ({', '.join(names)}) VALUES ({marks})"  # noqa: S608
-        changes = ", ".join(f"{name} = :{name}" for name in names if name != "createdAt")
-        self.update = f"UPDATE user SET {changes} WHERE openId = :stored_id"  # noqa: S608
+        self._insert = f"INSERT INTO user ({', '.join(names)}) VALUES "  # noqa: S608
+        self._marks = f"({', '.join('?' * len(names))})"
+        changes = ", ".join(f"{name} = ?" for name in names)
+        self.update = f"UPDATE user SET {changes} WHERE openId = ?"  # noqa: S608
         self.indexes = [
             f"CREATE INDEX IF NOT EXISTS mpauthx_user_{column.name} ON user ({column.name})"
             for column in columns
             if column.name == "unionId" or (column.name == "openId" and not column.key)
         ]
 
-    def user(self, row: Iterable[Any]) -> User:
-        values = zip(self._columns, row, strict=True)
-        return User(**{_ATTRIBUTES[column.name]: value for column, value in values})
+    def insert(self, rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
+        """One statement for all rows, and what to bind to it."""
+        sql = self._insert + ", ".join([self._marks] * len(rows))
+        return sql, [value for row in rows for value in row]
 
-    def row(self, user: User) -> dict[str, Any]:
-        if not self._has_union_id:
-            user = replace(user, open_id=user.id)
-        row = {column.name: getattr(user, _ATTRIBUTES[column.name]) for column in self._columns}
-        for column in self._columns:
-            if column.required and row[column.name] is None:
-                row[column.name] = 0 if column.name in _NUMBERS else ""
-        return row
+    def user(self, row: Sequence[Any]) -> User:
+        return User(**dict(zip(self._attributes, row, strict=True)))
+
+    def row(self, user: User) -> list[Any]:
+        if user.union_id and not self._has_union_id:
+            user = replace(user, open_id=user.union_id)
+        values = [getattr(user, attribute) for attribute in self._attributes]
+        return [
+            blank if value is None else value
+            for value, blank in zip(values, self._blanks, strict=True)
+        ]
+
+
+def _blank(column: _Column) -> object:
+    """What stands for None in a column."""
+    if not column.required:
+        return None
+    return 0 if column.name in _NUMBERS else ""
 
 
 class _Plan:
-    """What saving users comes to: who is new, the rows to insert, and the rows to update."""
+    """What saving users comes to: who is new, and whose row is to be written."""
 
     def __init__(
         self, table: _UserTable, stored: Sequence[User], users: Iterable[User], now: int
     ) -> None:
+        self._table = table
         self.is_new: list[bool] = []
         people = [_Person(user, stored_id=user.open_id) for user in stored]
         known = {person.user.open_id: person for person in people}
@@ -315,21 +343,26 @@ class _Plan:
             person = known.get(user.union_id or "") or known.get(user.open_id)
             self.is_new.append(person is None)
             if person is None:
-                person = _Person(replace(user, created_at=now, updated_at=now), changed=True)
+                if user.created_at is None:
+                    user = replace(user, created_at=now, updated_at=now)
+                person = _Person(user, changed=True)
                 people.append(person)
             else:
                 current = person.user.updated_by(user)
-                if table.row(current) != table.row(person.user):
+                if current != person.user and table.row(current) != table.row(person.user):
                     person.user = replace(current, updated_at=now)
                     person.changed = True
             known[user.open_id] = known[user.id] = person
-        changed = [person for person in people if person.changed]
-        self.inserts = [table.row(p.user) for p in changed if p.stored_id is None]
-        self.updates = [
-            table.row(p.user) | {"stored_id": p.stored_id}
-            for p in changed
-            if p.stored_id is not None
-        ]
+        self.changed = [person for person in people if person.changed]
+
+    def statements(self) -> Iterator[tuple[str, list[Any]]]:
+        """The statements to execute, each with what to bind to it."""
+        new = [self._table.row(person.user) for person in self.changed if not person.stored_id]
+        if new:
+            yield self._table.insert(new)
+        for person in self.changed:
+            if person.stored_id:
+                yield self._table.update, [*self._table.row(person.user), person.stored_id]
 
 
 @dataclass(slots=True)
@@ -339,16 +372,16 @@ class _Person:
     changed: bool = False
 
 
-async def _create_session_table(cursor: aiosqlite.Cursor) -> None:
-    await cursor.execute(
+def _create_session_table(cursor: sqlite3.Cursor) -> None:
+    cursor.execute(
         "CREATE TABLE IF NOT EXISTS mpauthx_session (nonce TEXT PRIMARY KEY, sku TEXT NOT NULL,"
         " user_id TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)"
         " WITHOUT ROWID"
     )
-    await cursor.execute(
+    cursor.execute(
         "CREATE INDEX IF NOT EXISTS mpauthx_session_subject ON mpauthx_session"
         " (sku, user_id, issued_at)"
     )
-    await cursor.execute(
+    cursor.execute(
         "CREATE INDEX IF NOT EXISTS mpauthx_session_expires_at ON mpauthx_session (expires_at)"
     )

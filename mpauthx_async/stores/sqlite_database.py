@@ -2,109 +2,90 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar
 
 import aiosqlite
 
 from ..errors import ClosedError, StoreError
 
-__all__ = ["Database", "SqliteDatabase"]
+__all__ = ["Database", "SqliteDatabase", "transaction"]
 
 Database: TypeAlias = str | Path | aiosqlite.Connection
+Result = TypeVar("Result")
 
 _WAL_RETRY = 0.01  # seconds
 
 
 class SqliteDatabase:
-    """One connection, used by one coroutine at a time.
+    """One connection, whose work is done in aiosqlite's thread, a whole batch at a time.
+
+    Each trip to a thread and back waits for the interpreter's lock, for milliseconds when the
+    event loop is busy. So a batch is one trip: a function that is given a cursor and does all.
 
     Args:
         database: the file's path, or an open aiosqlite connection, which stays open.
         busy_timeout: how long to wait for a file that another process has locked, in seconds.
-        prepare: creates what is missing; awaited with a cursor before the first use.
+        prepare: creates what is missing; called in the thread before the first work.
     """
 
     def __init__(
         self,
         database: Database,
         busy_timeout: float,
-        prepare: Callable[[aiosqlite.Cursor], Awaitable[None]],
+        prepare: Callable[[sqlite3.Cursor], None],
     ) -> None:
         self._database = database
         self._busy_timeout = busy_timeout
         self._prepare = prepare
-        self._lock = asyncio.Lock()
+        self._opening = asyncio.Lock()
         self._connection: aiosqlite.Connection | None = None
-        self._cursor: aiosqlite.Cursor | None = None
         self._closed = False
 
-    @asynccontextmanager
-    async def cursor(self) -> AsyncIterator[aiosqlite.Cursor]:
-        """A cursor for reading, whose rows are tuples.
+    async def run(self, work: Callable[[sqlite3.Cursor], Result]) -> Result:
+        """Do work in the thread, after what is in progress.
+
+        Args:
+            work: called in the thread, with a cursor whose rows are tuples. Once begun it goes on
+                to its end, even when the caller is cancelled.
 
         Raises:
             ClosedError: after `close()`.
             StoreError: for whatever SQLite cannot do.
         """
-        async with self._lock:
-            if self._closed:
-                raise ClosedError("This SQLite store is closed.")
-            try:
-                yield self._cursor or await self._open()
-            except (sqlite3.Error, ValueError, OverflowError) as error:
-                # aiosqlite's own is a ValueError; OverflowError is a number beyond 64 bits.
-                raise _store_error(error) from error
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[aiosqlite.Cursor]:
-        """A cursor for writing: all of what is done with it is kept, or nothing.
-
-        Raises:
-            ClosedError: after `close()`.
-            StoreError: for whatever SQLite cannot do.
-        """
-        async with self.cursor() as cursor:
-            connection = cast(aiosqlite.Connection, self._connection)
-            _refuse_open_transaction(connection)
-            try:
-                # Immediate: a transaction that reads first could not wait for the write lock.
-                await cursor.execute("BEGIN IMMEDIATE")
-                yield cursor
-                await connection.commit()
-            except BaseException:
-                await connection.rollback()
-                raise
+        try:
+            async with self._opening:
+                if self._closed:
+                    raise ClosedError("This SQLite store is closed.")
+                if self._connection is None:
+                    self._connection = await self._open()
+            return await _in_thread(self._connection, work)
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            # aiosqlite's own is a ValueError; OverflowError is a number beyond 64 bits.
+            raise _store_error(error) from error
 
     async def close(self) -> None:
         """Close the connection if it was opened here, after what is in progress."""
-        async with self._lock:
+        async with self._opening:
             self._closed = True
-            connection, self._connection, self._cursor = self._connection, None, None
+            connection, self._connection = self._connection, None
             if connection is not None and connection is not self._database:
                 await connection.close()
 
-    async def _open(self) -> aiosqlite.Cursor:
+    async def _open(self) -> aiosqlite.Connection:
         if isinstance(self._database, aiosqlite.Connection):
-            connection = self._database
-        else:
-            connection = await self._connect(self._database)
+            await _in_thread(self._database, self._prepare)
+            return self._database
+        connection = await self._connect(self._database)
         try:
-            cursor = await connection.cursor()
-            cursor.row_factory = None  # a ready-made connection may have one of its own
-            if connection is not self._database:
-                await self._use_wal(cursor)
-                await cursor.execute("PRAGMA synchronous = FULL")
-            _refuse_open_transaction(connection)  # what prepare creates could be rolled back
-            await self._prepare(cursor)
+            await _in_thread(connection, self._set_up)
         except BaseException:
-            if connection is not self._database:
-                await connection.close()
+            await connection.close()
             raise
-        self._connection, self._cursor = connection, cursor
-        return cursor
+        return connection
 
     async def _connect(self, path: str | Path) -> aiosqlite.Connection:
         async def connect() -> aiosqlite.Connection:
@@ -121,31 +102,55 @@ class SqliteDatabase:
                 await (await opening).close()
             raise
 
-    async def _use_wal(self, cursor: aiosqlite.Cursor) -> None:
+    def _set_up(self, cursor: sqlite3.Cursor) -> None:
         """Switch to WAL, which SQLite refuses without waiting while another process is writing."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._busy_timeout
+        deadline = time.monotonic() + self._busy_timeout
         while True:
             try:
-                await cursor.execute("PRAGMA journal_mode = WAL")
+                cursor.execute("PRAGMA journal_mode = WAL")
+                break
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() >= deadline:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                     raise
-                await asyncio.sleep(_WAL_RETRY)
-            else:
-                return
+                time.sleep(_WAL_RETRY)
+        cursor.execute("PRAGMA synchronous = FULL")
+        self._prepare(cursor)
+
+
+@contextmanager
+def transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
+    """All of what is written inside is kept, or nothing."""
+    # Immediate: a transaction that reads first could not wait for the write lock.
+    cursor.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        cursor.connection.commit()
+    except BaseException:
+        cursor.connection.rollback()
+        raise
+
+
+async def _in_thread(
+    connection: aiosqlite.Connection, work: Callable[[sqlite3.Cursor], Result]
+) -> Result:
+    def with_cursor() -> Result:
+        raw = connection._conn
+        if raw.in_transaction:
+            raise StoreError(
+                "The SQLite connection given to this store has a transaction open that is not the "
+                "store's. Give the store a connection of its own, or the file's path."
+            )
+        with closing(raw.cursor()) as cursor:
+            cursor.row_factory = None  # a ready-made connection may have one of its own
+            return work(cursor)
+
+    # aiosqlite's way onto its thread since its first release; its public methods take one each.
+    execute: Callable[[Callable[[], Result]], Awaitable[Result]] = connection._execute
+    return await execute(with_cursor)
 
 
 def _try_to_open(path: str | Path) -> None:
     sqlite3.connect(path).close()
-
-
-def _refuse_open_transaction(connection: aiosqlite.Connection) -> None:
-    if connection.in_transaction:
-        raise StoreError(
-            "The SQLite connection given to this store has a transaction open that is not the "
-            "store's. Give the store a connection of its own, or the file's path."
-        )
 
 
 def _store_error(error: Exception) -> StoreError:
