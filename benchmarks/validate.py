@@ -1,0 +1,117 @@
+"""is_token_valid through a real Redis: ours, one command a call, and Redis's own limit.
+
+1,000 coroutines check tokens in a loop, each its own ones. Ours asks for the callers of a loop
+tick at once; the other party is what one writes by hand: `await client.get(key)` with redis-py,
+for the same keys. redis-benchmark, a client in C, tells what Redis gives to 50 connections that
+send one command at a time.
+"""
+
+import asyncio
+import csv
+import shutil
+import tempfile
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from redis.asyncio import BlockingConnectionPool, Redis
+
+from mpauthx_async import MPAuthX
+from tests.redis_server import RedisServer
+
+from .measurement import Benchmark, Figure, Outcome, Party, Settings, in_turn, rate, ratio, shares
+from .progress import Progress
+from .sessions import APP_ID, APP_SECRET, SKU, begin_sessions, session_refs, signer
+
+__all__ = ["VALIDATE"]
+
+_CALLERS = 1000
+_POOL = 64  # connections
+_LIMIT_CONNECTIONS = 50
+
+_OURS = "mpauthx_async, is_token_valid"
+_BY_HAND = f"redis-py asyncio, one GET a call, pool of {_POOL}"
+_LIMIT = f"limit: redis-benchmark GET, {_LIMIT_CONNECTIONS} connections"
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    rounds: int
+    tokens: int
+    repeats: int  # how often a round of ours checks each token
+    gets: int  # calls in a round by hand
+    limit_gets: int
+
+
+_FULL = _Size(rounds=9, tokens=100_000, repeats=5, gets=30_000, limit_gets=150_000)
+_QUICK = _Size(rounds=3, tokens=20_000, repeats=5, gets=6_000, limit_gets=30_000)
+
+
+async def _run(settings: Settings, progress: Progress) -> Outcome:
+    size = _QUICK if settings.quick else _FULL
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpauthx-benchmark-"))
+        server = stack.enter_context(RedisServer())
+        tokens = await _living_tokens(server.url, size.tokens, progress)
+        auth = await stack.enter_async_context(
+            MPAuthX(
+                app_id=APP_ID,
+                app_secret=APP_SECRET,
+                sku=SKU,
+                users=f"sqlite:///{folder}/users.db",
+                tokens=server.url,
+            )
+        )
+        pool = BlockingConnectionPool.from_url(server.url, max_connections=_POOL, timeout=None)
+        client = await stack.enter_async_context(Redis.from_pool(pool))
+        keys = [key async for key in client.scan_iter("mpauthx:t:*", count=1000)]
+        checks = [list(share) * size.repeats for share in shares(tokens, _CALLERS)]
+        gets = shares(keys[: size.gets], _CALLERS)
+        gets = [list(share) * -(-size.gets // len(keys)) for share in gets]
+
+        parties = [
+            Party(_OURS, lambda: rate(auth.is_token_valid, checks)),
+            Party(_BY_HAND, lambda: rate(client.get, gets)),
+        ]
+        benchmark = shutil.which("redis-benchmark")
+        if benchmark is not None:
+            command = [benchmark, "-p", str(server.port), "-c", str(_LIMIT_CONNECTIONS)]
+            command += ["-n", str(size.limit_gets), "--csv", "GET", keys[0].decode()]
+            parties.append(Party(_LIMIT, lambda: _redis_benchmark(command)))
+        rates = await in_turn(parties, size.rounds, progress)
+
+    figures = [Figure("ours to one GET a call", ratio(rates[_OURS], rates[_BY_HAND]), at_least=12)]
+    notes = ["Left out: redis-benchmark is not on PATH (Debian: redis-tools)."]
+    if benchmark is not None:
+        figures.append(Figure("ours to redis-benchmark", ratio(rates[_OURS], rates[_LIMIT])))
+        notes = []
+    return Outcome(
+        "validate",
+        f"{_CALLERS:,} concurrent callers, {size.tokens:,} living tokens, {size.rounds} rounds",
+        rates,
+        figures,
+        notes,
+    )
+
+
+async def _living_tokens(redis_url: str, count: int, progress: Progress) -> list[str]:
+    refs = list(session_refs(count))
+    await begin_sessions(redis_url, refs, count, progress)
+    mint = signer().mint
+    return [mint(ref.user_id, ref.nonce) for ref in refs]
+
+
+async def _redis_benchmark(command: list[str]) -> float:
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise RuntimeError(f"redis-benchmark ended with exit code {process.returncode}.")
+    *_, row = csv.reader(output.decode().splitlines())
+    return float(row[1])
+
+
+VALIDATE = Benchmark("validate", "is_token_valid, against one Redis command a call", _run)

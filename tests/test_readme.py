@@ -1,0 +1,122 @@
+import ast
+import contextlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from redis.asyncio import Redis
+
+from mpauthx_async import StatusCode, WeChatSimulator, errors
+
+from .redis_server import RedisServer
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Iterator[None]:
+    """Snippets name files in the current folder."""
+    with contextlib.chdir(tmp_path):
+        yield
+
+
+async def run(
+    snippet: str, wx: WeChatSimulator, server: RedisServer, **names: Any
+) -> dict[str, Any]:
+    """Run a snippet as it stands, but for what its reader has to fill in."""
+    source = (
+        snippet.replace('"your-app-id"', repr(wx.app_id))
+        .replace('"your-app-secret"', f"{wx.app_secret!r}, api_base={wx.url!r}")
+        .replace("redis://localhost:6379/0", server.url)
+    )
+    code = compile(source, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    namespace = {"__name__": "readme", **names}
+    running = eval(code, namespace)  # the README's own code
+    if inspect.isawaitable(running):
+        await running
+    return namespace
+
+
+def snippet_with(text: str) -> str:
+    (snippet,) = (snippet for snippet in SNIPPETS if text in snippet)
+    return snippet
+
+
+async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
+    tested = ("print(await auth", "FastAPI(", "web.Application()", "wx.fail_next", "as connections")
+    assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
+
+
+async def test_the_five_lines(
+    wx: WeChatSimulator,
+    redis: Redis,
+    redis_server: RedisServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = wx.login("bob")
+    info = wx.get_user_info("bob")
+    names = {"code": code, "encrypted_data": info.encrypted_data, "iv": info.iv}
+    await run(snippet_with("print(await auth"), wx, redis_server, **names)
+    assert capsys.readouterr().out == "True\n"
+
+
+async def test_the_fastapi_app(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    app = (await run(snippet_with("FastAPI("), wx, redis_server))["app"]
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client,
+    ):
+        answer = await client.post("/login", json={"code": wx.login("bob")})
+        token = answer.json()["response"]
+        me = await client.get("/me", headers={"Authorization": f"Bearer {token}"})
+        assert me.json() == {"user_id": "bob"}
+        assert (await client.get("/me")).status_code == 401
+        refused = await client.post("/login", json={"code": "used-up"})
+        assert (refused.status_code, refused.json()) == (401, {"status_code": 6008})
+
+
+async def test_the_aiohttp_app(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    app = (await run(snippet_with("web.Application()"), wx, redis_server))["app"]
+    async with TestClient(TestServer(app)) as client:
+        answer = await client.post("/login", json={"code": wx.login("bob")})
+        token = (await answer.json())["response"]
+        me = await client.get("/me", headers={"Authorization": f"Bearer {token}"})
+        assert await me.json() == {"user_id": "bob"}
+        assert (await client.get("/me")).status == 401
+        refused = await client.post("/login", json={"code": "used-up"})
+        assert (refused.status, await refused.json()) == (401, {"status_code": 6008})
+
+
+async def test_the_test_with_the_simulator(wx: WeChatSimulator, redis_server: RedisServer) -> None:
+    namespace = await run(snippet_with("wx.fail_next"), wx, redis_server)
+    assert namespace["result"].is_new_user
+
+
+async def test_services_that_share_connections(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    snippet = snippet_with("as connections")
+    namespace = await run(snippet, wx, redis_server, code=wx.login("bob"))
+    assert namespace["token"].startswith("bob|shop|")
+
+
+def test_the_table_of_status_codes_is_complete_and_right() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*?) \| (.*?) \|", README, re.MULTILINE)
+    assert {int(code) for code, _, _ in rows} == {code.value for code in StatusCode}
+    for code, names, exception in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            assert StatusCode[name] == int(code)
+        for name in re.findall(r"`(\w+)`", exception):
+            assert getattr(errors, name).code == int(code)
+    in_table = {name for _, _, exception in rows for name in re.findall(r"`(\w+)`", exception)}
+    assert in_table == set(errors.__all__)
