@@ -26,7 +26,7 @@ from .wechat_process import Login, WeChatProcess
 
 __all__ = ["AUTHORIZE"]
 
-_CALLERS = 64
+_CALLERS = 128
 
 _EMPTY = "authorize, no other tokens in Redis"
 _LIMIT = "limit: the bare aiohttp GET"

@@ -21,7 +21,7 @@ __all__ = ["Connections", "RedisClient"]
 
 RedisClient: TypeAlias = Redis | RedisCluster
 
-_HTTP_CONNECTIONS = 100
+_HTTP_CONNECTIONS = 256
 _HTTP_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5, sock_connect=3)  # seconds
 _DNS_CACHE = 300  # seconds
 _REDIS_CONNECTIONS = 16  # callers share trips, so a few serve thousands of them

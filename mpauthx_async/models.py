@@ -145,24 +145,22 @@ class User:
             now: when this is, in Unix milliseconds, for a user who may be new.
         """
 
-        def text(name: str) -> str | None:
-            value = payload.get(name)
-            # Half an emoji is no text that a store can keep.
-            return value.encode(errors="replace").decode() if isinstance(value, str) else None
-
-        gender, union_id = payload.get("gender"), payload.get("unionId")
+        if not payload:
+            return cls(session.open_id, session.union_id, created_at=now, updated_at=now)
+        get = payload.get
+        gender, union_id = get("gender"), get("unionId")
         return cls(
-            open_id=session.open_id,
-            union_id=session.union_id or (union_id if is_user_id(union_id) else None),
-            nick_name=text("nickName"),
-            gender=gender if type(gender) is int and gender in (0, 1, 2) else None,
-            city=text("city"),
-            province=text("province"),
-            country=text("country"),
-            language=text("language"),
-            avatar_url=text("avatarUrl"),
-            created_at=now,
-            updated_at=now,
+            session.open_id,
+            session.union_id or (union_id if is_user_id(union_id) else None),
+            _text(get("nickName")),
+            gender if type(gender) is int and gender in (0, 1, 2) else None,
+            _text(get("city")),
+            _text(get("province")),
+            _text(get("country")),
+            _text(get("language")),
+            _text(get("avatarUrl")),
+            now,
+            now,
         )
 
     def updated_by(self, newer: "User") -> "User":
@@ -178,6 +176,17 @@ class User:
         if newer.union_id:
             changes["union_id"] = newer.union_id
         return replace(self, **changes)
+
+
+def _text(value: object) -> str | None:
+    """A text that every store can keep, of what may be anything; None for what is no text."""
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half an emoji
+        return value.encode(errors="replace").decode()
+    return value
 
 
 @dataclass(frozen=True, slots=True)

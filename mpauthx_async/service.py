@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -72,7 +72,7 @@ class MPAuthX:
         connections: Connections | None = None,
         api_base: str | Sequence[str] = API_HOSTS,
         signing_keys: Sequence[str | bytes] | None = None,
-        max_concurrent_logins: int = 64,
+        max_concurrent_logins: int = 128,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if token_ttl < 0.001 or max_concurrent_logins < 1:
@@ -341,11 +341,13 @@ class _SealedData:
     iv: str
 
 
-@dataclass(slots=True)
 class _Flight:
     """One call's work, which others may have joined."""
 
-    callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
+    __slots__ = ("callers",)
+
+    def __init__(self) -> None:
+        self.callers: list[asyncio.Future[AuthResult]] = []
 
     @property
     def is_given_up(self) -> bool:

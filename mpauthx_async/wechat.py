@@ -6,7 +6,6 @@ import logging
 import random
 import re
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 from urllib.parse import quote, quote_plus, urlencode
 
@@ -129,8 +128,9 @@ class WeChatAPI:
 
     async def _get(self, path_and_query: str) -> dict[str, Any]:
         """Ask the hosts in turn; repeat only what is safe to repeat."""
-        failure = MPAuthXError()
-        for host, retry in product(self._hosts, range(_ATTEMPTS)):
+        failure: MPAuthXError | None = None
+        for attempt in range(len(self._hosts) * _ATTEMPTS):
+            host, retry = self._hosts[attempt // _ATTEMPTS], attempt % _ATTEMPTS
             if retry:
                 backoff = _BACKOFF * 2 ** (retry - 1)
                 await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
@@ -143,7 +143,7 @@ class WeChatAPI:
             logger.warning("%s: %s", host, failure)
         # Raised outside any except clause: the exceptions of an HTTP library hold the URL, and
         # with it the secret.
-        raise failure
+        raise failure or MPAuthXError("No host was asked.")
 
     async def _get_once(self, url: str) -> dict[str, Any] | MPAuthXError:
         """The JSON object that WeChat answers; or what went wrong, as a value."""

@@ -280,6 +280,12 @@ class TestWriting:
             assert alice == User("o-alice", city="Wuhan")
             assert carol is None
 
+    async def test_an_import_may_bind_more_values_than_a_statement_takes(self, path: Path) -> None:
+        users = [User(f"o-{i}") for i in range(25_000)]  # 275,000 values
+        async with SqliteUserStore(path) as store:
+            assert list(await store.save(users)) == [True] * 25_000
+        assert _query(path, "SELECT count(*) FROM user") == [(25_000,)]
+
     async def test_a_number_that_sqlite_cannot_hold_is_a_store_error(self, path: Path) -> None:
         async with SqliteUserStore(path) as store:
             with pytest.raises(StoreError):

@@ -15,6 +15,7 @@ from .sqlite_database import Database, SqliteDatabase, transaction
 __all__ = ["SqliteTokenStore", "SqliteUserStore"]
 
 _BUSY_TIMEOUT = 5.0  # seconds
+_INSERT_ROWS = 500  # in one statement, which SQLite lets bind 32,766 values
 
 
 class SqliteTokenStore:
@@ -358,8 +359,8 @@ class _Plan:
     def statements(self) -> Iterator[tuple[str, list[Any]]]:
         """The statements to execute, each with what to bind to it."""
         new = [self._table.row(person.user) for person in self.changed if not person.stored_id]
-        if new:
-            yield self._table.insert(new)
+        for start in range(0, len(new), _INSERT_ROWS):
+            yield self._table.insert(new[start : start + _INSERT_ROWS])
         for person in self.changed:
             if person.stored_id:
                 yield self._table.update, [*self._table.row(person.user), person.stored_id]
