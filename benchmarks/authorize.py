@@ -52,7 +52,12 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         full = stack.enter_context(RedisServer())
         await begin_sessions(full.url, session_refs(size.other_tokens), size.other_tokens, progress)
         emptied = await stack.enter_async_context(Redis.from_url(empty.url))
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        # As free of limits as ours: one connection for each caller, and no cookies.
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+            )
+        )
         services = [
             await stack.enter_async_context(
                 MPAuthX(

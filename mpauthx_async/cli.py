@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,9 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "demo":
             return asyncio.run(run_demo(options.redis))
-        with suppress(KeyboardInterrupt):  # Ctrl-C is how a simulator ends
-            asyncio.run(_simulate(options))
-    except (MPAuthXError, OSError) as error:
+        asyncio.run(_simulate(options))
+    except KeyboardInterrupt:
+        return 130
+    except (MPAuthXError, OSError, OverflowError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -58,5 +60,16 @@ async def _simulate(options: argparse.Namespace) -> None:
         app_id=options.app_id, app_secret=options.app_secret, host=options.host, port=options.port
     ) as wx:
         print(f"WeChat is simulated at {wx.url} for app_id {wx.app_id}. Ctrl-C ends it.")
+        if wx.app_secret == WeChatSimulator().app_secret:  # one for tests, no secret
+            print(f"app_secret {wx.app_secret}")
         print(f"Pass api_base={wx.url!r}; curl {wx.url}/ lists the routes.", flush=True)
-        await asyncio.Event().wait()
+        await _interrupted()
+
+
+async def _interrupted() -> None:
+    """Wait for Ctrl-C, or for whoever runs this to end it."""
+    interrupted = asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # on Windows, where Ctrl-C raises KeyboardInterrupt
+            asyncio.get_running_loop().add_signal_handler(signal_number, interrupted.set)
+    await interrupted.wait()

@@ -33,7 +33,6 @@ class Coalescer(Generic[Item, Result]):
             result that is an Exception is raised to the callers of that item alone.
         max_batch: the most items in a batch.
         max_in_flight: the most batches on their way at once.
-        key: tells which items are equal; by default the item itself. `id` keeps all apart.
     """
 
     def __init__(
@@ -42,12 +41,10 @@ class Coalescer(Generic[Item, Result]):
         *,
         max_batch: int = 500,
         max_in_flight: int = 4,
-        key: Callable[[Item], Hashable] | None = None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
-        self._key = key
         self._waiting: dict[Hashable, _Call[Item, Result]] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
         self._dispatch_scheduled = False
@@ -69,12 +66,11 @@ class Coalescer(Generic[Item, Result]):
             raise ClosedError("This service is closed: it takes no more calls.")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        key = item if self._key is None else self._key(item)
-        call = self._waiting.get(key)
+        call = self._waiting.get(item)
         if call is not None:
             call[1].append(future)
             return future
-        self._waiting[key] = (item, [future])
+        self._waiting[item] = (item, [future])
         if not self._dispatch_scheduled:
             self._dispatch_scheduled = True
             loop.call_soon(self._dispatch)

@@ -13,7 +13,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from .errors import ClosedError, ConfigurationError
 
@@ -26,7 +26,7 @@ _HTTP_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5, sock_connect=3)  # se
 _DNS_CACHE = 300  # seconds
 _REDIS_CONNECTIONS = 16  # callers share trips, so a few serve thousands of them
 _REDIS_POOL_WAIT = 5  # seconds for a free connection
-_REDIS_TIMEOUT = 5  # seconds for an answer
+_REDIS_TIMEOUT = 3  # seconds for an answer
 _REDIS_CONNECT_TIMEOUT = 2  # seconds
 _REDIS_URL = re.compile(r"rediss?://[^/?#]*(/\d*)?(\?[^#@]*)?|unix://.*", re.IGNORECASE)
 _EXECUTOR_THREADS = 4
@@ -142,8 +142,10 @@ class Connections:
 
 
 def _open_redis(url: str) -> Redis:
-    # redis-py's own answer to lost connections, with an end that a caller can wait for.
-    retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries=3)
+    # redis-py's own answer to lost connections, with an end that a caller can wait for. A server
+    # that hangs is not asked again: its callers have waited long enough.
+    backoff = ExponentialWithJitterBackoff(base=0.05, cap=0.5)
+    retry = Retry(backoff, retries=3, supported_errors=(ConnectionError,))
     with suppress(ValueError, TypeError, AttributeError, RedisError):
         if not _REDIS_URL.fullmatch(url):  # redis-py takes a misplaced password for the database
             raise ValueError

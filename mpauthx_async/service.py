@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from .coalescer import Coalescer, settle
 from .connections import Connections
@@ -14,13 +15,12 @@ from .constants import StatusCode
 from .errors import (
     ClosedError,
     ConfigurationError,
-    DecryptionError,
     IdentityMismatchError,
     MPAuthXError,
     ParameterError,
     UserNotFoundError,
 )
-from .models import AuthResult, CodeSession, NewSession, SessionRef, Subject, User
+from .models import AuthResult, CodeSession, NewSession, SessionRef, Subject, User, is_user_id
 from .stores import TokenStore, UserStore, open_token_store, open_user_store
 from .tokens import TokenSigner, new_nonce, parse_token
 from .userdata import decrypt_user_data
@@ -29,6 +29,11 @@ from .wechat import API_HOSTS, WeChatAPI, check_code
 __all__ = ["MPAuthX"]
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_TTL = 315_360_000  # seconds: ten years
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class MPAuthX:
@@ -75,8 +80,10 @@ class MPAuthX:
         max_concurrent_logins: int = 128,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if token_ttl < 0.001 or max_concurrent_logins < 1:
-            raise ConfigurationError("token_ttl and max_concurrent_logins must be above zero.")
+        if not isinstance(token_ttl, (int, float)) or not 0.001 <= token_ttl <= _LONGEST_TTL:
+            raise ConfigurationError("token_ttl must be a number of seconds, up to ten years.")
+        if not isinstance(max_concurrent_logins, int) or max_concurrent_logins < 1:
+            raise ConfigurationError("max_concurrent_logins must be a whole number above zero.")
         self._app_id = app_id
         self._sku = sku
         self._ttl = int(token_ttl * 1000)
@@ -97,12 +104,8 @@ class MPAuthX:
         self._tokens: TokenStore = self._open(
             tokens, lambda url: open_token_store(url, self._connections, clock)
         )
-        # One batch at a time where a thread does the work: a trip costs, whatever it carries.
-        self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
-        # The key: two logins of one new user are not the same question, only one of them is first.
-        self._saves = Coalescer(self._save, max_in_flight=1, key=id)
-        self._finds = Coalescer(self._users.get)
-        self._issues = Coalescer(self._tokens.issue, max_batch=100)
+        self._logins = Coalescer(self._finish_logins, max_in_flight=1)
+        self._refreshes = Coalescer(self._finish_refreshes, max_batch=64)
         self._lookups = Coalescer(self._tokens.lookup)
         self._slots = asyncio.Semaphore(max_concurrent_logins)
         self._flights: dict[Hashable, _Flight] = {}
@@ -117,8 +120,9 @@ class MPAuthX:
     ) -> AuthResult:
         """Log a user in: trade the code at WeChat, keep the user, give a token.
 
-        Concurrent calls with the same arguments are one login and get the same token. A user may
-        log in on several devices; each has a token of its own.
+        Concurrent calls with the same arguments are one login and get the same token; the data
+        counts too, so that nobody's data goes unchecked. A user may log in on several devices;
+        each has a token of its own.
 
         Args:
             code: what `wx.login` gave the client.
@@ -190,7 +194,8 @@ class MPAuthX:
         """
         if not isinstance(user_id, str) or not user_id:
             raise ParameterError("user_id is required, as a text.")
-        return await self._fly(object(), lambda _: self._refresh(user_id))
+        refresh = _Refresh(user_id)
+        return await self._fly(refresh, lambda flight: self._refresh(flight, refresh))
 
     @staticmethod
     def extract_open_id(token: object) -> str | None:
@@ -214,16 +219,14 @@ class MPAuthX:
         May be called again.
         """
         self._closed = True
+        for flight in self._flights.values():
+            if flight.is_waiting:
+                settle(flight.callers, _closed())
         while self._tasks:
             await asyncio.wait(self._tasks)
-        for coalescer in (
-            self._decryptions,
-            self._saves,
-            self._finds,
-            self._issues,
-            self._lookups,
-        ):
-            await coalescer.close()
+        await self._logins.close()
+        await self._refreshes.close()
+        await self._lookups.close()
         for store in self._opened:
             await store.close()
         if self._owns_connections:
@@ -246,15 +249,25 @@ class MPAuthX:
         """Join the flight of this key, or start it. It goes on when a caller is cancelled."""
         if self._closed:
             raise _closed()
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight()
-            task = asyncio.create_task(self._complete(key, flight, work(flight)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
-        flight.callers.append(caller)
-        return await caller
+        flight = self._flights.get(key)
+        if flight is not None:
+            flight.callers.append(caller)
+        else:
+            flight = self._flights[key] = _Flight(caller)
+            self._start(self._complete(key, flight, work(flight)))
+        try:
+            return await caller
+        except asyncio.CancelledError:
+            if flight.callers == [caller] and caller.done() and not caller.cancelled():
+                # Cancelled in the tick in which the answer came.
+                self._start(self._withdraw(caller.exception() or caller.result()))
+            raise
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _complete(
         self, key: Hashable, flight: "_Flight", work: Coroutine[Any, Any, AuthResult | None]
@@ -266,8 +279,11 @@ class MPAuthX:
         except BaseException as error:  # noqa: BLE001 (it goes to the callers)
             outcome = error
         del self._flights[key]  # from here on nobody can join
-        if outcome is None or settle(flight.callers, outcome):
-            return
+        if outcome is not None and not settle(flight.callers, outcome):
+            await self._withdraw(outcome)
+
+    async def _withdraw(self, outcome: AuthResult | BaseException) -> None:
+        """Take back a token that nobody got, or tell the log of a failure that nobody heard of."""
         try:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -279,54 +295,64 @@ class MPAuthX:
         self, flight: "_Flight", code: str, data: "_SealedData | None"
     ) -> AuthResult | None:
         async with self._slots:
-            if self._closed:
-                raise _closed()
             if flight.is_given_up:
                 return None
+            flight.is_waiting = False
             session = await self._api.code_to_session(code)
-            payload: Mapping[str, Any] = {}
-            if data is not None:
-                payload = await self._decryptions.submit((session, data))
-                _check_identity(session, payload)
-            user, is_new = await self._saves.submit(User.from_wechat(session, payload, self._now()))
-            return await self._give_token(user, is_new=is_new)
+            return await self._logins.submit(_Login(session, data))
 
-    async def _refresh(self, user_id: str) -> AuthResult:
-        user = await self._finds.submit(user_id)
-        if user is None:
-            raise UserNotFoundError("No user with this id has logged in: authorize first.")
-        if user.open_id != user.id:  # tokens from before the unionId was known
-            await self._tokens.revoke_subject(Subject(self._sku, user.open_id))
-        return await self._give_token(user, sole=True)
+    async def _refresh(self, flight: "_Flight", refresh: "_Refresh") -> AuthResult:
+        flight.is_waiting = False
+        return await self._refreshes.submit(refresh)
 
-    async def _give_token(
-        self, user: User, *, is_new: bool = False, sole: bool = False
-    ) -> AuthResult:
-        ref = SessionRef(self._sku, user.id, new_nonce())
-        token = self._signer.mint(user.id, ref.nonce)
-        session = await self._issues.submit(NewSession(ref, self._now(), self._ttl, sole))
-        return AuthResult(int(StatusCode.success), "OK", token, user, session, is_new)
+    async def _finish_logins(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
+        """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
+        users = await self._read_users(logins)
+        kept = await _for_good(users, self._keep)
+        return await _for_good(kept, self._give_tokens)
 
-    async def _decrypt(
-        self, batch: "Sequence[tuple[CodeSession, _SealedData]]"
-    ) -> Sequence[dict[str, Any] | Exception]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._connections.executor, _decrypt_all, batch, self._app_id
+    async def _finish_refreshes(
+        self, refreshes: "Sequence[_Refresh]"
+    ) -> Sequence[AuthResult | Exception]:
+        found = await self._users.get([refresh.user_id for refresh in refreshes])
+        for user in found:
+            if user is not None and user.open_id != user.id:
+                # Tokens from before the unionId was known.
+                await self._tokens.revoke_subject(Subject(self._sku, user.open_id))
+        kept = [_not_found() if user is None else (user, False) for user in found]
+        return await _for_good(kept, partial(self._give_tokens, sole=True))
+
+    async def _read_users(self, logins: "Sequence[_Login]") -> list[User | Exception]:
+        now = int(self._clock() * 1000)
+        if all(login.data is None for login in logins):
+            return _read_users(logins, self._app_id, now)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._connections.executor, _read_users, logins, self._app_id, now
         )
 
-    async def _save(self, users: Sequence[User]) -> Sequence[tuple[User, bool]]:
+    async def _keep(self, users: Sequence[User]) -> list[tuple[User, bool]]:
         """Save users; returns each as stored, under this app's openId, and whether it is new."""
         is_new = await self._users.save(users)
         known = [user.id for user, new in zip(users, is_new, strict=True) if not new]
         stored = iter(await self._users.get(known) if known else ())
         return [
-            (user, True) if new else (_as_stored(user, next(stored)), False)
+            (user if new else _as_stored(user, next(stored)), new)
             for user, new in zip(users, is_new, strict=True)
         ]
 
-    def _now(self) -> int:
-        return int(self._clock() * 1000)
+    async def _give_tokens(
+        self, kept: Sequence[tuple[User, bool]], *, sole: bool = False
+    ) -> list[AuthResult]:
+        now = int(self._clock() * 1000)
+        begun = [
+            NewSession(SessionRef(self._sku, user.id, new_nonce()), now, self._ttl, sole)
+            for user, _ in kept
+        ]
+        sessions = await self._tokens.issue(begun)
+        return [
+            AuthResult(1, "OK", self._signer.mint(user.id, session.ref.nonce), user, session, new)
+            for (user, new), session in zip(kept, sessions, strict=True)
+        ]
 
     def _open(self, store: Any, opener: Callable[[str], Any]) -> Any:
         if isinstance(store, str):
@@ -341,38 +367,68 @@ class _SealedData:
     iv: str
 
 
+@dataclass(slots=True, eq=False)
+class _Login:
+    """A login whose code has been traded. No two are equal: each is answered for itself."""
+
+    session: CodeSession
+    data: _SealedData | None
+
+
+@dataclass(slots=True, eq=False)
+class _Refresh:
+    """A refresh that was asked for. No two are equal: each is answered for itself."""
+
+    user_id: str
+
+
 class _Flight:
     """One call's work, which others may have joined."""
 
-    __slots__ = ("callers",)
+    __slots__ = ("callers", "is_waiting")
 
-    def __init__(self) -> None:
-        self.callers: list[asyncio.Future[AuthResult]] = []
+    def __init__(self, caller: "asyncio.Future[AuthResult]") -> None:
+        self.callers = [caller]
+        self.is_waiting = True  # for its turn
 
     @property
     def is_given_up(self) -> bool:
-        return all(caller.cancelled() for caller in self.callers)
+        return all(caller.done() for caller in self.callers)
 
 
-def _decrypt_all(
-    batch: Sequence[tuple[CodeSession, _SealedData]], app_id: str
-) -> list[dict[str, Any] | Exception]:
-    answers: list[dict[str, Any] | Exception] = []
-    for session, data in batch:
+async def _for_good(
+    items: Sequence[Item | Exception], step: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
+) -> list[Result | Exception]:
+    """Take a step with the items that have not failed; those that have keep their places."""
+    good = [item for item in items if not isinstance(item, Exception)]
+    results = iter(await step(good) if good else ())
+    return [item if isinstance(item, Exception) else next(results) for item in items]
+
+
+def _read_users(logins: Sequence[_Login], app_id: str, now: int) -> list[User | Exception]:
+    """Make the users of logins, decrypting what the clients sent."""
+    users: list[User | Exception] = []
+    for login in logins:
         try:
-            answers.append(
-                decrypt_user_data(session.session_key, data.encrypted_data, data.iv, app_id)
-            )
-        except DecryptionError as error:
-            answers.append(error)
-    return answers
+            payload = {} if login.data is None else _payload(login.session, login.data, app_id)
+            users.append(User.from_wechat(login.session, payload, now))
+        except MPAuthXError as error:
+            users.append(error)
+    return users
+
+
+def _payload(session: CodeSession, data: _SealedData, app_id: str) -> dict[str, Any]:
+    payload = decrypt_user_data(session.session_key, data.encrypted_data, data.iv, app_id)
+    _check_identity(session, payload)
+    return payload
 
 
 def _as_stored(user: User, stored: User | None) -> User:
     """The user as stored, under the ids of this login; `stored` is None if deleted meanwhile."""
     if stored is None:
         return user
-    return replace(stored, open_id=user.open_id, union_id=user.union_id or stored.union_id)
+    union_id = user.union_id or (stored.union_id if is_user_id(stored.union_id) else None)
+    return replace(stored, open_id=user.open_id, union_id=union_id)
 
 
 def _check_identity(session: CodeSession, payload: Mapping[str, Any]) -> None:
@@ -385,6 +441,10 @@ def _check_identity(session: CodeSession, payload: Mapping[str, Any]) -> None:
             "wx.login together; data without an openId (wx.getUserProfile) proves nobody's "
             "identity, so send the code alone."
         )
+
+
+def _not_found() -> UserNotFoundError:
+    return UserNotFoundError("No user with this id has logged in: authorize first.")
 
 
 def _closed() -> ClosedError:

@@ -101,7 +101,7 @@ class TokenSigner:
     def verify(self, token: object) -> SessionRef | None:
         """Tell which session a token stands for, if this app and sku ever gave it out.
 
-        It takes constant time for every token of one length, and never raises.
+        The MAC is compared in constant time. It never raises.
 
         Returns:
             The session to look up, or None for anything else, whatever its type or form.
@@ -133,7 +133,10 @@ def _keyed_mac(app_id: str, key: str | bytes) -> "hashlib.blake2b":
     # Any text may be a key: os.environ gives lone surrogates for what is not UTF-8.
     secret = key.encode(errors="surrogatepass") if isinstance(key, str) else key
     if not isinstance(secret, bytes) or len(secret) < _MIN_KEY:
-        raise ConfigurationError(f"A signing key must have at least {_MIN_KEY} bytes.")
+        raise ConfigurationError(
+            f"A signing key must have at least {_MIN_KEY} bytes; app_secret is one unless "
+            "signing_keys are given."
+        )
     derived = hashlib.blake2b(
         app_id.encode(), key=hashlib.blake2b(secret).digest(), person=b"mpauthx token"
     )

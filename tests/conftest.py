@@ -7,6 +7,8 @@ from mpauthx_async import WeChatSimulator
 
 from .redis_server import RedisServer
 
+pytest.register_assert_rewrite("mpauthx_async.stores.conformance")
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:

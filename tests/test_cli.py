@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
+from mpauthx_async import WeChatSimulator
 from mpauthx_async.cli import main
 from mpauthx_async.demo import _Story
 
@@ -67,18 +68,26 @@ def test_a_step_that_does_not_do_what_it_says_is_counted(
     assert "FAILED" in story.verdict()
 
 
-async def test_the_simulator_runs_alone_until_it_is_interrupted() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_simulator_runs_alone_until_it_is_interrupted(number: signal.Signals) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "mpauthx_async", "simulator", stdout=asyncio.subprocess.PIPE
     )
-    assert process.stdout is not None
-    url = (await process.stdout.readline()).decode().split()[4]
-    async with aiohttp.ClientSession() as http:
-        answer = await http.post(f"{url}/simulator/login", json={"open_id": "bob"})
-        assert len((await answer.json())["code"]) == 32
-    process.send_signal(signal.SIGINT)
-    await process.communicate()
+    try:
+        async with asyncio.timeout(60):
+            assert process.stdout is not None
+            url = (await process.stdout.readline()).decode().split()[4]
+            async with aiohttp.ClientSession() as http:
+                answer = await http.post(f"{url}/simulator/login", json={"open_id": "bob"})
+                assert len((await answer.json())["code"]) == 32
+            process.send_signal(number)
+            out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 0
+    assert WeChatSimulator().app_secret in out.decode()
 
 
 @pytest.mark.parametrize("arguments", [[], ["unknown"], ["demo", "--unknown"]])

@@ -61,14 +61,6 @@ async def test_equal_items_of_one_batch_are_asked_for_once() -> None:
     assert trips.batches == [[0, 1, 2]]
 
 
-async def test_a_key_function_tells_what_is_equal() -> None:
-    trips = Trips()
-    apart = Coalescer(trips.run, key=id)
-    big = 10**9
-    assert await asyncio.gather(apart.submit(big), apart.submit(int("1000000000"))) == [2 * big] * 2
-    assert trips.batches == [[big, big]]
-
-
 async def test_batches_are_bounded_and_only_a_few_are_in_flight() -> None:
     trips = Trips()
     coalescer = Coalescer(trips.run, max_batch=10, max_in_flight=3)

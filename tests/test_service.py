@@ -2,7 +2,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -444,6 +443,11 @@ async def test_a_store_that_is_down_raises_and_never_answers(
         {"app_secret": ""},
         {"app_secret": None},
         {"token_ttl": 0},
+        {"token_ttl": float("inf")},
+        {"token_ttl": float("nan")},
+        {"token_ttl": 10**16},
+        {"token_ttl": "5"},
+        {"max_concurrent_logins": 1.5},
         {"max_concurrent_logins": 0},
         {"signing_keys": []},
         {"signing_keys": ["short"]},
@@ -485,75 +489,132 @@ async def test_logins_beyond_the_limit_wait_in_order(
     assert [request.query["js_code"] for request in wx.requests] == codes
 
 
-@asynccontextmanager
-async def login_at(
-    stage: str, make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path, url: str
-) -> AsyncIterator[tuple[MPAuthX, Callable[[], Any]]]:
-    """A service whose logins stop at a stage until they are let go."""
-    users = Gated(SqliteUserStore(tmp_path / "users.db"), "save" if stage == "saving" else "")
-    tokens = Gated(RedisTokenStore(url), "issue" if stage == "issuing" else "")
-    gate = Event()
-    executor = ThreadPoolExecutor(1)
-    connections = Connections(executor=executor)
-    limit = 1 if stage == "waiting for its turn" else 64
-    async with make(
-        users=users, tokens=tokens, connections=connections, max_concurrent_logins=limit
-    ) as auth:
-        first: asyncio.Task[AuthResult] | None = None
-        if stage == "decrypting":
-            executor.submit(gate.wait)
-        if stage in ("trading the code", "waiting for its turn"):
-            wx.latency = 0.3
-        if stage == "waiting for its turn":
-            first = asyncio.create_task(auth.authorize(wx.login("first")))
+class Stage:
+    """A service whose logins stop at one stage until they are let go."""
 
-        def let_go() -> None:
-            wx.latency = 0
-            gate.set()
-            users.gate.set()
-            tokens.gate.set()
+    def __init__(self, name: str, wx: WeChatSimulator, folder: Path, redis_url: str) -> None:
+        self.name = name
+        self.wx = wx
+        self.users = Gated(SqliteUserStore(folder / "users.db"), "save" * (name == "saving"))
+        self.tokens = Gated(RedisTokenStore(redis_url), "issue" * (name == "issuing"))
+        self.executor = ThreadPoolExecutor(1)
+        self.connections = Connections(executor=self.executor)
+        self.gate = Event()
 
-        try:
-            yield auth, let_go
-        finally:
-            let_go()
-            if first is not None:
-                await auth._tokens.revoke([(await first).session.ref])
-    await connections.close()
-    executor.shutdown()
-    await users.close()
-    await tokens.close()
+    async def reached_by_all(self, auth: MPAuthX, logins: int) -> None:
+        """Wait until that many logins have come to the stage."""
+        if self.name == "trading the code":
+            await requests_at(self.wx, logins)
+        elif self.name == "decrypting":
+            while auth._logins._in_flight == set():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        elif self.name == "saving":
+            await self.users.reached.wait()
+        elif self.name == "issuing":
+            await self.tokens.reached.wait()
+        else:
+            while len(auth._slots._waiters or ()) < logins:  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
+    def let_go(self) -> None:
+        self.wx.latency = 0
+        self.gate.set()
+        self.users.gate.set()
+        self.tokens.gate.set()
 
-STAGES = ["waiting for its turn", "trading the code", "decrypting", "saving", "issuing"]
+    async def close(self) -> None:
+        self.let_go()
+        await self.users.close()
+        await self.tokens.close()
+        await self.connections.close()
+        self.executor.shutdown()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "name", ["waiting for its turn", "trading the code", "decrypting", "saving", "issuing"]
+)
 async def test_a_caller_cancelled_at_any_stage_leaves_no_token_and_harms_nobody(
-    stage: str,
+    name: str,
     make: Callable[..., MPAuthX],
     wx: WeChatSimulator,
     tmp_path: Path,
     redis: Redis,
     redis_server: RedisServer,
 ) -> None:
-    async with login_at(stage, make, wx, tmp_path, redis_server.url) as (auth, let_go):
+    stage = Stage(name, wx, tmp_path, redis_server.url)
+    waiting = name == "waiting for its turn"
+    async with make(
+        users=stage.users,
+        tokens=stage.tokens,
+        connections=stage.connections,
+        max_concurrent_logins=1 if waiting else 64,
+    ) as auth:
+        wx.latency = 0.3 if name == "trading the code" else 0
+        if name == "decrypting":
+            stage.executor.submit(stage.gate.wait)
+        if waiting:
+            await auth._slots.acquire()  # somebody else's login
         leaving = asyncio.create_task(auth.authorize(*login(wx, "leaving")))
         shared = login(wx, "shared")
         left_by_one = [asyncio.create_task(auth.authorize(*shared)) for _ in range(2)]
         staying = asyncio.create_task(auth.authorize(*login(wx, "staying")))
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await stage.reached_by_all(auth, 3)
         leaving.cancel()
         left_by_one[0].cancel()
-        let_go()
+        stage.let_go()
+        if waiting:
+            auth._slots.release()
         results = [await staying, await left_by_one[1]]
         with pytest.raises(asyncio.CancelledError):
             await leaving
+        with pytest.raises(asyncio.CancelledError):
+            await left_by_one[0]
         assert [await auth.is_token_valid(result.response) for result in results] == [True] * 2
         for result in results:
             assert await auth._tokens.revoke([result.session.ref]) == [True]
+    await stage.close()
     assert await redis.keys() == []
+
+
+class CancelsInTime(RedisTokenStore):
+    """Cancels a caller between the moment its answer is there and the moment it wakes."""
+
+    caller: asyncio.Task[AuthResult]
+
+    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
+        begun = await super().issue(sessions)
+        loop = asyncio.get_running_loop()
+        # In the next tick the login is told, in the one after that its caller.
+        loop.call_soon(loop.call_soon, self.caller.cancel)
+        return begun
+
+
+async def test_a_caller_cancelled_in_the_tick_of_its_answer_leaves_no_token(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    async with CancelsInTime(redis_server.url) as tokens, make(tokens=tokens) as auth:
+        tokens.caller = asyncio.create_task(auth.authorize(wx.login("bob")))
+        await asyncio.sleep(0)
+        (flight,) = auth._flights.values()
+        with pytest.raises(asyncio.CancelledError):
+            await tokens.caller
+        assert flight.callers[0].result().response  # there was a token
+        await auth.close()
+        assert await redis.keys() == []
+
+
+if hasattr(asyncio, "eager_task_factory"):  # from Python 3.12 on
+
+    async def test_logins_work_where_tasks_begin_at_once(
+        make: Callable[..., MPAuthX], wx: WeChatSimulator
+    ) -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with make() as auth:
+            results = await asyncio.gather(*(auth.authorize(*login(wx, n)) for n in "abc"))
+            answers = await asyncio.gather(*(auth.is_token_valid(r.response) for r in results))
+            assert answers == [True] * 3
+            with pytest.raises(WeChatAPIError):
+                await auth.authorize("x" * 32)
 
 
 async def test_a_login_given_up_by_all_still_tells_the_log_why_it_failed(
@@ -594,7 +655,10 @@ async def test_close_lets_what_is_in_flight_finish_and_refuses_what_waits(
         auth = make(max_concurrent_logins=2, connections=connections)
         logins = [asyncio.create_task(auth.authorize(wx.login(f"user-{n}"))) for n in range(6)]
         await requests_at(wx, 2)
-        await auth.close()
+        closing = asyncio.create_task(auth.close())
+        done, _ = await asyncio.wait(logins, return_when=asyncio.FIRST_COMPLETED)
+        assert done <= set(logins[2:])  # those who wait are told at once
+        await closing
         assert all(login.done() for login in logins)
         outcomes = await asyncio.gather(*logins, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [AuthResult] * 2 + [ClosedError] * 4

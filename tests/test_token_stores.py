@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -449,6 +450,22 @@ class TestSqliteOnly:
             await store.issue([new_session("alice")])
             assert not connection.in_transaction
         assert _query(path, "SELECT user_id FROM mpauthx_session") == [("alice",)]
+
+    if sys.version_info >= (3, 12):
+
+        async def test_a_connection_may_commit_by_itself(self, path: Path) -> None:
+            async with aiosqlite.connect(path, autocommit=True) as connection:
+                store = SqliteTokenStore(connection)
+                await store.issue([new_session("alice")])
+                assert not connection.in_transaction
+            assert _query(path, "SELECT user_id FROM mpauthx_session") == [("alice",)]
+
+        async def test_a_connection_that_is_always_in_a_transaction_is_refused(
+            self, path: Path
+        ) -> None:
+            async with aiosqlite.connect(path, autocommit=False) as connection:
+                with pytest.raises(StoreError, match="autocommit=False"):
+                    await SqliteTokenStore(connection).issue([new_session("alice")])
 
     async def test_a_connection_that_was_given_stays_open(self, path: Path) -> None:
         async with aiosqlite.connect(path) as connection:

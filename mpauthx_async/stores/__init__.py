@@ -41,9 +41,9 @@ class TokenStore(Protocol):
         """
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
-        """Tell when sessions end, in Unix milliseconds; None for one that is not alive.
+        """Tell when sessions end, in Unix milliseconds; None for one that is not known.
 
-        The hot path. A number below zero says why a session died.
+        The hot path. A number below zero, which no store here writes yet, says why one died.
         """
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:

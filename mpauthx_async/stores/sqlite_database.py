@@ -124,9 +124,11 @@ def transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
     cursor.execute("BEGIN IMMEDIATE")
     try:
         yield
-        cursor.connection.commit()
+        # In SQL: the connection's own methods do nothing where it was opened with autocommit=True.
+        cursor.execute("COMMIT")
     except BaseException:
-        cursor.connection.rollback()
+        if cursor.connection.in_transaction:
+            cursor.execute("ROLLBACK")
         raise
 
 
@@ -138,7 +140,8 @@ async def _in_thread(
         if raw.in_transaction:
             raise StoreError(
                 "The SQLite connection given to this store has a transaction open that is not the "
-                "store's. Give the store a connection of its own, or the file's path."
+                "store's. Give the store a connection of its own, opened without autocommit=False, "
+                "or the file's path."
             )
         with closing(raw.cursor()) as cursor:
             cursor.row_factory = None  # a ready-made connection may have one of its own
