@@ -32,7 +32,7 @@ async def run(
     """Run a snippet as it stands, but for what its reader has to fill in."""
     source = (
         snippet.replace('"your-app-id"', repr(wx.app_id))
-        .replace('"your-app-secret"', f"{wx.app_secret!r}, api_base={wx.url!r}")
+        .replace('"your-app-secret-of-32-characters"', f"{wx.app_secret!r}, api_base={wx.url!r}")
         .replace("redis://localhost:6379/0", server.url)
     )
     code = compile(source, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -49,7 +49,7 @@ def snippet_with(text: str) -> str:
 
 
 async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
-    tested = ("print(await auth", "FastAPI(", "web.Application()", "wx.fail_next", "as connections")
+    tested = ("print(await auth", "FastAPI(", "web.Application(", "wx.fail_next", "as connections")
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
 
 
@@ -86,14 +86,14 @@ async def test_the_fastapi_app(
 async def test_the_aiohttp_app(
     wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
-    app = (await run(snippet_with("web.Application()"), wx, redis_server))["app"]
+    app = (await run(snippet_with("web.Application("), wx, redis_server))["app"]
     async with TestClient(TestServer(app)) as client:
-        answer = await client.post("/login", json={"code": wx.login("bob")})
+        answer = await client.post("/login", data={"code": wx.login("bob")})
         token = (await answer.json())["response"]
         me = await client.get("/me", headers={"Authorization": f"Bearer {token}"})
         assert await me.json() == {"user_id": "bob"}
         assert (await client.get("/me")).status == 401
-        refused = await client.post("/login", json={"code": "used-up"})
+        refused = await client.post("/login", data={"code": "used-up"})
         assert (refused.status, await refused.json()) == (401, {"status_code": 6008})
 
 
