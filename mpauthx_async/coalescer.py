@@ -1,7 +1,7 @@
 """Coalescer: merges concurrent calls into batches."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -45,7 +45,7 @@ class Coalescer(Generic[Item, Result]):
         self._run = run
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
-        self._waiting: dict[Hashable, _Call[Item, Result]] = {}
+        self._waiting: dict[Item, list[asyncio.Future[Result]]] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
         self._dispatch_scheduled = False
         self._closed = False
@@ -66,11 +66,11 @@ class Coalescer(Generic[Item, Result]):
             raise ClosedError("This service is closed: it takes no more calls.")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        call = self._waiting.get(item)
-        if call is not None:
-            call[1].append(future)
+        futures = self._waiting.get(item)
+        if futures is not None:
+            futures.append(future)
             return future
-        self._waiting[item] = (item, [future])
+        self._waiting[item] = [future]
         if not self._dispatch_scheduled:
             self._dispatch_scheduled = True
             loop.call_soon(self._dispatch)
@@ -94,13 +94,13 @@ class Coalescer(Generic[Item, Result]):
                 task.add_done_callback(self._landed)
 
     def _next_batch(self) -> "list[_Call[Item, Result]]":
-        if len(self._waiting) <= self._max_batch:
-            calls = list(self._waiting.values())
+        calls = list(islice(self._waiting.items(), self._max_batch))
+        if len(calls) == len(self._waiting):
             self._waiting = {}
         else:
-            keys = list(islice(self._waiting, self._max_batch))
-            calls = [self._waiting.pop(key) for key in keys]
-        return [call for call in calls if _is_wanted(call[1])]
+            for item, _ in calls:
+                del self._waiting[item]
+        return [call for call in calls if not call[1][0].cancelled() or _is_wanted(call[1])]
 
     async def _answer(self, batch: "list[_Call[Item, Result]]") -> None:
         try:
@@ -122,10 +122,7 @@ class Coalescer(Generic[Item, Result]):
 
 
 def _is_wanted(futures: "list[asyncio.Future[Result]]") -> bool:
-    for future in futures:  # noqa: SIM110 (any() costs three times as much, for each call)
-        if not future.cancelled():
-            return True
-    return False
+    return not all(future.cancelled() for future in futures)
 
 
 def settle(futures: "Iterable[asyncio.Future[Result]]", outcome: Result | BaseException) -> bool:

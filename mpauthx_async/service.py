@@ -106,7 +106,7 @@ class MPAuthX:
         )
         self._logins = Coalescer(self._finish_logins, max_in_flight=1)
         self._refreshes = Coalescer(self._finish_refreshes, max_batch=64)
-        self._lookups = Coalescer(self._tokens.lookup)
+        self._lookups = Coalescer(self._tokens.lookup, max_in_flight=2)
         self._slots = asyncio.Semaphore(max_concurrent_logins)
         self._flights: dict[Hashable, _Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
