@@ -98,7 +98,7 @@ def _open(session_key: str, encrypted_data: str, iv: str) -> dict[str, Any] | No
             return None
         cipher = AES.new(key, AES.MODE_CBC, _decode_base64(iv))
         sealed = cipher.decrypt(_decode_base64(encrypted_data))
-        payload = json.loads(unpad(sealed, AES.block_size))
+        payload = json.loads(unpad(sealed, AES.block_size).decode())
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
     return payload if isinstance(payload, dict) else None

@@ -137,7 +137,11 @@ class RedisTokenStore:
         """Tell when sessions end, with one MGET."""
         if not refs:
             return []
-        keys = [_session_key(ref) for ref in refs]
+        # The hot path: _session_key, written out.
+        keys = [
+            f"mpauthx:t:{{{sku}:{crc32(user_id.encode()) & 255}}}:{nonce}"
+            for sku, user_id, nonce in refs
+        ]
         with self._trip() as redis:
             values = await (redis.mget_nonatomic(keys) if self._clustered else redis.mget(keys))
             return [None if value is None else int(value) for value in values]
@@ -229,8 +233,7 @@ def _session_prefix(subject: Subject) -> str:
 
 
 def _session_key(ref: SessionRef) -> str:
-    # The hot path: written out, not composed of the above.
-    return f"mpauthx:t:{{{ref[0]}:{crc32(ref[1].encode()) & 255}}}:{ref[2]}"
+    return f"{_session_prefix(ref.subject)}{ref.nonce}"
 
 
 def _index_key(subject: Subject) -> str:
