@@ -6,15 +6,17 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
 from .authorize import AUTHORIZE
 from .forged import FORGED
+from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
 from .progress import Progress
-from .report import machine_facts, save, table
+from .report import save, table
 from .validate import VALIDATE
 
 BENCHMARKS = {benchmark.name: benchmark for benchmark in (VALIDATE, FORGED, AUTHORIZE)}
@@ -61,8 +63,10 @@ def _run_all(
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     outcomes: list[Outcome] = []
     for name in names:
+        others = OtherWork()
         with Progress(name) as progress, asyncio.Runner(loop_factory=loop_factory) as runner:
             outcome = runner.run(_run_one(name, settings, progress))
+        outcome = replace(outcome, notes=[*outcome.notes, *filter(None, [others.note()])])
         outcomes.append(outcome)
         print(table(outcome, settings), end="\n\n", flush=True)
         # After each, so that a later one that breaks off takes nothing with it.

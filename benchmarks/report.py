@@ -1,20 +1,12 @@
-"""What a run found, as a table for people and as JSON, with the machine that it ran on."""
+"""What a run found: as a table for people, and as JSON with all its rounds."""
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-from tests.redis_server import find_redis_server
 
 from .measurement import Figure, Outcome, Settings, Spread
 
-__all__ = ["machine_facts", "save", "table"]
-
-_PACKAGES = ("redis", "hiredis", "aiohttp", "aiosqlite", "pycryptodome", "uvloop")
+__all__ = ["save", "table"]
 
 
 def table(outcome: Outcome, settings: Settings) -> str:
@@ -42,22 +34,6 @@ def save(
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-
-
-def machine_facts() -> dict[str, object]:
-    """What a reader needs to judge the figures by."""
-    found = subprocess.run(
-        [find_redis_server(), "--version"], capture_output=True, text=True, check=True
-    )
-    load = [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
-    return {
-        "cpus": os.cpu_count(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "redis-server": found.stdout.split("v=")[-1].split(" ")[0],
-        **{name: _version(name) for name in _PACKAGES},
-        "load before": load,
-    }
 
 
 def _lines(outcome: Outcome, settings: Settings) -> Iterator[str]:
@@ -132,10 +108,3 @@ def _spread_json(spread: Spread) -> dict[str, object]:
 
 def _loop(settings: Settings) -> str:
     return "uvloop" if settings.uvloop else "asyncio"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -113,7 +113,11 @@ class Coalescer(Generic[Item, Result]):
                 raise
         else:
             for (_, futures), result in answers:
-                settle(futures, result)
+                if len(futures) == 1 and not isinstance(result, BaseException):
+                    if not futures[0].done():  # by far the most frequent case
+                        futures[0].set_result(result)
+                else:
+                    settle(futures, result)
 
     def _landed(self, task: "asyncio.Task[None]") -> None:
         self._in_flight.discard(task)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import machine
+from benchmarks.machine import OtherWork
 from benchmarks.measurement import (
     Figure,
     Outcome,
@@ -166,6 +168,26 @@ def test_json_keeps_every_round(tmp_path: Path) -> None:
             "holds": True,
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("after", "note"),
+    [
+        ((100.0, 60.0, 55.0), "Other processes took 5% of the CPUs meanwhile."),
+        (
+            (100.0, 60.0, 20.0),
+            "Other processes took 40% of the CPUs meanwhile: too much to trust the figures.",
+        ),
+        (None, ""),
+    ],
+)
+def test_what_others_take_of_the_machine_is_noted(
+    monkeypatch: pytest.MonkeyPatch, after: tuple[float, float, float] | None, note: str
+) -> None:
+    times = iter([(0.0, 0.0, 0.0), after])  # in total, busy, our own
+    monkeypatch.setattr(machine, "_cpu_time", lambda: next(times))
+
+    assert OtherWork().note() == note
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal() -> None:
