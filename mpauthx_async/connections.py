@@ -4,7 +4,6 @@ import asyncio
 import re
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from types import TracebackType
 from typing import Self, TypeAlias
 
 import aiohttp
@@ -128,12 +127,7 @@ class Connections:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def _check_open(self) -> None:
