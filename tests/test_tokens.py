@@ -239,6 +239,23 @@ def test_the_session_of_one_user_is_of_no_use_to_another():
     assert signer().verify(f"somebody-else|shop|{stolen}") is None
 
 
+def test_a_signer_that_has_seen_a_token_refuses_its_changes_as_before():
+    warm = signer()
+    token = warm.mint(OPEN_ID, new_nonce())
+    ref = warm.verify(token)
+    for changed in (token[:-1], token + "A", token.upper(), token.replace("|shop|", "|blog|")):
+        assert warm.verify(changed) is None
+    assert warm.verify(token) == ref is not None
+
+
+def test_what_a_signer_remembers_is_bounded():
+    warm = signer()
+    tokens = [warm.mint(OPEN_ID, new_nonce()) for _ in range(33_000)]
+    assert all(warm.verify(token) for token in tokens)
+    assert len(warm._verified) < 32_768
+    assert all(warm.verify(token) for token in tokens[:10])
+
+
 # Nothing makes verify raise
 
 
