@@ -23,7 +23,8 @@ from .models import AuthResult, CodeSession, NewSession, SessionRef, Subject, Us
 from .stores import TokenStore, UserStore, open_token_store, open_user_store
 from .tokens import TokenSigner, new_nonce, parse_token
 from .userdata import decrypt_user_data
-from .wechat import API_HOSTS, WeChatAPI, check_code
+from .wechat import WeChatAPI, check_code
+from .wechat_http import API_HOSTS
 
 __all__ = ["MPAuthX"]
 

@@ -1,0 +1,249 @@
+"""WeChatHTTP: asking WeChat's servers; their errors, retries and fallback hosts."""
+
+import asyncio
+import json
+import logging
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
+
+import aiohttp
+from yarl import URL
+
+from .connections import Connections
+from .errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    EmptyResponseError,
+    HTTPStatusError,
+    IncompleteResponseError,
+    InvalidResponseError,
+    MPAuthXError,
+    WeChatAPIError,
+)
+
+__all__ = ["API_HOSTS", "WeChatHTTP"]
+
+API_HOSTS = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
+"""WeChat's general API host, and the fallback that it publishes."""
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 3  # on each host
+_BACKOFF = 0.1  # seconds before the first retry, at most; doubles with each
+_SYSTEM_BUSY = -1
+
+_HINTS = {
+    -1: "WeChat is busy; the code was not consumed, so the client can send it again.",
+    40001: "The access token or app secret is wrong or outdated.",
+    40002: "grant_type must be authorization_code.",
+    40013: "Check app_id; the client must run under the same AppID.",
+    40029: "The code is unknown, older than 5 minutes or another app's. Call wx.login again and "
+    "check that client and server use the same AppID.",
+    40125: "Check app_secret; it may have been reset in WeChat's admin console.",
+    40163: "A code works once: the client or a proxy sent it twice. Call wx.login again.",
+    40226: "WeChat holds this user for high-risk and blocks the login.",
+    41002: "app_id is missing.",
+    41004: "app_secret is missing.",
+    41008: "The code is missing.",
+    45011: "Too many logins of this user (100 a minute). Keep the token instead of logging in "
+    "for each request.",
+}
+_RID = re.compile(r"[\s,]*(?:rid:\s*([\w-]+)|hints:\s*\[\s*req_id:\s*([^\s\]]+)\s*\])\s*$")
+# What a request carries that no error may repeat.
+_SECRETS = {
+    "access_token",
+    "appsecret",
+    "component_access_token",
+    "corpsecret",
+    "refresh_token",
+    "secret",
+    "signature",
+}
+_CODE_MAY_BE_CONSUMED = (
+    "If a code was sent it may be consumed: the client has to get a new one, with wx.login."
+)
+
+
+class WeChatHTTP:
+    """WeChat's servers as every call of them meets them.
+
+    A call is repeated only where that is safe: when no connection came about, and when WeChat says
+    that it is busy (errcode -1). Anything else may have consumed a code.
+
+    Args:
+        connections: whose aiohttp session to use.
+        api_base: the server's address without a trailing slash, or several in the order in which
+            to try them.
+
+    Raises:
+        ConfigurationError: for what is no address.
+    """
+
+    def __init__(self, connections: Connections, api_base: str | Sequence[str] = API_HOSTS) -> None:
+        hosts = (api_base,) if isinstance(api_base, str) else api_base
+        if not isinstance(hosts, (tuple, list)) or not hosts or not all(map(_is_host, hosts)):
+            raise ConfigurationError("api_base must be a URL such as https://api.weixin.qq.com.")
+        self._hosts = tuple(hosts)
+        self._connections = connections
+
+    async def get(self, path_and_query: str) -> dict[str, Any]:
+        """Ask with GET.
+
+        Args:
+            path_and_query: percent-encoded, exactly as it is to be sent.
+
+        Returns:
+            The JSON object that WeChat answers.
+
+        Raises:
+            WeChatAPIError: WeChat refused; errcode and hint tell why.
+            HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError:
+                the answer is none, or none of WeChat's.
+            ConnectionFailedError: no connection, or no answer in time.
+        """
+        return await self._ask("GET", path_and_query, None)
+
+    async def post(self, path_and_query: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask with POST and a JSON body; in all else as `get`."""
+        return await self._ask("POST", path_and_query, body)
+
+    async def _ask(
+        self, method: str, path_and_query: str, body: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Ask the hosts in turn; repeat only what is safe to repeat."""
+        failure: MPAuthXError | None = None
+        for attempt in range(len(self._hosts) * _ATTEMPTS):
+            host, retry = self._hosts[attempt // _ATTEMPTS], attempt % _ATTEMPTS
+            if retry:
+                backoff = _BACKOFF * 2 ** (retry - 1)
+                await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
+            answer = await self._ask_once(method, host + path_and_query, body)
+            if not isinstance(answer, MPAuthXError):
+                return answer
+            failure = answer
+            if not _is_repeatable(failure):
+                break
+            logger.warning("%s: %s", host, failure)
+        # Raised outside any except clause: the exceptions of an HTTP library hold the URL, and
+        # with it the secret.
+        raise failure or MPAuthXError("No host was asked.")
+
+    async def _ask_once(
+        self, method: str, url: str, body: Mapping[str, Any] | None
+    ) -> dict[str, Any] | MPAuthXError:
+        """The JSON object that WeChat answers; or what went wrong, as a value."""
+        session = self._connections.http
+        status = None
+        try:
+            # Not 'async with': read() lets go of the connection, at the end and when it fails.
+            response = await session.request(
+                method,
+                URL(url, encoded=True),
+                json=body,
+                allow_redirects=False,
+                raise_for_status=False,
+                middlewares=_MIDDLEWARES,
+            )
+            status = response.status
+            return _parse(status, await response.read(), url, body)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            return ConnectionFailedError(
+                f"No connection to WeChat ({type(error).__name__}). Check DNS, proxy and firewall.",
+                sent=False,
+            )
+        except TimeoutError:
+            return ConnectionFailedError(
+                f"WeChat did not answer in time. {_CODE_MAY_BE_CONSUMED}", sent=True
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            if status is None:
+                return _connection_lost(error)
+            return IncompleteResponseError(
+                f"WeChat's answer broke off ({type(error).__name__}). {_CODE_MAY_BE_CONSUMED}"
+            )
+        except MPAuthXError as error:
+            return error
+
+
+def _parse(
+    status: int, answer: bytes, url: str, sent: Mapping[str, Any] | None
+) -> dict[str, Any] | MPAuthXError:
+    """WeChat's answer by its content: the Content-Type says text/plain."""
+    if status != 200:
+        return HTTPStatusError(
+            f"WeChat answered with HTTP status {status} instead of 200; a proxy may stand between.",
+            status,
+        )
+    if not answer.strip():
+        return EmptyResponseError("WeChat answered with an empty body.")
+    try:
+        parsed = json.loads(answer)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        return InvalidResponseError("WeChat's answer is no JSON object; a proxy may stand between.")
+    errcode = parsed.get("errcode")
+    if errcode is None or errcode == 0:
+        return parsed
+    if not isinstance(errcode, int):
+        return InvalidResponseError("WeChat's answer has an errcode that is no number.")
+    errmsg = str(parsed.get("errmsg", ""))
+    for secret in _secrets(url, sent):
+        errmsg = errmsg.replace(secret, "***")
+    found = _RID.search(errmsg)
+    return WeChatAPIError(
+        errcode,
+        errmsg[: found.start()] if found else errmsg,
+        rid=(found[1] or found[2]) if found else None,
+        hint=_HINTS.get(errcode, ""),
+    )
+
+
+def _secrets(url: str, body: Mapping[str, Any] | None) -> Iterator[str]:
+    """What a request carries that no error may repeat, in each spelling."""
+    for name, value in (*parse_qsl(urlsplit(url).query), *(body or {}).items()):
+        if name in _SECRETS and isinstance(value, str) and value:
+            yield from {value, quote(value, safe=""), quote_plus(value)}
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from repeating a GET whose connection broke: it may have consumed the code."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise  # aiohttp does not repeat these
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        lost = _connection_lost(error)
+    raise lost
+
+
+_MIDDLEWARES = (_send_once,)
+
+
+def _connection_lost(error: Exception) -> ConnectionFailedError:
+    return ConnectionFailedError(
+        f"The connection to WeChat broke before an answer came ({type(error).__name__}). "
+        f"{_CODE_MAY_BE_CONSUMED}",
+        sent=True,
+    )
+
+
+def _is_host(api_base: object) -> bool:
+    if not isinstance(api_base, str) or re.search(r"[\s?#]", api_base):
+        return False
+    try:
+        url = URL(api_base)
+        return url.scheme in ("http", "https") and bool((url.host or "").encode("idna"))
+    except ValueError:
+        return False
+
+
+def _is_repeatable(error: MPAuthXError) -> bool:
+    if isinstance(error, ConnectionFailedError):
+        return not error.sent
+    return isinstance(error, WeChatAPIError) and error.errcode == _SYSTEM_BUSY
