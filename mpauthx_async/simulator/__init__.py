@@ -1,0 +1,14 @@
+"""A stand-in for WeChat's servers: real HTTP, no account. GET / lists its routes.
+
+async with WeChatSimulator() as wx:
+    code = wx.login("open-id-of-bob")  # what wx.login() gives a mini-program
+    info = wx.get_user_info("open-id-of-bob")  # what wx.getUserInfo() gives it
+    ...  # call the code under test with api_base=wx.url
+"""
+
+from .faults import Fault
+from .routes import Request
+from .sealing import SealedUserInfo
+from .server import WeChatSimulator
+
+__all__ = ["Fault", "Request", "SealedUserInfo", "WeChatSimulator"]

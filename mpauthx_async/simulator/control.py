@@ -1,0 +1,90 @@
+"""The routes below /simulator, by which another process does what a phone or browser does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from .faults import Fault
+from .routes import Answer
+
+if TYPE_CHECKING:
+    from .server import WeChatSimulator
+
+__all__ = ["CONTROLS", "as_handler"]
+
+_Control = Callable[["WeChatSimulator", Mapping[str, Any]], Answer]
+
+
+def as_handler(wx: WeChatSimulator, path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Make the handler of a route below /simulator."""
+    control, example = CONTROLS[path]
+
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            body = json.loads(await request.read())
+            return web.json_response(control(wx, body if isinstance(body, dict) else {}))
+        except (ValueError, LookupError, RecursionError) as error:
+            message = f"{error} Send JSON such as {example}"
+            return web.json_response({"message": message}, status=400)
+
+    return handle
+
+
+def _login(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+    union_id, app_id = _optional(body, "union_id"), _optional(body, "app_id")
+    return {"code": wx.login(_text(body, "open_id"), union_id, app_id=app_id)}
+
+
+def _user_info(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+    info = wx.get_user_info(_text(body, "open_id"), app_id=_optional(body, "app_id"))
+    sealed = {"encryptedData": info.encrypted_data, "iv": info.iv}
+    return {**sealed, "rawData": info.raw_data, "signature": info.signature}
+
+
+def _web_login(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+    code = wx.web_login(
+        _text(body, "open_id"),
+        _optional(body, "union_id"),
+        scope=_optional(body, "scope") or "snsapi_userinfo",
+        app_id=_optional(body, "app_id"),
+    )
+    return {"code": code}
+
+
+def _visit_as(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+    wx.visit_as(_text(body, "open_id"), _optional(body, "union_id"))
+    return {"open_id": body["open_id"]}
+
+
+def _faults(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+    name, times = _text(body, "fault"), body.get("times", 1)
+    if name not in Fault.__members__:
+        raise ValueError(f"'fault' must be one of {', '.join(Fault.__members__)}.")
+    if type(times) is not int:
+        raise ValueError("'times' must be a whole number.")
+    wx.fail_next(Fault[name], times)
+    return {"fault": name, "times": times}
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    text = body.get(name)
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"'{name}' must be a text that is not empty.")
+    return text
+
+
+def _optional(body: Mapping[str, Any], name: str) -> str | None:
+    return None if body.get(name) is None else _text(body, name)
+
+
+CONTROLS: Mapping[str, tuple[_Control, str]] = {
+    "/simulator/login": (_login, '{"open_id": "…", "union_id": "… or left out"}'),
+    "/simulator/user_info": (_user_info, '{"open_id": "of a user who has logged in"}'),
+    "/simulator/web_login": (_web_login, '{"open_id": "…", "scope": "snsapi_userinfo"}'),
+    "/simulator/visit_as": (_visit_as, '{"open_id": "of the browser\'s user from now on"}'),
+    "/simulator/faults": (_faults, '{"fault": "SYSTEM_BUSY", "times": 1}'),
+}

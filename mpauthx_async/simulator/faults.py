@@ -1,0 +1,69 @@
+"""Fault: the ways in which a request can fail, and how each is made to happen."""
+
+import os
+import socket
+import struct
+from collections.abc import Callable
+from enum import Enum
+
+from aiohttp import web
+
+from .routes import Answer, to_json
+
+__all__ = ["Fault", "fail"]
+
+
+class Fault(Enum):
+    """How a request can fail, as the client meets it; unless it says so, no code is used up."""
+
+    SYSTEM_BUSY = "errcode -1"
+    TOO_FREQUENT = "errcode 45011"
+    HTTP_500 = "status 500"
+    HTML = "status 200 with an HTML page"
+    EMPTY = "status 200 with an empty body"
+    NOT_AN_OBJECT = "status 200 with a JSON list"
+    NO_FIELDS = "status 200 with errcode 0 and nothing more"
+    CONNECTION_RESET = "a TCP reset instead of an answer"
+    TRUNCATED = "half an answer; the code is used up"
+    LOST_ANSWER = "a TCP reset instead of an answer; the code is used up"
+
+    @property
+    def is_carried_out(self) -> bool:
+        """Whether the request is carried out before it fails."""
+        return self in (Fault.TRUNCATED, Fault.LOST_ANSWER)
+
+
+def fail(
+    request: web.Request, fault: Fault, body: str, error: Callable[[int], Answer]
+) -> web.Response:
+    """Answer a request in the way of a fault; `body` is what the answer would have been."""
+    if fault in _ERRCODES:
+        return web.Response(text=to_json(error(_ERRCODES[fault])))
+    if fault in _PAGES:
+        status, content_type, text = _PAGES[fault]
+        return web.Response(status=status, content_type=content_type, text=text)
+    if fault is Fault.TRUNCATED:
+        length = {"Content-Length": str(len(body.encode()))}
+        response = web.Response(text=body[: len(body) // 2], headers=length)
+        response.force_close()
+        return response
+    _reset_connection(request)
+    return web.Response()
+
+
+def _reset_connection(request: web.Request) -> None:
+    if request.transport is not None:
+        no_lingering = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+        connection = request.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_lingering)
+        request.transport.abort()
+
+
+_ERRCODES = {Fault.SYSTEM_BUSY: -1, Fault.TOO_FREQUENT: 45011}
+_PAGES = {
+    Fault.HTTP_500: (500, "text/plain", "Internal Server Error"),
+    Fault.HTML: (200, "text/html", "<html><body>Sign in to this network</body></html>"),
+    Fault.EMPTY: (200, "text/plain", ""),
+    Fault.NOT_AN_OBJECT: (200, "text/plain", "[]"),
+    Fault.NO_FIELDS: (200, "text/plain", '{"errcode":0,"errmsg":"ok"}'),
+}

@@ -1,0 +1,74 @@
+"""What a request is to the simulator, and what each part of WeChat's API offers."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errcodes import Refused, sns_error
+
+__all__ = ["SECRET_PARAMETERS", "Answer", "Call", "Request", "Route", "to_json"]
+
+Answer = dict[str, Any]
+to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+SECRET_PARAMETERS = frozenset(
+    ("secret", "corpsecret", "access_token", "refresh_token", "component_access_token")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to WeChat's API: its path, its query without secrets and tokens, its method.
+
+    What a POST request carries is not kept.
+    """
+
+    path: str
+    query: Mapping[str, str]
+    method: str = "GET"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an endpoint is asked: the query, in the order it was sent, and the body."""
+
+    query: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    def fields(self) -> Mapping[str, Any]:
+        """Give the body's JSON object; raises Refused: 44002 empty, 47001 something else."""
+        if not self.body:
+            raise Refused(44002)
+        try:
+            fields = json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise Refused(47001) from None
+        if not isinstance(fields, dict):
+            raise Refused(47001)
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An endpoint of WeChat's API.
+
+    Args:
+        method: GET or POST; any other than this is answered with errcode 43001 or 43002.
+        path: begins with a slash.
+        answer: carries a call out; raises Refused for what WeChat answers with an errcode.
+        parameters: the query and body as the list of routes shows them.
+        error: words an errcode at a time in Unix seconds.
+    """
+
+    method: str
+    path: str
+    answer: Callable[[Call], Answer]
+    parameters: str
+    error: Callable[[int, float], Answer] = sns_error
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}{self.parameters}"
+
+    def refuse_method(self, _: Call) -> Answer:
+        """The answer to another method than this route's."""
+        raise Refused(43001 if self.method == "GET" else 43002)

@@ -1,0 +1,334 @@
+"""WeChatSimulator: the server, and what phones and browsers do."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Self
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+
+from .control import CONTROLS, as_handler
+from .errcodes import Refused
+from .faults import Fault, fail
+from .mini_program import MiniProgram
+from .routes import SECRET_PARAMETERS, Answer, Call, Request, Route, to_json
+from .sealing import SealedUserInfo, new_session_key, seal, seal_user_info
+from .state import ANONYMOUS_PROFILE, State, User
+from .web_oauth import SCOPES, WebOAuth
+
+__all__ = ["WeChatSimulator"]
+
+_Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class WeChatSimulator:
+    """An HTTP server that answers as WeChat's do, and the phones of any number of users.
+
+    Args:
+        app_id: the app it knows; any other is answered with errcode 40013.
+        app_secret: the app's secret; any other is answered with errcode 40125.
+        host: the address to listen on.
+        port: the TCP port; 0 takes a free one, which `url` tells.
+        clock: gives the time in Unix seconds, by which codes expire and minutes pass.
+        calls_a_minute: code exchanges for one user before errcode 45011; None: no limit.
+        other_apps: AppIDs and secrets of further apps of the same Open Platform account: Official
+            Accounts, websites, other mini-programs. Codes, tokens, session keys and openids belong
+            to one app: a code of one, given to another, is answered with errcode 40029.
+
+    Attributes:
+        latency: seconds to wait before every answer of WeChat's API. The request is carried out
+            before the wait: a client that gives up meanwhile has used up its code.
+        requests: the last 1,000 requests to WeChat's API and pages, oldest first.
+
+    A function that takes an `app_id` means the simulator's own app by None, and raises LookupError
+    for an app that it does not know.
+    """
+
+    def __init__(
+        self,
+        *,
+        app_id: str = "wx4f4bc4dec97d474b",
+        app_secret: str = "5e4c2e7d00c0ffee5e4c2e7d00c0ffee",  # noqa: S107
+        host: str = "127.0.0.1",
+        port: int = 0,
+        clock: Callable[[], float] = time.time,
+        calls_a_minute: int | None = 100,
+        other_apps: Mapping[str, str] | None = None,
+    ) -> None:
+        self.latency = 0.0
+        self.requests: deque[Request] = deque(maxlen=1000)
+        self._address = host, port
+        self._clock = clock
+        self._state = State({app_id: app_secret, **(other_apps or {})}, clock)
+        limit = float("inf") if calls_a_minute is None else calls_a_minute
+        self._mini_program = MiniProgram(self._state, limit)
+        self._web_oauth = WebOAuth(self._state)
+        self._routes = (*self._mini_program.routes, *self._web_oauth.routes)
+        self._faults: deque[Fault] = deque()
+        self._runner: web.AppRunner | None = None
+        self._url: str | None = None
+
+    def __repr__(self) -> str:
+        return f"WeChatSimulator(app_id={self.app_id!r}, url={self._url!r})"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def app_id(self) -> str:
+        """The AppID of the simulator's own app."""
+        return self._state.app_id(None)
+
+    @property
+    def app_secret(self) -> str:
+        """The secret of the simulator's own app; a new one is asked for at once."""
+        return self._state.apps[self.app_id]
+
+    @app_secret.setter
+    def app_secret(self, app_secret: str) -> None:
+        self._state.apps[self.app_id] = app_secret
+
+    @property
+    def url(self) -> str:
+        """The `api_base` to pass: `http://127.0.0.1:<port>`; RuntimeError when not running.
+
+        The pages for browsers stand below it too, where WeChat's are at open.weixin.qq.com.
+        """
+        if self._url is None:
+            raise RuntimeError("The simulator is not running: use 'async with', or await start().")
+        return self._url
+
+    async def start(self) -> None:
+        """Listen, as `async with` does. RuntimeError: it runs already; OSError: port taken."""
+        if self._runner is not None:
+            raise RuntimeError(f"The simulator runs already, at {self._url}.")
+        logger = logging.getLogger(__name__)
+        logger.addFilter(_is_no_parse_error)
+        runner = web.AppRunner(
+            self._application(),
+            access_log=None,  # a request line holds the app secret
+            logger=logger,
+            shutdown_timeout=0.5,  # seconds
+            handler_cancellation=True,  # else an answer with much latency outlives its client
+        )
+        await runner.setup()
+        await web.TCPSite(runner, *self._address, backlog=1024).start()
+        self._runner = runner
+        host, port = runner.addresses[0][:2]
+        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def close(self) -> None:
+        """Give requests in progress half a second, then free the port; twice is fine."""
+        runner, self._runner, self._url = self._runner, None, None
+        if runner is not None:
+            await runner.cleanup()
+
+    def login(
+        self,
+        open_id: str,
+        union_id: str | None = None,
+        *,
+        session_key: str | None = None,
+        app_id: str | None = None,
+    ) -> str:
+        """Log a user in, as `wx.login()` does, and give the code for the server.
+
+        Every login replaces the user's session key at once (at WeChat it may): a user has one valid
+        key. A code stands for the user, and gives the key that is current when it is exchanged.
+        So data got before a new login does not decrypt with the key that the new code gives.
+
+        Args:
+            open_id: the user's openId; an unknown one becomes a new user.
+            union_id: the user's unionId; None keeps what an earlier login said.
+            session_key: base64 of 16 bytes, to replay recorded data; None: a random one.
+            app_id: the mini-program.
+
+        Returns the code: 32 letters and digits, for one exchange within 300 seconds.
+        Raises ValueError for an empty open_id, or a session_key that is not base64 of 16 bytes.
+        Source: https://developers.weixin.qq.com/miniprogram/dev/api/open-api/login/wx.login.html
+        """
+        if session_key is None:
+            session_key = new_session_key()
+        elif len(base64.b64decode(session_key, validate=True)) != 16:
+            raise ValueError("session_key must be the base64 of 16 bytes.")
+        user = self._user(open_id, app_id, union_id)
+        user.session_key = session_key
+        return self._mini_program.issue_code(user)
+
+    def get_user_info(self, open_id: str, *, app_id: str | None = None) -> SealedUserInfo:
+        """Give what `wx.getUserInfo()` gives the client, sealed with the user's current key.
+
+        Raises LookupError for a user who has not logged in.
+        Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/signature.html
+        """
+        user = self._known_user(open_id, app_id)
+        union = {} if user.union_id is None else {"unionId": user.union_id}
+        ids = {"openId": open_id, **union}
+        return seal_user_info(user, ids, user.profile, app_id=user.app_id, now=self._clock())
+
+    def seal(
+        self, open_id: str, payload: Mapping[str, object], *, app_id: str | None = None
+    ) -> tuple[str, str]:
+        """Encrypt any payload as WeChat does: AES-128-CBC with the user's current key, PKCS#7.
+
+        Args:
+            open_id: the user, who has logged in.
+            payload: the fields. A true `watermark` is added unless there is one.
+            app_id: the mini-program.
+
+        Returns encryptedData and iv, both base64; raises LookupError as `get_user_info` does.
+        """
+        user = self._known_user(open_id, app_id)
+        return seal(user, payload, app_id=user.app_id, now=self._clock())
+
+    def web_login(
+        self,
+        open_id: str,
+        union_id: str | None = None,
+        *,
+        scope: str = "snsapi_userinfo",
+        app_id: str | None = None,
+        snapshot: bool = False,
+    ) -> str:
+        """Log a user of a web page in, and give the code with which WeChat sends them back.
+
+        Args:
+            open_id: the user's openid; an unknown one becomes a new user.
+            union_id: the user's unionid; None keeps what an earlier login said.
+            scope: snsapi_base, snsapi_userinfo or snsapi_login.
+            app_id: the Official Account or website.
+            snapshot: the user is the virtual one that a page gets which asks too early.
+
+        Returns the code, for one exchange within 300 seconds; ValueError: another scope.
+        Source: https://developers.weixin.qq.com/doc/offiaccount/OA_Web_Apps/Wechat_webpage_authorization.html
+        """
+        if scope not in (known := [scope for scopes in SCOPES.values() for scope in scopes]):
+            raise ValueError(f"'scope' must be one of {', '.join(known)}.")
+        user = self._user(open_id, app_id, union_id)
+        return self._web_oauth.issue_code(user, scope, snapshot=snapshot)
+
+    def visit_as(self, open_id: str, union_id: str | None = None) -> None:
+        """Say who visits the pages `/connect/…` from now on; they consent to everything.
+
+        Args:
+            open_id: the openid that each app sees; an empty one raises ValueError.
+            union_id: the user's unionid; None keeps what an earlier login said.
+        """
+        if not open_id:
+            raise ValueError("open_id must not be empty.")
+        self._web_oauth.visitor = open_id, union_id
+
+    def set_profile(self, open_id: str, *, app_id: str | None = None, **profile: str | int) -> None:
+        """Change a user's profile, which is at first the anonymised one that WeChat gives today.
+
+        Args:
+            open_id: the user's openId; an unknown one becomes a new user.
+            app_id: the app that sees this profile.
+            profile: nickName, gender (0 unknown, 1 male, 2 female), language, city, province,
+                country, avatarUrl; what is left out stays, what is unknown raises TypeError.
+        """
+        if unknown := profile.keys() - ANONYMOUS_PROFILE.keys():
+            known = ", ".join(ANONYMOUS_PROFILE)
+            raise TypeError(f"A profile has no {', '.join(sorted(unknown))}; it has {known}.")
+        user = self._user(open_id, app_id)
+        user.profile = {**user.profile, **profile}
+
+    def block(self, open_id: str, *, app_id: str | None = None) -> None:
+        """Make this a high-risk user, whose codes are answered with errcode 40226."""
+        self._user(open_id, app_id).blocked = True
+
+    def fail_next(self, fault: Fault, times: int = 1) -> None:
+        """Let the next requests to WeChat's API fail, after those for which it was asked before.
+
+        Args:
+            fault: how they fail.
+            times: how many of them, 1 to 10,000; anything else raises ValueError.
+        """
+        if not 1 <= times <= 10_000:
+            raise ValueError(f"'times' must be 1 to 10,000, and is {times}.")
+        self._faults.extend([fault] * times)
+
+    def _user(self, open_id: str, app_id: str | None, union_id: str | None = None) -> User:
+        return self._state.user(open_id, self._state.app_id(app_id), union_id)
+
+    def _known_user(self, open_id: str, app_id: str | None) -> User:
+        """Give a user without making one: who is unknown has no session key."""
+        app_id = self._state.app_id(app_id)
+        return self._state.known_user(open_id, app_id) or User(app_id, open_id)
+
+    def _application(self) -> web.Application:
+        app = web.Application()
+        for route in self._routes:
+            app.router.add_route(route.method, route.path, self._as_wechat(route, route.answer))
+            app.router.add_route("*", route.path, self._as_wechat(route, route.refuse_method))
+        for path in SCOPES:
+            app.router.add_get(path, self._show_page)
+        for path in CONTROLS:
+            app.router.add_post(path, as_handler(self, path))
+        app.router.add_route("*", "/{path:.*}", self._tell_routes)
+        return app
+
+    def _as_wechat(self, route: Route, answer: Callable[[Call], Answer]) -> _Handler:
+        def error(errcode: int) -> Answer:
+            return route.error(errcode, self._clock())
+
+        async def handle(request: web.Request) -> web.Response:
+            call = Call(request.query, await request.read())
+            self._record(request)
+            fault = self._faults.popleft() if self._faults else None
+            body = "{}"
+            if fault is None or fault.is_carried_out:
+                try:
+                    body = to_json(answer(call))
+                except Refused as refused:
+                    body = to_json(error(refused.errcode))
+            await self._wait()
+            return web.Response(text=body) if fault is None else fail(request, fault, body, error)
+
+        return handle
+
+    async def _show_page(self, request: web.Request) -> web.Response:
+        self._record(request)
+        page = self._web_oauth.visit(request.path, request.query)
+        await self._wait()
+        headers = {} if page.location is None else {"Location": page.location}
+        return web.Response(
+            status=page.status, text=page.text, content_type="text/html", headers=headers
+        )
+
+    def _record(self, request: web.Request) -> None:
+        query = {
+            name: text for name, text in request.query.items() if name not in SECRET_PARAMETERS
+        }
+        self.requests.append(Request(request.path, query, request.method))
+
+    async def _wait(self) -> None:
+        if self.latency > 0:
+            await asyncio.sleep(self.latency)
+
+    async def _tell_routes(self, request: web.Request) -> web.Response:
+        page = "?appid=…&redirect_uri=…&response_type=code&scope=…&state=…"
+        lines = [
+            f"WeChatSimulator of the app {self.app_id}. Its routes:\n",
+            *map(str, self._routes),
+            *(f"GET {path}{page} ({' or '.join(scopes)})" for path, scopes in SCOPES.items()),
+            *(f"POST {path} {example}" for path, (_, example) in CONTROLS.items()),
+            *(f"  {fault.name}: {fault.value}" for fault in Fault),
+        ]
+        text = "\n".join(lines) + "\n"
+        return web.Response(status=200 if request.path == "/" else 404, text=text)
+
+
+def _is_no_parse_error(record: logging.LogRecord) -> bool:
+    # aiohttp logs a request line that it cannot parse, and with it the app secret.
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

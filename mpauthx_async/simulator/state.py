@@ -1,0 +1,100 @@
+"""State: what every part of WeChat's API knows: the apps, their users, the time."""
+
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errcodes import Refused
+
+__all__ = ["ANONYMOUS_PROFILE", "State", "User", "is_secret"]
+
+ANONYMOUS_PROFILE: Mapping[str, str | int] = {
+    "nickName": "微信用户",
+    "gender": 0,
+    **dict.fromkeys(("language", "city", "province", "country"), ""),
+    "avatarUrl": "https://thirdwx.qlogo.cn/mmopen/vi_32/POgEwh4mIHO4nibH0KlMECNjjGxQUq24ZEaGT4po"
+    "C6icRiccVGKSyXwibcPq4BWmiaIGuG1icwxaQX6grC9VemZoJ8rg/132",
+}
+
+
+@dataclass(slots=True)
+class User:
+    """A user as one app sees them; to WeCom, a member of a company."""
+
+    app_id: str
+    open_id: str
+    union_id: str | None = None
+    session_key: str | None = field(default=None, repr=False)
+    profile: Mapping[str, str | int] = field(default_factory=lambda: ANONYMOUS_PROFILE)
+    blocked: bool = False
+    minute_began: float = float("-inf")
+    calls: int = 0
+
+    def count_call(self, now: float) -> int:
+        """Count a call; returns how many there were in this minute."""
+        if not 0 <= now - self.minute_began < 60:
+            self.minute_began, self.calls = now, 0
+        self.calls += 1
+        return self.calls
+
+
+class State:
+    """The apps and their users.
+
+    Args:
+        apps: AppIDs and their secrets; the first is meant where no app is named.
+        clock: gives the time in Unix seconds.
+    """
+
+    def __init__(self, apps: Mapping[str, str], clock: Callable[[], float]) -> None:
+        self.apps = dict(apps)
+        self.clock = clock
+        self._users: dict[tuple[str, str], User] = {}
+
+    def app_id(self, app_id: str | None) -> str:
+        """Give the app that is meant; raises LookupError when it is none of the simulator's."""
+        if app_id is None:
+            return next(iter(self.apps))
+        if app_id not in self.apps:
+            raise LookupError(f"No app {app_id!r} here: name it and its secret in other_apps.")
+        return app_id
+
+    def user(self, open_id: str, app_id: str, union_id: str | None = None) -> User:
+        """Give a user, who may be new; a union_id that is not None replaces an earlier one."""
+        if not open_id:
+            raise ValueError("open_id must not be empty.")
+        user = self._users.setdefault((app_id, open_id), User(app_id, open_id))
+        user.union_id = union_id or user.union_id
+        return user
+
+    def known_user(self, open_id: str, app_id: str) -> User | None:
+        """Give a user whom the simulator has met in this app."""
+        return self._users.get((app_id, open_id))
+
+    def authenticate(self, parameters: Mapping[str, Any]) -> str:
+        """Give the app whose `appid` and `secret` these are.
+
+        Raises Refused: 41002 appid missing, 40013 invalid, 41004 secret missing, 40125 invalid.
+        """
+        app_id, secret = self.check_app_id(parameters), parameters.get("secret")
+        if not secret:
+            raise Refused(41004)
+        if not is_secret(secret, self.apps[app_id]):
+            raise Refused(40125)
+        return app_id
+
+    def check_app_id(self, parameters: Mapping[str, Any]) -> str:
+        """Give the app that `appid` names; raises Refused: 41002 appid missing, 40013 invalid."""
+        app_id = parameters.get("appid")
+        if not app_id:
+            raise Refused(41002)
+        if not isinstance(app_id, str) or app_id not in self.apps:
+            raise Refused(40013)
+        return app_id
+
+
+def is_secret(given: object, secret: str) -> bool:
+    """Whether a client gave just this secret."""
+    # aiohttp's pure Python parser gives bytes that are not UTF-8 as lone surrogates.
+    return hmac.compare_digest(str(given).encode(errors="replace"), secret.encode())

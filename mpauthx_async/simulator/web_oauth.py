@@ -1,0 +1,202 @@
+"""Web OAuth 2.0: the pages that a browser is sent to, and the API that trades their codes."""
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlencode, urlsplit
+
+from .errcodes import Refused
+from .expiring import Expiring, OneTimeCodes, random_text
+from .routes import Answer, Call, Route
+from .state import State, User
+
+__all__ = ["SCOPES", "Page", "WebOAuth"]
+
+SCOPES = {  # of each page
+    "/connect/oauth2/authorize": ("snsapi_base", "snsapi_userinfo"),
+    "/connect/qrconnect": ("snsapi_login",),
+}
+_ORDER = ("appid", "redirect_uri", "response_type", "scope", "state")
+_ACCESS_TTL = 7200
+_REFRESH_TTL = 30 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a browser gets: a place to go on to, or a text to read."""
+
+    status: int
+    text: str = ""
+    location: str | None = None
+
+
+@dataclass(slots=True)
+class _Grant:
+    user: User
+    scope: str
+    is_snapshot: bool
+    access_token: str = field(default="", repr=False)
+    refresh_token: str = field(default="", repr=False)
+
+
+class WebOAuth:
+    """Logs users of web pages in, in whose name an app then asks for their profile."""
+
+    def __init__(self, state: State) -> None:
+        self.visitor: tuple[str, str | None] | None = None  # open_id and union_id
+        self._state = state
+        self._codes: OneTimeCodes[_Grant] = OneTimeCodes(state.clock)
+        self._access: Expiring[_Grant] = Expiring(state.clock, _ACCESS_TTL, remembered=_ACCESS_TTL)
+        self._refresh: Expiring[_Grant] = Expiring(
+            state.clock, _REFRESH_TTL, remembered=_REFRESH_TTL
+        )
+        self.routes = (
+            Route(
+                "GET",
+                "/sns/oauth2/access_token",
+                self._exchange,
+                "?appid=…&secret=…&code=…&grant_type=authorization_code",
+            ),
+            Route(
+                "GET",
+                "/sns/oauth2/refresh_token",
+                self._refresh_token,
+                "?appid=…&grant_type=refresh_token&refresh_token=…",
+            ),
+            Route(
+                "GET",
+                "/sns/userinfo",
+                self._user_info,
+                "?access_token=…&openid=…&lang=zh_CN|zh_TW|en",
+            ),
+            Route("GET", "/sns/auth", self._check, "?access_token=…&openid=…"),
+        )
+
+    def issue_code(self, user: User, scope: str, *, snapshot: bool = False) -> str:
+        """Give the code with which a page sends its user back."""
+        return self._codes.issue(user.app_id, _Grant(user, scope, snapshot))
+
+    def visit(self, path: str, query: Mapping[str, str]) -> Page:
+        """Open the page that asks a user for consent; everybody consents."""
+        # https://developers.weixin.qq.com/doc/offiaccount/OA_Web_Apps/Wechat_webpage_authorization.html
+        if wrong := self._what_is_wrong(path, query):
+            return Page(200, _error_page(wrong))  # 200, as at WeChat
+        if self.visitor is None:
+            return Page(400, _error_page("The simulator does not know who is visiting: visit_as()"))
+        open_id, union_id = self.visitor
+        user = self._state.user(open_id, query["appid"], union_id)
+        back = {"code": self.issue_code(user, query["scope"])}
+        if "state" in query:
+            back["state"] = query["state"]
+        return Page(302, location=_with_query(query["redirect_uri"], back))
+
+    def _what_is_wrong(self, path: str, query: Mapping[str, str]) -> str | None:
+        if query.get("appid") not in self._state.apps:
+            return "AppID 参数错误: appid is missing, or is none of the simulator's apps."
+        if not _is_http_url(query.get("redirect_uri", "")):
+            return "redirect_uri 参数错误 (10003): it must be an absolute http or https URL."
+        if query.get("response_type") != "code":
+            return "response_type 参数错误: it must be 'code'."
+        if query.get("scope") not in SCOPES[path]:
+            return (
+                f"Scope 参数错误或没有 Scope 权限 (10005): it must be {' or '.join(SCOPES[path])}."
+            )
+        if len(query.get("state", "").encode(errors="replace")) > 128:
+            return "state 参数错误: it has more than 128 bytes."
+        order = [name for name in query if name in _ORDER]
+        if order != [name for name in _ORDER if name in query]:
+            return f"请求参数格式错误 (10008): each once and in this order: {', '.join(_ORDER)}."
+        return None
+
+    def _exchange(self, call: Call) -> Answer:
+        app_id = self._state.authenticate(call.query)
+        if not call.query.get("code"):
+            raise Refused(41008)
+        if call.query.get("grant_type") != "authorization_code":
+            raise Refused(40002)
+        grant = self._codes.take(call.query["code"], app_id)
+        grant.refresh_token = random_text(64)
+        self._refresh.put(grant.refresh_token, grant)
+        snapshot = {"is_snapshotuser": 1} if grant.is_snapshot else {}
+        return {**self._tokens(grant), **snapshot, **_union(grant)}
+
+    def _refresh_token(self, call: Call) -> Answer:
+        app_id = self._state.check_app_id(call.query)
+        if call.query.get("grant_type") != "refresh_token":
+            raise Refused(40002)
+        if not call.query.get("refresh_token"):
+            raise Refused(41003)
+        grant = self._refresh.get(call.query["refresh_token"], unknown=40030, expired=42002)
+        if grant.user.app_id != app_id:
+            raise Refused(40030)
+        return self._tokens(grant)
+
+    def _tokens(self, grant: _Grant) -> Answer:
+        """Let the access token live for two hours from now, or a new one when it has expired."""
+        if not self._access.remaining(grant.access_token):
+            grant.access_token = random_text(64)
+        self._access.put(grant.access_token, grant)
+        return {
+            "access_token": grant.access_token,
+            "expires_in": _ACCESS_TTL,
+            "refresh_token": grant.refresh_token,
+            "openid": grant.user.open_id,
+            "scope": grant.scope,
+        }
+
+    def _user_info(self, call: Call) -> Answer:
+        grant = self._grant(call.query)
+        if grant.scope == "snsapi_base":
+            raise Refused(48001)
+        profile = grant.user.profile
+        return {
+            "openid": grant.user.open_id,
+            "nickname": profile["nickName"],
+            "sex": profile["gender"],
+            "province": profile["province"],
+            "city": profile["city"],
+            "country": profile["country"],
+            "headimgurl": profile["avatarUrl"],
+            "privilege": [],
+            **_union(grant),
+        }
+
+    def _check(self, call: Call) -> Answer:
+        self._grant(call.query)
+        return {"errcode": 0, "errmsg": "ok"}
+
+    def _grant(self, query: Mapping[str, str]) -> _Grant:
+        if not query.get("access_token"):
+            raise Refused(41001)
+        if not query.get("openid"):
+            raise Refused(41009)
+        grant = self._access.get(query["access_token"], unknown=40001, expired=42001)
+        if grant.user.open_id != query["openid"]:
+            raise Refused(40003)
+        return grant
+
+
+def _union(grant: _Grant) -> Answer:
+    if grant.user.union_id is None or grant.scope == "snsapi_base":
+        return {}
+    return {"unionid": grant.user.union_id}
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        return False
+
+
+def _with_query(url: str, more: Mapping[str, str]) -> str:
+    quoted = quote(url, safe="%/:?#[]@!$&'()*+,;=~", errors="replace")
+    parts = urlsplit(quoted)
+    query = "&".join(filter(None, (parts.query, urlencode(more, errors="replace"))))
+    return parts._replace(query=query).geturl()
+
+
+def _error_page(text: str) -> str:
+    title = "<!DOCTYPE html><html><head><meta charset='utf-8'><title>WeChat</title></head>"
+    return f"{title}<body><h4>{html.escape(text)}</h4></body></html>"

@@ -1,0 +1,61 @@
+"""What the tests of the simulator's API share: a clock to move, and plain requests."""
+
+import asyncio
+import base64
+import json
+
+import aiohttp
+from Crypto.Cipher import AES
+from Crypto.Util.Padding import unpad
+
+from mpauthx_async.simulator import WeChatSimulator
+
+RID = r"rid: [0-9a-f]{8}-[0-9a-f]{8}-[0-9a-f]{8}"
+
+
+class Clock:
+    """A clock that stands still until it is told to move."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+        self.read = asyncio.Event()
+
+    def __call__(self) -> float:
+        self.read.set()
+        return self.now
+
+
+class Client:
+    """Calls the simulator's API as any HTTP client does; None leaves a parameter out."""
+
+    def __init__(self, wx: WeChatSimulator, http: aiohttp.ClientSession) -> None:
+        self.wx = wx
+        self.http = http
+
+    async def get(self, path: str, **query: str | None) -> dict:
+        return await self._answer("GET", path, query)
+
+    async def post(self, path: str, body: object, **query: str | None) -> dict:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self._answer("POST", path, query, data)
+
+    async def control(self, command: str, **body: object) -> dict:
+        async with self.http.post(f"{self.wx.url}/simulator/{command}", json=body) as response:
+            return await response.json()
+
+    async def _answer(
+        self, method: str, path: str, query: dict[str, str | None], data: bytes | None = None
+    ) -> dict:
+        params = {name: text for name, text in query.items() if text is not None}
+        async with self.http.request(
+            method, self.wx.url + path, params=params, data=data
+        ) as response:
+            assert response.status == 200
+            assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+            return json.loads(await response.read())
+
+
+def decrypt(session_key: str, encrypted_data: str, iv: str) -> dict:
+    key, raw_iv = base64.b64decode(session_key), base64.b64decode(iv)
+    sealed = base64.b64decode(encrypted_data)
+    return json.loads(unpad(AES.new(key, AES.MODE_CBC, raw_iv).decrypt(sealed), 16))
