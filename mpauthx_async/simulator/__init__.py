@@ -8,7 +8,7 @@ async with WeChatSimulator() as wx:
 
 from .faults import Fault
 from .routes import Request
-from .sealing import SealedUserInfo
+from .sealing import PhoneNumber, SealedData, SealedUserInfo
 from .server import WeChatSimulator
 
-__all__ = ["Fault", "Request", "SealedUserInfo", "WeChatSimulator"]
+__all__ = ["Fault", "PhoneNumber", "Request", "SealedData", "SealedUserInfo", "WeChatSimulator"]

@@ -45,6 +45,16 @@ def _user_info(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
     return {**sealed, "rawData": info.raw_data, "signature": info.signature}
 
 
+def _phone_number(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+    phone = wx.get_phone_number(
+        _text(body, "open_id"),
+        _optional(body, "phone_number") or "13800138000",
+        country_code=_optional(body, "country_code") or "86",
+        app_id=_optional(body, "app_id"),
+    )
+    return {"code": phone.code, "encryptedData": phone.encrypted_data, "iv": phone.iv}
+
+
 def _web_login(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
     code = wx.web_login(
         _text(body, "open_id"),
@@ -58,6 +68,10 @@ def _web_login(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
 def _visit_as(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
     wx.visit_as(_text(body, "open_id"), _optional(body, "union_id"))
     return {"open_id": body["open_id"]}
+
+
+def _wecom_login(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+    return {"code": wx.wecom_login(_text(body, "user_id"), _optional(body, "corp_id"))}
 
 
 def _faults(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
@@ -84,7 +98,9 @@ def _optional(body: Mapping[str, Any], name: str) -> str | None:
 CONTROLS: Mapping[str, tuple[_Control, str]] = {
     "/simulator/login": (_login, '{"open_id": "…", "union_id": "… or left out"}'),
     "/simulator/user_info": (_user_info, '{"open_id": "of a user who has logged in"}'),
+    "/simulator/phone_number": (_phone_number, '{"open_id": "of a user who has logged in"}'),
     "/simulator/web_login": (_web_login, '{"open_id": "…", "scope": "snsapi_userinfo"}'),
     "/simulator/visit_as": (_visit_as, '{"open_id": "of the browser\'s user from now on"}'),
+    "/simulator/wecom_login": (_wecom_login, '{"user_id": "…"}'),
     "/simulator/faults": (_faults, '{"fault": "SYSTEM_BUSY", "times": 1}'),
 }

@@ -1,25 +1,35 @@
-"""The mini-program's login: a code for an openid and a session key."""
+"""The mini-program's API: a code for an openid and a session key, and what the app may ask then."""
 
-from .errcodes import Refused
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+from .app_access import AppAccess
+from .errcodes import Refused, api_error
 from .expiring import OneTimeCodes
 from .routes import Answer, Call, Route
-from .state import State, User
+from .sealing import new_session_key
+from .state import State, User, is_secret
 
 __all__ = ["MiniProgram"]
 
 
 class MiniProgram:
-    """Logs users of mini-programs in.
+    """Logs users of mini-programs in, checks their session keys, tells their phone numbers.
 
     Args:
         state: the apps and their users.
+        access: knows which app a call's access token belongs to.
         calls_a_minute: code exchanges for one user before errcode 45011.
     """
 
-    def __init__(self, state: State, calls_a_minute: float) -> None:
+    def __init__(self, state: State, access: AppAccess, calls_a_minute: float) -> None:
         self._state = state
+        self._access = access
         self._calls_a_minute = calls_a_minute
         self._codes: OneTimeCodes[User] = OneTimeCodes(state.clock)
+        self._phone_codes: OneTimeCodes[Mapping[str, object]] = OneTimeCodes(state.clock)
+        signed = "?access_token=…&openid=…&signature=…&sig_method=hmac_sha256"
         self.routes = (
             Route(
                 "GET",
@@ -27,11 +37,24 @@ class MiniProgram:
                 self._code_to_session,
                 "?appid=…&secret=…&js_code=…&grant_type=authorization_code",
             ),
+            Route("GET", "/wxa/checksession", self._check_session, signed, api_error),
+            Route("GET", "/wxa/resetusersessionkey", self._reset_session, signed, api_error),
+            Route(
+                "POST",
+                "/wxa/business/getuserphonenumber",
+                self._tell_phone_number,
+                '?access_token=… {"code": "…"}',
+                api_error,
+            ),
         )
 
     def issue_code(self, user: User) -> str:
         """Give the code that stands for a user and the key that is current at its exchange."""
         return self._codes.issue(user.app_id, user)
+
+    def issue_phone_code(self, app_id: str, phone_info: Mapping[str, object]) -> str:
+        """Give the code that stands for a phone number."""
+        return self._phone_codes.issue(app_id, phone_info)
 
     def exchange(self, call: Call, app_id: str) -> Answer:
         """Trade `js_code` for the user's identity and session key."""
@@ -52,3 +75,46 @@ class MiniProgram:
 
     def _code_to_session(self, call: Call) -> Answer:
         return self.exchange(call, self._state.authenticate(call.query))
+
+    def _check_session(self, call: Call) -> Answer:
+        # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/checkSessionKey.html
+        self._signing_user(call)
+        return {"errcode": 0, "errmsg": "ok"}
+
+    def _reset_session(self, call: Call) -> Answer:
+        # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/ResetUserSessionKey.html
+        user = self._signing_user(call)
+        user.session_key = new_session_key()
+        return {
+            "errcode": 0,
+            "errmsg": "ok",
+            "openid": user.open_id,
+            "session_key": user.session_key,
+        }
+
+    def _signing_user(self, call: Call) -> User:
+        """Give the user whose current session key signed a call."""
+        app_id = self._access.check(call)
+        open_id = call.query.get("openid")
+        if not open_id:
+            raise Refused(41009)
+        user = self._state.known_user(open_id, app_id)
+        if user is None:
+            raise Refused(40003)
+        if call.query.get("sig_method") != "hmac_sha256":
+            raise Refused(87008)
+        signature = call.query.get("signature", "")
+        if user.session_key is None or not is_secret(signature, _sign(user.session_key)):
+            raise Refused(87009)
+        return user
+
+    def _tell_phone_number(self, call: Call) -> Answer:
+        # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-info/phone-number/getPhoneNumber.html
+        app_id = self._access.check(call)
+        code = call.fields().get("code")
+        phone_info = self._phone_codes.take(str(code) if code else None, app_id)
+        return {"errcode": 0, "errmsg": "ok", "phone_info": phone_info}
+
+
+def _sign(session_key: str) -> str:
+    return hmac.new(session_key.encode(), b"", hashlib.sha256).hexdigest()

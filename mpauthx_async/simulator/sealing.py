@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from Crypto.Cipher import AES
 from Crypto.Util.Padding import pad
@@ -12,7 +13,14 @@ from Crypto.Util.Padding import pad
 from .routes import to_json
 from .state import User
 
-__all__ = ["SealedUserInfo", "new_session_key", "seal", "seal_user_info"]
+__all__ = [
+    "PhoneNumber",
+    "SealedData",
+    "SealedUserInfo",
+    "new_session_key",
+    "seal",
+    "seal_user_info",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +33,38 @@ class SealedUserInfo:
     signature: str
 
 
+class SealedData(NamedTuple):
+    """Any payload as a client gets it: two base64 texts."""
+
+    encrypted_data: str
+    iv: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneNumber:
+    """What the phone number button gives the client: a code, and the old form's two base64 texts.
+
+    The code is for /wxa/business/getuserphonenumber, once within 300 seconds.
+    """
+
+    code: str
+    encrypted_data: str
+    iv: str
+
+
 def new_session_key() -> str:
     """Give the base64 of 16 random bytes."""
     return base64.b64encode(os.urandom(16)).decode()
 
 
-def seal(user: User, payload: Mapping[str, object], *, app_id: str, now: float) -> tuple[str, str]:
+def seal(user: User, payload: Mapping[str, object], *, app_id: str, now: float) -> SealedData:
     """Encrypt a payload, and a watermark unless it has one; LookupError: no session key."""
     key = base64.b64decode(_session_key(user))
     watermark = {"timestamp": int(now), "appid": app_id}
     plaintext = to_json({**payload, "watermark": payload.get("watermark", watermark)})
     iv = os.urandom(16)
     sealed = AES.new(key, AES.MODE_CBC, iv).encrypt(pad(plaintext.encode(), 16))
-    return base64.b64encode(sealed).decode(), base64.b64encode(iv).decode()
+    return SealedData(base64.b64encode(sealed).decode(), base64.b64encode(iv).decode())
 
 
 def seal_user_info(

@@ -13,14 +13,17 @@ from typing import Self
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
+from .app_access import AppAccess
+from .component import Component
 from .control import CONTROLS, as_handler
 from .errcodes import Refused
 from .faults import Fault, fail
 from .mini_program import MiniProgram
 from .routes import SECRET_PARAMETERS, Answer, Call, Request, Route, to_json
-from .sealing import SealedUserInfo, new_session_key, seal, seal_user_info
+from .sealing import PhoneNumber, SealedData, SealedUserInfo, new_session_key, seal, seal_user_info
 from .state import ANONYMOUS_PROFILE, State, User
 from .web_oauth import SCOPES, WebOAuth
+from .wecom import WeCom
 
 __all__ = ["WeChatSimulator"]
 
@@ -40,6 +43,9 @@ class WeChatSimulator:
         other_apps: AppIDs and secrets of further apps of the same Open Platform account: Official
             Accounts, websites, other mini-programs. Codes, tokens, session keys and openids belong
             to one app: a code of one, given to another, is answered with errcode 40029.
+        component_app_id: the third-party platform, which all these apps have authorised.
+        corp_id: the company at WeCom.
+        corp_secret: the secret of the company's application.
 
     Attributes:
         latency: seconds to wait before every answer of WeChat's API. The request is carried out
@@ -60,6 +66,9 @@ class WeChatSimulator:
         clock: Callable[[], float] = time.time,
         calls_a_minute: int | None = 100,
         other_apps: Mapping[str, str] | None = None,
+        component_app_id: str = "wxc0c0c0c0c0c0c0c0",
+        corp_id: str = "ww5ca1ab1e5ca1ab1e",
+        corp_secret: str = "7e577e57-for-tests-7e577e57-of-a-company-7e",  # noqa: S107
     ) -> None:
         self.latency = 0.0
         self.requests: deque[Request] = deque(maxlen=1000)
@@ -67,9 +76,18 @@ class WeChatSimulator:
         self._clock = clock
         self._state = State({app_id: app_secret, **(other_apps or {})}, clock)
         limit = float("inf") if calls_a_minute is None else calls_a_minute
-        self._mini_program = MiniProgram(self._state, limit)
+        self._access = AppAccess(self._state)
+        self._mini_program = MiniProgram(self._state, self._access, limit)
         self._web_oauth = WebOAuth(self._state)
-        self._routes = (*self._mini_program.routes, *self._web_oauth.routes)
+        self._component = Component(self._state, self._mini_program, component_app_id)
+        self._wecom = WeCom(self._state, corp_id, corp_secret)
+        self._routes = (
+            *self._mini_program.routes,
+            *self._access.routes,
+            *self._web_oauth.routes,
+            *self._component.routes,
+            *self._wecom.routes,
+        )
         self._faults: deque[Fault] = deque()
         self._runner: web.AppRunner | None = None
         self._url: str | None = None
@@ -97,6 +115,26 @@ class WeChatSimulator:
     @app_secret.setter
     def app_secret(self, app_secret: str) -> None:
         self._state.apps[self.app_id] = app_secret
+
+    @property
+    def component_app_id(self) -> str:
+        """The AppID of the third-party platform."""
+        return self._component.app_id
+
+    @property
+    def component_access_token(self) -> str:
+        """The platform's current token: the same one for two hours, then a new one."""
+        return self._component.access_token()
+
+    @property
+    def corp_id(self) -> str:
+        """The company at WeCom."""
+        return self._wecom.corp_id
+
+    @property
+    def corp_secret(self) -> str:
+        """The secret of the company's application."""
+        return self._wecom.corp_secret
 
     @property
     def url(self) -> str:
@@ -176,9 +214,39 @@ class WeChatSimulator:
         ids = {"openId": open_id, **union}
         return seal_user_info(user, ids, user.profile, app_id=user.app_id, now=self._clock())
 
+    def get_phone_number(
+        self,
+        open_id: str,
+        phone_number: str = "13800138000",
+        *,
+        country_code: str = "86",
+        app_id: str | None = None,
+    ) -> PhoneNumber:
+        """Give what the phone number button gives the client, in its new form and its old one.
+
+        Args:
+            open_id: the user, who has logged in.
+            phone_number: the number without the country's code.
+            country_code: digits; the number of another country than China (86) is told with it.
+            app_id: the mini-program.
+
+        Returns `code`, `encrypted_data` and `iv`; raises LookupError as `get_user_info` does.
+        Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/getPhoneNumber.html
+        """
+        user, now = self._known_user(open_id, app_id), self._clock()
+        told = phone_number if country_code == "86" else f"+{country_code}{phone_number}"
+        phone_info = {
+            "phoneNumber": told,
+            "purePhoneNumber": phone_number,
+            "countryCode": country_code,
+            "watermark": {"timestamp": int(now), "appid": user.app_id},
+        }
+        sealed = seal(user, phone_info, app_id=user.app_id, now=now)
+        return PhoneNumber(self._mini_program.issue_phone_code(user.app_id, phone_info), *sealed)
+
     def seal(
         self, open_id: str, payload: Mapping[str, object], *, app_id: str | None = None
-    ) -> tuple[str, str]:
+    ) -> SealedData:
         """Encrypt any payload as WeChat does: AES-128-CBC with the user's current key, PKCS#7.
 
         Args:
@@ -186,7 +254,7 @@ class WeChatSimulator:
             payload: the fields. A true `watermark` is added unless there is one.
             app_id: the mini-program.
 
-        Returns encryptedData and iv, both base64; raises LookupError as `get_user_info` does.
+        Returns `encrypted_data` and `iv`, both base64; raises LookupError as `get_user_info` does.
         """
         user = self._known_user(open_id, app_id)
         return seal(user, payload, app_id=user.app_id, now=self._clock())
@@ -227,6 +295,43 @@ class WeChatSimulator:
         if not open_id:
             raise ValueError("open_id must not be empty.")
         self._web_oauth.visitor = open_id, union_id
+
+    def expire_access_tokens(self, app_id: str | None = None) -> None:
+        """Make all access tokens of an app dead, as when somebody else refreshed it by force.
+
+        Calls with one of them are answered with errcode 40001; users' tokens of the web stay.
+        """
+        self._access.expire(self._state.app_id(app_id))
+
+    def wecom_login(self, user_id: str, corp_id: str | None = None) -> str:
+        """Log a member of a company in, as `wx.qy.login()` does, and give the code for the server.
+
+        Args:
+            user_id: the member's userid; an unknown one becomes a new member.
+            corp_id: the member's company; None: the simulator's.
+
+        Returns the code, for one exchange within 300 seconds; an empty user_id raises ValueError.
+        Source: https://developer.work.weixin.qq.com/document/path/96959
+        """
+        if not user_id:
+            raise ValueError("user_id must not be empty.")
+        member = self._state.user(user_id, corp_id or self.corp_id)
+        member.session_key = new_session_key()
+        return self._wecom.issue_code(member)
+
+    def get_wecom_user_info(self, user_id: str, corp_id: str | None = None) -> SealedUserInfo:
+        """Give what `wx.qy.getEnterpriseUserInfo()` gives the client: userid, corpid and name.
+
+        The name is the user_id. Raises LookupError for a member who has not logged in.
+        Source: https://developer.work.weixin.qq.com/document/path/92426
+        """
+        corp_id = corp_id or self.corp_id
+        member = self._state.known_user(user_id, corp_id)
+        if member is None:
+            raise LookupError(f"{user_id!r} has no session key: call wecom_login() first.")
+        ids = {"userid": user_id, "corpid": corp_id}
+        raw = {"name": user_id}
+        return seal_user_info(member, ids, raw, app_id=self.app_id, now=self._clock())
 
     def set_profile(self, open_id: str, *, app_id: str | None = None, **profile: str | int) -> None:
         """Change a user's profile, which is at first the anonymised one that WeChat gives today.

@@ -1,0 +1,60 @@
+"""The third-party platform ("component"), which logs users in for the apps that authorised it."""
+
+from .errcodes import Refused
+from .expiring import Expiring, random_text
+from .mini_program import MiniProgram
+from .routes import Answer, Call, Route
+from .state import State
+
+__all__ = ["Component"]
+
+_TTL = 7200
+
+
+class Component:
+    """A platform that all apps of the simulator have authorised.
+
+    Args:
+        state: the apps and their users.
+        mini_program: gives and takes the codes.
+        app_id: the platform's own AppID.
+    """
+
+    def __init__(self, state: State, mini_program: MiniProgram, app_id: str) -> None:
+        self.app_id = app_id
+        self._state = state
+        self._mini_program = mini_program
+        self._tokens: Expiring[str] = Expiring(state.clock, _TTL, remembered=_TTL)
+        self._current = ""
+        self.routes = (
+            Route(
+                "GET",
+                "/sns/component/jscode2session",
+                self._code_to_session,
+                "?appid=…&js_code=…&grant_type=authorization_code"
+                "&component_appid=…&component_access_token=…",
+            ),
+        )
+
+    def access_token(self) -> str:
+        """Give the current token: the same one for two hours."""
+        if not self._tokens.remaining(self._current):
+            self._current = f"97_{random_text(133)}"
+            self._tokens.put(self._current, self.app_id)
+        return self._current
+
+    def _code_to_session(self, call: Call) -> Answer:
+        # https://developers.weixin.qq.com/doc/oplatform/openApi/miniprogram-management/login/api_thirdpartycode2session.html
+        if not call.query.get("component_appid"):
+            raise Refused(41018)
+        if not call.query.get("component_access_token"):
+            raise Refused(41001)
+        token = call.query["component_access_token"]
+        if self._tokens.get(token, unknown=40001, expired=42001) != call.query["component_appid"]:
+            raise Refused(40094)
+        app_id = call.query.get("appid")
+        if not app_id:
+            raise Refused(41002)
+        if app_id not in self._state.apps:
+            raise Refused(61003)
+        return self._mini_program.exchange(call, app_id)
