@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
 
@@ -404,6 +405,7 @@ async def test_without_a_visitor_the_page_says_what_to_do(wx, client):
         ({"redirect_uri": "shop.example/back"}, "redirect_uri 参数错误"),
         ({"redirect_uri": "javascript:alert(1)"}, "redirect_uri 参数错误"),
         ({"redirect_uri": "https://[::1/"}, "redirect_uri 参数错误"),
+        ({"redirect_uri": "ht\ntps://a.example/"}, "redirect_uri 参数错误"),
         ({"redirect_uri": "https://a.example:port/"}, "redirect_uri 参数错误"),
         ({"response_type": "token"}, "response_type 参数错误"),
         ({"scope": None}, "Scope 参数错误"),
@@ -439,6 +441,16 @@ async def test_a_state_has_at_most_128_bytes(wx, client):
     wx.visit_as("bob")
     assert (await visit(client, page_query(wx, state="a" * 128)))[0] == 302
     assert "128 bytes" in (await visit(client, page_query(wx, state="é" * 65)))[2]
+
+
+@pytest.mark.parametrize("bad", ["%FF%FE", "%ED%A0%80", "%00", "%0D%0AX:%20y"])
+async def test_bytes_that_are_no_text_break_no_page(wx, client, bad):
+    wx.visit_as("bob")
+    start = f"{wx.url}{PAGE}?appid={wx.app_id}&redirect_uri=https://a.example/{bad}"
+    url = f"{start}&response_type=code&scope=snsapi_base&state={bad}"
+    async with client.http.get(URL(url, encoded=True), allow_redirects=False) as response:
+        assert response.status == 302
+        assert response.headers["Location"].startswith("https://a.example/%")
 
 
 @settings(

@@ -184,17 +184,21 @@ def _union(grant: _Grant) -> Answer:
 
 def _is_http_url(text: str) -> bool:
     try:
-        url = urlsplit(text)
+        url = urlsplit(_quoted(text))
         return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:  # a port or an IPv6 address that is none
         return False
 
 
 def _with_query(url: str, more: Mapping[str, str]) -> str:
-    quoted = quote(url, safe="%/:?#[]@!$&'()*+,;=~", errors="replace")
-    parts = urlsplit(quoted)
+    parts = urlsplit(_quoted(url))
     query = "&".join(filter(None, (parts.query, urlencode(more, errors="replace"))))
     return parts._replace(query=query).geturl()
+
+
+def _quoted(url: str) -> str:
+    """Percent-encode what a header must not hold, as line breaks, and keep the rest as it is."""
+    return quote(url, safe="%/:?#[]@!$&'()*+,;=~", errors="replace")
 
 
 def _error_page(text: str) -> str:
