@@ -45,7 +45,10 @@ class AppAccess:
         self._stable: dict[str, str] = {}  # an app's current token
         self._classic: dict[str, str] = {}
         self._forced: dict[str, _Forced] = {}
-        self.routes = (
+
+    def routes(self) -> tuple[Route, ...]:
+        """Give what it answers."""
+        return (
             Route(
                 "POST",
                 "/cgi-bin/stable_token",

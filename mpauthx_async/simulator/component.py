@@ -26,7 +26,10 @@ class Component:
         self._mini_program = mini_program
         self._tokens: Expiring[str] = Expiring(state.clock, _TTL, remembered=_TTL)
         self._current = ""
-        self.routes = (
+
+    def routes(self) -> tuple[Route, ...]:
+        """Give what it answers."""
+        return (
             Route(
                 "GET",
                 "/sns/component/jscode2session",

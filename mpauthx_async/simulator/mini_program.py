@@ -29,8 +29,11 @@ class MiniProgram:
         self._calls_a_minute = calls_a_minute
         self._codes: OneTimeCodes[User] = OneTimeCodes(state.clock)
         self._phone_codes: OneTimeCodes[Mapping[str, object]] = OneTimeCodes(state.clock)
+
+    def routes(self) -> tuple[Route, ...]:
+        """Give what it answers."""
         signed = "?access_token=…&openid=…&signature=…&sig_method=hmac_sha256"
-        self.routes = (
+        return (
             Route(
                 "GET",
                 "/sns/jscode2session",

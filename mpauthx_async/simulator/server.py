@@ -82,11 +82,11 @@ class WeChatSimulator:
         self._component = Component(self._state, self._mini_program, component_app_id)
         self._wecom = WeCom(self._state, corp_id, corp_secret)
         self._routes = (
-            *self._mini_program.routes,
-            *self._access.routes,
-            *self._web_oauth.routes,
-            *self._component.routes,
-            *self._wecom.routes,
+            *self._mini_program.routes(),
+            *self._access.routes(),
+            *self._web_oauth.routes(),
+            *self._component.routes(),
+            *self._wecom.routes(),
         )
         self._faults: deque[Fault] = deque()
         self._runner: web.AppRunner | None = None

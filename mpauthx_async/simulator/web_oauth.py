@@ -50,7 +50,10 @@ class WebOAuth:
         self._refresh: Expiring[_Grant] = Expiring(
             state.clock, _REFRESH_TTL, remembered=_REFRESH_TTL
         )
-        self.routes = (
+
+    def routes(self) -> tuple[Route, ...]:
+        """Give what it answers."""
+        return (
             Route(
                 "GET",
                 "/sns/oauth2/access_token",

@@ -28,7 +28,10 @@ class WeCom:
         self._codes: OneTimeCodes[User] = OneTimeCodes(state.clock)
         self._tokens: Expiring[str] = Expiring(state.clock, _TTL, remembered=_TTL)
         self._current = ""
-        self.routes = (
+
+    def routes(self) -> tuple[Route, ...]:
+        """Give what it answers."""
+        return (
             Route(
                 "GET",
                 "/cgi-bin/gettoken",
