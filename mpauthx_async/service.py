@@ -1,39 +1,24 @@
 """MPAuthX: the mini-program service."""
 
-import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from .coalescer import Coalescer, settle
+from .coalescer import Coalescer
 from .connections import Connections
 from .constants import StatusCode
-from .errors import (
-    ClosedError,
-    ConfigurationError,
-    IdentityMismatchError,
-    MPAuthXError,
-    ParameterError,
-    UserNotFoundError,
-)
-from .models import AuthResult, CodeSession, NewSession, SessionRef, Subject, User, is_user_id
+from .errors import ClosedError, ConfigurationError, ParameterError
+from .logins import Logins, SealedData
+from .models import AuthResult
 from .stores import TokenStore, UserStore, open_token_store, open_user_store
-from .tokens import TokenSigner, new_nonce, parse_token
-from .userdata import decrypt_user_data
+from .tokens import TokenSigner, parse_token
 from .wechat import WeChatAPI, check_code
 from .wechat_http import API_HOSTS
 
 __all__ = ["MPAuthX"]
 
-logger = logging.getLogger(__name__)
-
 _LONGEST_TTL = 315_360_000  # seconds: ten years
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class MPAuthX:
@@ -86,7 +71,6 @@ class MPAuthX:
             raise ConfigurationError("max_concurrent_logins must be a whole number above zero.")
         self._app_id = app_id
         self._sku = sku
-        self._ttl = int(token_ttl * 1000)
         self._clock = clock
         self._owns_connections = connections is None
         self._connections = Connections() if connections is None else connections
@@ -104,12 +88,18 @@ class MPAuthX:
         self._tokens: TokenStore = self._open(
             tokens, lambda url: open_token_store(url, self._connections, clock)
         )
-        self._logins = Coalescer(self._finish_logins, max_in_flight=1)
-        self._refreshes = Coalescer(self._finish_refreshes, max_batch=64)
+        self._logins = Logins(
+            app_id=app_id,
+            sku=sku,
+            signer=self._signer,
+            users=self._users,
+            tokens=self._tokens,
+            connections=self._connections,
+            ttl=int(token_ttl * 1000),
+            max_concurrent=max_concurrent_logins,
+            clock=clock,
+        )
         self._lookups = Coalescer(self._tokens.lookup, max_in_flight=2)
-        self._slots = asyncio.Semaphore(max_concurrent_logins)
-        self._flights: dict[Hashable, _Flight] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -153,8 +143,10 @@ class MPAuthX:
                     "encrypted_data and iv come together, both texts from wx.getUserInfo, or not "
                     "at all."
                 )
-            data = _SealedData(encrypted_data, iv)
-        return await self._fly((code, data), lambda flight: self._log_in(flight, code, data))
+            data = SealedData(encrypted_data, iv)
+        return await self._logins.log_in(
+            (code, data), partial(self._api.code_to_session, code), data
+        )
 
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is good: given out by this app and sku, and still alive.
@@ -171,7 +163,7 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         if self._closed:
-            raise _closed()
+            raise ClosedError("This service is closed. Create a new one to go on.")
         ref = self._signer.verify(token)
         if ref is None:
             return False
@@ -194,8 +186,7 @@ class MPAuthX:
         """
         if not isinstance(user_id, str) or not user_id:
             raise ParameterError("user_id is required, as a text.")
-        refresh = _Refresh(user_id)
-        return await self._fly(refresh, lambda flight: self._refresh(flight, refresh))
+        return await self._logins.refresh(user_id)
 
     @staticmethod
     def extract_open_id(token: object) -> str | None:
@@ -219,13 +210,7 @@ class MPAuthX:
         May be called again.
         """
         self._closed = True
-        for flight in self._flights.values():
-            if flight.is_waiting:
-                settle(flight.callers, _closed())
-        while self._tasks:
-            await asyncio.wait(self._tasks)
         await self._logins.close()
-        await self._refreshes.close()
         await self._lookups.close()
         for store in self._opened:
             await store.close()
@@ -238,209 +223,8 @@ class MPAuthX:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _fly(
-        self, key: Hashable, work: "Callable[[_Flight], Coroutine[Any, Any, AuthResult | None]]"
-    ) -> AuthResult:
-        """Join the flight of this key, or start it. It goes on when a caller is cancelled."""
-        if self._closed:
-            raise _closed()
-        caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
-        flight = self._flights.get(key)
-        if flight is not None:
-            flight.callers.append(caller)
-        else:
-            flight = self._flights[key] = _Flight(caller)
-            self._start(self._complete(key, flight, work(flight)))
-        try:
-            return await caller
-        except asyncio.CancelledError:
-            if flight.callers == [caller] and caller.done() and not caller.cancelled():
-                # Cancelled in the tick in which the answer came.
-                self._start(self._withdraw(caller.exception() or caller.result()))
-            raise
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _complete(
-        self, key: Hashable, flight: "_Flight", work: Coroutine[Any, Any, AuthResult | None]
-    ) -> None:
-        """Do a flight's work for its callers. When all have left, no token stays behind."""
-        outcome: AuthResult | BaseException | None
-        try:
-            outcome = await work
-        except BaseException as error:  # noqa: BLE001 (it goes to the callers)
-            outcome = error
-        del self._flights[key]  # from here on nobody can join
-        if outcome is not None and not settle(flight.callers, outcome):
-            await self._withdraw(outcome)
-
-    async def _withdraw(self, outcome: AuthResult | BaseException) -> None:
-        """Take back a token that nobody got, or tell the log of a failure that nobody heard of."""
-        try:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            await self._tokens.revoke([outcome.session.ref])
-        except MPAuthXError as error:
-            logger.warning("A call that was given up failed: %s", error)
-
-    async def _log_in(
-        self, flight: "_Flight", code: str, data: "_SealedData | None"
-    ) -> AuthResult | None:
-        async with self._slots:
-            if flight.is_given_up:
-                return None
-            flight.is_waiting = False
-            session = await self._api.code_to_session(code)
-            return await self._logins.submit(_Login(session, data))
-
-    async def _refresh(self, flight: "_Flight", refresh: "_Refresh") -> AuthResult:
-        flight.is_waiting = False
-        return await self._refreshes.submit(refresh)
-
-    async def _finish_logins(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
-        """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
-        users = await self._read_users(logins)
-        kept = await _for_good(users, self._keep)
-        return await _for_good(kept, self._give_tokens)
-
-    async def _finish_refreshes(
-        self, refreshes: "Sequence[_Refresh]"
-    ) -> Sequence[AuthResult | Exception]:
-        found = await self._users.get([refresh.user_id for refresh in refreshes])
-        for user in found:
-            if user is not None and user.open_id != user.id:
-                # Tokens from before the unionId was known.
-                await self._tokens.revoke_subject(Subject(self._sku, user.open_id))
-        kept = [_not_found() if user is None else (user, False) for user in found]
-        return await _for_good(kept, partial(self._give_tokens, sole=True))
-
-    async def _read_users(self, logins: "Sequence[_Login]") -> list[User | Exception]:
-        now = int(self._clock() * 1000)
-        if all(login.data is None for login in logins):
-            return _read_users(logins, self._app_id, now)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._connections.executor, _read_users, logins, self._app_id, now
-        )
-
-    async def _keep(self, users: Sequence[User]) -> list[tuple[User, bool]]:
-        """Save users; returns each as stored, under this app's openId, and whether it is new."""
-        is_new = await self._users.save(users)
-        known = [user.id for user, new in zip(users, is_new, strict=True) if not new]
-        stored = iter(await self._users.get(known) if known else ())
-        return [
-            (user if new else _as_stored(user, next(stored)), new)
-            for user, new in zip(users, is_new, strict=True)
-        ]
-
-    async def _give_tokens(
-        self, kept: Sequence[tuple[User, bool]], *, sole: bool = False
-    ) -> list[AuthResult]:
-        now = int(self._clock() * 1000)
-        begun = [
-            NewSession(SessionRef(self._sku, user.id, new_nonce()), now, self._ttl, sole)
-            for user, _ in kept
-        ]
-        sessions = await self._tokens.issue(begun)
-        return [
-            AuthResult(1, "OK", self._signer.mint(user.id, session.ref.nonce), user, session, new)
-            for (user, new), session in zip(kept, sessions, strict=True)
-        ]
-
     def _open(self, store: Any, opener: Callable[[str], Any]) -> Any:
         if isinstance(store, str):
             store = opener(store)
             self._opened.append(store)
         return store
-
-
-@dataclass(frozen=True, slots=True)
-class _SealedData:
-    encrypted_data: str
-    iv: str
-
-
-@dataclass(slots=True, eq=False)
-class _Login:
-    """A login whose code has been traded. No two are equal: each is answered for itself."""
-
-    session: CodeSession
-    data: _SealedData | None
-
-
-@dataclass(slots=True, eq=False)
-class _Refresh:
-    """A refresh that was asked for. No two are equal: each is answered for itself."""
-
-    user_id: str
-
-
-class _Flight:
-    """One call's work, which others may have joined."""
-
-    __slots__ = ("callers", "is_waiting")
-
-    def __init__(self, caller: "asyncio.Future[AuthResult]") -> None:
-        self.callers = [caller]
-        self.is_waiting = True  # for its turn
-
-    @property
-    def is_given_up(self) -> bool:
-        return all(caller.done() for caller in self.callers)
-
-
-async def _for_good(
-    items: Sequence[Item | Exception], step: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
-) -> list[Result | Exception]:
-    """Take a step with the items that have not failed; those that have keep their places."""
-    good = [item for item in items if not isinstance(item, Exception)]
-    results = iter(await step(good) if good else ())
-    return [item if isinstance(item, Exception) else next(results) for item in items]
-
-
-def _read_users(logins: Sequence[_Login], app_id: str, now: int) -> list[User | Exception]:
-    """Make the users of logins, decrypting what the clients sent."""
-    users: list[User | Exception] = []
-    for login in logins:
-        try:
-            payload = {} if login.data is None else _payload(login.session, login.data, app_id)
-            users.append(User.from_wechat(login.session, payload, now))
-        except MPAuthXError as error:
-            users.append(error)
-    return users
-
-
-def _payload(session: CodeSession, data: _SealedData, app_id: str) -> dict[str, Any]:
-    payload = decrypt_user_data(session.session_key, data.encrypted_data, data.iv, app_id)
-    _check_identity(session, payload)
-    return payload
-
-
-def _as_stored(user: User, stored: User | None) -> User:
-    """The user as stored, under the ids of this login; `stored` is None if deleted meanwhile."""
-    if stored is None:
-        return user
-    union_id = user.union_id or (stored.union_id if is_user_id(stored.union_id) else None)
-    return replace(stored, open_id=user.open_id, union_id=union_id)
-
-
-def _check_identity(session: CodeSession, payload: Mapping[str, Any]) -> None:
-    union_id = payload.get("unionId")
-    if payload.get("openId") != session.open_id or (
-        session.union_id and union_id and union_id != session.union_id
-    ):
-        raise IdentityMismatchError(
-            "The user data does not name the user of this code. Send the code and the data of one "
-            "wx.login together; data without an openId (wx.getUserProfile) proves nobody's "
-            "identity, so send the code alone."
-        )
-
-
-def _not_found() -> UserNotFoundError:
-    return UserNotFoundError("No user with this id has logged in: authorize first.")
-
-
-def _closed() -> ClosedError:
-    return ClosedError("This service is closed. Create a new one to go on.")

@@ -506,14 +506,14 @@ class Stage:
         if self.name == "trading the code":
             await requests_at(self.wx, logins)
         elif self.name == "decrypting":
-            while auth._logins._in_flight == set():  # noqa: ASYNC110
+            while auth._logins._traded._in_flight == set():  # noqa: ASYNC110
                 await asyncio.sleep(0)
         elif self.name == "saving":
             await self.users.reached.wait()
         elif self.name == "issuing":
             await self.tokens.reached.wait()
         else:
-            while len(auth._slots._waiters or ()) < logins:  # noqa: ASYNC110
+            while len(auth._logins._waiting) < logins:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
     def let_go(self) -> None:
@@ -553,7 +553,9 @@ async def test_a_caller_cancelled_at_any_stage_leaves_no_token_and_harms_nobody(
         if name == "decrypting":
             stage.executor.submit(stage.gate.wait)
         if waiting:
-            await auth._slots.acquire()  # somebody else's login
+            wx.latency = 0.3
+            somebody_else = asyncio.create_task(auth.authorize(*login(wx, "somebody else")))
+            await requests_at(wx, 1)
         leaving = asyncio.create_task(auth.authorize(*login(wx, "leaving")))
         shared = login(wx, "shared")
         left_by_one = [asyncio.create_task(auth.authorize(*shared)) for _ in range(2)]
@@ -562,14 +564,16 @@ async def test_a_caller_cancelled_at_any_stage_leaves_no_token_and_harms_nobody(
         leaving.cancel()
         left_by_one[0].cancel()
         stage.let_go()
-        if waiting:
-            auth._slots.release()
         results = [await staying, await left_by_one[1]]
+        if waiting:
+            results.append(await somebody_else)
         with pytest.raises(asyncio.CancelledError):
             await leaving
         with pytest.raises(asyncio.CancelledError):
             await left_by_one[0]
-        assert [await auth.is_token_valid(result.response) for result in results] == [True] * 2
+        assert [await auth.is_token_valid(result.response) for result in results] == [True] * len(
+            results
+        )
         for result in results:
             assert await auth._tokens.revoke([result.session.ref]) == [True]
     await stage.close()
@@ -595,10 +599,11 @@ async def test_a_caller_cancelled_in_the_tick_of_its_answer_leaves_no_token(
     async with CancelsInTime(redis_server.url) as tokens, make(tokens=tokens) as auth:
         tokens.caller = asyncio.create_task(auth.authorize(wx.login("bob")))
         await asyncio.sleep(0)
-        (flight,) = auth._flights.values()
+        (under_way,) = auth._logins._under_way.values()
+        (answer,) = under_way.callers
         with pytest.raises(asyncio.CancelledError):
             await tokens.caller
-        assert flight.callers[0].result().response  # there was a token
+        assert answer.result().response  # there was a token
         await auth.close()
         assert await redis.keys() == []
 

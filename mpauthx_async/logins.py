@@ -1,0 +1,321 @@
+"""Logins: the way from a traded code to a token, for many at once.
+
+A login waits for its turn, trades its code, and then goes on in a batch with all others that have
+come as far: decrypt (executor), save the users, issue the tokens.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from .coalescer import Coalescer, settle
+from .connections import Connections
+from .errors import ClosedError, IdentityMismatchError, MPAuthXError, UserNotFoundError
+from .models import AuthResult, CodeSession, NewSession, SessionRef, Subject, User, is_user_id
+from .stores import TokenStore, UserStore
+from .tokens import TokenSigner, new_nonce
+from .userdata import decrypt_user_data
+
+__all__ = ["Logins", "SealedData"]
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class SealedData(NamedTuple):
+    """What a client got sealed: two base64 texts."""
+
+    encrypted_data: str
+    iv: str
+
+
+class Logins:
+    """Logs users in and gives them tokens.
+
+    Args:
+        app_id: the app that the clients' data must be sealed for.
+        sku: whose tokens are given.
+        ttl: how long a token lives, in milliseconds.
+        max_concurrent: how many logins are worked on at once; others wait in order.
+        clock: tells the time in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        app_id: str,
+        sku: str,
+        signer: TokenSigner,
+        users: UserStore,
+        tokens: TokenStore,
+        connections: Connections,
+        ttl: int,
+        max_concurrent: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._app_id = app_id
+        self._sku = sku
+        self._signer = signer
+        self._users = users
+        self._tokens = tokens
+        self._connections = connections
+        self._ttl = ttl
+        self._clock = clock
+        self._under_way: dict[Hashable, _Login] = {}
+        self._waiting: deque[_Login] = deque()
+        self._free_places = max_concurrent
+        self._traded = Coalescer(self._finish_logins, max_in_flight=1)
+        self._refreshes = Coalescer(self._finish_refreshes, max_batch=64)
+        self._withdrawals: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def log_in(
+        self,
+        key: Hashable,
+        trade: Callable[[], Awaitable[CodeSession]],
+        data: SealedData | None = None,
+    ) -> AuthResult:
+        """Log a user in. Concurrent calls with one key are one login, with one token.
+
+        Args:
+            key: equal for calls that ask for the same.
+            trade: trades the code.
+            data: what the client sent along, sealed in the session that the trade gives.
+        """
+        self._check_open()
+        login = self._under_way.get(key)
+        if login is None:
+            login = self._under_way[key] = _Login(key, trade, data)
+            if self._free_places:
+                self._begin(login)
+            else:
+                self._waiting.append(login)
+        return await self._outcome(login)
+
+    async def refresh(self, user_id: str) -> AuthResult:
+        """Give a known user a token that ends all their others."""
+        self._check_open()
+        refresh = _Refresh(user_id)
+        self._refreshes.submit(refresh).add_done_callback(partial(self._answer, refresh))
+        return await self._outcome(refresh)
+
+    async def close(self) -> None:
+        """Refuse what waits for its turn, and let what has begun finish."""
+        self._closed = True
+        while self._waiting:
+            login = self._waiting.popleft()
+            del self._under_way[login.key]
+            settle(login.callers, _closed())
+        if self._under_way:
+            await asyncio.wait([login.task for login in self._under_way.values()])
+        await self._traded.close()
+        await self._refreshes.close()
+        while self._withdrawals:
+            await asyncio.wait(self._withdrawals)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _closed()
+
+    async def _outcome(self, call: "_Call") -> AuthResult:
+        """Wait for what a call comes to. It goes on when a caller is cancelled."""
+        caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
+        call.callers.append(caller)
+        try:
+            return await caller
+        except asyncio.CancelledError:
+            call.callers.remove(caller)
+            if not caller.cancelled() and all(other.cancelled() for other in call.callers):
+                # Cancelled in the tick in which the answer came, and nobody else got it.
+                self._give_up(caller.exception() or caller.result())
+            raise
+
+    def _begin(self, login: "_Login") -> None:
+        self._free_places -= 1
+        login.task = asyncio.create_task(self._trade(login))
+
+    async def _trade(self, login: "_Login") -> None:
+        try:
+            login.session = await login.trade()
+            answer = self._traded.submit(login)
+        except BaseException as error:  # noqa: BLE001 (it goes to the callers)
+            self._end(login, error)
+        else:
+            answer.add_done_callback(partial(self._end_with, login))
+
+    def _end_with(self, login: "_Login", answer: "asyncio.Future[AuthResult]") -> None:
+        self._end(login, _outcome_of(answer))
+
+    def _end(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
+        """Tell the callers of a login, and let the next one begin."""
+        del self._under_way[login.key]  # from here on nobody can join
+        self._free_places += 1
+        while self._free_places and self._waiting:
+            waiting = self._waiting.popleft()
+            if all(caller.done() for caller in waiting.callers):
+                del self._under_way[waiting.key]  # all have left
+            else:
+                self._begin(waiting)
+        self._tell(login, outcome)
+
+    def _answer(self, refresh: "_Refresh", answer: "asyncio.Future[AuthResult]") -> None:
+        self._tell(refresh, _outcome_of(answer))
+
+    def _tell(self, call: "_Call", outcome: AuthResult | BaseException) -> None:
+        if not settle(call.callers, outcome):
+            self._give_up(outcome)
+
+    def _give_up(self, outcome: AuthResult | BaseException) -> None:
+        """Take back a token that nobody got, or tell the log of a failure that nobody heard of."""
+        if isinstance(outcome, AuthResult):
+            withdrawal = asyncio.create_task(self._withdraw(outcome.session.ref))
+            self._withdrawals.add(withdrawal)
+            withdrawal.add_done_callback(self._withdrawals.discard)
+        elif not isinstance(outcome, asyncio.CancelledError):
+            unknown = None if isinstance(outcome, MPAuthXError) else outcome
+            logger.warning("A call that was given up failed: %s", outcome, exc_info=unknown)
+
+    async def _withdraw(self, ref: SessionRef) -> None:
+        try:
+            await self._tokens.revoke([ref])
+        except MPAuthXError as error:
+            logger.warning("The token of a call that was given up stays until it ends: %s", error)
+
+    async def _finish_logins(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
+        """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
+        users = await self._read_users(logins)
+        kept = await _for_good(users, self._keep)
+        return await _for_good(kept, self._give_tokens)
+
+    async def _finish_refreshes(
+        self, refreshes: "Sequence[_Refresh]"
+    ) -> Sequence[AuthResult | Exception]:
+        found = await self._users.get([refresh.user_id for refresh in refreshes])
+        for user in found:
+            if user is not None and user.open_id != user.id:
+                # Tokens from before the unionId was known.
+                await self._tokens.revoke_subject(Subject(self._sku, user.open_id))
+        kept = [_not_found() if user is None else (user, False) for user in found]
+        return await _for_good(kept, partial(self._give_tokens, sole=True))
+
+    async def _read_users(self, logins: "Sequence[_Login]") -> list[User | Exception]:
+        now = int(self._clock() * 1000)
+        if all(login.data is None for login in logins):
+            return _read_users(logins, self._app_id, now)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._connections.executor, _read_users, logins, self._app_id, now
+        )
+
+    async def _keep(self, users: Sequence[User]) -> list[tuple[User, bool]]:
+        """Save users; returns each as stored, under this app's openId, and whether it is new."""
+        is_new = await self._users.save(users)
+        known = [user.id for user, new in zip(users, is_new, strict=True) if not new]
+        stored = iter(await self._users.get(known) if known else ())
+        return [
+            (user if new else _as_stored(user, next(stored)), new)
+            for user, new in zip(users, is_new, strict=True)
+        ]
+
+    async def _give_tokens(
+        self, kept: Sequence[tuple[User, bool]], *, sole: bool = False
+    ) -> list[AuthResult]:
+        now = int(self._clock() * 1000)
+        begun = [
+            NewSession(SessionRef(self._sku, user.id, new_nonce()), now, self._ttl, sole)
+            for user, _ in kept
+        ]
+        sessions = await self._tokens.issue(begun)
+        return [
+            AuthResult(1, "OK", self._signer.mint(user.id, session.ref.nonce), user, session, new)
+            for (user, new), session in zip(kept, sessions, strict=True)
+        ]
+
+
+@dataclass(slots=True, eq=False)
+class _Login:
+    """A login under way, which others may have joined. No two are equal."""
+
+    key: Hashable
+    trade: Callable[[], Awaitable[CodeSession]]
+    data: SealedData | None
+    callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
+    task: "asyncio.Task[None]" = field(init=False)
+    session: CodeSession = field(init=False)
+
+
+@dataclass(slots=True, eq=False)
+class _Refresh:
+    """A refresh that was asked for. No two are equal: each is answered for itself."""
+
+    user_id: str
+    callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
+
+
+_Call: TypeAlias = _Login | _Refresh
+
+
+def _outcome_of(answer: "asyncio.Future[AuthResult]") -> AuthResult | BaseException:
+    if answer.cancelled():
+        return asyncio.CancelledError()
+    return answer.exception() or answer.result()
+
+
+async def _for_good(
+    items: Sequence[Item | Exception], step: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
+) -> list[Result | Exception]:
+    """Take a step with the items that have not failed; those that have keep their places."""
+    good = [item for item in items if not isinstance(item, Exception)]
+    results = iter(await step(good) if good else ())
+    return [item if isinstance(item, Exception) else next(results) for item in items]
+
+
+def _read_users(logins: Sequence[_Login], app_id: str, now: int) -> list[User | Exception]:
+    """Make the users of logins, decrypting what the clients sent."""
+    users: list[User | Exception] = []
+    for login in logins:
+        try:
+            payload = {} if login.data is None else _payload(login.session, login.data, app_id)
+            users.append(User.from_wechat(login.session, payload, now))
+        except MPAuthXError as error:
+            users.append(error)
+    return users
+
+
+def _payload(session: CodeSession, data: SealedData, app_id: str) -> dict[str, Any]:
+    payload = decrypt_user_data(session.session_key, data.encrypted_data, data.iv, app_id)
+    _check_identity(session, payload)
+    return payload
+
+
+def _as_stored(user: User, stored: User | None) -> User:
+    """The user as stored, under the ids of this login; `stored` is None if deleted meanwhile."""
+    if stored is None:
+        return user
+    union_id = user.union_id or (stored.union_id if is_user_id(stored.union_id) else None)
+    return replace(stored, open_id=user.open_id, union_id=union_id)
+
+
+def _check_identity(session: CodeSession, payload: Mapping[str, Any]) -> None:
+    union_id = payload.get("unionId")
+    if payload.get("openId") != session.open_id or (
+        session.union_id and union_id and union_id != session.union_id
+    ):
+        raise IdentityMismatchError(
+            "The user data does not name the user of this code. Send the code and the data of one "
+            "wx.login together; data without an openId (wx.getUserProfile) proves nobody's "
+            "identity, so send the code alone."
+        )
+
+
+def _not_found() -> UserNotFoundError:
+    return UserNotFoundError("No user with this id has logged in: authorize first.")
+
+
+def _closed() -> ClosedError:
+    return ClosedError("This service is closed. Create a new one to go on.")
