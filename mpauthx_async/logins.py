@@ -75,12 +75,12 @@ class Logins:
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def log_in(
+    def log_in(
         self,
         key: Hashable,
         trade: Callable[[], Awaitable[CodeSession]],
         data: SealedData | None = None,
-    ) -> AuthResult:
+    ) -> Awaitable[AuthResult]:
         """Log a user in. Concurrent calls with one key are one login, with one token.
 
         Args:
@@ -96,7 +96,7 @@ class Logins:
                 self._begin(login)
             else:
                 self._waiting.append(login)
-        return await self._outcome(login)
+        return self._outcome(login)
 
     async def refresh(self, user_id: str) -> AuthResult:
         """Give a known user a token that ends all their others."""

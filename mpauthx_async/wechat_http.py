@@ -5,7 +5,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
@@ -89,7 +89,7 @@ class WeChatHTTP:
         self._hosts = tuple(hosts)
         self._connections = connections
 
-    async def get(self, path_and_query: str) -> dict[str, Any]:
+    def get(self, path_and_query: str) -> Awaitable[dict[str, Any]]:
         """Ask with GET.
 
         Args:
@@ -104,11 +104,11 @@ class WeChatHTTP:
                 the answer is none, or none of WeChat's.
             ConnectionFailedError: no connection, or no answer in time.
         """
-        return await self._ask("GET", path_and_query, None)
+        return self._ask("GET", path_and_query, None)
 
-    async def post(self, path_and_query: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def post(self, path_and_query: str, body: Mapping[str, Any]) -> Awaitable[dict[str, Any]]:
         """Ask with POST and a JSON body; in all else as `get`."""
-        return await self._ask("POST", path_and_query, body)
+        return self._ask("POST", path_and_query, body)
 
     async def _ask(
         self, method: str, path_and_query: str, body: Mapping[str, Any] | None

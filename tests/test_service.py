@@ -554,7 +554,7 @@ async def test_a_caller_cancelled_at_any_stage_leaves_no_token_and_harms_nobody(
             stage.executor.submit(stage.gate.wait)
         if waiting:
             wx.latency = 0.3
-            somebody_else = asyncio.create_task(auth.authorize(*login(wx, "somebody else")))
+            somebody_else = asyncio.create_task(auth.authorize(*login(wx, "somebody-else")))
             await requests_at(wx, 1)
         leaving = asyncio.create_task(auth.authorize(*login(wx, "leaving")))
         shared = login(wx, "shared")
@@ -714,7 +714,9 @@ async def test_no_secret_or_whole_token_is_in_a_log_or_repr(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    asyncio.get_running_loop().set_debug(True)
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0  # each callback is logged, with the repr of all it holds
     key = "c2Vzc2lvbi1rZXktMTIzNA=="
     signing_key = "a-signing-key-of-ours"
     texts: list[str] = []

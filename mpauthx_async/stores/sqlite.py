@@ -167,11 +167,13 @@ class SqliteUserStore:
         now = int(self._clock() * 1000)
 
         def save(cursor: sqlite3.Cursor) -> list[bool]:
+            version = _data_version(cursor)
             plan = self._plan(cursor, users, now)
             if plan.changed:
                 with transaction(cursor):
-                    # Planned again under the write lock: another process may have been faster.
-                    plan = self._plan(cursor, users, now)
+                    if _data_version(cursor) != version:
+                        # Another process was faster. Now that the write lock is ours, none can be.
+                        plan = self._plan(cursor, users, now)
                     for statement in plan.statements():
                         cursor.execute(*statement)
             return plan.is_new
@@ -211,6 +213,12 @@ class SqliteUserStore:
         self._table = _UserTable(columns)
         for index in self._table.indexes:
             cursor.execute(index)
+
+
+def _data_version(cursor: sqlite3.Cursor) -> int:
+    """A number that changes when another connection has written to the database."""
+    ((version,),) = cursor.execute("PRAGMA data_version")
+    return int(version)
 
 
 _CREATE_USER_TABLE = """
