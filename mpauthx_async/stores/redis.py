@@ -11,25 +11,16 @@ Times are the application's Unix milliseconds; lives run by Redis's own clock. E
 script. Neither KEYS nor SCAN is ever sent.
 """
 
-import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 from zlib import crc32
 
-from redis.asyncio import RedisCluster
-from redis.exceptions import RedisClusterException, RedisError
-
-from ..connections import Connections, RedisClient
-from ..errors import ClosedError, StoreError
 from ..models import NewSession, Session, SessionRef, Subject
+from .redis_database import AnyRedis, RedisDatabase
 
 __all__ = ["RedisTokenStore"]
 
 Item = TypeVar("Item")
-
-# RedisClusterException is no RedisError; ValueError is an end that is no number.
-_ERRORS = (RedisError, RedisClusterException, OSError, ValueError)
 
 # KEYS: for each session its subject's index and its own key.
 # ARGV: for each session: nonce, issued_at, ttl, sole.
@@ -101,24 +92,13 @@ class RedisTokenStore:
             its own.
     """
 
-    def __init__(self, redis: Connections | RedisClient | str) -> None:
-        self._owns_connections = not isinstance(redis, Connections)
-        if isinstance(redis, Connections):
-            self._connections = redis
-        elif isinstance(redis, str):
-            self._connections = Connections(redis)
-        else:
-            self._connections = Connections(redis=redis)
-        client = self._connections.redis
-        self._clustered = isinstance(client, RedisCluster)
+    def __init__(self, redis: AnyRedis) -> None:
+        self._database = RedisDatabase(redis)
+        client = self._database.client
         self._issue_script = client.register_script(_ISSUE)
         self._revoke_script = client.register_script(_REVOKE)
         self._revoke_subject_script = client.register_script(_REVOKE_SUBJECT)
         self._sessions_script = client.register_script(_SESSIONS)
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closed = False
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
         """Begin sessions: key, expiry and index of each in one atomic step."""
@@ -141,8 +121,9 @@ class RedisTokenStore:
             f"mpauthx:t:{{{sku}:{crc32(user_id.encode()) & 255}}}:{nonce}"
             for sku, user_id, nonce in refs
         ]
-        with self._trip() as redis:
-            values = await (redis.mget_nonatomic(keys) if self._clustered else redis.mget(keys))
+        with self._database.trip() as redis:
+            mget = redis.mget_nonatomic if self._database.is_cluster else redis.mget
+            values = await mget(keys)
             return [None if value is None else int(value) for value in values]
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
@@ -174,11 +155,7 @@ class RedisTokenStore:
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
-        self._closed = True
-        # redis-py would connect anew for what is in progress, and nobody would close that.
-        await self._idle.wait()
-        if self._owns_connections:
-            await self._connections.close()
+        await self._database.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -190,7 +167,7 @@ class RedisTokenStore:
         self, items: Sequence[Item] | dict[Item, None], ref_of: Callable[[Item], SessionRef]
     ) -> list[list[Item]]:
         """Split a batch into what one script may touch: all of it, or a slot of a cluster."""
-        if not self._clustered:
+        if not self._database.is_cluster:
             return [list(items)] if items else []
         slots: dict[str, list[Item]] = {}
         for item in items:
@@ -198,24 +175,8 @@ class RedisTokenStore:
         return list(slots.values())
 
     async def _call(self, script: Any, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        with self._trip() as redis:
+        with self._database.trip() as redis:
             return await script(keys, args, client=redis)
-
-    @contextmanager
-    def _trip(self) -> Iterator[Any]:
-        """The client, for one trip to Redis, whose failures become StoreErrors."""
-        if self._closed:
-            raise ClosedError("This Redis store is closed.")
-        self._in_flight += 1
-        self._idle.clear()
-        try:
-            yield self._connections.redis
-        except _ERRORS as error:
-            raise _store_error(error) from error
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
 
 
 def _tag(subject: Subject) -> str:
@@ -236,10 +197,3 @@ def _index_key(subject: Subject) -> str:
 
 def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode()
-
-
-def _store_error(error: Exception) -> StoreError:
-    return StoreError(
-        f"Redis did not answer as it should ({type(error).__name__}: {error}). Check that it is "
-        "up, reachable and writable; the call can be repeated."
-    )

@@ -1,0 +1,79 @@
+"""RedisDatabase: what the stores on Redis share, a client and the trips that are under way."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from redis.asyncio import RedisCluster
+from redis.exceptions import RedisClusterException, RedisError
+
+from ..connections import Connections, RedisClient
+from ..errors import ClosedError, StoreError
+
+__all__ = ["AnyRedis", "RedisDatabase"]
+
+AnyRedis: TypeAlias = Connections | RedisClient | str
+
+# RedisClusterException is no RedisError; ValueError is a number that is none.
+_ERRORS = (RedisError, RedisClusterException, OSError, ValueError)
+
+
+class RedisDatabase:
+    """A Redis, or a Redis Cluster.
+
+    Args:
+        redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
+            its own.
+    """
+
+    def __init__(self, redis: AnyRedis) -> None:
+        self._owns_connections = not isinstance(redis, Connections)
+        if isinstance(redis, Connections):
+            self._connections = redis
+        elif isinstance(redis, str):
+            self._connections = Connections(redis)
+        else:
+            self._connections = Connections(redis=redis)
+        self.client = self._connections.redis
+        self.is_cluster = isinstance(self.client, RedisCluster)
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    @contextmanager
+    def trip(self) -> Iterator[Any]:
+        """The client, for one trip to Redis, whose failures become StoreErrors.
+
+        Raises:
+            ClosedError: after `close()`.
+            StoreError: for whatever Redis cannot do.
+        """
+        if self._closed:
+            raise ClosedError("This Redis store is closed.")
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield self._connections.redis
+        except _ERRORS as error:
+            raise _store_error(error) from error
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def close(self) -> None:
+        """Close the pool if it was opened here, after what is in progress; may be called again."""
+        self._closed = True
+        # redis-py would connect anew for what is in progress, and nobody would close that.
+        await self._idle.wait()
+        if self._owns_connections:
+            await self._connections.close()
+
+
+def _store_error(error: Exception) -> StoreError:
+    return StoreError(
+        f"Redis did not answer as it should ({type(error).__name__}: {error}). Check that it is "
+        "up, reachable and writable; the call can be repeated."
+    )
