@@ -16,7 +16,7 @@ from typing import NamedTuple
 from .errors import ConfigurationError, ParameterError
 from .models import SessionRef, is_user_id
 
-__all__ = ["TokenParts", "TokenSigner", "new_nonce", "parse_token"]
+__all__ = ["TokenParts", "TokenSigner", "digest", "keyed_macs", "new_nonce", "parse_token"]
 
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MIN_KEY = 16  # bytes
@@ -75,11 +75,8 @@ class TokenSigner:
             raise ConfigurationError(
                 f"sku must be 1 to 64 characters of A-Z a-z 0-9 . _ -; it is {sku!r}."
             )
-        if isinstance(keys, (str, bytes)) or not keys:
-            raise ConfigurationError("signing_keys must be a list of one key or more.")
         self._sku = sku
-        # Newest first: nearly every token was signed with it.
-        self._macs = tuple(_keyed_mac(app_id, key) for key in reversed(keys))
+        self._macs = keyed_macs(b"mpauthx token", app_id, keys)
         # A client sends its token with each request; only good ones get in here.
         self._verified: dict[str, SessionRef] = {}
 
@@ -99,7 +96,7 @@ class TokenSigner:
             )
         raw_nonce = a2b_base64(nonce.encode().translate(_STANDARD) + b"==")
         head = f"{user_id}|{self._sku}|"
-        return head + _encode(raw_nonce + _digest(self._macs[0], head.encode() + raw_nonce))
+        return head + _encode(raw_nonce + digest(self._macs[0], head.encode() + raw_nonce))
 
     def verify(self, token: object) -> SessionRef | None:
         """Tell which session a token stands for, if this app and sku ever gave it out.
@@ -136,13 +133,41 @@ class TokenSigner:
             return None
         signed = encoded[:-_SESSION] + raw[:_NONCE]
         for mac in self._macs:
-            if compare_digest(_digest(mac, signed), raw[_NONCE:]):
+            if compare_digest(digest(mac, signed), raw[_NONCE:]):
                 nonce = session[: _NONCE_TEXT - 1] + _NONCE_ENDS[raw[_NONCE - 1] & 3]
                 return SessionRef(self._sku, user_id, nonce)
         return None
 
 
-def _keyed_mac(app_id: str, key: str | bytes) -> "hashlib.blake2b":
+def keyed_macs(
+    purpose: bytes, app_id: str, keys: Sequence[str | bytes]
+) -> "tuple[hashlib.blake2b, ...]":
+    """Derive the MACs of one purpose and one app from its keys; no other purpose's verify.
+
+    Args:
+        purpose: up to 16 bytes.
+        app_id: the app.
+        keys: texts or bytes of at least 16 bytes each, oldest to newest.
+
+    Returns:
+        A MAC of each key, newest first: nearly everything was signed with that. See `digest`.
+
+    Raises:
+        ConfigurationError: for keys that are too few or too short.
+    """
+    if isinstance(keys, (str, bytes)) or not keys:
+        raise ConfigurationError("signing_keys must be a list of one key or more.")
+    return tuple(_keyed_mac(purpose, app_id, key) for key in reversed(keys))
+
+
+def digest(mac: "hashlib.blake2b", signed: bytes) -> bytes:
+    """The 16 bytes that sign this under one of the `keyed_macs`."""
+    mac = mac.copy()
+    mac.update(signed)
+    return mac.digest()
+
+
+def _keyed_mac(purpose: bytes, app_id: str, key: str | bytes) -> "hashlib.blake2b":
     # Any text may be a key: os.environ gives lone surrogates for what is not UTF-8.
     secret = key.encode(errors="surrogatepass") if isinstance(key, str) else key
     if not isinstance(secret, bytes) or len(secret) < _MIN_KEY:
@@ -150,16 +175,8 @@ def _keyed_mac(app_id: str, key: str | bytes) -> "hashlib.blake2b":
             f"A signing key must have at least {_MIN_KEY} bytes; app_secret is one unless "
             "signing_keys are given."
         )
-    derived = hashlib.blake2b(
-        app_id.encode(), key=hashlib.blake2b(secret).digest(), person=b"mpauthx token"
-    )
+    derived = hashlib.blake2b(app_id.encode(), key=hashlib.blake2b(secret).digest(), person=purpose)
     return hashlib.blake2b(key=derived.digest(), digest_size=_MAC)
-
-
-def _digest(mac: "hashlib.blake2b", signed: bytes) -> bytes:
-    mac = mac.copy()
-    mac.update(signed)
-    return mac.digest()
 
 
 def _encode(raw: bytes) -> str:
