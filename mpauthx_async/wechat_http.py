@@ -24,7 +24,7 @@ from .errors import (
     WeChatAPIError,
 )
 
-__all__ = ["API_HOSTS", "WeChatHTTP"]
+__all__ = ["API_HOSTS", "WeChatHTTP", "is_address"]
 
 API_HOSTS = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
 """WeChat's general API host, and the fallback that it publishes."""
@@ -37,19 +37,35 @@ _SYSTEM_BUSY = -1
 
 _HINTS = {
     -1: "WeChat is busy; the code was not consumed, so the client can send it again.",
-    40001: "The access token or app secret is wrong or outdated.",
+    40001: "The access token or app secret is wrong or outdated. Check app_secret; in a web login "
+    "let the user authorize again.",
     40002: "grant_type must be authorization_code.",
+    40003: "This openid is none of the app's, or not the one that the access token was given for. "
+    "Use the open_id and the app_id that came with the token.",
     40013: "Check app_id; the client must run under the same AppID.",
-    40029: "The code is unknown, older than 5 minutes or another app's. Call wx.login again and "
-    "check that client and server use the same AppID.",
+    40029: "The code is unknown, older than 5 minutes or another app's. Get a new one (wx.login or "
+    "the authorize page) and check that client and server use the same AppID.",
+    40014: "The access token is none that WeChat gave out. Let the user authorize again.",
+    40030: "The refresh token is none that WeChat gave this app, or was withdrawn: the user has to "
+    "authorize again.",
     40125: "Check app_secret; it may have been reset in WeChat's admin console.",
-    40163: "A code works once: the client or a proxy sent it twice. Call wx.login again.",
+    40163: "A code works once: the client or a proxy sent it twice. Get a new one (wx.login or "
+    "the authorize page).",
     40226: "WeChat holds this user for high-risk and blocks the login.",
+    41001: "The access token is missing: pass the one that the user's code was traded for.",
     41002: "app_id is missing.",
+    41003: "The refresh token is missing: pass the refresh_token that came with the access token.",
     41004: "app_secret is missing.",
     41008: "The code is missing.",
+    42001: "The access token has expired: refresh it, or let the user authorize again.",
+    42002: "The refresh token has expired, 30 days after the user authorized: they have to "
+    "authorize again.",
+    42007: "The user changed their password, which ended their tokens: they have to authorize "
+    "again.",
     45011: "Too many logins of this user (100 a minute). Keep the token instead of logging in "
     "for each request.",
+    48001: "The user has not granted this, or the app may not ask for it. Authorize with the scope "
+    "snsapi_userinfo (snsapi_login on a website); an Official Account must be a verified one.",
 }
 _RID = re.compile(r"[\s,]*(?:rid:\s*([\w-]+)|hints:\s*\[\s*req_id:\s*([^\s\]]+)\s*\])\s*$")
 # What a request carries that no error may repeat.
@@ -63,7 +79,8 @@ _SECRETS = {
     "signature",
 }
 _CODE_MAY_BE_CONSUMED = (
-    "If a code was sent it may be consumed: the client has to get a new one, with wx.login."
+    "If a code was sent it may be consumed: the client has to get a new one, with wx.login or on "
+    "the authorize page."
 )
 
 
@@ -84,7 +101,7 @@ class WeChatHTTP:
 
     def __init__(self, connections: Connections, api_base: str | Sequence[str] = API_HOSTS) -> None:
         hosts = (api_base,) if isinstance(api_base, str) else api_base
-        if not isinstance(hosts, (tuple, list)) or not hosts or not all(map(_is_host, hosts)):
+        if not isinstance(hosts, (tuple, list)) or not hosts or not all(map(is_address, hosts)):
             raise ConfigurationError("api_base must be a URL such as https://api.weixin.qq.com.")
         self._hosts = tuple(hosts)
         self._connections = connections
@@ -233,7 +250,8 @@ def _connection_lost(error: Exception) -> ConnectionFailedError:
     )
 
 
-def _is_host(api_base: object) -> bool:
+def is_address(api_base: object) -> bool:
+    """Whether this is a server's address, such as https://api.weixin.qq.com."""
     if not isinstance(api_base, str) or re.search(r"[\s?#]", api_base):
         return False
     try:
