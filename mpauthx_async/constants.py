@@ -28,4 +28,6 @@ class StatusCode(IntEnum):
     user_info_decryption_error = 6011
     closed = 6100
     invalid_configuration = 6101
+    invalid_state = 6102
+    snapshot_user = 6103
     unknown_error = 9999

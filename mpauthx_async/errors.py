@@ -14,8 +14,11 @@ __all__ = [
     "IdentityMismatchError",
     "IncompleteResponseError",
     "InvalidResponseError",
+    "InvalidStateError",
     "MPAuthXError",
+    "NoOAuthTokenError",
     "ParameterError",
+    "SnapshotUserError",
     "StoreError",
     "UserNotFoundError",
     "WeChatAPIError",
@@ -29,7 +32,7 @@ class MPAuthXError(Exception):
 
 
 class StoreError(MPAuthXError):
-    """A token or user store could not answer: the question is still open."""
+    """A store could not answer: the question is still open."""
 
     code = StatusCode.database_related_error
 
@@ -112,6 +115,12 @@ class WeChatAPIError(MPAuthXError):
         return f"WeChat answered errcode {self.errcode}, {self.errmsg!r}{rid}{hint}"
 
 
+class NoOAuthTokenError(MPAuthXError):
+    """No web OAuth token of this user is kept: they have to authorize first."""
+
+    code = StatusCode.invalid_access_token
+
+
 class IdentityMismatchError(MPAuthXError):
     """The user data belongs to somebody else than the code."""
 
@@ -140,3 +149,15 @@ class ConfigurationError(MPAuthXError):
     """Something was set up in a way that cannot work."""
 
     code = StatusCode.invalid_configuration
+
+
+class InvalidStateError(MPAuthXError):
+    """The state of a web login is forged, expired, used up or another browser's."""
+
+    code = StatusCode.invalid_state
+
+
+class SnapshotUserError(MPAuthXError):
+    """WeChat showed the page to a virtual account, behind which no particular user stands."""
+
+    code = StatusCode.snapshot_user

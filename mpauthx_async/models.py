@@ -1,6 +1,7 @@
 """The values that services and stores pass to each other and to the application."""
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ __all__ = [
     "AuthResult",
     "CodeSession",
     "NewSession",
+    "OAuthToken",
+    "OAuthUser",
     "Session",
     "SessionRef",
     "Subject",
@@ -148,12 +151,12 @@ class User:
         if not payload:
             return cls(session.open_id, session.union_id, created_at=now, updated_at=now)
         get = payload.get
-        gender, union_id = get("gender"), get("unionId")
+        union_id = get("unionId")
         return cls(
             session.open_id,
             session.union_id or (union_id if is_user_id(union_id) else None),
             _text(get("nickName")),
-            gender if type(gender) is int and gender in (0, 1, 2) else None,
+            _gender(get("gender")),
             _text(get("city")),
             _text(get("province")),
             _text(get("country")),
@@ -176,6 +179,106 @@ class User:
         if newer.union_id:
             changes["union_id"] = newer.union_id
         return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthToken:
+    """What WeChat gives for the code of a web login.
+
+    To keep it in a table of your own: `dataclasses.asdict(token)`, and `OAuthToken(**row)`.
+
+    Attributes:
+        open_id: the user in this app.
+        access_token: opens the user's profile. Never send it to a client.
+        refresh_token: gives new access tokens for 30 days. Never send it to a client.
+        expires_in: how long the access token lives, in seconds.
+        scope: what the user has granted, such as snsapi_userinfo.
+        created_at: when it was asked for, in Unix milliseconds.
+        union_id: the user in all apps of one Open Platform account; None when this app is in none.
+        is_snapshot_user: whether this is a virtual account, behind which no particular user
+            stands. Such a token is never stored.
+    """
+
+    open_id: str
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    expires_in: int
+    scope: str
+    created_at: int
+    union_id: str | None = None
+    is_snapshot_user: bool = False
+
+    def is_valid(self, now: float | None = None) -> bool:
+        """Whether the access token has not expired.
+
+        Args:
+            now: when this is, in Unix milliseconds; by default the real time.
+        """
+        now = time.time() * 1000 if now is None else now
+        return bool(self.access_token) and now < self.created_at + self.expires_in * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthUser:
+    """The profile of a user of a web login; None where WeChat gave nothing.
+
+    Not a `User`: that is a person as a store keeps them, and has no privileges.
+
+    Attributes:
+        open_id: the user in this app.
+        union_id: the user in all apps of one Open Platform account; None when this app is in none.
+        gender: 0 unknown, 1 male, 2 female.
+        privilege: WeChat's names of the user's privileges, such as chinaunicom.
+    """
+
+    open_id: str
+    union_id: str | None = None
+    nick_name: str | None = None
+    gender: int | None = None
+    city: str | None = None
+    province: str | None = None
+    country: str | None = None
+    language: str | None = None
+    avatar_url: str | None = None
+    privilege: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The user id: the unionId where there is one, else the openId."""
+        return self.union_id or self.open_id
+
+    @classmethod
+    def from_wechat(
+        cls, open_id: str, union_id: str | None, payload: Mapping[str, Any]
+    ) -> "OAuthUser":
+        """Make a user of what WeChat gave.
+
+        Args:
+            open_id: whose profile it is.
+            union_id: the unionId, when another answer gave it.
+            payload: the profile of `/sns/userinfo`, or the decrypted data of a mini-program.
+        """
+
+        def get(name: str, name_in_mini_program: str = "") -> object:
+            return payload.get(name, payload.get(name_in_mini_program))
+
+        own, privilege, sex = get("unionid", "unionId"), get("privilege"), get("sex", "gender")
+        return cls(
+            open_id,
+            str(own) if is_user_id(own) else union_id,
+            _text(get("nickname", "nickName")),
+            _gender(int(sex) if sex in ("0", "1", "2") else sex),
+            _text(get("city")),
+            _text(get("province")),
+            _text(get("country")),
+            _text(get("language")),
+            _text(get("headimgurl", "avatarUrl")),
+            tuple(filter(None, map(_text, privilege))) if isinstance(privilege, list) else (),
+        )
+
+
+def _gender(value: object) -> int | None:
+    return value if type(value) is int and value in (0, 1, 2) else None
 
 
 def _text(value: object) -> str | None:
