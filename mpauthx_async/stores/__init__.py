@@ -1,27 +1,42 @@
 """What a store has to do, and opening one by URL.
 
-Stores speak in sequences, because the services ask for many callers at once. A store that cannot
-answer raises StoreError; it never guesses. `conformance.py` has the tests that every store passes.
+Stores speak in sequences, because the services ask for many callers at once; what is asked for
+rarely, OAuth tokens and other records, goes one by one. A store that cannot answer raises
+StoreError; it never guesses. `conformance.py` and `oauth_conformance.py` have the tests that every
+store passes.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ConfigurationError
-from ..models import NewSession, Session, SessionRef, Subject, User
+from ..models import NewSession, OAuthToken, Session, SessionRef, Subject, User
+from .oauth_tokens import FunctionOAuthTokenStore, OAuthTokenFunctions, RecordOAuthTokenStore
+from .records import Records
 from .redis import RedisTokenStore
+from .redis_records import RedisRecords
 from .sqlite import SqliteTokenStore, SqliteUserStore
+from .sqlite_records import SqliteRecords
 
 if TYPE_CHECKING:
     from ..connections import Connections
 
 __all__ = [
+    "FunctionOAuthTokenStore",
+    "OAuthTokenFunctions",
+    "OAuthTokenStore",
+    "RecordOAuthTokenStore",
+    "Records",
+    "RedisRecords",
     "RedisTokenStore",
+    "SqliteRecords",
     "SqliteTokenStore",
     "SqliteUserStore",
     "TokenStore",
     "UserStore",
+    "open_records",
     "open_token_store",
     "open_user_store",
 ]
@@ -73,6 +88,33 @@ class UserStore(Protocol):
         """Find users by their ids, which are union_ids or open_ids; None for an unknown one."""
 
 
+class OAuthTokenStore(Protocol):
+    """Keeps the web OAuth tokens of one app's users, for all processes.
+
+    Every method raises StoreError when it cannot answer.
+    """
+
+    async def get(self, open_id: str) -> OAuthToken | None:
+        """Read the token of a user; None when there is none."""
+
+    async def save(self, open_id: str, token: OAuthToken) -> None:
+        """Keep the token of a user, in place of an earlier one."""
+
+    def lock(self, open_id: str) -> AbstractAsyncContextManager[None]:
+        """Keep all others who would refresh this user's token out while `async with` lasts.
+
+        It is to end by itself some seconds after its holder died. Other users' are not touched.
+        """
+
+    async def spend_state(self, nonce: str, ttl: float) -> bool:
+        """Use the state of a login up; True for the first who does.
+
+        Args:
+            nonce: the state's name, 16 letters and digits.
+            ttl: for how many seconds to remember it.
+        """
+
+
 def open_token_store(
     url: str, connections: "Connections", clock: Callable[[], float] = time.time
 ) -> RedisTokenStore | SqliteTokenStore:
@@ -88,13 +130,29 @@ def open_token_store(
         ConfigurationError: for a URL that names no token store.
     """
     scheme = _scheme(url)
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in _REDIS_SCHEMES:
         connections.use_redis(url)
         return RedisTokenStore(connections)
     if scheme == "sqlite":
         return SqliteTokenStore(_sqlite_path(url), clock=clock)
     raise ConfigurationError(
         f"No token store opens {scheme!r} URLs: use redis://, rediss://, unix:// or sqlite:///."
+    )
+
+
+def open_records(
+    url: str, connections: "Connections", clock: Callable[[], float] = time.time
+) -> RedisRecords | SqliteRecords:
+    """Open records by URL, in all as `open_token_store`."""
+    scheme = _scheme(url)
+    if scheme in _REDIS_SCHEMES:
+        connections.use_redis(url)
+        return RedisRecords(connections)
+    if scheme == "sqlite":
+        return SqliteRecords(_sqlite_path(url), clock=clock)
+    raise ConfigurationError(
+        f"No store of OAuth tokens opens {scheme!r} URLs: use redis://, rediss://, unix:// or "
+        "sqlite:///."
     )
 
 
@@ -111,6 +169,9 @@ def open_user_store(url: str, clock: Callable[[], float] = time.time) -> SqliteU
     if scheme == "sqlite":
         return SqliteUserStore(_sqlite_path(url), clock=clock)
     raise ConfigurationError(f"No user store opens {scheme!r} URLs: use sqlite:///path.db.")
+
+
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 def _scheme(url: str) -> str:

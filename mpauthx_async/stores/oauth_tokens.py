@@ -1,0 +1,145 @@
+"""Where web OAuth tokens are kept: in records, or by two functions of the application."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict
+from heapq import heappop, heappush
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
+
+from ..errors import StoreError
+from ..models import OAuthToken, is_user_id
+from .records import Records
+
+__all__ = ["FunctionOAuthTokenStore", "OAuthTokenFunctions", "RecordOAuthTokenStore"]
+
+OAuthTokenFunctions: TypeAlias = tuple[
+    Callable[[str], Awaitable[OAuthToken | None]], Callable[[str, OAuthToken], Awaitable[object]]
+]
+
+_LIFE = 30 * 86_400  # seconds: what WeChat gives a refresh token
+
+
+class RecordOAuthTokenStore:
+    """Keeps OAuth tokens as JSON in records, each as long as its refresh token lives.
+
+    Args:
+        records: where. They are closed together with this store.
+        app_id: whose tokens: those of different apps never mix.
+    """
+
+    def __init__(self, records: Records, *, app_id: str) -> None:
+        self._records = records
+        self._app_id = app_id
+
+    async def get(self, open_id: str) -> OAuthToken | None:
+        """Read the token of a user; None when there is none.
+
+        Raises:
+            StoreError: the store cannot answer, or what it holds is no token.
+        """
+        key = self._key("oauth_token", open_id)
+        text = await self._records.get(key)
+        if text is None:
+            return None
+        token = _decode(text)
+        if token is None or token.open_id != open_id:
+            raise StoreError(
+                f"The record {key!r}, the OAuth token of {open_id!r}, is damaged. Delete it, or "
+                "let the user authorize again, which replaces it."
+            )
+        return token
+
+    async def save(self, open_id: str, token: OAuthToken) -> None:
+        """Keep the token of a user, in place of an earlier one."""
+        text = json.dumps(asdict(token))
+        await self._records.save(self._key("oauth_token", open_id), text, _LIFE)
+
+    def lock(self, open_id: str) -> AbstractAsyncContextManager[None]:
+        """Keep all others who would refresh this user's token out, in any process."""
+        return self._records.lock(self._key("oauth_token", open_id))
+
+    async def spend_state(self, nonce: str, ttl: float) -> bool:
+        """Use a state up; True for the first who does, in any process."""
+        return await self._records.add(self._key("oauth_state", nonce), "", ttl)
+
+    async def close(self) -> None:
+        """Close the records."""
+        await self._records.close()
+
+    def _key(self, kind: str, name: str) -> str:
+        return f"{kind}|{self._app_id}|{name}"
+
+
+class FunctionOAuthTokenStore:
+    """Keeps OAuth tokens by two functions; its locks and used states are this process's alone.
+
+    Args:
+        functions: `get_token(open_id)`, which returns an OAuthToken or None, and
+            `save_token(open_id, token)`. What they raise reaches the caller as it is.
+        clock: tells the time in Unix seconds.
+    """
+
+    def __init__(
+        self, functions: OAuthTokenFunctions, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._get, self._save = functions
+        self._clock = clock
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._spent: set[str] = set()
+        self._ends: list[tuple[float, str]] = []  # a heap: until when each is remembered
+
+    async def get(self, open_id: str) -> OAuthToken | None:
+        """Read the token of a user; None when there is none."""
+        token: object = await self._get(open_id)
+        if token is not None and not isinstance(token, OAuthToken):
+            raise StoreError("The function get_token must return an OAuthToken, or None.")
+        return token
+
+    async def save(self, open_id: str, token: OAuthToken) -> None:
+        """Keep the token of a user, in place of an earlier one."""
+        await self._save(open_id, token)
+
+    @asynccontextmanager
+    async def lock(self, open_id: str) -> AsyncIterator[None]:
+        """Keep all others who would refresh this user's token out, in this process."""
+        lock = self._locks.get(open_id)
+        if lock is None:
+            lock = self._locks[open_id] = asyncio.Lock()
+        async with lock:
+            yield
+
+    async def spend_state(self, nonce: str, ttl: float) -> bool:
+        """Use a state up; True for the first who does, in this process."""
+        now = self._clock()
+        while self._ends and self._ends[0][0] <= now:
+            self._spent.remove(heappop(self._ends)[1])
+        if nonce in self._spent:
+            return False
+        self._spent.add(nonce)
+        heappush(self._ends, (now + ttl, nonce))
+        return True
+
+
+def _decode(text: str) -> OAuthToken | None:
+    """The token that a record holds; None for what is none."""
+    try:
+        fields: Any = json.loads(text)
+        return OAuthToken(**fields) if _is_token(fields) else None
+    except (ValueError, RecursionError):
+        return None  # the exception would quote the record
+
+
+def _is_token(fields: Any) -> bool:
+    return (
+        isinstance(fields, dict)
+        and fields.keys() == OAuthToken.__dataclass_fields__.keys()
+        and is_user_id(fields["open_id"])
+        and all(type(fields[name]) is str for name in ("access_token", "refresh_token", "scope"))
+        and all(type(fields[name]) is int for name in ("expires_in", "created_at"))
+        and (fields["union_id"] is None or is_user_id(fields["union_id"]))
+        and type(fields["is_snapshot_user"]) is bool
+    )

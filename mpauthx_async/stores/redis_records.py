@@ -1,0 +1,99 @@
+"""RedisRecords: named texts with a lifetime, in Redis.
+
+Keys, each in braces so that the key's own characters choose the slot of a Redis Cluster:
+
+    mpauthx:r:{<key>}       the text, with the TTL that deletes it
+    mpauthx:r:lock:{<key>}  who holds the lock, with the TTL that frees it
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+from ..errors import MPAuthXError, StoreError
+from .redis_database import AnyRedis, RedisDatabase
+
+__all__ = ["RedisRecords"]
+
+logger = logging.getLogger(__name__)
+
+_LOCK_TTL = 15.0  # seconds: longer than WeChat is waited for
+_POLL = 0.05  # seconds between two looks at a lock that another holds
+
+
+class RedisRecords:
+    """Keeps named texts in a Redis of version 6.2 or later, or in a Redis Cluster.
+
+    Args:
+        redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
+            its own.
+        lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long.
+    """
+
+    def __init__(self, redis: AnyRedis, *, lock_ttl: float = _LOCK_TTL) -> None:
+        self._database = RedisDatabase(redis)
+        self._lock_ttl = lock_ttl
+
+    async def get(self, key: str) -> str | None:
+        """Read a record; None when there is none, or its time is over."""
+        with self._database.trip() as redis:
+            value: bytes | str | None = await redis.get(_key(key))
+            # Bytes that are no UTF-8 would be quoted by an exception; as U+FFFD they are damaged.
+            return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+    async def save(self, key: str, text: str, ttl: float) -> None:
+        """Write a record, in place of an earlier one, for `ttl` seconds."""
+        with self._database.trip() as redis:
+            await redis.set(_key(key), text, px=_milliseconds(ttl))
+
+    async def add(self, key: str, text: str, ttl: float) -> bool:
+        """Write a record for `ttl` seconds if there is none; of all who try one gets True."""
+        with self._database.trip() as redis:
+            return bool(await redis.set(_key(key), text, px=_milliseconds(ttl), nx=True))
+
+    @asynccontextmanager
+    async def lock(self, key: str) -> AsyncIterator[None]:
+        """Keep all others out, in any process, while `async with` lasts."""
+        with self._database.trip() as redis:
+            lock = redis.lock(
+                _lock_key(key),
+                timeout=self._lock_ttl,
+                sleep=_POLL,
+                blocking_timeout=2 * self._lock_ttl,
+                thread_local=False,
+            )
+            acquired = await lock.acquire()
+        if not acquired:
+            raise StoreError("Another process holds a lock in Redis for too long; call again.")
+        try:
+            yield
+        finally:
+            try:
+                with self._database.trip():
+                    await lock.release()
+            except MPAuthXError as error:
+                # What was done under it is done, so this is no failure of it.
+                logger.warning("A lock in Redis was not released, and ends by itself: %s", error)
+
+    async def close(self) -> None:
+        """Close the pool if it was opened here, after what is in progress; may be called again."""
+        await self._database.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _key(key: str) -> str:
+    return f"mpauthx:r:{{{key}}}"
+
+
+def _lock_key(key: str) -> str:
+    return f"mpauthx:r:lock:{{{key}}}"
+
+
+def _milliseconds(ttl: float) -> int:
+    return max(1, int(ttl * 1000))
