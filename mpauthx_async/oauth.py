@@ -1,0 +1,444 @@
+"""WeChatOAuth: web OAuth 2.0, for pages inside WeChat and for websites that show a QR code."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Self
+from urllib.parse import quote
+
+from .coalescer import settle
+from .connections import Connections
+from .errors import (
+    ClosedError,
+    ConfigurationError,
+    IdentityMismatchError,
+    InvalidResponseError,
+    InvalidStateError,
+    NoOAuthTokenError,
+    ParameterError,
+    SnapshotUserError,
+    WeChatAPIError,
+)
+from .models import CodeSession, OAuthToken, OAuthUser, is_user_id
+from .oauth_state import MAX_STATE, StateSigner
+from .stores import (
+    FunctionOAuthTokenStore,
+    OAuthTokenFunctions,
+    OAuthTokenStore,
+    RecordOAuthTokenStore,
+    open_records,
+)
+from .userdata import decrypt_user_data
+from .wechat import WeChatAPI, check_lang
+from .wechat_http import API_HOSTS, is_address
+
+__all__ = ["PAGE_BASE", "WeChatOAuth"]
+
+PAGE_BASE = "https://open.weixin.qq.com"
+"""The server of the pages that a browser is sent to."""
+
+logger = logging.getLogger(__name__)
+
+_REDIRECT_URI = re.compile(r"https?://[^\s\x00-\x1f\x7f\ud800-\udfff]+", re.IGNORECASE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNESCAPED = "!'()*"  # by encodeURIComponent, beyond what Python leaves as it is
+_STALE = (40001, 40014, 42001)  # WeChat's errcodes for a token that a refresh may cure
+_LONGEST_STATE_TTL = 86_400  # seconds
+_CLOCK_SKEW = 60  # seconds that the clocks of two servers may differ
+
+
+class WeChatOAuth:
+    """Logs users of web pages in, and keeps their tokens for all processes.
+
+    It opens its connections when they are first used, so it can be created anywhere, and URLs can
+    be made without an event loop. Use it as `async with`, or call `close()` at the end.
+
+    Args:
+        app_id: the AppID of the Official Account, or of the website on the Open Platform.
+        app_secret: its secret. It appears in no log line, repr or exception.
+        tokens: where the users' tokens are kept: a URL (`redis://localhost:6379/0`,
+            `sqlite:///oauth.db`); or any OAuthTokenStore, which stays open; or two async functions
+            `(get_token, save_token)`, called with `(open_id)` and `(open_id, token)`. With
+            functions each process refreshes, and uses states up, for itself alone.
+        connections: shared with other services, and closed by whoever made them. An aiohttp session
+            of your own, with its timeouts and proxies, is passed as `Connections(http=session)`.
+        api_base: WeChat's address, or several in the order in which to try them.
+        page_base: the address of the pages that a browser is sent to.
+        signing_keys: what signs states, oldest to newest, at least 16 bytes each: the newest signs,
+            all verify. By default the app_secret alone.
+        clock: tells the time in Unix seconds.
+
+    Raises:
+        ConfigurationError: for arguments that cannot work.
+
+    Source: https://developers.weixin.qq.com/doc/offiaccount/en/OA_Web_Apps/Wechat_webpage_authorization.html
+    """
+
+    def __init__(
+        self,
+        *,
+        app_id: str,
+        app_secret: str,
+        tokens: str | OAuthTokenStore | OAuthTokenFunctions,
+        connections: Connections | None = None,
+        api_base: str | Sequence[str] = API_HOSTS,
+        page_base: str = PAGE_BASE,
+        signing_keys: Sequence[str | bytes] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not is_address(page_base):
+            raise ConfigurationError(f"page_base must be a URL such as {PAGE_BASE}.")
+        self._app_id = app_id
+        self._page_base = page_base
+        self._clock = clock
+        self._owns_connections = connections is None
+        self._connections = Connections() if connections is None else connections
+        self._api = WeChatAPI(
+            app_id=app_id,
+            app_secret=app_secret,
+            connections=self._connections,
+            api_base=api_base,
+        )
+        self._states = StateSigner(
+            app_id=app_id, keys=[app_secret] if signing_keys is None else signing_keys
+        )
+        self._opened: RecordOAuthTokenStore | None = None
+        self._tokens = self._open(tokens)
+        self._refreshes: dict[OAuthToken, list[asyncio.Future[OAuthToken]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<WeChatOAuth {self._app_id}>"
+
+    def get_authorize_url(
+        self, redirect_uri: str, state: str = "", scope: str = "snsapi_base"
+    ) -> str:
+        """Make the URL that logs a user in on a page inside WeChat.
+
+        Args:
+            redirect_uri: where WeChat sends the browser back to, with `code` and `state` appended;
+                its domain has to be registered with WeChat.
+            state: comes back unchanged, up to 128 bytes; see `create_state`. WeChat documents
+                letters and digits only.
+            scope: `snsapi_base`, silent, for the openid alone, or `snsapi_userinfo`, which asks the
+                user, for the profile.
+
+        Raises:
+            ParameterError: for what WeChat's page would refuse.
+        """
+        scopes = ("snsapi_base", "snsapi_userinfo")
+        return self._page_url("/connect/oauth2/authorize", redirect_uri, state, scope, scopes)
+
+    def get_authorize_url_for_website(
+        self, redirect_uri: str, state: str = "", scope: str = "snsapi_login"
+    ) -> str:
+        """Make the URL of the page with a QR code, for a website in any browser.
+
+        Args and raises: as `get_authorize_url`; the one scope is `snsapi_login`.
+
+        Source: https://developers.weixin.qq.com/doc/oplatform/en/Website_App/WeChat_Login/Wechat_Login.html
+        """
+        return self._page_url("/connect/qrconnect", redirect_uri, state, scope, ("snsapi_login",))
+
+    def create_state(self, payload: str = "", ttl: float = 600, *, session: str = "") -> str:
+        """Make the state of a login that begins: signed, for one use, and for `ttl` seconds.
+
+        The signature keeps the payload from being changed. That nobody can foist their own login
+        upon somebody else's browser takes a `session`: set a random text as a cookie where the
+        login begins, and pass it here and to `verify_state`.
+
+        Args:
+            payload: what comes back with it, such as the path to go on to; up to 50 bytes in UTF-8.
+                Everybody can read it.
+            ttl: how long the user may take, in seconds, up to a day.
+            session: any text that only this browser sends. It is not part of the state.
+
+        Returns:
+            Up to 128 letters and digits.
+
+        Raises:
+            ParameterError: for arguments that cannot work.
+        """
+        if not isinstance(ttl, (int, float)) or not 0.001 <= ttl <= _LONGEST_STATE_TTL:
+            raise ParameterError("A state's ttl must be a number of seconds, up to a day.")
+        return self._states.sign(payload, int((self._clock() + ttl) * 1000), session)
+
+    async def verify_state(self, state: object, *, session: object = "") -> str:
+        """Use up the state that came back; await it before anything else is done with the login.
+
+        A state is good once, in all processes that share the token store: hence asynchronous.
+
+        Args:
+            state: what came back, whatever it is.
+            session: the text that was given to `create_state`, as the browser sends it now.
+
+        Returns:
+            The payload.
+
+        Raises:
+            InvalidStateError: it was forged, has expired, was used, or is another browser's.
+            StoreError: the store could not tell whether it was used.
+            ClosedError: the service is closed.
+        """
+        with self._call():
+            now = self._now()
+            verified = self._states.verify(state, now, session)
+            remember = (verified.ends_at - now) / 1000 + _CLOCK_SKEW
+            if not await self._tokens.spend_state(verified.nonce, remember):
+                raise InvalidStateError("This state was used before: let the user begin anew.")
+            return verified.payload
+
+    async def get_access_token(self, code: str) -> OAuthToken:
+        """Trade the code of a login for the user's openid and tokens, and save these.
+
+        Those of a virtual account (`is_snapshot_user`) are returned and not saved: WeChat shows
+        pages to it that ask before the user touched them, and it must not become a user.
+
+        Args:
+            code: what WeChat appended to the redirect_uri; it works once within 5 minutes.
+
+        Raises:
+            ParameterError: this can be no code.
+            WeChatAPIError: WeChat refused; errcode and hint tell why.
+            HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError,
+            ConnectionFailedError: WeChat did not answer as it should.
+            StoreError: the token could not be saved; the code is used up.
+            ClosedError: the service is closed.
+        """
+        with self._call():
+            return await self._trade(code)
+
+    async def refresh_access_token(self, refresh_token: str) -> OAuthToken:
+        """Trade a refresh token for an access token that lives for another two hours; save it.
+
+        `get_user` does so by itself, once for all callers. Raises as `get_access_token`; when the
+        refresh token has expired (42002) or was refused (40030) the user has to authorize again.
+        """
+        with self._call():
+            return await self._save(await self._api.refresh_oauth_token(refresh_token, self._now()))
+
+    async def get_user(self, open_id: str, lang: str = "zh_CN") -> OAuthUser:
+        """Ask for the profile of a user who has logged in, with the token that was saved then.
+
+        A token that has expired is refreshed first: once, however many callers in however many
+        processes meet it.
+
+        Args:
+            open_id: the user in this app.
+            lang: of the place names: `zh_CN`, `zh_TW` or `en`.
+
+        Raises:
+            NoOAuthTokenError: no token is saved; the user has to authorize first.
+            WeChatAPIError: 48001 when they granted no more than snsapi_base; 42002 or 40030 when
+                they have to authorize again.
+            StoreError: the store could not answer, or the saved token is damaged.
+            And as `get_access_token`.
+        """
+        with self._call():
+            token = await self._saved(open_id)
+            if not token.is_valid(self._now()):
+                token = await self._refreshed(token)
+            try:
+                return await self._api.get_oauth_user(token, lang)
+            except WeChatAPIError as error:
+                if error.errcode not in _STALE:
+                    raise
+            # By WeChat's clock it has expired, or it was withdrawn.
+            return await self._api.get_oauth_user(await self._refreshed(token), lang)
+
+    async def get_user_by_code(
+        self,
+        code: str,
+        lang: str = "zh_CN",
+        *,
+        encrypted_data: str | None = None,
+        iv: str | None = None,
+    ) -> OAuthUser:
+        """Trade the code of a login and ask for the profile, in one step.
+
+        With `encrypted_data` and `iv` the code is one of a mini-program's `wx.login`, and gives the
+        session key that opens the data.
+
+        Raises:
+            SnapshotUserError: the page was shown to a virtual account.
+            DecryptionError, IdentityMismatchError: the data was not sealed in the session of this
+                code, or belongs to somebody else.
+            And as `get_access_token` and `get_user`.
+        """
+        with self._call():
+            if encrypted_data is not None or iv is not None:
+                if not isinstance(encrypted_data, str) or not isinstance(iv, str):
+                    raise ParameterError("encrypted_data and iv come together, or not at all.")
+                return await self._get_mini_program_user(code, encrypted_data, iv)
+            check_lang(lang)  # before the code is used up
+            token = await self._trade(code)
+            if token.is_snapshot_user:
+                raise SnapshotUserError(
+                    "WeChat showed this page to a virtual account, because it asked to authorize "
+                    "before the user touched anything. Ask when they press a button."
+                )
+            return await self._api.get_oauth_user(token, lang)
+
+    async def verify_token(self, open_id: str, access_token: str) -> bool:
+        """Ask WeChat whether an access token is this user's and still good.
+
+        It may have been given to another app: never log anybody in by this alone.
+
+        Raises:
+            As `get_access_token`, for anything but a token that is not good.
+        """
+        with self._call():
+            return await self._api.is_oauth_token_valid(open_id, access_token)
+
+    async def get_session_key(self, code: str) -> CodeSession:
+        """Trade the code of a mini-program's `wx.login`; raises as `get_access_token`."""
+        with self._call():
+            return await self._api.code_to_session(code)
+
+    def decrypt_mini_program_user(
+        self, *, session_key: str, encrypted_data: str, iv: str
+    ) -> dict[str, Any]:
+        """Decrypt what `wx.getUserInfo` gave a mini-program's client: see `decrypt_user_data`."""
+        return decrypt_user_data(session_key, encrypted_data, iv, self._app_id)
+
+    async def close(self) -> None:
+        """Let what is in flight finish, and close what was opened here; may be called again."""
+        self._closed = True
+        await self._idle.wait()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._opened is not None:
+            await self._opened.close()
+        if self._owns_connections:
+            await self._connections.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _page_url(
+        self, path: str, redirect_uri: str, state: str, scope: str, scopes: Sequence[str]
+    ) -> str:
+        if not isinstance(redirect_uri, str) or not _REDIRECT_URI.fullmatch(redirect_uri):
+            raise ParameterError("redirect_uri must be a URL that begins with http:// or https://.")
+        if (
+            not isinstance(state, str)
+            or _SURROGATE.search(state)
+            or len(state.encode()) > MAX_STATE
+        ):
+            raise ParameterError(f"state must be a text of at most {MAX_STATE} bytes.")
+        if scope not in scopes:
+            raise ParameterError(f"The scope of this page must be {' or '.join(scopes)}.")
+        # WeChat refuses another order.
+        return (
+            f"{self._page_base}{path}?appid={_escape(self._app_id)}"
+            f"&redirect_uri={_escape(redirect_uri)}&response_type=code&scope={scope}"
+            f"&state={_escape(state)}#wechat_redirect"
+        )
+
+    async def _trade(self, code: str) -> OAuthToken:
+        token = await self._api.code_to_oauth_token(code, self._now())
+        return token if token.is_snapshot_user else await self._save(token)
+
+    async def _save(self, token: OAuthToken) -> OAuthToken:
+        await self._tokens.save(token.open_id, token)
+        return token
+
+    async def _saved(self, open_id: str) -> OAuthToken:
+        if not is_user_id(open_id):
+            raise ParameterError("open_id is required, as WeChat gave it.")
+        token = await self._tokens.get(open_id)
+        if token is None:
+            raise NoOAuthTokenError(f"No token of {open_id!r} is saved: authorize first.")
+        return token
+
+    async def _refreshed(self, stale: OAuthToken) -> OAuthToken:
+        """Join the refresh of this token, or start it. It goes on when a caller is cancelled."""
+        caller: asyncio.Future[OAuthToken] = asyncio.get_running_loop().create_future()
+        callers = self._refreshes.setdefault(stale, [])
+        callers.append(caller)
+        if len(callers) == 1:
+            task = asyncio.create_task(self._refresh(stale))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await caller
+
+    async def _refresh(self, stale: OAuthToken) -> None:
+        outcome: OAuthToken | BaseException
+        try:
+            outcome = await self._refresh_alone(stale)
+        except BaseException as error:  # noqa: BLE001 (it goes to the callers)
+            outcome = error
+        callers = self._refreshes.pop(stale)  # from here on nobody can join
+        if not settle(callers, outcome) and isinstance(outcome, BaseException):
+            logger.warning("A refresh that was given up failed: %s", outcome)
+
+    async def _refresh_alone(self, stale: OAuthToken) -> OAuthToken:
+        """Refresh a token while all other processes are kept out, unless one of them has."""
+        async with self._tokens.lock(stale.open_id):
+            saved = await self._saved(stale.open_id)
+            if saved != stale and saved.is_valid(self._now()):
+                return saved
+            token = await self._api.refresh_oauth_token(saved.refresh_token, self._now())
+            if token.open_id != saved.open_id:
+                raise InvalidResponseError("WeChat's answer has another openid than the token.")
+            # WeChat gives the unionid for the code, and not again.
+            return await self._save(replace(token, union_id=token.union_id or saved.union_id))
+
+    async def _get_mini_program_user(self, code: str, encrypted_data: str, iv: str) -> OAuthUser:
+        session = await self._api.code_to_session(code)
+        payload = await asyncio.get_running_loop().run_in_executor(
+            self._connections.executor,
+            decrypt_user_data,
+            session.session_key,
+            encrypted_data,
+            iv,
+            self._app_id,
+        )
+        if payload.get("openId") != session.open_id:
+            raise IdentityMismatchError("The user data does not name the user of this code.")
+        return OAuthUser.from_wechat(session.open_id, session.union_id, payload)
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """One call, for the end of which `close()` waits."""
+        if self._closed:
+            raise ClosedError("This service is closed. Create a new one to go on.")
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    def _open(self, tokens: str | OAuthTokenStore | OAuthTokenFunctions) -> OAuthTokenStore:
+        if isinstance(tokens, str):
+            records = open_records(tokens, self._connections, self._clock)
+            self._opened = RecordOAuthTokenStore(records, app_id=self._app_id)
+            return self._opened
+        if not isinstance(tokens, (tuple, list)):
+            return tokens
+        if len(tokens) != 2 or not all(map(callable, tokens)):
+            raise ConfigurationError("tokens must be a pair of functions: get_token, save_token.")
+        return FunctionOAuthTokenStore(tokens, clock=self._clock)
+
+    def _now(self) -> int:
+        """The time in Unix milliseconds."""
+        return int(self._clock() * 1000)
+
+
+def _escape(text: str) -> str:
+    """Percent-encode as JavaScript's encodeURIComponent does."""
+    return quote(text, safe=_UNESCAPED)
