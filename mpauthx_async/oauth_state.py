@@ -1,8 +1,8 @@
 """The state of a web login: sign and verify.
 
-A state is the unpadded base32 (WeChat documents only letters and digits for it) of when it ends (6
-bytes, Unix milliseconds), a random nonce (8 bytes), the payload (UTF-8), and a 16-byte keyed BLAKE2b
-MAC over all of that and over what the state is bound to, which is not sent.
+A state is base32 without padding, because WeChat documents only letters and digits for it. It holds
+when it ends (6 bytes, Unix milliseconds), a random nonce (8 bytes), the payload (UTF-8), and a
+16-byte keyed BLAKE2b MAC over all of that and over what the state is bound to, which is not sent.
 """
 
 import hashlib

@@ -1,13 +1,17 @@
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from redis.asyncio import Redis
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis, RedisCluster
 
 from mpauthx_async import WeChatSimulator
 
 from .redis_server import RedisServer
 
-pytest.register_assert_rewrite("mpauthx_async.stores.conformance")
+pytest.register_assert_rewrite(
+    "mpauthx_async.stores.conformance", "mpauthx_async.stores.oauth_conformance"
+)
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +25,25 @@ def redis_server() -> Iterator[RedisServer]:
 async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
     """A client of an empty Redis."""
     async with Redis.from_url(redis_server.url) as client:
+        await client.flushall()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def cluster_server() -> Iterator[RedisServer]:
+    """A Redis Cluster of one node, which refuses what would cross slots as a large one does."""
+    with RedisServer(cluster_enabled="yes") as server, SyncRedis(port=server.port) as client:
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        deadline = time.monotonic() + 60
+        while client.cluster("INFO")["cluster_state"] != "ok":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # a master waits two seconds before it takes writes
+        yield server
+
+
+@pytest.fixture
+async def cluster(cluster_server: RedisServer) -> AsyncIterator[RedisCluster]:
+    async with RedisCluster(host="127.0.0.1", port=cluster_server.port) as client:
         await client.flushall()
         yield client
 

@@ -5,7 +5,7 @@ import base64
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from zlib import crc32
 
 import aiosqlite
 import pytest
-from redis import Redis as SyncRedis
 from redis.asyncio import Redis, RedisCluster
 
 from mpauthx_async import (
@@ -37,25 +36,6 @@ ALICE = Subject("shop", "alice")
 BUCKET = crc32(b"alice") & 255
 INDEX = f"mpauthx:u:{{shop:{BUCKET}}}:alice"
 HOUR = 3_600_000
-
-
-@pytest.fixture(scope="session")
-def cluster_server() -> Iterator[RedisServer]:
-    """A Redis Cluster of one node, which refuses what would cross slots as a large one does."""
-    with RedisServer(cluster_enabled="yes") as server, SyncRedis(port=server.port) as client:
-        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-        deadline = time.monotonic() + 60
-        while client.cluster("INFO")["cluster_state"] != "ok":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)  # a master waits two seconds before it takes writes
-        yield server
-
-
-@pytest.fixture
-async def cluster(cluster_server: RedisServer) -> AsyncIterator[RedisCluster]:
-    async with RedisCluster(host="127.0.0.1", port=cluster_server.port) as client:
-        await client.flushall()
-        yield client
 
 
 @pytest.fixture

@@ -23,14 +23,12 @@ from ..models import NewSession, Session, SessionRef, Subject, User
 from ..tokens import new_nonce
 from . import TokenStore, UserStore
 
-__all__ = ["TokenStoreConformance", "UserStoreConformance", "new_session"]
+__all__ = ["UNUSUAL_IDS", "TokenStoreConformance", "UserStoreConformance", "new_session"]
 
 _HOUR = 3_600_000  # milliseconds
 _PATIENCE = 10  # seconds in which a session of a millisecond has to end
 
-# What has a meaning in SQL, in Redis's globs or hash tags, in JSON or in a format string. No two of
-# them are one user, whatever a collation says.
-_UNUSUAL_IDS = [
+UNUSUAL_IDS = [
     "*",
     "?",
     "[a-z]",
@@ -64,6 +62,10 @@ _UNUSUAL_IDS = [
     "x" * 128,
     "😀" * 128,
 ]
+"""User ids with a meaning in SQL, in Redis's globs or hash tags, in JSON or in a format string.
+
+No two of them are one user, whatever a collation says.
+"""
 
 
 def new_session(
@@ -382,13 +384,13 @@ class TokenStoreConformance:
         await asyncio.gather(*(live(f"user-{i}") for i in range(30)))
 
     async def test_unusual_user_ids_are_harmless(self, store: TokenStore) -> None:
-        batch = [new_session(user_id) for user_id in _UNUSUAL_IDS for _ in range(2)]
+        batch = [new_session(user_id) for user_id in UNUSUAL_IDS for _ in range(2)]
         await store.issue(batch)
         assert await _is_alive(store, *batch) == [True] * len(batch)
         for first, second in zip(batch[::2], batch[1::2], strict=True):
             assert await _listed(store, first) == {first.ref, second.ref}
             assert list(await store.revoke([first.ref])) == [True]
-        assert await _is_alive(store, *batch) == [False, True] * len(_UNUSUAL_IDS)
+        assert await _is_alive(store, *batch) == [False, True] * len(UNUSUAL_IDS)
         for first in batch[::2]:
             assert await store.revoke_subject(first.ref.subject) == 1
         assert await _is_alive(store, *batch) == [False] * len(batch)
@@ -597,18 +599,18 @@ class UserStoreConformance:
         assert [self._profile(user) for user in kept] == [self._profile(user) for user in users]
 
     async def test_unusual_ids_are_harmless(self, store: UserStore) -> None:
-        users = [User(name, city=str(i)) for i, name in enumerate(_UNUSUAL_IDS)]
+        users = [User(name, city=str(i)) for i, name in enumerate(UNUSUAL_IDS)]
         assert list(await store.save(users)) == [True] * len(users)
         assert list(await store.save(users)) == [False] * len(users)
-        kept = await store.get(_UNUSUAL_IDS)
-        assert [user and user.id for user in kept] == _UNUSUAL_IDS
+        kept = await store.get(UNUSUAL_IDS)
+        assert [user and user.id for user in kept] == UNUSUAL_IDS
         assert [self._profile(user) for user in kept] == [self._profile(user) for user in users]
 
     async def test_unusual_union_ids_are_harmless(self, store: UserStore) -> None:
-        users = [User(f"o-{i}", name, city=str(i)) for i, name in enumerate(_UNUSUAL_IDS)]
+        users = [User(f"o-{i}", name, city=str(i)) for i, name in enumerate(UNUSUAL_IDS)]
         assert list(await store.save(users)) == [True] * len(users)
-        kept = await store.get(_UNUSUAL_IDS)
-        assert [user and user.id for user in kept] == _UNUSUAL_IDS
+        kept = await store.get(UNUSUAL_IDS)
+        assert [user and user.id for user in kept] == UNUSUAL_IDS
         assert [self._profile(user) for user in kept] == [self._profile(user) for user in users]
 
     async def test_a_batch_may_be_large(self, store: UserStore) -> None:

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from heapq import heappop, heappush
+from types import NoneType
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from ..errors import StoreError
-from ..models import OAuthToken, is_user_id
+from ..models import OAuthToken
 from .records import Records
 
 __all__ = ["FunctionOAuthTokenStore", "OAuthTokenFunctions", "RecordOAuthTokenStore"]
@@ -20,6 +21,7 @@ OAuthTokenFunctions: TypeAlias = tuple[
     Callable[[str], Awaitable[OAuthToken | None]], Callable[[str, OAuthToken], Awaitable[object]]
 ]
 
+_TEXTS = ("open_id", "access_token", "refresh_token", "scope")
 _LIFE = 30 * 86_400  # seconds: what WeChat gives a refresh token
 
 
@@ -137,9 +139,8 @@ def _is_token(fields: Any) -> bool:
     return (
         isinstance(fields, dict)
         and fields.keys() == OAuthToken.__dataclass_fields__.keys()
-        and is_user_id(fields["open_id"])
-        and all(type(fields[name]) is str for name in ("access_token", "refresh_token", "scope"))
+        and all(type(fields[name]) is str for name in _TEXTS)
         and all(type(fields[name]) is int for name in ("expires_in", "created_at"))
-        and (fields["union_id"] is None or is_user_id(fields["union_id"]))
+        and type(fields["union_id"]) in (str, NoneType)
         and type(fields["is_snapshot_user"]) is bool
     )

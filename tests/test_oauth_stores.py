@@ -1,0 +1,449 @@
+"""What every store of OAuth tokens promises, and what each does when what it stands on fails."""
+
+import asyncio
+import json
+import signal
+import sqlite3
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from mpauthx_async import (
+    ClosedError,
+    ConfigurationError,
+    Connections,
+    OAuthToken,
+    OAuthTokenStore,
+    RecordOAuthTokenStore,
+    Records,
+    RedisRecords,
+    SqliteRecords,
+    StoreError,
+)
+from mpauthx_async.stores import FunctionOAuthTokenStore, open_records
+from mpauthx_async.stores.oauth_conformance import OAuthTokenStoreConformance, new_oauth_token
+
+from .redis_server import RedisServer
+
+APP = "wx4f4bc4dec97d474b"
+ALICE = new_oauth_token("alice")
+TOKEN_KEY = f"oauth_token|{APP}|alice"
+DAY = 86_400
+
+Asked = Callable[[OAuthTokenStore], Awaitable[Any]]
+ASKED: dict[str, Asked] = {
+    "get": lambda store: store.get("alice"),
+    "save": lambda store: store.save("alice", ALICE),
+    "lock": lambda store: locking(store),
+    "spend_state": lambda store: store.spend_state("0123456789abcdef", 60),
+}
+
+
+async def locking(store: OAuthTokenStore | Records, name: str = "alice") -> None:
+    async with store.lock(name):
+        pass
+
+
+def tokens(records: Records, app_id: str = APP) -> RecordOAuthTokenStore:
+    return RecordOAuthTokenStore(records, app_id=app_id)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "oauth.db"
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A Redis of the test's own."""
+    with RedisServer() as server:
+        yield server
+
+
+class DictOAuthTokenStore:
+    """The least that passes: what somebody who writes a store of their own begins with."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, OAuthToken] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._spent: set[str] = set()
+
+    async def get(self, open_id: str) -> OAuthToken | None:
+        return self._tokens.get(open_id)
+
+    async def save(self, open_id: str, token: OAuthToken) -> None:
+        self._tokens[open_id] = token
+
+    @asynccontextmanager
+    async def lock(self, open_id: str) -> AsyncIterator[None]:
+        async with self._locks.setdefault(open_id, asyncio.Lock()):
+            yield
+
+    async def spend_state(self, nonce: str, ttl: float) -> bool:
+        is_new = nonce not in self._spent
+        self._spent.add(nonce)
+        return is_new
+
+
+class TestDict(OAuthTokenStoreConformance):
+    @pytest.fixture
+    def store(self) -> DictOAuthTokenStore:
+        return DictOAuthTokenStore()
+
+
+class TestFunctions(OAuthTokenStoreConformance):
+    @pytest.fixture
+    def store(self) -> FunctionOAuthTokenStore:
+        kept = DictOAuthTokenStore()
+        return FunctionOAuthTokenStore((kept.get, kept.save))
+
+
+class TestRedis(OAuthTokenStoreConformance):
+    @pytest.fixture
+    def store(self, redis: Redis) -> RecordOAuthTokenStore:
+        return tokens(RedisRecords(redis))
+
+
+class TestRedisDecodingResponses(OAuthTokenStoreConformance):
+    @pytest.fixture
+    async def store(
+        self, redis: Redis, redis_server: RedisServer
+    ) -> AsyncIterator[RecordOAuthTokenStore]:
+        async with Redis.from_url(redis_server.url, decode_responses=True) as client:
+            yield tokens(RedisRecords(client))
+
+
+class TestRedisByUrl(OAuthTokenStoreConformance):
+    @pytest.fixture
+    async def store(
+        self, redis: Redis, redis_server: RedisServer
+    ) -> AsyncIterator[RecordOAuthTokenStore]:
+        async with Connections() as connections:
+            yield tokens(open_records(redis_server.url, connections))
+
+
+class TestRedisCluster(OAuthTokenStoreConformance):
+    @pytest.fixture
+    def store(self, cluster: RedisCluster) -> RecordOAuthTokenStore:
+        return tokens(RedisRecords(cluster))
+
+
+class TestSqliteFile(OAuthTokenStoreConformance):
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[RecordOAuthTokenStore]:
+        async with SqliteRecords(path) as records:
+            yield tokens(records)
+
+
+class TestSqliteConnection(OAuthTokenStoreConformance):
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[RecordOAuthTokenStore]:
+        async with aiosqlite.connect(path) as connection:
+            yield tokens(SqliteRecords(connection))
+
+
+@pytest.fixture(params=["redis", "sqlite"])
+async def records(
+    request: pytest.FixtureRequest, redis: Redis, path: Path
+) -> AsyncIterator[RedisRecords | SqliteRecords]:
+    opened = RedisRecords(redis) if request.param == "redis" else SqliteRecords(path)
+    async with opened:
+        yield opened
+
+
+async def test_apps_that_share_a_database_do_not_share_tokens_or_states(records: Records) -> None:
+    ours, theirs = tokens(records), tokens(records, "wx0")
+    await ours.save("alice", ALICE)
+    assert await theirs.get("alice") is None
+    assert await ours.spend_state("0123456789abcdef", 60)
+    assert await theirs.spend_state("0123456789abcdef", 60)
+    async with ours.lock("alice"):
+        await locking(theirs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        '"geheim"',
+        "[" * 100_000,
+        "{}",
+        json.dumps({"open_id": "alice", "access_token": "geheim"}),
+    ],
+)
+async def test_a_damaged_record_is_a_store_error_that_tells_what_to_do(
+    records: Records, text: str
+) -> None:
+    store = tokens(records)
+    await records.save(TOKEN_KEY, text, 60)
+    with pytest.raises(StoreError, match=r"'alice', is damaged\. Delete it, or let") as caught:
+        await store.get("alice")
+    assert TOKEN_KEY in str(caught.value)
+    assert "geheim" not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    await store.save("alice", ALICE)
+    assert await store.get("alice") == ALICE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("open_id", "bob"),
+        ("open_id", None),
+        ("access_token", 5),
+        ("refresh_token", None),
+        ("expires_in", "7200"),
+        ("expires_in", 7200.5),
+        ("expires_in", True),
+        ("scope", []),
+        ("created_at", None),
+        ("union_id", 5),
+        ("is_snapshot_user", 1),
+        ("more", 1),
+    ],
+)
+async def test_a_record_with_a_wrong_field_is_damaged(
+    records: Records, name: str, value: object
+) -> None:
+    store = tokens(records)
+    await store.save("alice", ALICE)
+    fields = json.loads(await records.get(TOKEN_KEY) or "")
+    await records.save(TOKEN_KEY, json.dumps(fields | {name: value}), 60)
+    with pytest.raises(StoreError, match="is damaged"):
+        await store.get("alice")
+
+
+async def test_a_function_that_gives_something_else_is_a_store_error() -> None:
+    async def get_token(open_id: str) -> Any:
+        return {"access_token": "geheim"}
+
+    async def save_token(open_id: str, token: OAuthToken) -> None: ...
+
+    with pytest.raises(StoreError, match="get_token must return an OAuthToken, or None") as caught:
+        await FunctionOAuthTokenStore((get_token, save_token)).get("alice")
+    assert "geheim" not in str(caught.value)
+
+
+async def test_states_used_up_with_functions_are_forgotten_in_time() -> None:
+    kept, now = DictOAuthTokenStore(), [1000.0]
+    store = FunctionOAuthTokenStore((kept.get, kept.save), clock=lambda: now[0])
+    assert await store.spend_state("long", 600)
+    assert await store.spend_state("short", 10)
+    now[0] += 10
+    assert await store.spend_state("other", 10)
+    assert (store._spent, len(store._ends)) == ({"long", "other"}, 2)
+    assert not await store.spend_state("long", 600)
+
+
+class TestRedisKeys:
+    async def test_a_token_lives_thirty_days_under_a_key_of_its_app(self, redis: Redis) -> None:
+        await tokens(RedisRecords(redis)).save("alice", ALICE)
+        assert await redis.keys() == [f"mpauthx:r:{{{TOKEN_KEY}}}".encode()]
+        ttl = await redis.ttl(f"mpauthx:r:{{{TOKEN_KEY}}}")
+        assert 30 * DAY - 60 <= ttl <= 30 * DAY
+
+    async def test_a_lock_is_a_key_that_ends_by_itself(self, redis: Redis) -> None:
+        store = tokens(RedisRecords(redis))
+        async with store.lock("alice"):
+            assert await redis.keys() == [f"mpauthx:r:lock:{{{TOKEN_KEY}}}".encode()]
+            assert 0 < await redis.pttl(f"mpauthx:r:lock:{{{TOKEN_KEY}}}") <= 15_000
+        assert await redis.keys() == []
+
+    async def test_a_used_state_is_remembered_as_long_as_asked(self, redis: Redis) -> None:
+        await tokens(RedisRecords(redis)).spend_state("0123456789abcdef", 600)
+        key = f"mpauthx:r:{{oauth_state|{APP}|0123456789abcdef}}"
+        assert 0 < await redis.ttl(key) <= 600
+
+    async def test_bytes_that_are_no_text_are_a_damaged_record(self, redis: Redis) -> None:
+        await redis.set(f"mpauthx:r:{{{TOKEN_KEY}}}", b"geheim\xff")
+        await _is_damaged(tokens(RedisRecords(redis)))
+
+    async def test_something_else_under_the_key_is_a_store_error(self, redis: Redis) -> None:
+        await redis.hset(f"mpauthx:r:{{{TOKEN_KEY}}}", "field", "value")
+        with pytest.raises(StoreError, match="WRONGTYPE"):
+            await tokens(RedisRecords(redis)).get("alice")
+
+    async def test_a_lock_that_ended_meanwhile_harms_neither_holder(
+        self, redis: Redis, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        records = RedisRecords(redis)
+        async with records.lock("name"):
+            await redis.delete("mpauthx:r:lock:{name}")
+            other = records.lock("name")
+            await other.__aenter__()
+        assert "was not released, and ends by itself" in caplog.text
+        assert await redis.exists("mpauthx:r:lock:{name}")
+        await other.__aexit__(None, None, None)
+        assert not await redis.exists("mpauthx:r:lock:{name}")
+
+
+class TestSqliteRows:
+    async def test_a_record_ends_with_its_ttl(self, path: Path) -> None:
+        now = [1000.0]
+        async with SqliteRecords(path, clock=lambda: now[0]) as records:
+            await records.save("name", "text", 30)
+            assert not await records.add("name", "other", 30)
+            now[0] += 29.9
+            assert await records.get("name") == "text"
+            now[0] += 0.1
+            assert await records.get("name") is None
+            assert await records.add("name", "other", 30)
+            assert await records.get("name") == "other"
+
+    async def test_the_dead_do_not_pile_up(self, path: Path) -> None:
+        now = [1000.0]
+        async with SqliteRecords(path, clock=lambda: now[0]) as records:
+            for i in range(20):
+                await records.add(str(i), "", 1)
+            now[0] += 1
+            for _ in range(10):
+                await records.save("name", "text", 60)
+            await locking(records, "name")
+        assert _rows(path) == [("record|name",)]
+
+    async def test_bytes_that_are_no_text_are_a_damaged_record(self, path: Path) -> None:
+        async with SqliteRecords(path) as records:
+            await tokens(records).save("alice", ALICE)
+            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.execute(
+                    "UPDATE mpauthx_record SET text = CAST(? AS TEXT)", (b"geheim\xff",)
+                )
+            await _is_damaged(tokens(records))
+
+    async def test_a_lock_ends_by_the_clock(self, path: Path) -> None:
+        async with (
+            SqliteRecords(path, clock=lambda: 1000) as holder,
+            SqliteRecords(path, clock=lambda: 1015) as later,
+            holder.lock("name"),
+        ):
+            await locking(later, "name")
+            # Released by the later holder, and not once more by the earlier one.
+            async with later.lock("name"):
+                pass
+
+
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+async def test_who_waits_too_long_for_a_lock_gets_a_store_error(
+    kind: str, redis: Redis, path: Path
+) -> None:
+    async with (
+        RedisRecords(redis) if kind == "redis" else SqliteRecords(path) as holder,
+        (
+            RedisRecords(redis, lock_ttl=0.05)
+            if kind == "redis"
+            else SqliteRecords(path, lock_ttl=0.05)
+        ) as waiter,
+    ):
+        async with holder.lock("name"):
+            with pytest.raises(StoreError, match=r"holds a lock in \w+ for too long"):
+                await locking(waiter, "name")
+        await locking(waiter, "name")
+
+
+_HOLDER = """
+import asyncio, sys
+from mpauthx_async import RedisRecords, SqliteRecords
+
+async def main(kind, where):
+    kinds = {"redis": RedisRecords, "sqlite": SqliteRecords}
+    records = kinds[kind](where, lock_ttl=0.5)
+    async with records.lock("name"):
+        print("locked", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+async def test_a_holder_that_was_killed_keeps_nobody_waiting(
+    kind: str, redis: Redis, redis_server: RedisServer, path: Path
+) -> None:
+    where = redis_server.url if kind == "redis" else str(path)
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _HOLDER, kind, where, stdout=asyncio.subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert await holder.stdout.readline() == b"locked\n"
+    holder.kill()
+    await holder.communicate()
+    began = time.monotonic()
+    async with RedisRecords(redis) if kind == "redis" else SqliteRecords(path) as records:
+        await locking(records, "name")
+    assert time.monotonic() - began < 10
+
+
+class TestOutages:
+    @pytest.mark.parametrize("asked", ASKED)
+    async def test_a_redis_that_is_not_there_is_a_store_error(
+        self, asked: str, server: RedisServer
+    ) -> None:
+        server.stop()
+        async with RedisRecords(server.url) as records:
+            with pytest.raises(StoreError, match="Check that it is up"):
+                await ASKED[asked](tokens(records))
+            server.start()
+            await ASKED[asked](tokens(records))
+
+    async def test_a_redis_that_dies_under_a_lock_does_not_undo_what_was_done(
+        self, server: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with RedisRecords(server.url) as records, records.lock("name"):
+            server.stop(signal.SIGKILL)
+        assert "was not released, and ends by itself" in caplog.text
+
+    @pytest.mark.parametrize("asked", ["save", "lock", "spend_state"])
+    async def test_a_locked_sqlite_file_is_a_store_error(self, asked: str, path: Path) -> None:
+        async with SqliteRecords(path, busy_timeout=0.05) as records:
+            store = tokens(records)
+            await store.save("alice", ALICE)
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(StoreError, match="Another process is writing"):
+                    await ASKED[asked](store)
+                assert await store.get("alice") == ALICE
+            await ASKED[asked](store)
+
+    @pytest.mark.parametrize("asked", ASKED)
+    async def test_a_file_that_is_no_database_is_a_store_error(
+        self, asked: str, path: Path
+    ) -> None:
+        path.write_bytes(b"something else" * 100)
+        async with SqliteRecords(path) as records:
+            with pytest.raises(StoreError, match="something else"):
+                await ASKED[asked](tokens(records))
+
+    @pytest.mark.parametrize("asked", ASKED)
+    async def test_closed_records_say_so(self, asked: str, records: Records) -> None:
+        await records.close()
+        await records.close()
+        with pytest.raises(ClosedError):
+            await ASKED[asked](tokens(records))
+
+
+@pytest.mark.parametrize("url", ["", "mysql://host/db", "sqlite://", "sqlite:///", "oauth.db"])
+def test_what_is_no_url_of_a_store_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        open_records(url, Connections())
+
+
+async def _is_damaged(store: RecordOAuthTokenStore) -> None:
+    with pytest.raises(StoreError, match="is damaged") as caught:
+        await store.get("alice")
+    assert "geheim" not in "".join(traceback.format_exception(caught.value))
+
+
+def _rows(path: Path) -> list[tuple[str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT key FROM mpauthx_record").fetchall()
