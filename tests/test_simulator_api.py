@@ -472,6 +472,13 @@ async def test_wecom_gives_the_same_token_for_two_hours(client, clock):
     assert (await wecom_token(client))["access_token"] != first["access_token"]
 
 
+async def test_a_new_token_is_told_to_live_7200_seconds_by_a_clock_that_runs():
+    async with WeChatSimulator() as wx, aiohttp.ClientSession() as http:
+        client = Client(wx, http)
+        for answer in (await stable(client), await classic(client), await wecom_token(client)):
+            assert answer["expires_in"] == 7200
+
+
 async def test_a_member_is_logged_in(wx, client):
     answer = await wecom_session(client, wx.wecom_login("zhangsan"))
     assert answer.keys() == {"errcode", "errmsg", "corpid", "userid", "session_key"}

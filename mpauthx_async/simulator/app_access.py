@@ -143,4 +143,4 @@ class AppAccess:
             token.replaced_at = min(token.replaced_at, self._state.clock() + in_seconds)
 
     def _told(self, text: str) -> Answer:
-        return {"access_token": text, "expires_in": int(self._tokens.remaining(text))}
+        return {"access_token": text, "expires_in": self._tokens.seconds_left(text)}

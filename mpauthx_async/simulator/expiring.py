@@ -4,6 +4,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Generic, TypeVar
 
 from .errcodes import Refused
@@ -49,6 +50,10 @@ class Expiring(Generic[_T]):
     def remaining(self, key: str) -> float:
         """Seconds that a thing has to live: 0 when it is expired or unknown."""
         return max(0.0, self._entries[key][0] - self._clock()) if key in self._entries else 0.0
+
+    def seconds_left(self, key: str) -> int:
+        """What `expires_in` tells: whole seconds, rounded up, so all of them for a new thing."""
+        return ceil(min(self.remaining(key), self._ttl))
 
     def __iter__(self) -> Iterator[_T]:
         return (thing for _, thing in self._entries.values())

@@ -65,7 +65,7 @@ class WeCom:
         if not self._tokens.remaining(self._current):
             self._current = random_text(150)
             self._tokens.put(self._current, self.corp_id)
-        expires_in = int(self._tokens.remaining(self._current))
+        expires_in = self._tokens.seconds_left(self._current)
         return {**_OK, "access_token": self._current, "expires_in": expires_in}
 
     def _code_to_session(self, call: Call) -> Answer:
