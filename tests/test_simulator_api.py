@@ -609,7 +609,34 @@ async def test_the_front_page_lists_every_route(wx, client):
         "POST /simulator/wecom_login {",
     ):
         assert f"\n{line}" in text
-    assert wx.corp_secret not in text
+
+
+async def test_the_front_page_tells_what_platforms_and_wecom_ask_for(wx, client, clock):
+    told = await front_page(client)
+    code = wx.login("bob")
+    platform = {name: told[name] for name in ("component_appid", "component_access_token")}
+    assert (await component(client, code, **platform))["openid"] == "bob"
+    company = {name: told[name] for name in ("corpid", "corpsecret")}
+    assert (await wecom_token(client, **company))["errcode"] == 0
+    clock.now += 7200
+    assert (await front_page(client))["component_access_token"] == wx.component_access_token
+
+
+async def test_the_front_page_tells_no_secret_that_somebody_chose():
+    async with (
+        WeChatSimulator(corp_id="ww1", corp_secret="chosen-secret") as wx,
+        aiohttp.ClientSession() as http,
+    ):
+        told = await front_page(Client(wx, http))
+    assert (told["corpid"], told["corpsecret"]) == ("ww1", "(your own)")
+    assert "chosen-secret" not in str(told)
+
+
+async def front_page(client: Client) -> dict[str, str]:
+    """The lines of GET /: what follows their first word."""
+    async with client.http.get(client.wx.url + "/") as response:
+        lines = (await response.text()).splitlines()
+    return {name: rest for name, _, rest in (line.partition(" ") for line in lines)}
 
 
 async def test_another_process_gets_phone_numbers_and_members(wx, client):

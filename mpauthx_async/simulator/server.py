@@ -28,6 +28,7 @@ from .wecom import WeCom
 __all__ = ["WeChatSimulator"]
 
 _Handler = Callable[[web.Request], Awaitable[web.Response]]
+_CORP_SECRET = "7e577e57-for-tests-7e577e57-of-a-company-7e"  # noqa: S105
 
 
 class WeChatSimulator:
@@ -68,7 +69,7 @@ class WeChatSimulator:
         other_apps: Mapping[str, str] | None = None,
         component_app_id: str = "wxc0c0c0c0c0c0c0c0",
         corp_id: str = "ww5ca1ab1e5ca1ab1e",
-        corp_secret: str = "7e577e57-for-tests-7e577e57-of-a-company-7e",  # noqa: S107
+        corp_secret: str = _CORP_SECRET,
     ) -> None:
         self.latency = 0.0
         self.requests: deque[Request] = deque(maxlen=1000)
@@ -429,6 +430,11 @@ class WeChatSimulator:
             *(f"GET {path}{page} ({' or '.join(scopes)})" for path, scopes in SCOPES.items()),
             *(f"POST {path} {example}" for path, (_, example) in CONTROLS.items()),
             *(f"  {fault.name}: {fault.value}" for fault in Fault),
+            "\nWhat the routes of the platform and of WeCom ask for:\n",
+            f"component_appid {self.component_app_id}",
+            f"component_access_token {self.component_access_token}",
+            f"corpid {self.corp_id}",
+            f"corpsecret {_CORP_SECRET if self.corp_secret == _CORP_SECRET else '(your own)'}",
         ]
         text = "\n".join(lines) + "\n"
         return web.Response(status=200 if request.path == "/" else 404, text=text)
