@@ -1,0 +1,138 @@
+"""AppAccessToken: the app's own access token, one for all processes."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+from .coalescer import settle
+from .errors import ClosedError, WeChatAPIError
+from .stores import Records
+
+__all__ = ["AppAccessToken"]
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_REFUSED = (40001, 40014, 42001)  # WeChat's errcodes for an access token that is no longer good
+_AHEAD = 240  # seconds before its end; WeChat gives a new one from 300 on, and both are good
+
+
+class _Kept(NamedTuple):
+    token: str
+    until: int  # Unix milliseconds
+
+
+class AppAccessToken:
+    """Keeps the app's access token, which one process fetches for all, a little before its end.
+
+    Args:
+        fetch: asks WeChat for the token; given True, for another one than it gave before. Returns
+            it and the seconds that it lives.
+        records: where all processes find it.
+        key: names it there.
+        clock: tells the time in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[bool], Awaitable[tuple[str, int]]],
+        records: Records,
+        key: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._fetch = fetch
+        self._records = records
+        self._key = key
+        self._clock = clock
+        self._known: _Kept | None = None
+        self._callers: dict[str | None, list[asyncio.Future[str]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def get(self, refused: str | None = None) -> str:
+        """The token, fetched if there is none that is good for a while.
+
+        Args:
+            refused: a token that WeChat no longer takes: then another one.
+
+        Raises:
+            StoreError: the records could not answer.
+            ClosedError: the service is closed.
+            And as `WeChatHTTP.post`.
+        """
+        if self._closed:
+            raise ClosedError("This service is closed. Create a new one to go on.")
+        known = self._known
+        if known is not None and known.token != refused and self._is_good(known):
+            return known.token
+        caller: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        callers = self._callers.setdefault(refused, [])
+        callers.append(caller)
+        if len(callers) == 1:
+            task = asyncio.create_task(self._renew(refused))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await caller
+
+    async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
+        """Make a call that needs the token; when WeChat refuses it, once more with another one."""
+        token = await self.get()
+        try:
+            return await ask(token)
+        except WeChatAPIError as error:
+            if error.errcode not in _REFUSED:
+                raise
+        return await ask(await self.get(refused=token))
+
+    async def close(self) -> None:
+        """Let what is in flight finish; the records stay open."""
+        self._closed = True
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _is_good(self, kept: _Kept) -> bool:
+        return self._clock() * 1000 < kept.until
+
+    async def _renew(self, refused: str | None) -> None:
+        """Answer all who wait. It goes on when a caller is cancelled."""
+        outcome: str | BaseException
+        try:
+            self._known = await self._find_or_fetch(refused)
+            outcome = self._known.token
+        except BaseException as error:  # noqa: BLE001 (it goes to the callers)
+            outcome = error
+        callers = self._callers.pop(refused)  # from here on nobody can join
+        if not settle(callers, outcome) and isinstance(outcome, BaseException):
+            logger.warning("A fetch of the access token that was given up failed: %s", outcome)
+
+    async def _find_or_fetch(self, refused: str | None) -> _Kept:
+        kept = await self._read()
+        if kept is not None and kept.token != refused:
+            return kept
+        async with self._records.lock(self._key):
+            kept = await self._read()  # another process may have been faster
+            if kept is not None and kept.token != refused:
+                return kept
+            token, expires_in = await self._fetch(False)
+            if token == refused:  # WeChat gives the same one for as long as it believes in it
+                token, expires_in = await self._fetch(True)
+            good_for = max(expires_in - _AHEAD, expires_in // 2)
+            kept = _Kept(token, int((self._clock() + good_for) * 1000))
+            await self._records.save(self._key, json.dumps(kept), max(good_for, 1))
+            return kept
+
+    async def _read(self) -> _Kept | None:
+        text = await self._records.get(self._key)
+        if text is None:
+            return None
+        try:
+            token, until = json.loads(text)
+            kept = _Kept(str(token), int(until))
+        except (ValueError, TypeError, RecursionError):
+            logger.warning("The record %r, the app's access token, was damaged.", self._key)
+            return None
+        return kept if self._is_good(kept) else None
