@@ -12,6 +12,7 @@ __all__ = [
     "NewSession",
     "OAuthToken",
     "OAuthUser",
+    "PhoneNumber",
     "Session",
     "SessionRef",
     "Subject",
@@ -57,12 +58,15 @@ class NewSession:
         issued_at: now, in Unix milliseconds.
         ttl: how long it lives, in milliseconds.
         sole: whether every earlier session of the subject ends in the same step.
+        sealed_key: WeChat's session key, encrypted, to be kept for as long as the session lives;
+            None when there is none. A store that keeps none leaves it.
     """
 
     ref: SessionRef
     issued_at: int
     ttl: int
     sole: bool = False
+    sealed_key: str | None = field(default=None, repr=False)
 
     def begun(self) -> "Session":
         """The session that this becomes."""
@@ -275,6 +279,30 @@ class OAuthUser:
             _text(get("headimgurl", "avatarUrl")),
             tuple(filter(None, map(_text, privilege))) if isinstance(privilege, list) else (),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneNumber:
+    """A user's phone number.
+
+    Attributes:
+        phone_number: with the country code, for a foreign number.
+        pure_phone_number: without it.
+        country_code: such as 86.
+    """
+
+    phone_number: str
+    pure_phone_number: str
+    country_code: str
+
+    @classmethod
+    def from_wechat(cls, payload: Mapping[str, Any]) -> "PhoneNumber | None":
+        """Make a phone number of what WeChat gave; None when it gave none."""
+        get = payload.get
+        number, pure, country = get("phoneNumber"), get("purePhoneNumber"), get("countryCode")
+        if not isinstance(number, str) or not number:
+            return None
+        return cls(number, str(pure or number), str(country or ""))
 
 
 def _gender(value: object) -> int | None:

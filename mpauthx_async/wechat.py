@@ -1,20 +1,23 @@
 """WeChatAPI: typed calls of WeChat's HTTP API."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, TypeGuard
 from urllib.parse import quote, urlencode
 
+from .code_exchange import CodeExchange, MiniProgramExchange
 from .connections import Connections
 from .errors import ConfigurationError, InvalidResponseError, ParameterError, WeChatAPIError
-from .models import CodeSession, OAuthToken, OAuthUser, is_user_id
-from .wechat_http import API_HOSTS, WeChatHTTP
+from .models import CodeSession, OAuthToken, OAuthUser, PhoneNumber, is_user_id
+from .userdata import sign_user_state
+from .wechat_http import WeChatHTTP
 
 __all__ = ["WeChatAPI", "check_code", "check_lang"]
 
 _CODE = re.compile(r"[\x21-\x7e]{1,512}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,1024}")
 _NOT_GOOD = (40001, 40003, 40014, 42001, 42007)  # WeChat's errcodes for an access token
+_INVALID_SIGNATURE = 87009  # WeChat's errcode for a session key that is not the user's
 _LANGUAGES = ("zh_CN", "zh_TW", "en")
 _CREDENTIAL = re.compile(r"[\x20-\x7e]+")
 
@@ -27,7 +30,8 @@ class WeChatAPI:
         app_secret: the app's secret. It appears in no log line, repr or exception.
         connections: whose aiohttp session to use.
         api_base: the server's address without a trailing slash, or several in the order in which
-            to try them.
+            to try them; by default WeChat's own.
+        exchange: another way to trade the codes of `wx.login` than the app's own.
     """
 
     def __init__(
@@ -36,7 +40,8 @@ class WeChatAPI:
         app_id: str,
         app_secret: str,
         connections: Connections,
-        api_base: str | Sequence[str] = API_HOSTS,
+        api_base: str | Sequence[str] | None = None,
+        exchange: CodeExchange | None = None,
     ) -> None:
         for name, value in (("app_id", app_id), ("app_secret", app_secret)):
             if not isinstance(value, str) or not _CREDENTIAL.fullmatch(value):
@@ -44,13 +49,15 @@ class WeChatAPI:
                     f"{name} must be a text of ASCII characters; is there a line break at its end?"
                 )
         self._app_id = app_id
+        self._app_secret = app_secret
         self._credentials = urlencode({"appid": app_id, "secret": app_secret})
-        self._http = WeChatHTTP(connections, api_base)
+        self._exchange = MiniProgramExchange(app_secret) if exchange is None else exchange
+        self._http = WeChatHTTP(connections, self._exchange.hosts if api_base is None else api_base)
 
     def __repr__(self) -> str:
         return f"<WeChatAPI of {self._app_id}>"
 
-    async def code_to_session(self, code: str) -> CodeSession:
+    def code_to_session(self, code: str) -> Awaitable[CodeSession]:
         """Trade the one-time code of `wx.login` for the user's identity and session key.
 
         Args:
@@ -62,21 +69,13 @@ class WeChatAPI:
             HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError:
                 the answer is none, or none of WeChat's.
             ConnectionFailedError: no connection, or no answer in time.
-
-        Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/code2Session.html
         """
         check_code(code)
-        answer = await self._http.get(
-            f"/sns/jscode2session?{self._credentials}&js_code={quote(code, safe='')}"
-            "&grant_type=authorization_code"
-        )
-        open_id, session_key = answer.get("openid"), answer.get("session_key")
-        union_id = answer.get("unionid") or None
-        if not is_user_id(open_id) or not isinstance(session_key, str) or not session_key:
-            raise InvalidResponseError("WeChat's answer has no openid and session_key.")
-        if union_id is not None and not is_user_id(union_id):
-            raise InvalidResponseError("WeChat's answer has a unionid that is none.")
-        return CodeSession(str(open_id), session_key, union_id)
+        return self._exchange.code_to_session(self._http, self._app_id, code)
+
+    def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
+        """Whether decrypted user data names the user of a session."""
+        return self._exchange.is_of(session, payload)
 
     async def code_to_oauth_token(self, code: str, now: int) -> OAuthToken:
         """Trade the one-time code of a web login for the user's identity and tokens.
@@ -137,6 +136,93 @@ class WeChatAPI:
             return False
         return True
 
+    async def get_stable_token(self, *, force_refresh: bool = False) -> tuple[str, int]:
+        """Ask for the app's own access token.
+
+        Args:
+            force_refresh: whether to get another one than before, which then is good no longer:
+                up to 20 times a day, 30 seconds apart.
+
+        Returns:
+            The token, and the seconds that it lives.
+
+        Raises:
+            As `code_to_session`.
+
+        Source: https://developers.weixin.qq.com/doc/service/api/base/api_getstableaccesstoken.html
+        """
+        answer = await self._http.post(
+            "/cgi-bin/stable_token",
+            {
+                "grant_type": "client_credential",
+                "appid": self._app_id,
+                "secret": self._app_secret,
+                "force_refresh": force_refresh,
+            },
+        )
+        token, expires_in = answer.get("access_token"), answer.get("expires_in")
+        if not _is_token(token) or type(expires_in) is not int:
+            raise InvalidResponseError("WeChat's answer has no access_token and expires_in.")
+        return token, expires_in
+
+    async def get_phone_number(self, code: str, access_token: str) -> PhoneNumber:
+        """Trade the code of the phone number button for the number.
+
+        Raises:
+            As `code_to_session`.
+
+        Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-info/phone-number/getPhoneNumber.html
+        """
+        check_code(code)
+        answer = await self._http.post(
+            f"/wxa/business/getuserphonenumber?access_token={quote(access_token, safe='')}",
+            {"code": code},
+        )
+        info = answer.get("phone_info")
+        number = PhoneNumber.from_wechat(info) if isinstance(info, dict) else None
+        if number is None:
+            raise InvalidResponseError("WeChat's answer has no phone_info.")
+        return number
+
+    async def is_session_key_valid(self, open_id: str, session_key: str, access_token: str) -> bool:
+        """Ask whether a session key is still the user's.
+
+        Raises:
+            As `code_to_session`, for anything but a key that is not.
+
+        Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/checkSessionKey.html
+        """
+        query = _signed(open_id, session_key, access_token)
+        try:
+            await self._http.get(f"/wxa/checksession?{query}")
+        except WeChatAPIError as error:
+            if error.errcode != _INVALID_SIGNATURE:
+                raise
+            return False
+        return True
+
+    async def reset_session_key(
+        self, open_id: str, session_key: str, access_token: str
+    ) -> str | None:
+        """Have WeChat replace a session key; None when it is no longer the user's.
+
+        Raises:
+            As `code_to_session`.
+
+        Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/ResetUserSessionKey.html
+        """
+        query = _signed(open_id, session_key, access_token)
+        try:
+            answer = await self._http.get(f"/wxa/resetusersessionkey?{query}")
+        except WeChatAPIError as error:
+            if error.errcode != _INVALID_SIGNATURE:
+                raise
+            return None
+        new_key = answer.get("session_key")
+        if not isinstance(new_key, str) or not new_key or answer.get("openid") != open_id:
+            raise InvalidResponseError("WeChat's answer has no session_key of this openid.")
+        return new_key
+
 
 def check_code(code: object) -> None:
     """Raise ParameterError for what can be no code of `wx.login` or of a web login."""
@@ -168,6 +254,18 @@ def _of_user(open_id: str, access_token: str) -> str:
         raise ParameterError("open_id is required, as WeChat gave it.")
     _check_token("access_token", access_token)
     return f"access_token={quote(access_token, safe='')}&openid={quote(open_id, safe='')}"
+
+
+def _signed(open_id: str, session_key: str, access_token: str) -> str:
+    """The query of a call that a user's session key has to sign."""
+    return urlencode(
+        {
+            "access_token": access_token,
+            "openid": open_id,
+            "signature": sign_user_state(session_key),
+            "sig_method": "hmac_sha256",
+        }
+    )
 
 
 def _oauth_token(answer: Mapping[str, Any], now: int) -> OAuthToken:

@@ -931,7 +931,6 @@ def test_the_repr_of_the_api_holds_no_secret():
         "http://host ",
         " http://host",
         b"http://host",
-        None,
         7,
         [],
         (),
