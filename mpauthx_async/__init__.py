@@ -1,5 +1,7 @@
 """Login for WeChat mini-programs on asyncio."""
 
+from .access_token import AppAccessToken
+from .code_exchange import CodeExchange, ComponentExchange, MiniProgramExchange, WeComExchange
 from .connections import Connections
 from .constants import StatusCode
 from .errors import (
@@ -13,9 +15,11 @@ from .errors import (
     IncompleteResponseError,
     InvalidResponseError,
     InvalidStateError,
+    InvalidTokenError,
     MPAuthXError,
     NoOAuthTokenError,
     ParameterError,
+    SessionKeyLostError,
     SnapshotUserError,
     StoreError,
     UserNotFoundError,
@@ -27,6 +31,7 @@ from .models import (
     NewSession,
     OAuthToken,
     OAuthUser,
+    PhoneNumber,
     Session,
     SessionRef,
     Subject,
@@ -41,6 +46,7 @@ from .stores import (
     Records,
     RedisRecords,
     RedisTokenStore,
+    SessionKeyStore,
     SqliteRecords,
     SqliteTokenStore,
     SqliteUserStore,
@@ -51,9 +57,12 @@ from .userdata import decrypt_user_data, sign_user_state, verify_raw_data
 from .wechat import WeChatAPI
 
 __all__ = [
+    "AppAccessToken",
     "AuthResult",
     "ClosedError",
+    "CodeExchange",
     "CodeSession",
+    "ComponentExchange",
     "ConfigurationError",
     "ConnectionFailedError",
     "Connections",
@@ -64,20 +73,25 @@ __all__ = [
     "IncompleteResponseError",
     "InvalidResponseError",
     "InvalidStateError",
+    "InvalidTokenError",
     "MPAuthX",
     "MPAuthXError",
+    "MiniProgramExchange",
     "NewSession",
     "NoOAuthTokenError",
     "OAuthToken",
     "OAuthTokenStore",
     "OAuthUser",
     "ParameterError",
+    "PhoneNumber",
     "RecordOAuthTokenStore",
     "Records",
     "RedisRecords",
     "RedisTokenStore",
     "SealedUserInfo",
     "Session",
+    "SessionKeyLostError",
+    "SessionKeyStore",
     "SessionRef",
     "SnapshotUserError",
     "SqliteRecords",
@@ -94,6 +108,7 @@ __all__ = [
     "WeChatAPIError",
     "WeChatOAuth",
     "WeChatSimulator",
+    "WeComExchange",
     "decrypt_user_data",
     "sign_user_state",
     "verify_raw_data",

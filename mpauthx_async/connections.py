@@ -89,6 +89,11 @@ class Connections:
         return self._redis
 
     @property
+    def knows_redis(self) -> bool:
+        """Whether there is a Redis client to be had."""
+        return self._redis is not None
+
+    @property
     def executor(self) -> Executor:
         """The thread pool for what would hold up the event loop."""
         self._check_open()

@@ -30,4 +30,6 @@ class StatusCode(IntEnum):
     invalid_configuration = 6101
     invalid_state = 6102
     snapshot_user = 6103
+    invalid_token = 6104
+    session_key_lost = 6105
     unknown_error = 9999

@@ -15,9 +15,11 @@ __all__ = [
     "IncompleteResponseError",
     "InvalidResponseError",
     "InvalidStateError",
+    "InvalidTokenError",
     "MPAuthXError",
     "NoOAuthTokenError",
     "ParameterError",
+    "SessionKeyLostError",
     "SnapshotUserError",
     "StoreError",
     "UserNotFoundError",
@@ -161,3 +163,15 @@ class SnapshotUserError(MPAuthXError):
     """WeChat showed the page to a virtual account, behind which no particular user stands."""
 
     code = StatusCode.snapshot_user
+
+
+class InvalidTokenError(MPAuthXError):
+    """The token is none of this app and sku, or no longer alive."""
+
+    code = StatusCode.invalid_token
+
+
+class SessionKeyLostError(MPAuthXError):
+    """No session key is kept for this token, or WeChat replaced it: the client has to log in."""
+
+    code = StatusCode.session_key_lost

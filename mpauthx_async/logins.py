@@ -16,6 +16,7 @@ from .coalescer import Coalescer, settle
 from .connections import Connections
 from .errors import ClosedError, IdentityMismatchError, MPAuthXError, UserNotFoundError
 from .models import AuthResult, CodeSession, NewSession, SessionRef, Subject, User, is_user_id
+from .session_keys import SessionKeySealer, with_open_id
 from .stores import TokenStore, UserStore
 from .tokens import TokenSigner, new_nonce
 from .userdata import decrypt_user_data
@@ -41,6 +42,9 @@ class Logins:
     Args:
         app_id: the app that the clients' data must be sealed for.
         sku: whose tokens are given.
+        is_of: tells whether decrypted user data names the user of a session.
+        signer: signs the tokens.
+        sealer: encrypts the session keys that are stored with them.
         ttl: how long a token lives, in milliseconds.
         max_concurrent: how many logins are worked on at once; others wait in order.
         clock: tells the time in Unix seconds.
@@ -51,7 +55,9 @@ class Logins:
         *,
         app_id: str,
         sku: str,
+        is_of: Callable[[CodeSession, Mapping[str, Any]], bool],
         signer: TokenSigner,
+        sealer: SessionKeySealer,
         users: UserStore,
         tokens: TokenStore,
         connections: Connections,
@@ -61,7 +67,9 @@ class Logins:
     ) -> None:
         self._app_id = app_id
         self._sku = sku
+        self._is_of = is_of
         self._signer = signer
+        self._sealer = sealer
         self._users = users
         self._tokens = tokens
         self._connections = connections
@@ -78,14 +86,14 @@ class Logins:
     def log_in(
         self,
         key: Hashable,
-        trade: Callable[[], Awaitable[CodeSession]],
+        trade: Callable[[], Awaitable[CodeSession | User]],
         data: SealedData | None = None,
     ) -> Awaitable[AuthResult]:
         """Log a user in. Concurrent calls with one key are one login, with one token.
 
         Args:
             key: equal for calls that ask for the same.
-            trade: trades the code.
+            trade: trades the code, for a mini-program's session or for a user who is known by it.
             data: what the client sent along, sealed in the session that the trade gives.
         """
         self._check_open()
@@ -142,7 +150,7 @@ class Logins:
 
     async def _trade(self, login: "_Login") -> None:
         try:
-            login.session = await login.trade()
+            login.traded = await login.trade()
             answer = self._traded.submit(login)
         except BaseException as error:  # noqa: BLE001 (it goes to the callers)
             self._end(login, error)
@@ -189,8 +197,11 @@ class Logins:
 
     async def _finish_logins(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
         """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
-        users = await self._read_users(logins)
-        kept = await _for_good(users, self._keep)
+        now = int(self._clock() * 1000)
+        arrivals = await asyncio.get_running_loop().run_in_executor(
+            self._connections.executor, self._read, logins, now
+        )
+        kept = await _for_good(arrivals, self._keep)
         return await _for_good(kept, self._give_tokens)
 
     async def _finish_refreshes(
@@ -201,39 +212,69 @@ class Logins:
             if user is not None and user.open_id != user.id:
                 # Tokens from before the unionId was known.
                 await self._tokens.revoke_subject(Subject(self._sku, user.open_id))
-        kept = [_not_found() if user is None else (user, False) for user in found]
-        return await _for_good(kept, partial(self._give_tokens, sole=True))
+        known = [
+            _not_found() if user is None else _Arrival(user, new_nonce(), None) for user in found
+        ]
+        return await _for_good(known, partial(self._give_tokens, sole=True))
 
-    async def _read_users(self, logins: "Sequence[_Login]") -> list[User | Exception]:
-        now = int(self._clock() * 1000)
-        if all(login.data is None for login in logins):
-            return _read_users(logins, self._app_id, now)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._connections.executor, _read_users, logins, self._app_id, now
-        )
+    def _read(self, logins: "Sequence[_Login]", now: int) -> "list[_Arrival | Exception]":
+        """Make the users of logins, decrypting what the clients sent; and seal the session keys."""
+        nonces = [new_nonce() for _ in logins]
+        session_keys = [
+            login.traded.session_key if isinstance(login.traded, CodeSession) else ""
+            for login in logins
+        ]
+        sealed_keys = self._sealer.seal(list(zip(nonces, session_keys, strict=True)))
+        arrivals: list[_Arrival | Exception] = []
+        for login, nonce, sealed_key in zip(logins, nonces, sealed_keys, strict=True):
+            try:
+                user = self._user(login, now)
+                if sealed_key is not None:
+                    sealed_key = with_open_id(sealed_key, user.open_id, user.id)
+                arrivals.append(_Arrival(user, nonce, sealed_key))
+            except MPAuthXError as error:
+                arrivals.append(error)
+        return arrivals
 
-    async def _keep(self, users: Sequence[User]) -> list[tuple[User, bool]]:
-        """Save users; returns each as stored, under this app's openId, and whether it is new."""
-        is_new = await self._users.save(users)
-        known = [user.id for user, new in zip(users, is_new, strict=True) if not new]
+    def _user(self, login: "_Login", now: int) -> User:
+        session, data = login.traded, login.data
+        if isinstance(session, User):
+            return session
+        if data is None:
+            return User.from_wechat(session, {}, now)
+        payload = decrypt_user_data(session.session_key, data.encrypted_data, data.iv, self._app_id)
+        if not self._is_of(session, payload):
+            raise IdentityMismatchError(
+                "The user data does not name the user of this code. Send the code and the data of "
+                "one wx.login together; data without an openId (wx.getUserProfile) proves nobody's "
+                "identity, so send the code alone."
+            )
+        return User.from_wechat(session, payload, now)
+
+    async def _keep(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival]":
+        """Save the users; each is then as stored, under this app's openId, and known to be new."""
+        is_new = await self._users.save([arrival.user for arrival in arrivals])
+        known = [arrival.user.id for arrival, new in zip(arrivals, is_new, strict=True) if not new]
         stored = iter(await self._users.get(known) if known else ())
         return [
-            (user if new else _as_stored(user, next(stored)), new)
-            for user, new in zip(users, is_new, strict=True)
+            arrival._replace(is_new=True)
+            if new
+            else arrival._replace(user=_as_stored(arrival.user, next(stored)))
+            for arrival, new in zip(arrivals, is_new, strict=True)
         ]
 
     async def _give_tokens(
-        self, kept: Sequence[tuple[User, bool]], *, sole: bool = False
+        self, arrivals: "Sequence[_Arrival]", *, sole: bool = False
     ) -> list[AuthResult]:
-        now = int(self._clock() * 1000)
+        now, sku, ttl = int(self._clock() * 1000), self._sku, self._ttl
         begun = [
-            NewSession(SessionRef(self._sku, user.id, new_nonce()), now, self._ttl, sole)
-            for user, _ in kept
+            NewSession(SessionRef(sku, user.id, nonce), now, ttl, sole, sealed_key)
+            for user, nonce, sealed_key, _ in arrivals
         ]
         sessions = await self._tokens.issue(begun)
         return [
-            AuthResult(1, "OK", self._signer.mint(user.id, session.ref.nonce), user, session, new)
-            for (user, new), session in zip(kept, sessions, strict=True)
+            AuthResult(1, "OK", self._signer.mint(user.id, nonce), user, session, is_new)
+            for (user, nonce, _, is_new), session in zip(arrivals, sessions, strict=True)
         ]
 
 
@@ -242,11 +283,20 @@ class _Login:
     """A login under way, which others may have joined. No two are equal."""
 
     key: Hashable
-    trade: Callable[[], Awaitable[CodeSession]]
+    trade: Callable[[], Awaitable[CodeSession | User]]
     data: SealedData | None
     callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
     task: "asyncio.Task[None]" = field(init=False)
-    session: CodeSession = field(init=False)
+    traded: CodeSession | User = field(init=False)
+
+
+class _Arrival(NamedTuple):
+    """A user who is about to get a token."""
+
+    user: User
+    nonce: str
+    sealed_key: str | None
+    is_new: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -275,42 +325,12 @@ async def _for_good(
     return [item if isinstance(item, Exception) else next(results) for item in items]
 
 
-def _read_users(logins: Sequence[_Login], app_id: str, now: int) -> list[User | Exception]:
-    """Make the users of logins, decrypting what the clients sent."""
-    users: list[User | Exception] = []
-    for login in logins:
-        try:
-            payload = {} if login.data is None else _payload(login.session, login.data, app_id)
-            users.append(User.from_wechat(login.session, payload, now))
-        except MPAuthXError as error:
-            users.append(error)
-    return users
-
-
-def _payload(session: CodeSession, data: SealedData, app_id: str) -> dict[str, Any]:
-    payload = decrypt_user_data(session.session_key, data.encrypted_data, data.iv, app_id)
-    _check_identity(session, payload)
-    return payload
-
-
 def _as_stored(user: User, stored: User | None) -> User:
     """The user as stored, under the ids of this login; `stored` is None if deleted meanwhile."""
     if stored is None:
         return user
     union_id = user.union_id or (stored.union_id if is_user_id(stored.union_id) else None)
     return replace(stored, open_id=user.open_id, union_id=union_id)
-
-
-def _check_identity(session: CodeSession, payload: Mapping[str, Any]) -> None:
-    union_id = payload.get("unionId")
-    if payload.get("openId") != session.open_id or (
-        session.union_id and union_id and union_id != session.union_id
-    ):
-        raise IdentityMismatchError(
-            "The user data does not name the user of this code. Send the code and the data of one "
-            "wx.login together; data without an openId (wx.getUserProfile) proves nobody's "
-            "identity, so send the code alone."
-        )
 
 
 def _not_found() -> UserNotFoundError:

@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 _REDIRECT_URI = re.compile(r"https?://[^\s\x00-\x1f\x7f\ud800-\udfff]+", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNESCAPED = "!'()*"  # by encodeURIComponent, beyond what Python leaves as it is
+_WITH_PROFILE = {"snsapi_userinfo", "snsapi_login"}  # scopes
 _STALE = (40001, 40014, 42001)  # WeChat's errcodes for a token that a refresh may cure
 _LONGEST_STATE_TTL = 86_400  # seconds
 _CLOCK_SKEW = 60  # seconds that the clocks of two servers may differ
@@ -279,13 +280,23 @@ class WeChatOAuth:
                     raise ParameterError("encrypted_data and iv come together, or not at all.")
                 return await self._get_mini_program_user(code, encrypted_data, iv)
             check_lang(lang)  # before the code is used up
-            token = await self._trade(code)
-            if token.is_snapshot_user:
-                raise SnapshotUserError(
-                    "WeChat showed this page to a virtual account, because it asked to authorize "
-                    "before the user touched anything. Ask when they press a button."
-                )
-            return await self._api.get_oauth_user(token, lang)
+            return await self._api.get_oauth_user(await self._trade_of_person(code), lang)
+
+    async def identify(self, code: str) -> OAuthUser:
+        """Trade the code of a login for its user, whatever scope they granted.
+
+        Returns:
+            The ids, and the profile where the user has granted that.
+
+        Raises:
+            SnapshotUserError: the page was shown to a virtual account.
+            And as `get_access_token`.
+        """
+        with self._call():
+            token = await self._trade_of_person(code)
+            if _WITH_PROFILE.isdisjoint(token.scope.split(",")):
+                return OAuthUser(token.open_id, token.union_id)
+            return await self._api.get_oauth_user(token)
 
     async def verify_token(self, open_id: str, access_token: str) -> bool:
         """Ask WeChat whether an access token is this user's and still good.
@@ -349,6 +360,15 @@ class WeChatOAuth:
     async def _trade(self, code: str) -> OAuthToken:
         token = await self._api.code_to_oauth_token(code, self._now())
         return token if token.is_snapshot_user else await self._save(token)
+
+    async def _trade_of_person(self, code: str) -> OAuthToken:
+        token = await self._trade(code)
+        if token.is_snapshot_user:
+            raise SnapshotUserError(
+                "WeChat showed this page to a virtual account, because it asked to authorize "
+                "before the user touched anything. Ask when they press a button."
+            )
+        return token
 
     async def _save(self, token: OAuthToken) -> OAuthToken:
         await self._tokens.save(token.open_id, token)

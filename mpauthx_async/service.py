@@ -2,17 +2,38 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
+from .access_token import AppAccessToken
 from .coalescer import Coalescer
+from .code_exchange import CodeExchange
 from .connections import Connections
 from .constants import StatusCode
-from .errors import ClosedError, ConfigurationError, ParameterError
+from .errors import (
+    ClosedError,
+    ConfigurationError,
+    DecryptionError,
+    ParameterError,
+    SessionKeyLostError,
+)
 from .logins import Logins, SealedData
-from .models import AuthResult
-from .stores import TokenStore, UserStore, open_token_store, open_user_store
+from .models import AuthResult, PhoneNumber, User
+from .oauth import WeChatOAuth
+from .session_keys import SessionKeys, SessionKeySealer
+from .stores import (
+    RecordOAuthTokenStore,
+    Records,
+    RedisRecords,
+    TokenStore,
+    UserStore,
+    open_records,
+    open_token_store,
+    open_user_store,
+)
 from .tokens import TokenSigner, parse_token
+from .userdata import verify_raw_data
 from .wechat import WeChatAPI, check_code
 from .wechat_http import API_HOSTS
 
@@ -38,10 +59,14 @@ class MPAuthX:
         token_ttl: how long a token lives, in seconds.
         connections: shared with other services, and closed by whoever made them.
         api_base: WeChat's address, or several in the order in which to try them.
-        signing_keys: what signs tokens, oldest to newest, at least 16 bytes each: the newest
-            signs, all verify. By default the app_secret alone; after a change of the secret,
-            `[old_secret, new_secret]` lets earlier tokens live on.
+        signing_keys: what signs tokens, and encrypts the session keys that are kept, oldest to
+            newest, at least 16 bytes each: the newest signs, all verify. By default the app_secret
+            alone; after a change of the secret, `[old_secret, new_secret]` lets earlier tokens live
+            on.
         max_concurrent_logins: how many logins are worked on at once; others wait in order.
+        web: the web logins of `authorize_web`, which stay open; by default those of this app.
+        exchange: another way to trade the codes of `authorize` than the app's own: a
+            ComponentExchange or a WeComExchange.
         clock: tells the time in Unix seconds.
 
     Raises:
@@ -60,9 +85,11 @@ class MPAuthX:
         tokens: str | TokenStore,
         token_ttl: float = 259_200,
         connections: Connections | None = None,
-        api_base: str | Sequence[str] = API_HOSTS,
+        api_base: str | Sequence[str] | None = None,
         signing_keys: Sequence[str | bytes] | None = None,
         max_concurrent_logins: int = 128,
+        web: WeChatOAuth | None = None,
+        exchange: CodeExchange | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(token_ttl, (int, float)) or not 0.001 <= token_ttl <= _LONGEST_TTL:
@@ -79,10 +106,11 @@ class MPAuthX:
             app_secret=app_secret,
             connections=self._connections,
             api_base=api_base,
+            exchange=exchange,
         )
-        self._signer = TokenSigner(
-            app_id=app_id, sku=sku, keys=[app_secret] if signing_keys is None else signing_keys
-        )
+        keys = [app_secret] if signing_keys is None else signing_keys
+        self._signer = TokenSigner(app_id=app_id, sku=sku, keys=keys)
+        sealer = SessionKeySealer(app_id=app_id, keys=keys)
         self._opened: list[Any] = []  # the stores that were opened here
         self._users: UserStore = self._open(users, lambda url: open_user_store(url, clock))
         self._tokens: TokenStore = self._open(
@@ -91,7 +119,9 @@ class MPAuthX:
         self._logins = Logins(
             app_id=app_id,
             sku=sku,
+            is_of=self._api.is_of,
             signer=self._signer,
+            sealer=sealer,
             users=self._users,
             tokens=self._tokens,
             connections=self._connections,
@@ -100,6 +130,33 @@ class MPAuthX:
             clock=clock,
         )
         self._lookups = Coalescer(self._tokens.lookup, max_in_flight=2)
+        self._session_keys = SessionKeys(
+            app_id=app_id,
+            signer=self._signer,
+            sealer=sealer,
+            tokens=self._tokens,
+            connections=self._connections,
+            clock=clock,
+        )
+        records = self._open_records(tokens)
+        self._access_token: AppAccessToken | None = None
+        self._own_web: WeChatOAuth | None = None
+        if records is not None:
+            self._access_token = AppAccessToken(
+                lambda force: self._api.get_stable_token(force_refresh=force),
+                records,
+                f"access_token|{app_id}",
+                clock,
+            )
+            self._own_web = WeChatOAuth(
+                app_id=app_id,
+                app_secret=app_secret,
+                tokens=RecordOAuthTokenStore(records, app_id=app_id),
+                connections=self._connections,
+                api_base=API_HOSTS if api_base is None else api_base,
+                clock=clock,
+            )
+        self._web = web or self._own_web
         self._closed = False
 
     def __repr__(self) -> str:
@@ -148,6 +205,27 @@ class MPAuthX:
             (code, data), partial(self._api.code_to_session, code), data
         )
 
+    async def authorize_web(self, code: str) -> AuthResult:
+        """Log a user of an Official Account page or a website in, with the same kind of token.
+
+        A person whom WeChat gives a unionId has one id and one row, whichever door they come
+        through. The profile is kept where the user has granted it (any scope but snsapi_base).
+
+        Args:
+            code: what WeChat appended to the redirect_uri. Verify the state that came with it
+                first, with `WeChatOAuth.verify_state`.
+
+        Raises:
+            SnapshotUserError: the page was shown to a virtual account.
+            ConfigurationError: `tokens` is no URL, and no `web` was given.
+            And as `authorize`.
+        """
+        check_code(code)
+        web = self._web
+        if web is None:
+            raise _no_records("authorize_web needs `web`, or")
+        return await self._logins.log_in(("web", code), partial(self._identify, web, code))
+
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is good: given out by this app and sku, and still alive.
 
@@ -163,7 +241,7 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         if self._closed:
-            raise ClosedError("This service is closed. Create a new one to go on.")
+            raise _closed()
         ref = self._signer.verify(token)
         if ref is None:
             return False
@@ -187,6 +265,112 @@ class MPAuthX:
         if not isinstance(user_id, str) or not user_id:
             raise ParameterError("user_id is required, as a text.")
         return await self._logins.refresh(user_id)
+
+    async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
+        """Decrypt what a client got sealed in the session of its login: share info, run data …
+
+        Args:
+            token: what the login gave.
+            encrypted_data: the client's `encryptedData`.
+            iv: the client's `iv`.
+
+        Returns:
+            The payload with WeChat's own field names.
+
+        Raises:
+            InvalidTokenError: the token is not valid.
+            SessionKeyLostError: no session key is kept for this token; the client has to log in
+                again.
+            DecryptionError: the data was sealed with another key, because the client has called
+                wx.login since, or is damaged; the client has to log in again.
+            ConfigurationError: the token store keeps no session keys.
+            StoreError: the store could not answer.
+            ClosedError: the service is closed.
+        """
+        self._check_open()
+        if not isinstance(encrypted_data, str) or not isinstance(iv, str):
+            raise ParameterError("encrypted_data and iv are required, both texts from the client.")
+        return await self._session_keys.decrypt(token, encrypted_data, iv)
+
+    async def decrypt_phone_number(
+        self, token: object, encrypted_data: str, iv: str
+    ) -> PhoneNumber:
+        """Decrypt the phone number that the button gave the client; raises as `decrypt`.
+
+        It is the old form; today's clients get a code: `get_phone_number`.
+        """
+        number = PhoneNumber.from_wechat(await self.decrypt(token, encrypted_data, iv))
+        if number is None:
+            raise DecryptionError("The data holds no phone number.")
+        return number
+
+    async def verify_raw_data(self, token: object, raw_data: str, signature: str) -> bool:
+        """Tell whether `rawData` is what WeChat signed in the session; raises as `decrypt`."""
+        self._check_open()
+        _, session = await self._session_keys.of(token)
+        return verify_raw_data(session.session_key, raw_data, signature)
+
+    async def get_phone_number(self, code: str) -> PhoneNumber:
+        """Trade the code that the phone number button gave the client.
+
+        Args:
+            code: works once within 5 minutes; it is not the one of wx.login.
+
+        Raises:
+            As `access_token`, and ParameterError: this can be no code.
+        """
+        check_code(code)
+        return await self._app_access().call(partial(self._api.get_phone_number, code))
+
+    async def check_session(self, token: object) -> bool:
+        """Ask WeChat whether the session key behind a token is still the user's.
+
+        Returns:
+            False when WeChat has replaced it: data that the client gets from now on does not
+            decrypt until it has logged in again.
+
+        Raises:
+            As `decrypt` for the token, and as `access_token`.
+        """
+        access_token = self._app_access()
+        _, session = await self._session_keys.of(token)
+        return await access_token.call(
+            partial(self._api.is_session_key_valid, session.open_id, session.session_key)
+        )
+
+    async def reset_session(self, token: object) -> None:
+        """Have WeChat replace the session key behind a token; the new one is kept.
+
+        Raises:
+            SessionKeyLostError: WeChat has replaced it before; the client has to log in again.
+            And as `check_session`.
+        """
+        access_token = self._app_access()
+        ref, session = await self._session_keys.of(token)
+        session_key = await access_token.call(
+            partial(self._api.reset_session_key, session.open_id, session.session_key)
+        )
+        if session_key is None:
+            raise SessionKeyLostError(
+                "WeChat has replaced the session key: the client has to log in again, with "
+                "wx.login."
+            )
+        await self._session_keys.replace(ref, replace(session, session_key=session_key))
+
+    async def access_token(self) -> str:
+        """The app's own access token, for calls to WeChat of your own.
+
+        It is kept for all processes, and fetched by one of them a little before its end.
+
+        Raises:
+            WeChatAPIError: WeChat refused.
+            HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError,
+            ConnectionFailedError: WeChat did not answer as it should.
+            ConfigurationError: `tokens` is no URL, and the connections know no Redis.
+            StoreError: the store could not answer.
+            ClosedError: the service is closed.
+        """
+        return await self._app_access().get()
 
     @staticmethod
     def extract_open_id(token: object) -> str | None:
@@ -212,6 +396,11 @@ class MPAuthX:
         self._closed = True
         await self._logins.close()
         await self._lookups.close()
+        await self._session_keys.close()
+        if self._access_token is not None:
+            await self._access_token.close()
+        if self._own_web is not None:
+            await self._own_web.close()
         for store in self._opened:
             await store.close()
         if self._owns_connections:
@@ -223,8 +412,55 @@ class MPAuthX:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _closed()
+
+    def _app_access(self) -> AppAccessToken:
+        self._check_open()
+        if self._access_token is None:
+            raise _no_records("The app's access token needs")
+        return self._access_token
+
+    async def _identify(self, web: WeChatOAuth, code: str) -> User:
+        found = await web.identify(code)
+        now = int(self._clock() * 1000)
+        return User(
+            found.open_id,
+            found.union_id,
+            found.nick_name,
+            found.gender,
+            found.city,
+            found.province,
+            found.country,
+            found.language,
+            found.avatar_url,
+            created_at=now,
+            updated_at=now,
+        )
+
+    def _open_records(self, tokens: str | TokenStore) -> Records | None:
+        """Where all processes find what is kept beside the tokens; None where there is nothing."""
+        if isinstance(tokens, str):
+            records: Records = self._open(
+                tokens, lambda url: open_records(url, self._connections, self._clock)
+            )
+            return records
+        return RedisRecords(self._connections) if self._connections.knows_redis else None
+
     def _open(self, store: Any, opener: Callable[[str], Any]) -> Any:
         if isinstance(store, str):
             store = opener(store)
             self._opened.append(store)
         return store
+
+
+def _closed() -> ClosedError:
+    return ClosedError("This service is closed. Create a new one to go on.")
+
+
+def _no_records(what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{what} a place that all processes share: give `tokens` as a URL, or `connections` with a "
+        "Redis."
+    )

@@ -155,9 +155,9 @@ def keyed_macs(
     Raises:
         ConfigurationError: for keys that are too few or too short.
     """
-    if isinstance(keys, (str, bytes)) or not keys:
-        raise ConfigurationError("signing_keys must be a list of one key or more.")
-    return tuple(_keyed_mac(purpose, app_id, key) for key in reversed(keys))
+    return tuple(
+        hashlib.blake2b(key=key, digest_size=_MAC) for key in derived_keys(purpose, app_id, keys)
+    )
 
 
 def digest(mac: "hashlib.blake2b", signed: bytes) -> bytes:
@@ -167,7 +167,14 @@ def digest(mac: "hashlib.blake2b", signed: bytes) -> bytes:
     return mac.digest()
 
 
-def _keyed_mac(purpose: bytes, app_id: str, key: str | bytes) -> "hashlib.blake2b":
+def derived_keys(purpose: bytes, app_id: str, keys: Sequence[str | bytes]) -> tuple[bytes, ...]:
+    """As `keyed_macs`, for another use than signing: a key of 64 bytes from each, newest first."""
+    if isinstance(keys, (str, bytes)) or not keys:
+        raise ConfigurationError("signing_keys must be a list of one key or more.")
+    return tuple(_derived_key(purpose, app_id, key) for key in reversed(keys))
+
+
+def _derived_key(purpose: bytes, app_id: str, key: str | bytes) -> bytes:
     # Any text may be a key: os.environ gives lone surrogates for what is not UTF-8.
     secret = key.encode(errors="surrogatepass") if isinstance(key, str) else key
     if not isinstance(secret, bytes) or len(secret) < _MIN_KEY:
@@ -175,8 +182,8 @@ def _keyed_mac(purpose: bytes, app_id: str, key: str | bytes) -> "hashlib.blake2
             f"A signing key must have at least {_MIN_KEY} bytes; app_secret is one unless "
             "signing_keys are given."
         )
-    derived = hashlib.blake2b(app_id.encode(), key=hashlib.blake2b(secret).digest(), person=purpose)
-    return hashlib.blake2b(key=derived.digest(), digest_size=_MAC)
+    secret = hashlib.blake2b(secret).digest()
+    return hashlib.blake2b(app_id.encode(), key=secret, person=purpose).digest()
 
 
 def _encode(raw: bytes) -> str:

@@ -49,8 +49,8 @@ def decrypt_user_data(
         raise DecryptionError(
             "The user data does not decrypt for this login and this app. Usually the client "
             "called wx.getUserInfo before wx.login, or wx.login again in between, and so sealed "
-            "it with another session key: call wx.login first, then get the data, then send "
-            "the code and the data together."
+            "it with another session key: the client has to log in again, wx.login first, then "
+            "get the data, then send the code and the data together."
         )
     return payload
 

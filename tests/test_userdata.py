@@ -274,7 +274,7 @@ def test_bad_data_is_refused_without_telling_which_check_failed(change):
 def test_the_refusal_names_the_usual_cause_and_its_cure():
     text = str(refusal(encode(os.urandom(16)), ENCRYPTED_DATA, IV, APP_ID))
     assert "called wx.getUserInfo before wx.login" in text
-    assert "call wx.login first" in text
+    assert "has to log in again, wx.login first" in text
 
 
 def test_the_refusal_holds_neither_key_nor_data():

@@ -9,7 +9,7 @@ store passes.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..errors import ConfigurationError
 from ..models import NewSession, OAuthToken, Session, SessionRef, Subject, User
@@ -31,6 +31,7 @@ __all__ = [
     "Records",
     "RedisRecords",
     "RedisTokenStore",
+    "SessionKeyStore",
     "SqliteRecords",
     "SqliteTokenStore",
     "SqliteUserStore",
@@ -69,6 +70,20 @@ class TokenStore(Protocol):
 
     async def revoke_subject(self, subject: Subject) -> int:
         """End all sessions of a subject; returns how many were alive."""
+
+
+@runtime_checkable
+class SessionKeyStore(Protocol):
+    """What a TokenStore does beside, if it keeps the session keys of WeChat, encrypted.
+
+    `issue` takes them along (`NewSession.sealed_key`). One leaves together with its session.
+    """
+
+    async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
+        """Read the sealed session keys of sessions that are alive; None where there is none."""
+
+    async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
+        """Keep another sealed session key; False when the session is no longer alive."""
 
 
 class UserStore(Protocol):

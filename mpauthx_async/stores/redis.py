@@ -4,8 +4,9 @@ Keys, where the bucket is one of 256 chosen by the user id, so that everything o
 one slot of a Redis Cluster:
 
     mpauthx:t:{sku:bucket}:<nonce>    when the session ends, with the TTL that deletes it
-    mpauthx:u:{sku:bucket}:<user id>  hash, nonce to "issued_at expires_at"; lives as long as its
-                                      longest session
+    mpauthx:u:{sku:bucket}:<user id>  hash, nonce to "issued_at expires_at", and a third word where
+                                      WeChat's session key is kept, encrypted; lives as long as
+                                      its longest session
 
 Times are the application's Unix milliseconds; lives run by Redis's own clock. Every write is one
 script. Neither KEYS nor SCAN is ever sent.
@@ -23,14 +24,14 @@ __all__ = ["RedisTokenStore"]
 Item = TypeVar("Item")
 
 # KEYS: for each session its subject's index and its own key.
-# ARGV: for each session: nonce, issued_at, ttl, sole.
+# ARGV: for each session: nonce, issued_at, ttl, sole, and its sealed key or nothing.
 # A session that is there already is being repeated: others may have begun since, so it is left.
 # A subject's dead fields are looked for among a few random ones at each login: all of them in a
 # hash of the usual size, and in a large one enough that the dead stay few, at constant cost. What
 # is dead Redis says, not the clock of whoever logs in: no living session drops out of the index.
 _ISSUE = """
 for i = 1, #KEYS, 2 do
-  local index, key, arg = KEYS[i], KEYS[i + 1], i * 2 - 1
+  local index, key, arg = KEYS[i], KEYS[i + 1], (i - 1) / 2 * 5 + 1
   local nonce, issued_at, ttl = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
   local prefix = string.sub(key, 1, #key - #nonce)
   local expires_at = string.format('%d', issued_at + ttl)
@@ -44,7 +45,9 @@ for i = 1, #KEYS, 2 do
     for _, old in ipairs(redis.call('HRANDFIELD', index, 8)) do
       if redis.call('EXISTS', prefix .. old) == 0 then redis.call('HDEL', index, old) end
     end
-    redis.call('HSET', index, nonce, issued_at .. ' ' .. expires_at)
+    local details, sealed_key = issued_at .. ' ' .. expires_at, ARGV[arg + 4]
+    if sealed_key ~= '' then details = details .. ' ' .. sealed_key end
+    redis.call('HSET', index, nonce, details)
     if redis.call('PTTL', index) < ttl then redis.call('PEXPIRE', index, ttl) end
   end
 end
@@ -83,6 +86,25 @@ end
 return alive
 """
 
+# KEYS: for each session its subject's index and its own key. ARGV: their nonces.
+_SEALED_KEYS = """
+local found = {}
+for i = 1, #ARGV do
+  local details = redis.call('EXISTS', KEYS[2 * i]) == 1
+    and redis.call('HGET', KEYS[2 * i - 1], ARGV[i])
+  found[i] = details and string.match(details, '^%S+ %S+ (%S+)$') or ''
+end
+return found
+"""
+
+# KEYS: the subject's index and the session's own key. ARGV: its nonce, its new sealed key.
+_REPLACE_SEALED_KEY = """
+local details = redis.call('EXISTS', KEYS[2]) == 1 and redis.call('HGET', KEYS[1], ARGV[1])
+if not details then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], string.match(details, '^%S+ %S+') .. ' ' .. ARGV[2])
+return 1
+"""
+
 
 class RedisTokenStore:
     """Keeps sessions in a Redis of version 6.2 or later, or in a Redis Cluster.
@@ -99,6 +121,8 @@ class RedisTokenStore:
         self._revoke_script = client.register_script(_REVOKE)
         self._revoke_subject_script = client.register_script(_REVOKE_SUBJECT)
         self._sessions_script = client.register_script(_SESSIONS)
+        self._sealed_keys_script = client.register_script(_SEALED_KEYS)
+        self._replace_sealed_key_script = client.register_script(_REPLACE_SEALED_KEY)
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
         """Begin sessions: key, expiry and index of each in one atomic step."""
@@ -109,6 +133,7 @@ class RedisTokenStore:
                 ref = session.ref
                 keys += (_index_key(ref.subject), _session_key(ref))
                 args += (ref.nonce, session.issued_at, session.ttl, int(session.sole))
+                args.append(session.sealed_key or "")
             await self._call(self._issue_script, keys, args)
         return [session.begun() for session in sessions]
 
@@ -143,7 +168,7 @@ class RedisTokenStore:
         texts = [_text(value) for value in flat]
         listed = []
         for nonce, details in zip(texts[::2], texts[1::2], strict=True):
-            issued_at, expires_at = details.split(" ")
+            issued_at, expires_at = details.split(" ")[:2]
             ref = SessionRef(*subject, nonce)
             listed.append(Session(ref, int(issued_at), int(expires_at)))
         return sorted(listed, key=lambda session: session.issued_at, reverse=True)
@@ -152,6 +177,22 @@ class RedisTokenStore:
         """End all sessions of a subject in one atomic step; returns how many were alive."""
         args = [_session_prefix(subject)]
         return int(await self._call(self._revoke_subject_script, [_index_key(subject)], args))
+
+    async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
+        """Read the sealed session keys of sessions that are alive."""
+        found: dict[SessionRef, str | None] = {}
+        for part in self._parts(dict.fromkeys(refs), lambda ref: ref):
+            keys = [key for ref in part for key in (_index_key(ref.subject), _session_key(ref))]
+            answers = await self._call(self._sealed_keys_script, keys, [ref.nonce for ref in part])
+            found.update((ref, _text(key) or None) for ref, key in zip(part, answers, strict=True))
+        return [found[ref] for ref in refs]
+
+    async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
+        """Keep another sealed session key; False when the session is no longer alive."""
+        keys = [_index_key(ref.subject), _session_key(ref)]
+        return bool(
+            await self._call(self._replace_sealed_key_script, keys, [ref.nonce, sealed_key])
+        )
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""

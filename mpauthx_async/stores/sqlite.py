@@ -53,8 +53,9 @@ class SqliteTokenStore:
                 for new, session in zip(sessions, begun, strict=True):
                     cursor.execute(
                         "INSERT OR IGNORE INTO mpauthx_session"
-                        " (sku, user_id, nonce, issued_at, expires_at) VALUES (?, ?, ?, ?, ?)",
-                        (*session.ref, session.issued_at, session.expires_at),
+                        " (sku, user_id, nonce, issued_at, expires_at, sealed_key)"
+                        " VALUES (?, ?, ?, ?, ?, ?)",
+                        (*session.ref, session.issued_at, session.expires_at, new.sealed_key),
                     )
                     # One that is there already is being repeated: others may have begun since.
                     if new.sole and cursor.rowcount:
@@ -103,6 +104,31 @@ class SqliteTokenStore:
     async def revoke_subject(self, subject: Subject) -> int:
         """End all sessions of a subject in one transaction; returns how many were alive."""
         return len(await self._delete("sku = ? AND user_id = ?", subject))
+
+    async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
+        """Read the sealed session keys of sessions that are alive, with one query."""
+        rows = await self._query(
+            "SELECT sku, user_id, nonce, sealed_key FROM mpauthx_session"
+            " WHERE nonce IN (SELECT value FROM json_each(?)) AND expires_at > ?",
+            (json.dumps([ref.nonce for ref in refs]), self._now()),
+        )
+        found = {SessionRef(*ref): sealed_key for *ref, sealed_key in rows}
+        return [found.get(ref) for ref in refs]
+
+    async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
+        """Keep another sealed session key; False when the session is no longer alive."""
+        args = (sealed_key, *ref, self._now())
+
+        def replace_key(cursor: sqlite3.Cursor) -> bool:
+            with transaction(cursor):
+                cursor.execute(
+                    "UPDATE mpauthx_session SET sealed_key = ?"
+                    " WHERE sku = ? AND user_id = ? AND nonce = ? AND expires_at > ?",
+                    args,
+                )
+                return cursor.rowcount > 0
+
+        return await self._database.run(replace_key)
 
     async def close(self) -> None:
         """Close the database if it was opened here; may be called again."""
@@ -373,9 +399,12 @@ class _Person:
 def _create_session_table(cursor: sqlite3.Cursor) -> None:
     cursor.execute(
         "CREATE TABLE IF NOT EXISTS mpauthx_session (nonce TEXT PRIMARY KEY, sku TEXT NOT NULL,"
-        " user_id TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)"
-        " WITHOUT ROWID"
+        " user_id TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,"
+        " sealed_key TEXT) WITHOUT ROWID"
     )
+    columns = cursor.execute("SELECT name FROM pragma_table_info('mpauthx_session')").fetchall()
+    if ("sealed_key",) not in columns:
+        cursor.execute("ALTER TABLE mpauthx_session ADD COLUMN sealed_key TEXT")
     cursor.execute(
         "CREATE INDEX IF NOT EXISTS mpauthx_session_subject ON mpauthx_session"
         " (sku, user_id, issued_at)"

@@ -1,0 +1,286 @@
+"""SessionKeys: WeChat's session keys, sealed where the sessions are stored, and what needs them."""
+
+import asyncio
+import base64
+import binascii
+import secrets
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from Crypto.Cipher import AES
+
+from .coalescer import Coalescer
+from .connections import Connections
+from .errors import (
+    ConfigurationError,
+    InvalidResponseError,
+    InvalidTokenError,
+    MPAuthXError,
+    SessionKeyLostError,
+)
+from .models import CodeSession, SessionRef
+from .stores import SessionKeyStore, TokenStore
+from .tokens import TokenSigner, derived_keys
+from .userdata import decrypt_user_data
+
+__all__ = ["SessionKeySealer", "SessionKeys", "with_open_id"]
+
+
+class SessionKeys:
+    """Finds the session key that stands behind a token, and opens with it what a client sends.
+
+    Args:
+        app_id: the app that the clients' data must be sealed for.
+        signer: verifies the tokens.
+        sealer: opens what the store keeps.
+        tokens: the store; it has to be a SessionKeyStore once a key is asked for.
+        connections: whose executor decrypts.
+        clock: tells the time in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        app_id: str,
+        signer: TokenSigner,
+        sealer: "SessionKeySealer",
+        tokens: TokenStore,
+        connections: Connections,
+        clock: Callable[[], float],
+    ) -> None:
+        self._app_id = app_id
+        self._signer = signer
+        self._sealer = sealer
+        self._tokens = tokens
+        self._connections = connections
+        self._clock = clock
+        self._finds = Coalescer(self._find, max_in_flight=2)
+        self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
+
+    async def of(self, token: object) -> tuple[SessionRef, CodeSession]:
+        """Find the session that a token stands for, and what WeChat gave for it.
+
+        Raises:
+            InvalidTokenError: the token is none, or no longer alive.
+            SessionKeyLostError: no key is kept for it, or it does not open.
+            ConfigurationError: the token store keeps no session keys.
+            StoreError: the store could not answer.
+        """
+        ref = self._signer.verify(token)
+        if ref is None:
+            raise _invalid_token()
+        return ref, await self._finds.submit(ref)
+
+    async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
+        """Decrypt what a client got sealed in the session of its token."""
+        _, session = await self.of(token)
+        payload: dict[str, Any] = await self._decryptions.submit(
+            (session.session_key, encrypted_data, iv)
+        )
+        return payload
+
+    async def replace(self, ref: SessionRef, session: CodeSession) -> None:
+        """Keep another session key for a session.
+
+        Raises:
+            InvalidTokenError: the session has ended meanwhile.
+            InvalidResponseError: it is no session key.
+        """
+        (sealed_key,) = self._sealer.seal([(ref.nonce, session.session_key)])
+        if sealed_key is None:
+            raise InvalidResponseError("WeChat's answer has a session_key that is none.")
+        if not await self._store.replace_sealed_key(
+            ref, with_open_id(sealed_key, session.open_id, ref.user_id)
+        ):
+            raise _invalid_token()
+
+    async def close(self) -> None:
+        """Take no more calls, and return when all that were taken are answered."""
+        await self._finds.close()
+        await self._decryptions.close()
+
+    @property
+    def _store(self) -> SessionKeyStore:
+        if not isinstance(self._tokens, SessionKeyStore):
+            raise ConfigurationError(
+                "This token store keeps no session keys: give it the methods of SessionKeyStore."
+            )
+        return self._tokens
+
+    async def _find(self, refs: Sequence[SessionRef]) -> list[CodeSession | Exception]:
+        store, now = self._store, self._clock() * 1000
+        sealed_keys = await store.sealed_keys(refs)
+        # Only where no key was found is it of interest whether the session is alive.
+        lost = [ref for ref, key in zip(refs, sealed_keys, strict=True) if key is None]
+        ends = dict(zip(lost, await self._tokens.lookup(lost) if lost else (), strict=True))
+        found: list[CodeSession | Exception] = []
+        for ref, stored in zip(refs, sealed_keys, strict=True):
+            if stored is None:
+                end = ends[ref]
+                found.append(_lost() if end is not None and end > now else _invalid_token())
+                continue
+            sealed_key, _, open_id = stored.partition("|")
+            session_key = self._sealer.open(ref.nonce, sealed_key)
+            if session_key is None:
+                found.append(_lost())
+            else:
+                found.append(CodeSession(open_id or ref.user_id, session_key))
+        return found
+
+    async def _decrypt(self, sealed: Sequence[tuple[str, str, str]]) -> list[Any]:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._connections.executor, _decrypt_all, sealed, self._app_id
+        )
+
+
+class SessionKeySealer:
+    """Encrypts session keys for the store: AES-256-GCM, under a key derived from the app's secret.
+
+    A sealed key is the base64url of a random 12-byte IV, the 16 encrypted bytes and a 16-byte tag.
+    The session's nonce is authenticated along, so that moved to another session it does not open.
+
+    pycryptodome's GCM takes longer for one such record than all else in a login that is done for
+    it here: it makes ten trips into C. So a batch is sealed by GCM's definition over a single call
+    of AES; it is opened, one by one, by pycryptodome.
+
+    Args:
+        app_id: the app.
+        keys: what the keys are derived from, oldest to newest: the newest seals, all open.
+
+    Source: NIST SP 800-38D.
+    """
+
+    def __init__(self, *, app_id: str, keys: Sequence[str | bytes]) -> None:
+        derived = derived_keys(b"mpauthx sealing", app_id, keys)
+        self._keys = tuple(key[:_AES_KEY] for key in derived)
+
+    def seal(self, items: Sequence[tuple[str, str]]) -> list[str | None]:
+        """Seal session keys.
+
+        Args:
+            items: of each the session's nonce and WeChat's session key, base64 of 16 bytes.
+
+        Returns:
+            What to store for each; None for what is no session key.
+        """
+        keys = [_session_key_bytes(session_key) for _, session_key in items]
+        ivs = secrets.token_bytes(_IV * len(items))
+        starts = range(0, len(ivs), _IV)
+        # Of each record the two counter blocks that GCM uses: for the tag and for the 16 bytes.
+        counters = b"".join(
+            ivs[start : start + _IV] + counter for start in starts for counter in _COUNTERS
+        )
+        stream = AES.new(self._keys[0], AES.MODE_ECB).encrypt(counters) if items else b""
+        return [
+            None
+            if key is None
+            else self._record(nonce, key, ivs[12 * i : 12 * i + 12], stream[32 * i : 32 * i + 32])
+            for i, ((nonce, _), key) in enumerate(zip(items, keys, strict=True))
+        ]
+
+    def open(self, nonce: str, sealed_key: str) -> str | None:
+        """Open a sealed key; None for what was not sealed here, or for another session."""
+        try:
+            record = base64.urlsafe_b64decode(sealed_key + "=")
+        except ValueError:
+            return None
+        if len(record) != _IV + 2 * _BLOCK:
+            return None
+        iv, encrypted, tag = record[:_IV], record[_IV : _IV + _BLOCK], record[_IV + _BLOCK :]
+        for key in self._keys:
+            cipher = AES.new(key, AES.MODE_GCM, nonce=iv)
+            cipher.update(_nonce_bytes(nonce))
+            try:
+                return base64.b64encode(cipher.decrypt_and_verify(encrypted, tag)).decode()
+            except ValueError:
+                continue
+        return None
+
+    def _record(self, nonce: str, session_key: bytes, iv: bytes, stream: bytes) -> str:
+        encrypted = int.from_bytes(session_key) ^ int.from_bytes(stream[_BLOCK:])
+        tag = int.from_bytes(stream[:_BLOCK])
+        tag ^= self._hash(int.from_bytes(_nonce_bytes(nonce)), encrypted)
+        sealed = iv + encrypted.to_bytes(_BLOCK) + tag.to_bytes(_BLOCK)
+        return binascii.b2a_base64(sealed, newline=False).translate(_URL_SAFE, b"=").decode()
+
+    def _hash(self, *blocks: int) -> int:
+        """GHASH of the authenticated block, the encrypted block, and their lengths in bits."""
+        product = 0
+        for block in (*blocks, _LENGTHS):
+            factor = (product ^ block).to_bytes(_BLOCK)
+            product = 0
+            for table, byte in zip(self._tables, factor, strict=True):
+                product ^= table[byte]
+        return product
+
+    @cached_property
+    def _tables(self) -> list[list[int]]:
+        """For each byte of a block, and each of its values, the product with GCM's hash key."""
+        hash_key = AES.new(self._keys[0], AES.MODE_ECB).encrypt(bytes(_BLOCK))
+        powers, power = [], int.from_bytes(hash_key)
+        for _ in range(8 * _BLOCK):  # of x: GCM writes a polynomial's lowest term first
+            powers.append(power)
+            power = power >> 1 ^ (_POLYNOMIAL if power & 1 else 0)
+        tables = []
+        for start in range(0, 8 * _BLOCK, 8):
+            table = [0] * 256
+            for bit, power in enumerate(powers[start : start + 8]):
+                weight = 0x80 >> bit
+                for value in range(weight, 256):
+                    if value & weight:
+                        table[value] ^= power
+            tables.append(table)
+        return tables
+
+
+def with_open_id(sealed_key: str, open_id: str, user_id: str) -> str:
+    """A sealed key as it is stored: with the user's openId, where that is not their id."""
+    return sealed_key if open_id == user_id else f"{sealed_key}|{open_id}"
+
+
+_AES_KEY = 32  # bytes
+_BLOCK = 16  # bytes: of AES, of a session key, of a session's nonce, of a tag
+_IV = 12  # bytes
+_COUNTERS = ((1).to_bytes(4), (2).to_bytes(4))
+_LENGTHS = 8 * _BLOCK << 64 | 8 * _BLOCK  # of what is authenticated and what is encrypted, in bits
+_POLYNOMIAL = 0xE1 << 120
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+def _session_key_bytes(session_key: str) -> bytes | None:
+    """The 16 bytes of a session key; None unless these give the very same text again."""
+    try:
+        raw = binascii.a2b_base64(session_key)
+    except ValueError:
+        return None
+    if len(raw) != _BLOCK or binascii.b2a_base64(raw, newline=False) != session_key.encode():
+        return None
+    return raw
+
+
+def _nonce_bytes(nonce: str) -> bytes:
+    return base64.urlsafe_b64decode(nonce + "==")
+
+
+def _decrypt_all(
+    sealed: Sequence[tuple[str, str, str]], app_id: str
+) -> list[dict[str, Any] | Exception]:
+    payloads: list[dict[str, Any] | Exception] = []
+    for session_key, encrypted_data, iv in sealed:
+        try:
+            payloads.append(decrypt_user_data(session_key, encrypted_data, iv, app_id))
+        except MPAuthXError as error:
+            payloads.append(error)
+    return payloads
+
+
+def _invalid_token() -> InvalidTokenError:
+    return InvalidTokenError("This token is not valid here, or no longer: log in again.")
+
+
+def _lost() -> SessionKeyLostError:
+    return SessionKeyLostError(
+        "No session key is kept for this token: the client has to log in again, with wx.login. "
+        "(Tokens of web logins and of refresh_token have none.)"
+    )
