@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 from urllib.parse import quote, urlencode
 
@@ -38,11 +39,10 @@ class MiniProgramExchange:
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Trade a code of the app."""
-        app = urlencode({"appid": app_id, "secret": self.app_secret})
         return _session(
             await http.get(
-                f"/sns/jscode2session?{app}&js_code={quote(code, safe='')}"
-                "&grant_type=authorization_code"
+                f"/sns/jscode2session?{_credentials(app_id, self.app_secret)}"
+                f"&js_code={quote(code, safe='')}&grant_type=authorization_code"
             )
         )
 
@@ -110,6 +110,11 @@ class WeComExchange:
     def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of the session."""
         return _member(payload) == session.open_id
+
+
+@lru_cache(maxsize=64)
+def _credentials(app_id: str, app_secret: str) -> str:
+    return urlencode({"appid": app_id, "secret": app_secret})
 
 
 def _member(names: Mapping[str, Any]) -> str | None:

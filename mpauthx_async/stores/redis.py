@@ -131,7 +131,7 @@ class RedisTokenStore:
             args: list[str | int] = []
             for session in part:
                 ref = session.ref
-                keys += (_index_key(ref.subject), _session_key(ref))
+                keys += _keys(ref)
                 args += (ref.nonce, session.issued_at, session.ttl, int(session.sole))
                 args.append(session.sealed_key or "")
             await self._call(self._issue_script, keys, args)
@@ -141,7 +141,7 @@ class RedisTokenStore:
         """Tell when sessions end, with one MGET."""
         if not refs:
             return []
-        # The hot path: _session_key, written out.
+        # The hot path: _keys, written out.
         keys = [
             f"mpauthx:t:{{{sku}:{crc32(user_id.encode()) & 255}}}:{nonce}"
             for sku, user_id, nonce in refs
@@ -155,7 +155,7 @@ class RedisTokenStore:
         """End sessions: key and index entry of each in one atomic step."""
         ended: dict[SessionRef, bool] = {}
         for part in self._parts(dict.fromkeys(refs), lambda ref: ref):
-            keys = [key for ref in part for key in (_index_key(ref.subject), _session_key(ref))]
+            keys = [key for ref in part for key in _keys(ref)]
             answers = await self._call(self._revoke_script, keys, [ref.nonce for ref in part])
             ended.update((ref, bool(answer)) for ref, answer in zip(part, answers, strict=True))
         # A session that was named twice ended once.
@@ -182,14 +182,14 @@ class RedisTokenStore:
         """Read the sealed session keys of sessions that are alive."""
         found: dict[SessionRef, str | None] = {}
         for part in self._parts(dict.fromkeys(refs), lambda ref: ref):
-            keys = [key for ref in part for key in (_index_key(ref.subject), _session_key(ref))]
+            keys = [key for ref in part for key in _keys(ref)]
             answers = await self._call(self._sealed_keys_script, keys, [ref.nonce for ref in part])
             found.update((ref, _text(key) or None) for ref, key in zip(part, answers, strict=True))
         return [found[ref] for ref in refs]
 
     async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
         """Keep another sealed session key; False when the session is no longer alive."""
-        keys = [_index_key(ref.subject), _session_key(ref)]
+        keys = _keys(ref)
         return bool(
             await self._call(self._replace_sealed_key_script, keys, [ref.nonce, sealed_key])
         )
@@ -220,7 +220,7 @@ class RedisTokenStore:
             return await script(keys, args, client=redis)
 
 
-def _tag(subject: Subject) -> str:
+def _tag(subject: tuple[str, str]) -> str:
     return f"{subject[0]}:{crc32(subject[1].encode()) & 255}"
 
 
@@ -228,12 +228,15 @@ def _session_prefix(subject: Subject) -> str:
     return f"mpauthx:t:{{{_tag(subject)}}}:"
 
 
-def _session_key(ref: SessionRef) -> str:
-    return f"{_session_prefix(ref.subject)}{ref.nonce}"
-
-
 def _index_key(subject: Subject) -> str:
     return f"mpauthx:u:{{{_tag(subject)}}}:{subject[1]}"
+
+
+def _keys(ref: SessionRef) -> tuple[str, str]:
+    """A session's keys: its subject's index, and its own."""
+    sku, user_id, nonce = ref
+    tag = _tag((sku, user_id))
+    return f"mpauthx:u:{{{tag}}}:{user_id}", f"mpauthx:t:{{{tag}}}:{nonce}"
 
 
 def _text(value: bytes | str) -> str:

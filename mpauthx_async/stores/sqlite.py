@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Self
 
 from ..errors import StoreError
@@ -310,7 +311,8 @@ class _UserTable:
     def __init__(self, columns: Sequence[_Column]) -> None:
         names = [column.name for column in columns]
         self._attributes = [_ATTRIBUTES[name] for name in names]
-        self._blanks = [_blank(column) for column in columns]
+        self._values_of = attrgetter(*self._attributes, "open_id")  # a tuple, of one column too
+        self._blanks = {i: _blank(column) for i, column in enumerate(columns) if column.required}
         self._has_union_id = "unionId" in names
         union = " OR unionId IN (SELECT value FROM json_each(:ids))" if self._has_union_id else ""
         self.select = (
@@ -338,17 +340,15 @@ class _UserTable:
     def row(self, user: User) -> list[Any]:
         if user.union_id and not self._has_union_id:
             user = replace(user, open_id=user.union_id)
-        values = [getattr(user, attribute) for attribute in self._attributes]
-        return [
-            blank if value is None else value
-            for value, blank in zip(values, self._blanks, strict=True)
-        ]
+        row: list[Any] = list(self._values_of(user)[:-1])
+        for i, blank in self._blanks.items():
+            if row[i] is None:
+                row[i] = blank
+        return row
 
 
 def _blank(column: _Column) -> object:
-    """What stands for None in a column."""
-    if not column.required:
-        return None
+    """What stands for None in a column that takes none."""
     return 0 if column.name in _NUMBERS else ""
 
 
