@@ -198,40 +198,50 @@ class SessionKeySealer:
         return None
 
     def _record(self, nonce: str, session_key: bytes, iv: bytes, stream: bytes) -> str:
-        encrypted = int.from_bytes(session_key) ^ int.from_bytes(stream[_BLOCK:])
-        tag = int.from_bytes(stream[:_BLOCK])
-        tag ^= self._hash(int.from_bytes(_nonce_bytes(nonce)), encrypted)
-        sealed = iv + encrypted.to_bytes(_BLOCK) + tag.to_bytes(_BLOCK)
+        encrypted = (int.from_bytes(session_key) ^ int.from_bytes(stream[_BLOCK:])).to_bytes(_BLOCK)
+        tag = int.from_bytes(stream[:_BLOCK]) ^ self._hash(_nonce_bytes(nonce) + encrypted)
+        sealed = iv + encrypted + tag.to_bytes(_BLOCK)
         return binascii.b2a_base64(sealed, newline=False).translate(_URL_SAFE, b"=").decode()
 
-    def _hash(self, *blocks: int) -> int:
+    def _hash(self, blocks: bytes) -> int:
         """GHASH of the authenticated block, the encrypted block, and their lengths in bits."""
-        product = 0
-        for block in (*blocks, _LENGTHS):
-            factor = (product ^ block).to_bytes(_BLOCK)
-            product = 0
-            for table, byte in zip(self._tables, factor, strict=True):
-                product ^= table[byte]
+        tables, product = self._hashing
+        for table, byte in zip(tables, blocks, strict=True):
+            product ^= table[byte]
         return product
 
     @cached_property
-    def _tables(self) -> list[list[int]]:
-        """For each byte of a block, and each of its values, the product with GCM's hash key."""
-        hash_key = AES.new(self._keys[0], AES.MODE_ECB).encrypt(bytes(_BLOCK))
-        powers, power = [], int.from_bytes(hash_key)
-        for _ in range(8 * _BLOCK):  # of x: GCM writes a polynomial's lowest term first
-            powers.append(power)
-            power = power >> 1 ^ (_POLYNOMIAL if power & 1 else 0)
-        tables = []
-        for start in range(0, 8 * _BLOCK, 8):
-            table = [0] * 256
-            for bit, power in enumerate(powers[start : start + 8]):
-                weight = 0x80 >> bit
-                for value in range(weight, 256):
-                    if value & weight:
-                        table[value] ^= power
-            tables.append(table)
-        return tables
+    def _hashing(self) -> tuple[list[list[int]], int]:
+        """What GHASH of three blocks comes to: A·H³ + C·H² + L·H, where L never changes.
+
+        For each byte of A and C, and each of its values, the product; and the last one.
+        """
+        key = int.from_bytes(AES.new(self._keys[0], AES.MODE_ECB).encrypt(bytes(_BLOCK)))
+        once = _multiples(key)
+        square = _product(once, key)
+        return _multiples(_product(once, square)) + _multiples(square), _product(once, _LENGTHS)
+
+
+def _multiples(factor: int) -> list[list[int]]:
+    """For each byte of a block, and each of its values, the product with a factor in GF(2^128)."""
+    tables: list[list[int]] = []
+    for _ in range(_BLOCK):
+        table = [0] * 256
+        for bit in range(8):  # GCM writes a polynomial's lowest term first
+            weight = 0x80 >> bit
+            for value in range(256):
+                if value & weight:
+                    table[value] ^= factor
+            factor = factor >> 1 ^ (_POLYNOMIAL if factor & 1 else 0)
+        tables.append(table)
+    return tables
+
+
+def _product(multiples: list[list[int]], block: int) -> int:
+    product = 0
+    for table, byte in zip(multiples, block.to_bytes(_BLOCK), strict=True):
+        product ^= table[byte]
+    return product
 
 
 def with_open_id(sealed_key: str, open_id: str, user_id: str) -> str:
