@@ -11,7 +11,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 
-from mpauthx_async import StatusCode, WeChatSimulator, errors
+from mpauthx_async import MPAuthX, StatusCode, WeChatSimulator, errors
 
 from .redis_server import RedisServer
 
@@ -49,7 +49,14 @@ def snippet_with(text: str) -> str:
 
 
 async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
-    tested = ("print(await auth", "FastAPI(", "web.Application(", "wx.fail_next", "as connections")
+    tested = (
+        "print(await auth",
+        "FastAPI(",
+        "web.Application(",
+        "wx.fail_next",
+        "as connections",
+        "phone_code",
+    )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
 
 
@@ -100,6 +107,34 @@ async def test_the_aiohttp_app(
 async def test_the_test_with_the_simulator(wx: WeChatSimulator, redis_server: RedisServer) -> None:
     namespace = await run(snippet_with("wx.fail_next"), wx, redis_server)
     assert namespace["result"].is_new_user
+
+
+async def test_the_calls_around_login(
+    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis, tmp_path: Path
+) -> None:
+    async with MPAuthX(
+        app_id=wx.app_id,
+        app_secret=wx.app_secret,
+        sku="shop",
+        users=f"sqlite:///{tmp_path}/users.db",
+        tokens=redis_server.url,
+        api_base=wx.url,
+    ) as auth:
+        code, phone, info = wx.login("bob"), wx.get_phone_number("bob"), wx.get_user_info("bob")
+        namespace = await run(
+            snippet_with("phone_code"),
+            wx,
+            redis_server,
+            auth=auth,
+            code=code,
+            phone_code=phone.code,
+            sealed=phone.encrypted_data,
+            iv=phone.iv,
+            raw_data=info.raw_data,
+            signature=info.signature,
+        )
+    assert namespace["number"].phone_number == namespace["payload"]["phoneNumber"] == "13800138000"
+    assert namespace["genuine"] is True
 
 
 async def test_services_that_share_connections(
