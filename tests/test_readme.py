@@ -4,14 +4,24 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 
 import httpx
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from fastapi import Cookie, FastAPI
+from fastapi.responses import RedirectResponse
 from redis.asyncio import Redis
 
-from mpauthx_async import MPAuthX, StatusCode, WeChatSimulator, errors
+from mpauthx_async import (
+    InvalidStateError,
+    MPAuthX,
+    StatusCode,
+    WeChatOAuth,
+    WeChatSimulator,
+    errors,
+)
 
 from .redis_server import RedisServer
 
@@ -56,6 +66,7 @@ async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
         "wx.fail_next",
         "as connections",
         "phone_code",
+        "WeChatOAuth(",
     )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
 
@@ -143,6 +154,36 @@ async def test_services_that_share_connections(
     snippet = snippet_with("as connections")
     namespace = await run(snippet, wx, redis_server, code=wx.login("bob"))
     assert namespace["token"].startswith("bob|shop|")
+
+
+async def test_the_web_login(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
+    names = {
+        "app": FastAPI(),
+        "Cookie": Cookie,
+        "RedirectResponse": RedirectResponse,
+        "WeChatOAuth": WeChatOAuth,
+        "token_urlsafe": token_urlsafe,
+    }
+    snippet = await run(snippet_with("WeChatOAuth("), wx, redis_server, **names)
+    here = {"transport": httpx.ASGITransport(snippet["app"]), "base_url": "https://shop.example"}
+    async with (
+        snippet["oauth"],
+        httpx.AsyncClient(**here) as browser,
+        httpx.AsyncClient(**here) as eve,
+    ):
+        page = (await browser.get("/login")).headers["Location"]
+        assert page.startswith("https://open.weixin.qq.com/connect/qrconnect?appid=wx")
+        wx.visit_as("bob")
+        async with httpx.AsyncClient() as wechat:
+            answer = await wechat.get(page.replace("https://open.weixin.qq.com", wx.url))
+        back = answer.headers["Location"]
+        with pytest.raises(InvalidStateError):
+            await eve.get(back)
+        answer = await browser.get(back)
+        assert answer.json()["go_on_to"] == "/cart"
+        assert answer.json()["user"]["open_id"] == "bob"
+        with pytest.raises(InvalidStateError):
+            await browser.get(back)
 
 
 def test_the_table_of_status_codes_is_complete_and_right() -> None:
