@@ -68,7 +68,7 @@ class Process:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._process.communicate()
+        await self._process.communicate(b"")  # closes its stdin
         assert self._process.returncode == 0
 
     async def do(self, command: str, text: str) -> str:
@@ -104,11 +104,11 @@ async def test_processes_that_meet_an_expired_token_refresh_it_once(
         wx.latency = 0.2  # so that all meet the expired token while the first refreshes it
         answers = await asyncio.gather(*(each.do("get_user", "bob") for each in processes))
         assert answers == ["bob"] * PROCESSES
-        states = wx.requests
-        assert [each.path for each in states].count("/sns/oauth2/refresh_token") == 1
-        assert [each.path for each in states].count("/sns/userinfo") == PROCESSES * CALLERS
+        paths = [request.path for request in wx.requests]
+        assert paths.count("/sns/oauth2/refresh_token") == 1
+        assert paths.count("/sns/userinfo") == PROCESSES * CALLERS
 
-        # The state was made two hours ago: one that has not expired.
+        # That state was made two hours ago; this one is new.
         async with WeChatOAuth(tokens=tokens, clock=clock, **names) as oauth:
             fresh = oauth.create_state("/cart")
         for made, used in ((state, 0), (fresh, 1)):
