@@ -1,19 +1,16 @@
 """WeChatOAuth: web OAuth 2.0, for pages inside WeChat and for websites that show a QR code."""
 
 import asyncio
-import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 from urllib.parse import quote
 
-from .coalescer import settle
 from .connections import Connections
 from .errors import (
-    ClosedError,
     ConfigurationError,
     IdentityMismatchError,
     InvalidResponseError,
@@ -23,8 +20,10 @@ from .errors import (
     SnapshotUserError,
     WeChatAPIError,
 )
+from .flights import Flights
 from .models import CodeSession, OAuthToken, OAuthUser, is_user_id
 from .oauth_state import MAX_STATE, StateSigner
+from .open_calls import OpenCalls
 from .stores import (
     FunctionOAuthTokenStore,
     OAuthTokenFunctions,
@@ -40,8 +39,6 @@ __all__ = ["PAGE_BASE", "WeChatOAuth"]
 
 PAGE_BASE = "https://open.weixin.qq.com"
 """The server of the pages that a browser is sent to."""
-
-logger = logging.getLogger(__name__)
 
 _REDIRECT_URI = re.compile(r"https?://[^\s\x00-\x1f\x7f\ud800-\udfff]+", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -109,12 +106,8 @@ class WeChatOAuth:
         )
         self._opened: RecordOAuthTokenStore | None = None
         self._tokens = self._open(tokens)
-        self._refreshes: dict[OAuthToken, list[asyncio.Future[OAuthToken]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closed = False
+        self._refreshes: Flights[OAuthToken, OAuthToken] = Flights()
+        self._calls = OpenCalls("This service")
 
     def __repr__(self) -> str:
         return f"<WeChatOAuth {self._app_id}>"
@@ -189,7 +182,7 @@ class WeChatOAuth:
             StoreError: the store could not tell whether it was used.
             ClosedError: the service is closed.
         """
-        with self._call():
+        with self._calls.one():
             now = self._now()
             verified = self._states.verify(state, now, session)
             remember = (verified.ends_at - now) / 1000 + _CLOCK_SKEW
@@ -214,7 +207,7 @@ class WeChatOAuth:
             StoreError: the token could not be saved; the code is used up.
             ClosedError: the service is closed.
         """
-        with self._call():
+        with self._calls.one():
             return await self._trade(code)
 
     async def refresh_access_token(self, refresh_token: str) -> OAuthToken:
@@ -223,7 +216,7 @@ class WeChatOAuth:
         `get_user` does so by itself, once for all callers. Raises as `get_access_token`; when the
         refresh token has expired (42002) or was refused (40030) the user has to authorize again.
         """
-        with self._call():
+        with self._calls.one():
             return await self._save(await self._api.refresh_oauth_token(refresh_token, self._now()))
 
     async def get_user(self, open_id: str, lang: str = "zh_CN") -> OAuthUser:
@@ -243,7 +236,7 @@ class WeChatOAuth:
             StoreError: the store could not answer, or the saved token is damaged.
             And as `get_access_token`.
         """
-        with self._call():
+        with self._calls.one():
             token = await self._saved(open_id)
             if not token.is_valid(self._now()):
                 token = await self._refreshed(token)
@@ -274,7 +267,7 @@ class WeChatOAuth:
                 code, or belongs to somebody else.
             And as `get_access_token` and `get_user`.
         """
-        with self._call():
+        with self._calls.one():
             if encrypted_data is not None or iv is not None:
                 if not isinstance(encrypted_data, str) or not isinstance(iv, str):
                     raise ParameterError("encrypted_data and iv come together, or not at all.")
@@ -292,7 +285,7 @@ class WeChatOAuth:
             SnapshotUserError: the page was shown to a virtual account.
             And as `get_access_token`.
         """
-        with self._call():
+        with self._calls.one():
             token = await self._trade_of_person(code)
             if _WITH_PROFILE.isdisjoint(token.scope.split(",")):
                 return OAuthUser(token.open_id, token.union_id)
@@ -306,12 +299,12 @@ class WeChatOAuth:
         Raises:
             As `get_access_token`, for anything but a token that is not good.
         """
-        with self._call():
+        with self._calls.one():
             return await self._api.is_oauth_token_valid(open_id, access_token)
 
     async def get_session_key(self, code: str) -> CodeSession:
         """Trade the code of a mini-program's `wx.login`; raises as `get_access_token`."""
-        with self._call():
+        with self._calls.one():
             return await self._api.code_to_session(code)
 
     def decrypt_mini_program_user(
@@ -322,10 +315,8 @@ class WeChatOAuth:
 
     async def close(self) -> None:
         """Let what is in flight finish, and close what was opened here; may be called again."""
-        self._closed = True
-        await self._idle.wait()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._calls.close()
+        await self._refreshes.close()
         if self._opened is not None:
             await self._opened.close()
         if self._owns_connections:
@@ -383,27 +374,9 @@ class WeChatOAuth:
         return token
 
     async def _refreshed(self, stale: OAuthToken) -> OAuthToken:
-        """Join the refresh of this token, or start it. It goes on when a caller is cancelled."""
-        caller: asyncio.Future[OAuthToken] = asyncio.get_running_loop().create_future()
-        callers = self._refreshes.setdefault(stale, [])
-        callers.append(caller)
-        if len(callers) == 1:
-            task = asyncio.create_task(self._refresh(stale))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return await caller
+        return await self._refreshes.join(stale, partial(self._refresh, stale))
 
-    async def _refresh(self, stale: OAuthToken) -> None:
-        outcome: OAuthToken | BaseException
-        try:
-            outcome = await self._refresh_alone(stale)
-        except BaseException as error:  # noqa: BLE001 (it goes to the callers)
-            outcome = error
-        callers = self._refreshes.pop(stale)  # from here on nobody can join
-        if not settle(callers, outcome) and isinstance(outcome, BaseException):
-            logger.warning("A refresh that was given up failed: %s", outcome)
-
-    async def _refresh_alone(self, stale: OAuthToken) -> OAuthToken:
+    async def _refresh(self, stale: OAuthToken) -> OAuthToken:
         """Refresh a token while all other processes are kept out, unless one of them has."""
         async with self._tokens.lock(stale.open_id):
             saved = await self._saved(stale.open_id)
@@ -428,20 +401,6 @@ class WeChatOAuth:
         if payload.get("openId") != session.open_id:
             raise IdentityMismatchError("The user data does not name the user of this code.")
         return OAuthUser.from_wechat(session.open_id, session.union_id, payload)
-
-    @contextmanager
-    def _call(self) -> Iterator[None]:
-        """One call, for the end of which `close()` waits."""
-        if self._closed:
-            raise ClosedError("This service is closed. Create a new one to go on.")
-        self._calls += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
 
     def _open(self, tokens: str | OAuthTokenStore | OAuthTokenFunctions) -> OAuthTokenStore:
         if isinstance(tokens, str):

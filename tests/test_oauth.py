@@ -645,7 +645,7 @@ class TestManyCallersAndOneExpiredToken:
             caller.cancel()
             await asyncio.wait([caller])
             gate.may_pass.set()
-        assert "A refresh that was given up failed: The table is gone." in caplog.text
+        assert "A call that was given up failed: The table is gone." in caplog.text
 
 
 class TestClose:

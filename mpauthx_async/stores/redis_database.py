@@ -1,6 +1,5 @@
 """RedisDatabase: what the stores on Redis share, a client and the trips that are under way."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -9,7 +8,8 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
 from ..connections import Connections, RedisClient
-from ..errors import ClosedError, StoreError
+from ..errors import StoreError
+from ..open_calls import OpenCalls
 
 __all__ = ["AnyRedis", "RedisDatabase"]
 
@@ -37,10 +37,7 @@ class RedisDatabase:
             self._connections = Connections(redis=redis)
         self.client = self._connections.redis
         self.is_cluster = isinstance(self.client, RedisCluster)
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closed = False
+        self._calls = OpenCalls("This Redis store")
 
     @contextmanager
     def trip(self) -> Iterator[Any]:
@@ -50,24 +47,16 @@ class RedisDatabase:
             ClosedError: after `close()`.
             StoreError: for whatever Redis cannot do.
         """
-        if self._closed:
-            raise ClosedError("This Redis store is closed.")
-        self._in_flight += 1
-        self._idle.clear()
-        try:
-            yield self._connections.redis
-        except _ERRORS as error:
-            raise _store_error(error) from error
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+        with self._calls.one():
+            try:
+                yield self._connections.redis
+            except _ERRORS as error:
+                raise _store_error(error) from error
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
-        self._closed = True
         # redis-py would connect anew for what is in progress, and nobody would close that.
-        await self._idle.wait()
+        await self._calls.close()
         if self._owns_connections:
             await self._connections.close()
 

@@ -1,0 +1,58 @@
+"""Flights: work that callers share while it is under way."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+from .coalescer import settle
+
+__all__ = ["Flights"]
+
+logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
+
+
+class Flights(Generic[Key, Result]):
+    """Does a piece of work once for all who ask for it meanwhile.
+
+    It goes on when its callers are cancelled; when all of them have left and it fails, the log is
+    told.
+    """
+
+    def __init__(self) -> None:
+        self._callers: dict[Key, list[asyncio.Future[Result]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def join(self, key: Key, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Join the work that is under way under this key, or begin it.
+
+        Args:
+            key: equal for callers who want the same.
+            work: does it; called if nobody is at it.
+        """
+        caller: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        callers = self._callers.setdefault(key, [])
+        callers.append(caller)
+        if len(callers) == 1:
+            task = asyncio.create_task(self._do(key, work))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await caller
+
+    async def close(self) -> None:
+        """Return when all that was begun is done."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _do(self, key: Key, work: Callable[[], Awaitable[Result]]) -> None:
+        outcome: Result | BaseException
+        try:
+            outcome = await work()
+        except BaseException as error:  # noqa: BLE001 (it goes to the callers)
+            outcome = error
+        callers = self._callers.pop(key)  # from here on nobody can join
+        if not settle(callers, outcome) and isinstance(outcome, Exception):
+            logger.warning("A call that was given up failed: %s", outcome)
