@@ -228,10 +228,7 @@ class Logins:
         arrivals: list[_Arrival | Exception] = []
         for login, nonce, sealed_key in zip(logins, nonces, sealed_keys, strict=True):
             try:
-                user = self._user(login, now)
-                if sealed_key is not None:
-                    sealed_key = with_open_id(sealed_key, user.open_id, user.id)
-                arrivals.append(_Arrival(user, nonce, sealed_key))
+                arrivals.append(_Arrival(self._user(login, now), nonce, sealed_key))
             except MPAuthXError as error:
                 arrivals.append(error)
         return arrivals
@@ -268,7 +265,13 @@ class Logins:
     ) -> list[AuthResult]:
         now, sku, ttl = int(self._clock() * 1000), self._sku, self._ttl
         begun = [
-            NewSession(SessionRef(sku, user.id, nonce), now, ttl, sole, sealed_key)
+            NewSession(
+                SessionRef(sku, user.id, nonce),
+                now,
+                ttl,
+                sole,
+                sealed_key and with_open_id(sealed_key, user.open_id, user.id),
+            )
             for user, nonce, sealed_key, _ in arrivals
         ]
         sessions = await self._tokens.issue(begun)
