@@ -5,6 +5,7 @@ import base64
 import binascii
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -75,9 +76,8 @@ class SessionKeys:
     async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
         """Decrypt what a client got sealed in the session of its token."""
         _, session = await self.of(token)
-        payload: dict[str, Any] = await self._decryptions.submit(
-            (session.session_key, encrypted_data, iv)
-        )
+        sealed = _Sealed(session.session_key, encrypted_data, iv)
+        payload: dict[str, Any] = await self._decryptions.submit(sealed)
         return payload
 
     async def replace(self, ref: SessionRef, session: CodeSession) -> None:
@@ -128,7 +128,7 @@ class SessionKeys:
                 found.append(CodeSession(open_id or ref.user_id, session_key))
         return found
 
-    async def _decrypt(self, sealed: Sequence[tuple[str, str, str]]) -> list[Any]:
+    async def _decrypt(self, sealed: "Sequence[_Sealed]") -> list[Any]:
         return await asyncio.get_running_loop().run_in_executor(
             self._connections.executor, _decrypt_all, sealed, self._app_id
         )
@@ -185,7 +185,8 @@ class SessionKeySealer:
             record = base64.urlsafe_b64decode(sealed_key + "=")
         except ValueError:
             return None
-        if len(record) != _IV + 2 * _BLOCK:
+        # base64 has several spellings for the same bytes; only the one that seal writes is good.
+        if len(record) != _IV + 2 * _BLOCK or _encode(record) != sealed_key:
             return None
         iv, encrypted, tag = record[:_IV], record[_IV : _IV + _BLOCK], record[_IV + _BLOCK :]
         for key in self._keys:
@@ -200,8 +201,7 @@ class SessionKeySealer:
     def _record(self, nonce: str, session_key: bytes, iv: bytes, stream: bytes) -> str:
         encrypted = (int.from_bytes(session_key) ^ int.from_bytes(stream[_BLOCK:])).to_bytes(_BLOCK)
         tag = int.from_bytes(stream[:_BLOCK]) ^ self._hash(_nonce_bytes(nonce) + encrypted)
-        sealed = iv + encrypted + tag.to_bytes(_BLOCK)
-        return binascii.b2a_base64(sealed, newline=False).translate(_URL_SAFE, b"=").decode()
+        return _encode(iv + encrypted + tag.to_bytes(_BLOCK))
 
     def _hash(self, blocks: bytes) -> int:
         """GHASH of the authenticated block, the encrypted block, and their lengths in bits."""
@@ -244,6 +244,15 @@ def _product(multiples: list[list[int]], block: int) -> int:
     return product
 
 
+@dataclass(slots=True, eq=False)
+class _Sealed:
+    """Data to decrypt. No two are equal: each caller gets a payload of its own to change."""
+
+    session_key: str = field(repr=False)
+    encrypted_data: str
+    iv: str
+
+
 def with_open_id(sealed_key: str, open_id: str, user_id: str) -> str:
     """A sealed key as it is stored: with the user's openId, where that is not their id."""
     return sealed_key if open_id == user_id else f"{sealed_key}|{open_id}"
@@ -269,17 +278,21 @@ def _session_key_bytes(session_key: str) -> bytes | None:
     return raw
 
 
+def _encode(raw: bytes) -> str:
+    return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE, b"=").decode()
+
+
 def _nonce_bytes(nonce: str) -> bytes:
     return base64.urlsafe_b64decode(nonce + "==")
 
 
-def _decrypt_all(
-    sealed: Sequence[tuple[str, str, str]], app_id: str
-) -> list[dict[str, Any] | Exception]:
+def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] | Exception]:
     payloads: list[dict[str, Any] | Exception] = []
-    for session_key, encrypted_data, iv in sealed:
+    for data in sealed:
         try:
-            payloads.append(decrypt_user_data(session_key, encrypted_data, iv, app_id))
+            payloads.append(
+                decrypt_user_data(data.session_key, data.encrypted_data, data.iv, app_id)
+            )
         except MPAuthXError as error:
             payloads.append(error)
     return payloads
