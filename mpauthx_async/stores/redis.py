@@ -240,4 +240,5 @@ def _keys(ref: SessionRef) -> tuple[str, str]:
 
 
 def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode()
+    # Bytes that are no UTF-8 are damaged; as U+FFFD they spoil no other answer of the batch.
+    return value if isinstance(value, str) else value.decode(errors="replace")

@@ -109,11 +109,16 @@ class SqliteTokenStore:
     async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
         """Read the sealed session keys of sessions that are alive, with one query."""
         rows = await self._query(
-            "SELECT sku, user_id, nonce, sealed_key FROM mpauthx_session"
+            # When SQLite's text is no UTF-8, its exception quotes it: as a blob it is only damaged.
+            "SELECT sku, user_id, nonce, CAST(sealed_key AS BLOB) FROM mpauthx_session"
             " WHERE nonce IN (SELECT value FROM json_each(?)) AND expires_at > ?",
             (json.dumps([ref.nonce for ref in refs]), self._now()),
         )
-        found = {SessionRef(*ref): sealed_key for *ref, sealed_key in rows}
+        found = {
+            SessionRef(*ref): sealed_key.decode(errors="replace")
+            for *ref, sealed_key in rows
+            if sealed_key is not None
+        }
         return [found.get(ref) for ref in refs]
 
     async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
@@ -402,9 +407,10 @@ def _create_session_table(cursor: sqlite3.Cursor) -> None:
         " user_id TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,"
         " sealed_key TEXT) WITHOUT ROWID"
     )
-    columns = cursor.execute("SELECT name FROM pragma_table_info('mpauthx_session')").fetchall()
-    if ("sealed_key",) not in columns:
-        cursor.execute("ALTER TABLE mpauthx_session ADD COLUMN sealed_key TEXT")
+    if not _has_sealed_key(cursor):  # a table from before there were any
+        with transaction(cursor):
+            if not _has_sealed_key(cursor):  # another process may have been faster
+                cursor.execute("ALTER TABLE mpauthx_session ADD COLUMN sealed_key TEXT")
     cursor.execute(
         "CREATE INDEX IF NOT EXISTS mpauthx_session_subject ON mpauthx_session"
         " (sku, user_id, issued_at)"
@@ -412,3 +418,8 @@ def _create_session_table(cursor: sqlite3.Cursor) -> None:
     cursor.execute(
         "CREATE INDEX IF NOT EXISTS mpauthx_session_expires_at ON mpauthx_session (expires_at)"
     )
+
+
+def _has_sealed_key(cursor: sqlite3.Cursor) -> bool:
+    columns = cursor.execute("SELECT name FROM pragma_table_info('mpauthx_session')").fetchall()
+    return ("sealed_key",) in columns
