@@ -3,9 +3,11 @@
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from .coalescer import settle
 from .errors import ClosedError, WeChatAPIError
@@ -18,11 +20,13 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _REFUSED = (40001, 40014, 42001)  # WeChat's errcodes for an access token that is no longer good
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 _AHEAD = 240  # seconds before its end; WeChat gives a new one from 300 on, and both are good
 
 
-class _Kept(NamedTuple):
-    token: str
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    token: str = field(repr=False)
     until: int  # Unix milliseconds
 
 
@@ -49,7 +53,7 @@ class AppAccessToken:
         self._key = key
         self._clock = clock
         self._known: _Kept | None = None
-        self._callers: dict[str | None, list[asyncio.Future[str]]] = {}
+        self._callers: dict[str | None, list[asyncio.Future[_Kept]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -69,14 +73,15 @@ class AppAccessToken:
         known = self._known
         if known is not None and known.token != refused and self._is_good(known):
             return known.token
-        caller: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        # Not of the text: in debug mode asyncio logs the results of futures.
+        caller: asyncio.Future[_Kept] = asyncio.get_running_loop().create_future()
         callers = self._callers.setdefault(refused, [])
         callers.append(caller)
         if len(callers) == 1:
             task = asyncio.create_task(self._renew(refused))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await caller
+        return (await caller).token
 
     async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
         """Make a call that needs the token; when WeChat refuses it, once more with another one."""
@@ -99,10 +104,9 @@ class AppAccessToken:
 
     async def _renew(self, refused: str | None) -> None:
         """Answer all who wait. It goes on when a caller is cancelled."""
-        outcome: str | BaseException
+        outcome: _Kept | BaseException
         try:
-            self._known = await self._find_or_fetch(refused)
-            outcome = self._known.token
+            outcome = self._known = await self._find_or_fetch(refused)
         except BaseException as error:  # noqa: BLE001 (it goes to the callers)
             outcome = error
         callers = self._callers.pop(refused)  # from here on nobody can join
@@ -122,17 +126,27 @@ class AppAccessToken:
                 token, expires_in = await self._fetch(True)
             good_for = max(expires_in - _AHEAD, expires_in // 2)
             kept = _Kept(token, int((self._clock() + good_for) * 1000))
-            await self._records.save(self._key, json.dumps(kept), max(good_for, 1))
+            text = json.dumps([kept.token, kept.until])
+            await self._records.save(self._key, text, max(good_for, 1))
             return kept
 
     async def _read(self) -> _Kept | None:
         text = await self._records.get(self._key)
         if text is None:
             return None
-        try:
-            token, until = json.loads(text)
-            kept = _Kept(str(token), int(until))
-        except (ValueError, TypeError, RecursionError):
+        kept = _decode(text)
+        if kept is None:
             logger.warning("The record %r, the app's access token, was damaged.", self._key)
             return None
         return kept if self._is_good(kept) else None
+
+
+def _decode(text: str) -> _Kept | None:
+    """The token that a record holds; None for what is none."""
+    try:
+        token, until = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token) or type(until) is not int:
+        return None
+    return _Kept(token, until)
