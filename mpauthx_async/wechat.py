@@ -10,7 +10,7 @@ from .connections import Connections
 from .errors import ConfigurationError, InvalidResponseError, ParameterError, WeChatAPIError
 from .models import CodeSession, OAuthToken, OAuthUser, PhoneNumber, is_user_id
 from .userdata import sign_user_state
-from .wechat_http import WeChatHTTP
+from .wechat_http import API_HOSTS, WeChatHTTP
 
 __all__ = ["WeChatAPI", "check_code", "check_lang"]
 
@@ -30,7 +30,7 @@ class WeChatAPI:
         app_secret: the app's secret. It appears in no log line, repr or exception.
         connections: whose aiohttp session to use.
         api_base: the server's address without a trailing slash, or several in the order in which
-            to try them; by default WeChat's own.
+            to try them; by default WeChat's own, and for codes those of the exchange.
         exchange: another way to trade the codes of `wx.login` than the app's own.
     """
 
@@ -52,7 +52,8 @@ class WeChatAPI:
         self._app_secret = app_secret
         self._credentials = urlencode({"appid": app_id, "secret": app_secret})
         self._exchange = MiniProgramExchange(app_secret) if exchange is None else exchange
-        self._http = WeChatHTTP(connections, self._exchange.hosts if api_base is None else api_base)
+        self._http = WeChatHTTP(connections, API_HOSTS if api_base is None else api_base)
+        self._door = WeChatHTTP(connections, self._exchange.hosts if api_base is None else api_base)
 
     def __repr__(self) -> str:
         return f"<WeChatAPI of {self._app_id}>"
@@ -71,7 +72,7 @@ class WeChatAPI:
             ConnectionFailedError: no connection, or no answer in time.
         """
         check_code(code)
-        return self._exchange.code_to_session(self._http, self._app_id, code)
+        return self._exchange.code_to_session(self._door, self._app_id, code)
 
     def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of a session."""
