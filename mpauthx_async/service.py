@@ -1,7 +1,9 @@
 """MPAuthX: the mini-program service."""
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -19,7 +21,7 @@ from .errors import (
     SessionKeyLostError,
 )
 from .logins import Logins, SealedData
-from .models import AuthResult, PhoneNumber, User
+from .models import AuthResult, PhoneNumber, SessionRef, User
 from .oauth import WeChatOAuth
 from .session_keys import SessionKeys, SessionKeySealer
 from .stores import (
@@ -154,9 +156,14 @@ class MPAuthX:
                 tokens=RecordOAuthTokenStore(records, app_id=app_id),
                 connections=self._connections,
                 api_base=API_HOSTS if api_base is None else api_base,
+                signing_keys=keys,
                 clock=clock,
             )
         self._web = web or self._own_web
+        self._resets: dict[SessionRef | None, asyncio.Task[None]] = {}
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -278,6 +285,7 @@ class MPAuthX:
             The payload with WeChat's own field names.
 
         Raises:
+            ParameterError: encrypted_data or iv is no text.
             InvalidTokenError: the token is not valid.
             SessionKeyLostError: no session key is kept for this token; the client has to log in
                 again.
@@ -287,10 +295,10 @@ class MPAuthX:
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        self._check_open()
         if not isinstance(encrypted_data, str) or not isinstance(iv, str):
             raise ParameterError("encrypted_data and iv are required, both texts from the client.")
-        return await self._session_keys.decrypt(token, encrypted_data, iv)
+        with self._call():
+            return await self._session_keys.decrypt(token, encrypted_data, iv)
 
     async def decrypt_phone_number(
         self, token: object, encrypted_data: str, iv: str
@@ -306,9 +314,9 @@ class MPAuthX:
 
     async def verify_raw_data(self, token: object, raw_data: str, signature: str) -> bool:
         """Tell whether `rawData` is what WeChat signed in the session; raises as `decrypt`."""
-        self._check_open()
-        _, session = await self._session_keys.of(token)
-        return verify_raw_data(session.session_key, raw_data, signature)
+        with self._call():
+            _, session = await self._session_keys.of(token)
+            return verify_raw_data(session.session_key, raw_data, signature)
 
     async def get_phone_number(self, code: str) -> PhoneNumber:
         """Trade the code that the phone number button gave the client.
@@ -320,7 +328,8 @@ class MPAuthX:
             As `access_token`, and ParameterError: this can be no code.
         """
         check_code(code)
-        return await self._app_access().call(partial(self._api.get_phone_number, code))
+        with self._call():
+            return await self._app_access().call(partial(self._api.get_phone_number, code))
 
     async def check_session(self, token: object) -> bool:
         """Ask WeChat whether the session key behind a token is still the user's.
@@ -332,30 +341,31 @@ class MPAuthX:
         Raises:
             As `decrypt` for the token, and as `access_token`.
         """
-        access_token = self._app_access()
-        _, session = await self._session_keys.of(token)
-        return await access_token.call(
-            partial(self._api.is_session_key_valid, session.open_id, session.session_key)
-        )
+        with self._call():
+            access_token = self._app_access()
+            _, session = await self._session_keys.of(token)
+            return await access_token.call(
+                partial(self._api.is_session_key_valid, session.open_id, session.session_key)
+            )
 
     async def reset_session(self, token: object) -> None:
         """Have WeChat replace the session key behind a token; the new one is kept.
+
+        Concurrent calls with the same token are one. It goes on when a caller is cancelled: else
+        the key that WeChat gave would be lost.
 
         Raises:
             SessionKeyLostError: WeChat has replaced it before; the client has to log in again.
             And as `check_session`.
         """
         access_token = self._app_access()
-        ref, session = await self._session_keys.of(token)
-        session_key = await access_token.call(
-            partial(self._api.reset_session_key, session.open_id, session.session_key)
-        )
-        if session_key is None:
-            raise SessionKeyLostError(
-                "WeChat has replaced the session key: the client has to log in again, with "
-                "wx.login."
-            )
-        await self._session_keys.replace(ref, replace(session, session_key=session_key))
+        ref = self._signer.verify(token)
+        reset = self._resets.get(ref)
+        if reset is None:
+            reset = asyncio.create_task(self._reset_session(access_token, token))
+            self._resets[ref] = reset
+            reset.add_done_callback(lambda _: self._resets.pop(ref))
+        await asyncio.shield(reset)
 
     async def access_token(self) -> str:
         """The app's own access token, for calls to WeChat of your own.
@@ -370,7 +380,8 @@ class MPAuthX:
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        return await self._app_access().get()
+        with self._call():
+            return await self._app_access().get()
 
     @staticmethod
     def extract_open_id(token: object) -> str | None:
@@ -395,6 +406,7 @@ class MPAuthX:
         """
         self._closed = True
         await self._logins.close()
+        await self._idle.wait()
         await self._lookups.close()
         await self._session_keys.close()
         if self._access_token is not None:
@@ -412,12 +424,34 @@ class MPAuthX:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _check_open(self) -> None:
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """One call, for the end of which `close()` waits."""
         if self._closed:
             raise _closed()
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def _reset_session(self, access_token: AppAccessToken, token: object) -> None:
+        with self._call():
+            ref, session = await self._session_keys.of(token)
+            session_key = await access_token.call(
+                partial(self._api.reset_session_key, session.open_id, session.session_key)
+            )
+            if session_key is None:
+                raise SessionKeyLostError(
+                    "WeChat has replaced the session key: the client has to log in again, with "
+                    "wx.login."
+                )
+            await self._session_keys.replace(ref, replace(session, session_key=session_key))
 
     def _app_access(self) -> AppAccessToken:
-        self._check_open()
         if self._access_token is None:
             raise _no_records("The app's access token needs")
         return self._access_token
