@@ -76,7 +76,8 @@ class TokenStore(Protocol):
 class SessionKeyStore(Protocol):
     """What a TokenStore does beside, if it keeps the session keys of WeChat, encrypted.
 
-    `issue` takes them along (`NewSession.sealed_key`). One leaves together with its session.
+    `issue` takes them along (`NewSession.sealed_key`): texts of a few hundred characters without
+    white space or controls. One leaves together with its session.
     """
 
     async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
