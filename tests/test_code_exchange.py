@@ -1,0 +1,316 @@
+"""Other doors to the same login: a third-party platform's, and WeCom's, end to end."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from mpauthx_async import (
+    ComponentExchange,
+    Connections,
+    DecryptionError,
+    IdentityMismatchError,
+    InvalidResponseError,
+    MiniProgramExchange,
+    MPAuthX,
+    MPAuthXError,
+    WeChatAPIError,
+    WeChatSimulator,
+    WeComExchange,
+)
+
+from .simulator_client import Clock
+from .test_service import make, tokens
+from .test_wechat import Answer, Server, debugging, everything_logged, everything_told, refused
+
+__all__ = ["debugging", "make", "tokens"]
+
+COMPONENT, WECOM = "/sns/component/jscode2session", "/cgi-bin/miniprogram/jscode2session"
+KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
+Token = Callable[[], Awaitable[str]]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
+    async with WeChatSimulator(clock=clock) as simulator:
+        yield simulator
+
+
+def giving(token: str) -> Token:
+    async def give() -> str:
+        return token
+
+    return give
+
+
+@pytest.fixture
+async def component(
+    make: Callable[..., MPAuthX], tokens: str, redis: Redis, wx: WeChatSimulator
+) -> AsyncIterator[MPAuthX]:
+    async def token() -> str:
+        return wx.component_access_token
+
+    exchange = ComponentExchange(wx.component_app_id, token)
+    async with make(tokens=tokens, app_secret="unused" * 5, exchange=exchange) as auth:
+        yield auth
+
+
+async def wecom_token(wx: WeChatSimulator) -> str:
+    query = f"corpid={wx.corp_id}&corpsecret={wx.corp_secret}"
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"{wx.url}/cgi-bin/gettoken?{query}") as response,
+    ):
+        token: str = json.loads(await response.text())["access_token"]
+        return token
+
+
+@pytest.fixture
+async def wecom(
+    make: Callable[..., MPAuthX], tokens: str, redis: Redis, wx: WeChatSimulator
+) -> AsyncIterator[MPAuthX]:
+    exchange = WeComExchange(lambda: wecom_token(wx))
+    async with make(tokens=tokens, app_secret="unused" * 5, exchange=exchange) as auth:
+        yield auth
+
+
+async def errcode_of(call: Awaitable[object]) -> int:
+    with pytest.raises(WeChatAPIError) as caught:
+        await call
+    return caught.value.errcode
+
+
+class TestComponent:
+    async def test_a_user_logs_in_with_sealed_data(
+        self, component: MPAuthX, wx: WeChatSimulator
+    ) -> None:
+        wx.set_profile("carol", nickName="Carol")
+        code, info = wx.login("carol", "union-carol"), wx.get_user_info("carol")
+        result = await component.authorize(code, info.encrypted_data, info.iv)
+        assert (result.user.nick_name, result.user.id) == ("Carol", "union-carol")
+        assert await component.is_token_valid(result.response)
+        assert await component.verify_raw_data(result.response, info.raw_data, info.signature)
+        assert [request.path for request in wx.requests] == [COMPONENT]
+
+    async def test_data_of_somebody_else_is_refused(
+        self, component: MPAuthX, wx: WeChatSimulator
+    ) -> None:
+        wx.login("eve", session_key=KEY)
+        info = wx.get_user_info("eve")
+        with pytest.raises(IdentityMismatchError):
+            await component.authorize(
+                wx.login("carol", session_key=KEY), info.encrypted_data, info.iv
+            )
+
+    async def test_wechats_refusals_reach_the_caller(
+        self, component: MPAuthX, wx: WeChatSimulator, clock: Clock
+    ) -> None:
+        code = wx.login("carol")
+        await component.authorize(code)
+        assert await errcode_of(component.authorize(code)) == 40163
+        assert await errcode_of(component.authorize("unknown")) == 40029
+
+    async def test_a_platform_token_that_is_not_good_reaches_the_caller(
+        self, make: Callable[..., MPAuthX], wx: WeChatSimulator, clock: Clock, redis: Redis
+    ) -> None:
+        old = wx.component_access_token
+        clock.now += 7200
+        good = wx.component_access_token
+        for app_id, token, errcode in (
+            (wx.component_app_id, "unknown", 40001),
+            (wx.component_app_id, old, 42001),
+            (wx.component_app_id, "", 41001),
+            ("wx-another-platform", good, 40094),
+        ):
+            exchange = ComponentExchange(app_id, giving(token))
+            async with make(exchange=exchange) as auth:
+                assert await errcode_of(auth.authorize(wx.login("carol"))) == errcode
+        assert await redis.dbsize() == 0
+
+    async def test_what_the_platforms_function_raises_reaches_the_caller(
+        self, make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis
+    ) -> None:
+        async def broken() -> str:
+            raise ZeroDivisionError
+
+        async with make(exchange=ComponentExchange("wx0", broken)) as auth:
+            with pytest.raises(ZeroDivisionError):
+                await auth.authorize(wx.login("carol"))
+        assert not wx.requests
+
+
+class TestWeCom:
+    async def test_a_member_logs_in_with_sealed_data(
+        self, wecom: MPAuthX, wx: WeChatSimulator
+    ) -> None:
+        code, info = wx.wecom_login("zhang"), wx.get_wecom_user_info("zhang")
+        result = await wecom.authorize(code, info.encrypted_data, info.iv)
+        assert result.user.id == f"zhang@{wx.corp_id}"
+        assert await wecom.is_token_valid(result.response)
+        payload = await wecom.decrypt(result.response, info.encrypted_data, info.iv)
+        assert payload["userid"] == "zhang"
+        assert not (await wecom.authorize(wx.wecom_login("zhang"))).is_new_user
+
+    async def test_members_of_two_companies_are_two(
+        self, wecom: MPAuthX, wx: WeChatSimulator
+    ) -> None:
+        results = [
+            await wecom.authorize(wx.wecom_login("zhang", corp)) for corp in (None, "ww-other")
+        ]
+        assert [result.user.id for result in results] == [
+            f"zhang@{wx.corp_id}",
+            "zhang@ww-other",
+        ]
+        assert all(result.is_new_user for result in results)
+
+    async def test_data_of_another_member_is_refused(self, make: Callable[..., MPAuthX]) -> None:
+        answer = {"userid": "zhang", "corpid": "ww0", "session_key": KEY, "errcode": 0}
+        for named in ({"userid": "li"}, {"corpid": "ww1"}, {"userid": None}, {"openId": "zhang"}):
+            wx = WeChatSimulator()
+            wx.login("somebody", session_key=KEY)
+            names = {"userid": "zhang", "corpid": "ww0", **named}
+            if "openId" in named:
+                names = named
+            sealed = wx.seal("somebody", names)
+            async with (
+                Server(Answer(json.dumps(answer))) as server,
+                make(exchange=WeComExchange(giving("t")), api_base=server.url) as auth,
+            ):
+                with pytest.raises(IdentityMismatchError):
+                    await auth.authorize("code", *sealed)
+
+    async def test_data_of_an_earlier_login_does_not_decrypt(
+        self, wecom: MPAuthX, wx: WeChatSimulator
+    ) -> None:
+        wx.wecom_login("zhang")
+        info = wx.get_wecom_user_info("zhang")
+        with pytest.raises(DecryptionError):
+            await wecom.authorize(wx.wecom_login("zhang"), info.encrypted_data, info.iv)
+
+    async def test_wecoms_refusals_reach_the_caller(
+        self, make: Callable[..., MPAuthX], wx: WeChatSimulator, clock: Clock, redis: Redis
+    ) -> None:
+        old = await wecom_token(wx)
+        code = wx.wecom_login("zhang")
+        async with make(exchange=WeComExchange(giving(old))) as auth:
+            await auth.authorize(code)
+            assert await errcode_of(auth.authorize(code)) == 40029
+        clock.now += 7200
+        for token, errcode in ((old, 42001), ("unknown", 40014), ("", 41001)):
+            async with make(exchange=WeComExchange(giving(token))) as auth:
+                assert await errcode_of(auth.authorize(wx.wecom_login("zhang"))) == errcode
+
+
+MEMBER = {"userid": "zhang", "corpid": "ww0", "session_key": KEY}
+USER = {"openid": "carol", "session_key": KEY}
+
+
+@pytest.mark.parametrize(
+    ("exchange", "answer"),
+    [
+        (WeComExchange(giving("t")), answer)
+        for answer in (
+            {},
+            {**MEMBER, "userid": None},
+            {**MEMBER, "userid": ""},
+            {**MEMBER, "corpid": None},
+            {**MEMBER, "corpid": 5},
+            {**MEMBER, "session_key": ""},
+            {**MEMBER, "userid": "a|b"},
+            {**MEMBER, "userid": "x" * 130},
+            {"openid": "carol", "session_key": KEY},
+        )
+    ]
+    + [
+        (ComponentExchange("wx0", giving("t")), answer)
+        for answer in (
+            {},
+            {**USER, "openid": None},
+            {**USER, "openid": "a|b"},
+            {**USER, "session_key": None},
+            {**USER, "session_key": 5},
+            {**USER, "unionid": 5},
+            {**USER, "unionid": "a b"},
+        )
+    ],
+)
+async def test_an_answer_without_a_user_is_none(
+    make: Callable[..., MPAuthX], redis: Redis, exchange: Any, answer: dict[str, Any]
+) -> None:
+    async with (
+        Server(Answer(json.dumps(answer))) as server,
+        make(exchange=exchange, api_base=server.url) as auth,
+    ):
+        with pytest.raises(InvalidResponseError):
+            await auth.authorize("code")
+    assert await redis.dbsize() == 0
+
+
+async def test_whatever_is_in_a_token_or_code_arrives_unchanged(
+    make: Callable[..., MPAuthX], redis: Redis
+) -> None:
+    async with (
+        Server(Answer(json.dumps(USER))) as server,
+        make(exchange=ComponentExchange("wx0", giving("a+b&c=d")), api_base=server.url) as auth,
+    ):
+        await auth.authorize("a&b=+c")
+        target = server.requests[0].split(" ")[1]
+    assert target == (
+        f"{COMPONENT}?appid=wx4f4bc4dec97d474b&js_code=a%26b%3D%2Bc&grant_type=authorization_code"
+        "&component_appid=wx0&component_access_token=a%2Bb%26c%3Dd"
+    )
+
+
+async def test_each_door_has_its_own_hosts_and_all_else_goes_to_wechats(
+    make: Callable[..., MPAuthX],
+) -> None:
+    wechats = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
+    async with Connections() as connections:
+        for exchange, hosts in (
+            (None, wechats),
+            (MiniProgramExchange("x" * 16), wechats),
+            (ComponentExchange("wx0", giving("t")), wechats),
+            (WeComExchange(giving("t")), ("https://qyapi.weixin.qq.com",)),
+        ):
+            auth = make(
+                exchange=exchange, api_base=None, tokens="sqlite:///x.db", connections=connections
+            )
+            assert auth._api._door._hosts == hosts
+            assert auth._api._http._hosts == wechats
+            assert auth._own_web._api._http._hosts == wechats
+            await auth.close()
+
+
+async def test_no_token_is_told_or_logged(
+    make: Callable[..., MPAuthX], redis: Redis, debugging: pytest.LogCaptureFixture
+) -> None:
+    secret, told = "GEHEIM-of-16-bytes", []
+    for exchange in (
+        MiniProgramExchange(secret),
+        ComponentExchange("wx0", giving(secret)),
+        WeComExchange(giving(secret)),
+    ):
+        told.append(repr(exchange))
+        for answer in (
+            refused(40001, f"not good: {secret}"),
+            Answer("{}"),
+            Answer("", status="500"),
+        ):
+            async with (
+                Server(answer) as server,
+                make(exchange=exchange, api_base=server.url, app_secret=secret) as auth,
+            ):
+                with pytest.raises(MPAuthXError) as caught:
+                    await auth.authorize("code")
+                assert secret in server.requests[0]
+                told += [everything_told(caught.value), repr(auth), repr(auth._api)]
+    told.append(everything_logged(debugging.records))
+    assert not [text for text in told if secret in text]
