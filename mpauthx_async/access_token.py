@@ -1,16 +1,16 @@
 """AppAccessToken: the app's own access token, one for all processes."""
 
-import asyncio
 import json
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
-from .coalescer import settle
 from .errors import ClosedError, WeChatAPIError
+from .flights import Flights
 from .stores import Records
 
 __all__ = ["AppAccessToken"]
@@ -53,8 +53,7 @@ class AppAccessToken:
         self._key = key
         self._clock = clock
         self._known: _Kept | None = None
-        self._callers: dict[str | None, list[asyncio.Future[_Kept]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._renewals: Flights[str | None, _Kept] = Flights()
         self._closed = False
 
     async def get(self, refused: str | None = None) -> str:
@@ -74,14 +73,8 @@ class AppAccessToken:
         if known is not None and known.token != refused and self._is_good(known):
             return known.token
         # Not of the text: in debug mode asyncio logs the results of futures.
-        caller: asyncio.Future[_Kept] = asyncio.get_running_loop().create_future()
-        callers = self._callers.setdefault(refused, [])
-        callers.append(caller)
-        if len(callers) == 1:
-            task = asyncio.create_task(self._renew(refused))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return (await caller).token
+        kept = await self._renewals.join(refused, partial(self._renew, refused))
+        return kept.token
 
     async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
         """Make a call that needs the token; when WeChat refuses it, once more with another one."""
@@ -96,22 +89,14 @@ class AppAccessToken:
     async def close(self) -> None:
         """Let what is in flight finish; the records stay open."""
         self._closed = True
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._renewals.close()
 
     def _is_good(self, kept: _Kept) -> bool:
         return self._clock() * 1000 < kept.until
 
-    async def _renew(self, refused: str | None) -> None:
-        """Answer all who wait. It goes on when a caller is cancelled."""
-        outcome: _Kept | BaseException
-        try:
-            outcome = self._known = await self._find_or_fetch(refused)
-        except BaseException as error:  # noqa: BLE001 (it goes to the callers)
-            outcome = error
-        callers = self._callers.pop(refused)  # from here on nobody can join
-        if not settle(callers, outcome) and isinstance(outcome, BaseException):
-            logger.warning("A fetch of the access token that was given up failed: %s", outcome)
+    async def _renew(self, refused: str | None) -> _Kept:
+        self._known = await self._find_or_fetch(refused)
+        return self._known
 
     async def _find_or_fetch(self, refused: str | None) -> _Kept:
         kept = await self._read()

@@ -41,7 +41,11 @@ class OpenCalls:
             if not self._count:
                 self._idle.set()
 
+    def refuse_more(self) -> None:
+        """Take no more calls."""
+        self._closed = True
+
     async def close(self) -> None:
         """Take no more calls, and return when those in progress are done."""
-        self._closed = True
+        self.refuse_more()
         await self._idle.wait()

@@ -1,9 +1,7 @@
 """MPAuthX: the mini-program service."""
 
-import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -14,15 +12,16 @@ from .code_exchange import CodeExchange
 from .connections import Connections
 from .constants import StatusCode
 from .errors import (
-    ClosedError,
     ConfigurationError,
     DecryptionError,
     ParameterError,
     SessionKeyLostError,
 )
+from .flights import Flights
 from .logins import Logins, SealedData
 from .models import AuthResult, PhoneNumber, SessionRef, User
 from .oauth import WeChatOAuth
+from .open_calls import OpenCalls
 from .session_keys import SessionKeys, SessionKeySealer
 from .stores import (
     RecordOAuthTokenStore,
@@ -160,11 +159,8 @@ class MPAuthX:
                 clock=clock,
             )
         self._web = web or self._own_web
-        self._resets: dict[SessionRef | None, asyncio.Task[None]] = {}
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closed = False
+        self._resets: Flights[SessionRef | None, None] = Flights()
+        self._calls = OpenCalls("This service")
 
     def __repr__(self) -> str:
         return f"<MPAuthX {self._app_id} sku={self._sku}>"
@@ -247,8 +243,7 @@ class MPAuthX:
             StoreError: the store could not answer, so the token may be good or not.
             ClosedError: the service is closed.
         """
-        if self._closed:
-            raise _closed()
+        self._calls.check_open()
         ref = self._signer.verify(token)
         if ref is None:
             return False
@@ -297,7 +292,7 @@ class MPAuthX:
         """
         if not isinstance(encrypted_data, str) or not isinstance(iv, str):
             raise ParameterError("encrypted_data and iv are required, both texts from the client.")
-        with self._call():
+        with self._calls.one():
             return await self._session_keys.decrypt(token, encrypted_data, iv)
 
     async def decrypt_phone_number(
@@ -314,7 +309,7 @@ class MPAuthX:
 
     async def verify_raw_data(self, token: object, raw_data: str, signature: str) -> bool:
         """Tell whether `rawData` is what WeChat signed in the session; raises as `decrypt`."""
-        with self._call():
+        with self._calls.one():
             _, session = await self._session_keys.of(token)
             return verify_raw_data(session.session_key, raw_data, signature)
 
@@ -328,7 +323,7 @@ class MPAuthX:
             As `access_token`, and ParameterError: this can be no code.
         """
         check_code(code)
-        with self._call():
+        with self._calls.one():
             return await self._app_access().call(partial(self._api.get_phone_number, code))
 
     async def check_session(self, token: object) -> bool:
@@ -341,7 +336,7 @@ class MPAuthX:
         Raises:
             As `decrypt` for the token, and as `access_token`.
         """
-        with self._call():
+        with self._calls.one():
             access_token = self._app_access()
             _, session = await self._session_keys.of(token)
             return await access_token.call(
@@ -358,14 +353,9 @@ class MPAuthX:
             SessionKeyLostError: WeChat has replaced it before; the client has to log in again.
             And as `check_session`.
         """
-        access_token = self._app_access()
-        ref = self._signer.verify(token)
-        reset = self._resets.get(ref)
-        if reset is None:
-            reset = asyncio.create_task(self._reset_session(access_token, token))
-            self._resets[ref] = reset
-            reset.add_done_callback(lambda _: self._resets.pop(ref))
-        await asyncio.shield(reset)
+        with self._calls.one():
+            reset = partial(self._reset_session, self._app_access(), token)
+            await self._resets.join(self._signer.verify(token), reset)
 
     async def access_token(self) -> str:
         """The app's own access token, for calls to WeChat of your own.
@@ -380,7 +370,7 @@ class MPAuthX:
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        with self._call():
+        with self._calls.one():
             return await self._app_access().get()
 
     @staticmethod
@@ -404,9 +394,10 @@ class MPAuthX:
 
         May be called again.
         """
-        self._closed = True
+        self._calls.refuse_more()
         await self._logins.close()
-        await self._idle.wait()
+        await self._calls.close()
+        await self._resets.close()
         await self._lookups.close()
         await self._session_keys.close()
         if self._access_token is not None:
@@ -424,32 +415,17 @@ class MPAuthX:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    @contextmanager
-    def _call(self) -> Iterator[None]:
-        """One call, for the end of which `close()` waits."""
-        if self._closed:
-            raise _closed()
-        self._calls += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
-
     async def _reset_session(self, access_token: AppAccessToken, token: object) -> None:
-        with self._call():
-            ref, session = await self._session_keys.of(token)
-            session_key = await access_token.call(
-                partial(self._api.reset_session_key, session.open_id, session.session_key)
+        ref, session = await self._session_keys.of(token)
+        session_key = await access_token.call(
+            partial(self._api.reset_session_key, session.open_id, session.session_key)
+        )
+        if session_key is None:
+            raise SessionKeyLostError(
+                "WeChat has replaced the session key: the client has to log in again, with "
+                "wx.login."
             )
-            if session_key is None:
-                raise SessionKeyLostError(
-                    "WeChat has replaced the session key: the client has to log in again, with "
-                    "wx.login."
-                )
-            await self._session_keys.replace(ref, replace(session, session_key=session_key))
+        await self._session_keys.replace(ref, replace(session, session_key=session_key))
 
     def _app_access(self) -> AppAccessToken:
         if self._access_token is None:
@@ -487,10 +463,6 @@ class MPAuthX:
             store = opener(store)
             self._opened.append(store)
         return store
-
-
-def _closed() -> ClosedError:
-    return ClosedError("This service is closed. Create a new one to go on.")
 
 
 def _no_records(what: str) -> ConfigurationError:
