@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from .errors import ClosedError, WeChatAPIError
+from .errors import ClosedError, MPAuthXError, WeChatAPIError
 from .flights import Flights
 from .stores import Records
 
@@ -91,11 +91,18 @@ class AppAccessToken:
         self._closed = True
         await self._renewals.close()
 
-    def _is_good(self, kept: _Kept) -> bool:
-        return self._clock() * 1000 < kept.until
+    def _is_good(self, kept: _Kept, grace: int = 0) -> bool:
+        return self._clock() < kept.until / 1000 + grace
 
     async def _renew(self, refused: str | None) -> _Kept:
-        self._known = await self._find_or_fetch(refused)
+        known = self._known
+        try:
+            self._known = await self._find_or_fetch(refused)
+        except MPAuthXError as error:
+            if known is None or known.token == refused or not self._is_good(known, _AHEAD):
+                raise
+            logger.warning("The access token was not renewed, and is good for a while: %s", error)
+            return known
         return self._known
 
     async def _find_or_fetch(self, refused: str | None) -> _Kept:

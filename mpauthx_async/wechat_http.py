@@ -51,6 +51,8 @@ _HINTS = {
     40125: "Check app_secret; it may have been reset in WeChat's admin console.",
     40163: "A code works once: the client or a proxy sent it twice. Get a new one (wx.login or "
     "the authorize page).",
+    40164: "This server's IP address is not on the list that WeChat's admin console keeps for the "
+    "app: add it there.",
     40226: "WeChat holds this user for high-risk and blocks the login.",
     41001: "The access token is missing: pass the one that the user's code was traded for.",
     41002: "app_id is missing.",

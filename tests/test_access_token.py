@@ -443,6 +443,21 @@ async def test_wechats_failure_goes_to_all_and_the_next_call_asks_again(
     assert await auth.access_token()
 
 
+async def test_while_the_old_token_works_a_renewal_that_fails_fails_nobody(
+    auth: MPAuthX, wx: WeChatSimulator, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = await auth.access_token()
+    clock.now += 7200 - 200
+    wx.fail_next(Fault.HTTP_500)
+    assert await auth.access_token() == old
+    assert "HTTP status 500" in caplog.text
+    assert await auth.access_token() != old
+    clock.now += 7200
+    wx.fail_next(Fault.HTTP_500)
+    with pytest.raises(HTTPStatusError):
+        await auth.access_token()
+
+
 async def test_a_wrong_secret_reaches_the_caller(
     make: Callable[..., MPAuthX], tokens: str, redis: Redis
 ) -> None:
