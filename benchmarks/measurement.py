@@ -159,18 +159,20 @@ async def rate(
             if (not await call(item)) is expected:
                 raise WrongAnswer(f"An answer was not {expected}.")
 
-    async with asyncio.TaskGroup() as callers:
-        for items in work:
-            callers.create_task(caller(items))
-        await asyncio.sleep(0)  # now all of them wait
-        # One party's garbage is not another's time, and what the benchmark itself keeps alive no
-        # party has to trace: a server does the same once it has started.
-        gc.collect()
-        gc.freeze()
-        begin.set()
-        started = time.perf_counter()
-    took = time.perf_counter() - started
-    gc.unfreeze()
+    try:
+        async with asyncio.TaskGroup() as callers:
+            for items in work:
+                callers.create_task(caller(items))
+            await asyncio.sleep(0)  # now all of them wait
+            # One party's garbage is not another's time, and what the benchmark itself keeps alive
+            # no party has to trace: a server does the same once it has started.
+            gc.collect()
+            gc.freeze()
+            begin.set()
+            started = time.perf_counter()
+        took = time.perf_counter() - started
+    finally:
+        gc.unfreeze()
     return sum(map(len, work)) / took
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from .errors import ClosedError, MPAuthXError, WeChatAPIError
 from .flights import Flights
 from .stores import Records
+from .stores.records import within_lock
 
 __all__ = ["AppAccessToken"]
 
@@ -21,6 +22,7 @@ Result = TypeVar("Result")
 
 _REFUSED = (40001, 40014, 42001)  # WeChat's errcodes for an access token that is no longer good
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+_FORCED_EVERY = 7200  # seconds: WeChat allows 20 forced refreshes a day, in all processes
 _AHEAD = 240  # seconds before its end; WeChat gives a new one from 300 on, and both are good
 
 
@@ -54,6 +56,7 @@ class AppAccessToken:
         self._clock = clock
         self._known: _Kept | None = None
         self._renewals: Flights[str | None, _Kept] = Flights()
+        self._may_force_at = 0.0  # Unix seconds
         self._closed = False
 
     async def get(self, refused: str | None = None) -> str:
@@ -109,12 +112,15 @@ class AppAccessToken:
         kept = await self._read()
         if kept is not None and kept.token != refused:
             return kept
-        async with self._records.lock(self._key):
+        async with within_lock(self._records.lock(self._key)):
             kept = await self._read()  # another process may have been faster
             if kept is not None and kept.token != refused:
                 return kept
             token, expires_in = await self._fetch(False)
-            if token == refused:  # WeChat gives the same one for as long as it believes in it
+            now = self._clock()
+            if token == refused and now >= self._may_force_at:
+                # WeChat gives the same one for as long as it believes in it.
+                self._may_force_at = now + _FORCED_EVERY
                 token, expires_in = await self._fetch(True)
             good_for = max(expires_in - _AHEAD, expires_in // 2)
             kept = _Kept(token, int((self._clock() + good_for) * 1000))

@@ -2,11 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 from urllib.parse import quote, urlencode
 
-from .errors import InvalidResponseError
+from .errors import ConfigurationError, InvalidResponseError
 from .models import CodeSession, is_user_id
 from .wechat_http import API_HOSTS, WeChatHTTP
 
@@ -41,8 +40,9 @@ class MiniProgramExchange:
         """Trade a code of the app."""
         return _session(
             await http.get(
-                f"/sns/jscode2session?{_credentials(app_id, self.app_secret)}"
-                f"&js_code={quote(code, safe='')}&grant_type=authorization_code"
+                f"/sns/jscode2session?appid={quote(app_id, safe='')}"
+                f"&secret={quote(self.app_secret, safe='')}&js_code={quote(code, safe='')}"
+                "&grant_type=authorization_code"
             )
         )
 
@@ -57,7 +57,8 @@ class ComponentExchange:
 
     Args:
         component_app_id: the platform's own AppID.
-        access_token: gives the platform's component_access_token, which it keeps.
+        access_token: gives the platform's component_access_token, which it keeps. What it raises
+            reaches the caller of `authorize` as it is.
 
     Source: https://developers.weixin.qq.com/doc/oplatform/openApi/miniprogram-management/login/api_thirdpartycode2session.html
     """
@@ -73,7 +74,7 @@ class ComponentExchange:
             "js_code": code,
             "grant_type": "authorization_code",
             "component_appid": self.component_app_id,
-            "component_access_token": await self.access_token(),
+            "component_access_token": await _token(self.access_token),
         }
         return _session(await http.get(f"/sns/component/jscode2session?{urlencode(query)}"))
 
@@ -89,7 +90,8 @@ class WeComExchange:
     A member's openId is `userid@corpid`.
 
     Args:
-        access_token: gives the access token of the company's application, which it keeps.
+        access_token: gives the access token of the company's application, which it keeps. What it
+            raises reaches the caller of `authorize` as it is.
 
     Source: https://developer.work.weixin.qq.com/document/path/96959
     """
@@ -100,7 +102,7 @@ class WeComExchange:
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Trade a code of the app."""
         query = {
-            "access_token": await self.access_token(),
+            "access_token": await _token(self.access_token),
             "js_code": code,
             "grant_type": "authorization_code",
         }
@@ -112,9 +114,11 @@ class WeComExchange:
         return _member(payload) == session.open_id
 
 
-@lru_cache(maxsize=64)
-def _credentials(app_id: str, app_secret: str) -> str:
-    return urlencode({"appid": app_id, "secret": app_secret})
+async def _token(access_token: Callable[[], Awaitable[str]]) -> str:
+    token: object = await access_token()
+    if not isinstance(token, str):
+        raise ConfigurationError("The exchange's access_token must return WeChat's token, a text.")
+    return token
 
 
 def _member(names: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """WeChatOAuth: web OAuth 2.0, for pages inside WeChat and for websites that show a QR code."""
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from .errors import (
     NoOAuthTokenError,
     ParameterError,
     SnapshotUserError,
+    StoreError,
     WeChatAPIError,
 )
 from .flights import Flights
@@ -31,6 +33,7 @@ from .stores import (
     RecordOAuthTokenStore,
     open_records,
 )
+from .stores.records import within_lock
 from .userdata import decrypt_user_data
 from .wechat import WeChatAPI, check_lang
 from .wechat_http import API_HOSTS, is_address
@@ -39,6 +42,8 @@ __all__ = ["PAGE_BASE", "WeChatOAuth"]
 
 PAGE_BASE = "https://open.weixin.qq.com"
 """The server of the pages that a browser is sent to."""
+
+logger = logging.getLogger(__name__)
 
 _REDIRECT_URI = re.compile(r"https?://[^\s\x00-\x1f\x7f\ud800-\udfff]+", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -211,13 +216,17 @@ class WeChatOAuth:
             return await self._trade(code)
 
     async def refresh_access_token(self, refresh_token: str) -> OAuthToken:
-        """Trade a refresh token for an access token that lives for another two hours; save it.
+        """Trade a refresh token for an access token that lives for another two hours.
 
+        It is saved if a token of this user is: one of a virtual account never is.
         `get_user` does so by itself, once for all callers. Raises as `get_access_token`; when the
         refresh token has expired (42002) or was refused (40030) the user has to authorize again.
         """
         with self._calls.one():
-            return await self._save(await self._api.refresh_oauth_token(refresh_token, self._now()))
+            token = await self._api.refresh_oauth_token(refresh_token, self._now())
+            async with self._tokens.lock(token.open_id):
+                saved = await self._saved_before(token.open_id)
+                return token if saved is None else await self._save(_knowing(token, saved))
 
     async def get_user(self, open_id: str, lang: str = "zh_CN") -> OAuthUser:
         """Ask for the profile of a user who has logged in, with the token that was saved then.
@@ -287,9 +296,9 @@ class WeChatOAuth:
         """
         with self._calls.one():
             token = await self._trade_of_person(code)
-            if _WITH_PROFILE.isdisjoint(token.scope.split(",")):
-                return OAuthUser(token.open_id, token.union_id)
-            return await self._api.get_oauth_user(token)
+            if _has_profile(token):
+                return await self._api.get_oauth_user(token)
+            return OAuthUser(token.open_id, token.union_id)
 
     async def verify_token(self, open_id: str, access_token: str) -> bool:
         """Ask WeChat whether an access token is this user's and still good.
@@ -350,7 +359,15 @@ class WeChatOAuth:
 
     async def _trade(self, code: str) -> OAuthToken:
         token = await self._api.code_to_oauth_token(code, self._now())
-        return token if token.is_snapshot_user else await self._save(token)
+        if token.is_snapshot_user:
+            return token
+        async with self._tokens.lock(token.open_id):
+            saved = await self._saved_before(token.open_id)
+            if saved is not None:
+                token = _knowing(token, saved)
+                if _has_profile(saved) and not _has_profile(token):
+                    return token  # the wider one is good for more, and for as long
+            return await self._save(token)
 
     async def _trade_of_person(self, code: str) -> OAuthToken:
         token = await self._trade(code)
@@ -373,20 +390,28 @@ class WeChatOAuth:
             raise NoOAuthTokenError(f"No token of {open_id!r} is saved: authorize first.")
         return token
 
+    async def _saved_before(self, open_id: str) -> OAuthToken | None:
+        """What is there before a login replaces it."""
+        try:
+            return await self._tokens.get(open_id)
+        except StoreError as error:
+            # Damaged, and now replaced; when the store is down, saving says so.
+            logger.warning("A saved OAuth token could not be read: %s", error)
+            return None
+
     async def _refreshed(self, stale: OAuthToken) -> OAuthToken:
         return await self._refreshes.join(stale, partial(self._refresh, stale))
 
     async def _refresh(self, stale: OAuthToken) -> OAuthToken:
         """Refresh a token while all other processes are kept out, unless one of them has."""
-        async with self._tokens.lock(stale.open_id):
+        async with within_lock(self._tokens.lock(stale.open_id)):
             saved = await self._saved(stale.open_id)
             if saved != stale and saved.is_valid(self._now()):
                 return saved
             token = await self._api.refresh_oauth_token(saved.refresh_token, self._now())
             if token.open_id != saved.open_id:
                 raise InvalidResponseError("WeChat's answer has another openid than the token.")
-            # WeChat gives the unionid for the code, and not again.
-            return await self._save(replace(token, union_id=token.union_id or saved.union_id))
+            return await self._save(_knowing(token, saved))
 
     async def _get_mini_program_user(self, code: str, encrypted_data: str, iv: str) -> OAuthUser:
         session = await self._api.code_to_session(code)
@@ -407,15 +432,33 @@ class WeChatOAuth:
             records = open_records(tokens, self._connections, self._clock)
             self._opened = RecordOAuthTokenStore(records, app_id=self._app_id)
             return self._opened
-        if not isinstance(tokens, (tuple, list)):
+        functions: Any
+        if isinstance(tokens, (tuple, list)):
+            functions = tokens
+        elif hasattr(tokens, "lock") and hasattr(tokens, "spend_state"):
             return tokens
-        if len(tokens) != 2 or not all(map(callable, tokens)):
-            raise ConfigurationError("tokens must be a pair of functions: get_token, save_token.")
-        return FunctionOAuthTokenStore(tokens, clock=self._clock)
+        else:  # a store that can do no more than two functions could
+            functions = getattr(tokens, "get", None), getattr(tokens, "save", None)
+        if len(functions) != 2 or not all(map(callable, functions)):
+            raise ConfigurationError(
+                "tokens must be a URL, an OAuthTokenStore, or a pair of functions: "
+                "get_token, save_token, both async."
+            )
+        return FunctionOAuthTokenStore(functions, clock=self._clock)
 
     def _now(self) -> int:
         """The time in Unix milliseconds."""
         return int(self._clock() * 1000)
+
+
+def _knowing(token: OAuthToken, saved: OAuthToken) -> OAuthToken:
+    """A newer token of the same user: WeChat gives the unionid for some codes, and not again."""
+    return replace(token, union_id=token.union_id or saved.union_id)
+
+
+def _has_profile(token: OAuthToken) -> bool:
+    """Whether the user has granted their profile."""
+    return not _WITH_PROFILE.isdisjoint(token.scope.split(","))
 
 
 def _escape(text: str) -> str:

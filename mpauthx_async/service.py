@@ -67,7 +67,8 @@ class MPAuthX:
         max_concurrent_logins: how many logins are worked on at once; others wait in order.
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to trade the codes of `authorize` than the app's own: a
-            ComponentExchange or a WeComExchange.
+            ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and calls
+            that need its own access token are not to be had.
         clock: tells the time in Unix seconds.
 
     Raises:
@@ -142,7 +143,7 @@ class MPAuthX:
         records = self._open_records(tokens)
         self._access_token: AppAccessToken | None = None
         self._own_web: WeChatOAuth | None = None
-        if records is not None:
+        if records is not None and exchange is None:  # else the app's own secret is not known
             self._access_token = AppAccessToken(
                 lambda force: self._api.get_stable_token(force_refresh=force),
                 records,
@@ -366,7 +367,8 @@ class MPAuthX:
             WeChatAPIError: WeChat refused.
             HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError,
             ConnectionFailedError: WeChat did not answer as it should.
-            ConfigurationError: `tokens` is no URL, and the connections know no Redis.
+            ConfigurationError: `tokens` is no URL and the connections know no Redis, or there is
+                an `exchange`.
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
@@ -467,6 +469,6 @@ class MPAuthX:
 
 def _no_records(what: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{what} a place that all processes share: give `tokens` as a URL, or `connections` with a "
-        "Redis."
+        f"{what} the app's own secret, so no `exchange`, and a place that all processes share: "
+        "give `tokens` as a URL, or `connections` with a Redis."
     )

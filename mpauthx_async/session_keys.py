@@ -114,19 +114,25 @@ class SessionKeys:
         # Only where no key was found is it of interest whether the session is alive.
         lost = [ref for ref, key in zip(refs, sealed_keys, strict=True) if key is None]
         ends = dict(zip(lost, await self._tokens.lookup(lost) if lost else (), strict=True))
-        found: list[CodeSession | Exception] = []
+        opened = await asyncio.get_running_loop().run_in_executor(
+            self._connections.executor, self._open_all, refs, sealed_keys
+        )
+        return [
+            session or (_lost() if ref not in ends or (ends[ref] or 0) > now else _invalid_token())
+            for ref, session in zip(refs, opened, strict=True)
+        ]
+
+    def _open_all(
+        self, refs: Sequence[SessionRef], sealed_keys: Sequence[str | None]
+    ) -> list[CodeSession | None]:
+        sessions: list[CodeSession | None] = []
         for ref, stored in zip(refs, sealed_keys, strict=True):
-            if stored is None:
-                end = ends[ref]
-                found.append(_lost() if end is not None and end > now else _invalid_token())
-                continue
-            sealed_key, _, open_id = stored.partition("|")
+            sealed_key, _, open_id = (stored or "").partition("|")
             session_key = self._sealer.open(ref.nonce, sealed_key)
-            if session_key is None:
-                found.append(_lost())
-            else:
-                found.append(CodeSession(open_id or ref.user_id, session_key))
-        return found
+            sessions.append(
+                None if session_key is None else CodeSession(open_id or ref.user_id, session_key)
+            )
+        return sessions
 
     async def _decrypt(self, sealed: "Sequence[_Sealed]") -> list[Any]:
         return await asyncio.get_running_loop().run_in_executor(

@@ -45,7 +45,8 @@ _HINTS = {
     40013: "Check app_id; the client must run under the same AppID.",
     40029: "The code is unknown, older than 5 minutes or another app's. Get a new one (wx.login or "
     "the authorize page) and check that client and server use the same AppID.",
-    40014: "The access token is none that WeChat gave out. Let the user authorize again.",
+    40014: "The access token is none that WeChat gave out. Get the app's anew; in a web login let "
+    "the user authorize again.",
     40030: "The refresh token is none that WeChat gave this app, or was withdrawn: the user has to "
     "authorize again.",
     40125: "Check app_secret; it may have been reset in WeChat's admin console.",
@@ -59,11 +60,13 @@ _HINTS = {
     41003: "The refresh token is missing: pass the refresh_token that came with the access token.",
     41004: "app_secret is missing.",
     41008: "The code is missing.",
-    42001: "The access token has expired: refresh it, or let the user authorize again.",
+    42001: "The access token has expired: get the app's anew; in a web login refresh the "
+    "user's, or let them authorize again.",
     42002: "The refresh token has expired, 30 days after the user authorized: they have to "
     "authorize again.",
     42007: "The user changed their password, which ended their tokens: they have to authorize "
     "again.",
+    45009: "The day's number of calls is used up.",
     45011: "Too many logins of this user (100 a minute). Keep the token instead of logging in "
     "for each request.",
     48001: "The user has not granted this, or the app may not ask for it. Authorize with the scope "

@@ -316,6 +316,18 @@ async def test_a_refused_token_that_wechat_gives_again_is_refreshed_by_force(
     assert fetch.asked == [False, False, True]
 
 
+async def test_a_token_that_is_refused_for_good_does_not_use_up_the_days_forced_refreshes(
+    access: AppAccessToken, fetch: Fetches, clock: Clock
+) -> None:
+    refused = await access.get()
+    for _ in range(25):
+        refused = await access.get(refused=refused)
+    assert fetch.asked.count(True) == 1
+    clock.now += 7200
+    await access.get(refused=refused)
+    assert fetch.asked.count(True) == 2
+
+
 async def test_who_had_the_token_before_the_last_one_gets_the_last_one(
     access: AppAccessToken, fetch: Fetches
 ) -> None:

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from mpauthx_async import (
     ComponentExchange,
+    ConfigurationError,
     Connections,
     DecryptionError,
     IdentityMismatchError,
@@ -269,7 +270,7 @@ async def test_whatever_is_in_a_token_or_code_arrives_unchanged(
     )
 
 
-async def test_each_door_has_its_own_hosts_and_all_else_goes_to_wechats(
+async def test_each_door_has_its_own_hosts_and_the_secret_goes_to_no_other(
     make: Callable[..., MPAuthX],
 ) -> None:
     wechats = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
@@ -285,7 +286,13 @@ async def test_each_door_has_its_own_hosts_and_all_else_goes_to_wechats(
             )
             assert auth._api._door._hosts == hosts
             assert auth._api._http._hosts == wechats
-            assert auth._own_web._api._http._hosts == wechats
+            if exchange is None:
+                assert auth._own_web._api._http._hosts == wechats
+            else:
+                with pytest.raises(ConfigurationError, match="exchange"):
+                    await auth.access_token()
+                with pytest.raises(ConfigurationError, match="exchange"):
+                    await auth.authorize_web("code")
             await auth.close()
 
 

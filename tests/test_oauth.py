@@ -499,6 +499,75 @@ class TestSnapshotUsers:
         assert caught.value.code == StatusCode.snapshot_user == 6103
         assert asked(wx, "/sns/userinfo") == 0
 
+    async def test_nor_does_a_refresh_store_one(
+        self, oauth: WeChatOAuth, wx: WeChatSimulator
+    ) -> None:
+        token = await oauth.get_access_token(wx.web_login("nobody", snapshot=True))
+        await oauth.refresh_access_token(token.refresh_token)
+        with pytest.raises(NoOAuthTokenError):
+            await oauth.get_user("nobody")
+
+
+class TestWhatIsKnownOfAUser:
+    async def test_a_silent_login_knows_the_union_id_of_an_earlier_one(
+        self, oauth: WeChatOAuth, wx: WeChatSimulator
+    ) -> None:
+        await oauth.get_access_token(wx.web_login("bob", "union-bob"))
+        silent = wx.web_login("bob", "union-bob", scope="snsapi_base")
+        assert (await oauth.identify(silent)).id == "union-bob"
+
+    async def test_a_silent_login_does_not_narrow_what_the_user_has_granted(
+        self, oauth: WeChatOAuth, wx: WeChatSimulator
+    ) -> None:
+        await oauth.get_access_token(wx.web_login("bob"))
+        await oauth.get_access_token(wx.web_login("bob", scope="snsapi_base"))
+        assert (await oauth.get_user("bob")).open_id == "bob"
+
+    async def test_a_refresh_by_hand_keeps_the_union_id(
+        self, oauth: WeChatOAuth, wx: WeChatSimulator
+    ) -> None:
+        token = await oauth.get_access_token(wx.web_login("bob", "union-bob"))
+        assert (await oauth.refresh_access_token(token.refresh_token)).union_id == "union-bob"
+
+    async def test_a_login_during_a_refresh_is_not_overwritten_by_it(
+        self, wx: WeChatSimulator, clock: Clock, gate: Gate
+    ) -> None:
+        async with service(wx, gate.functions, clock) as oauth:
+            await oauth.get_access_token(wx.web_login("bob", scope="snsapi_base"))
+            clock.now += 7200
+            gate.shut()
+            refreshing = asyncio.ensure_future(oauth.get_user("bob"))
+            await gate.came.wait()
+            login = asyncio.ensure_future(oauth.get_access_token(wx.web_login("bob")))
+            gate.may_pass.set()
+            await asyncio.gather(refreshing, login, return_exceptions=True)
+            assert (await oauth.get_user("bob")).open_id == "bob"
+
+    async def test_a_login_replaces_a_damaged_record(
+        self, wx: WeChatSimulator, clock: Clock, redis: Redis, redis_server: RedisServer
+    ) -> None:
+        async with service(wx, redis_server.url, clock) as oauth:
+            await oauth.get_access_token(wx.web_login("bob"))
+            (key,) = await redis.keys("mpauthx:r:*oauth_token*")
+            await redis.set(key, "{")
+            with pytest.raises(StoreError, match="damaged"):
+                await oauth.get_user("bob")
+            await oauth.get_access_token(wx.web_login("bob"))
+            assert (await oauth.get_user("bob")).open_id == "bob"
+
+    async def test_a_store_that_gets_and_saves_is_enough(
+        self, wx: WeChatSimulator, clock: Clock
+    ) -> None:
+        class Store:
+            def __init__(self) -> None:
+                kept = DictOAuthTokenStore()
+                self.get, self.save = kept.get, kept.save
+
+        async with service(wx, Store(), clock) as oauth:
+            await oauth.get_access_token(wx.web_login("bob"))
+            clock.now += 7200
+            assert (await oauth.get_user("bob")).open_id == "bob"
+
 
 class TestMiniProgramMode:
     async def test_a_code_with_sealed_data_gives_the_profile(

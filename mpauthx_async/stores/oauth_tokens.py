@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -26,7 +27,7 @@ _LIFE = 30 * 86_400  # seconds: what WeChat gives a refresh token
 
 
 class RecordOAuthTokenStore:
-    """Keeps OAuth tokens as JSON in records, each as long as its refresh token lives.
+    """Keeps OAuth tokens as JSON in records, each for 30 days after it was written.
 
     Args:
         records: where. They are closed together with this store.
@@ -66,7 +67,7 @@ class RecordOAuthTokenStore:
 
     async def spend_state(self, nonce: str, ttl: float) -> bool:
         """Use a state up; True for the first who does, in any process."""
-        return await self._records.add(self._key("oauth_state", nonce), "", ttl)
+        return await self._records.add(self._key("oauth_state", nonce), secrets.token_hex(8), ttl)
 
     async def close(self) -> None:
         """Close the records."""

@@ -1,9 +1,18 @@
 """What is kept as named texts with a lifetime: OAuth tokens, used states, an app's own token."""
 
-from contextlib import AbstractAsyncContextManager
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
-__all__ = ["Records"]
+from ..errors import ConnectionFailedError
+
+__all__ = ["LOCK_TTL", "Records", "within_lock"]
+
+LOCK_TTL = 15.0
+"""Seconds after which a lock ends whose holder died."""
+
+_LONGEST_WORK = 12.0  # seconds: less than a lock lasts
 
 
 class Records(Protocol):
@@ -19,7 +28,10 @@ class Records(Protocol):
         """Write a record, in place of an earlier one, for `ttl` seconds."""
 
     async def add(self, key: str, text: str, ttl: float) -> bool:
-        """Write a record for `ttl` seconds if there is none; of all who try one gets True."""
+        """Write a record for `ttl` seconds if there is none; of all who try one gets True.
+
+        The text has to be nobody else's: a store may repeat the write when its answer was lost.
+        """
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
         """Keep all others out, in any process, while `async with` lasts.
@@ -30,3 +42,22 @@ class Records(Protocol):
 
     async def close(self) -> None:
         """Close what was opened here, after what is in progress; may be called again."""
+
+
+@asynccontextmanager
+async def within_lock(lock: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
+    """Hold a lock while WeChat is asked, and give up before the lock would end by itself.
+
+    Raises:
+        ConnectionFailedError: WeChat took too long, with all retries.
+    """
+    async with lock:
+        try:
+            async with asyncio.timeout(_LONGEST_WORK) as timeout:
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise ConnectionFailedError(
+                "WeChat did not answer in time; the call can be repeated.", sent=True
+            ) from None

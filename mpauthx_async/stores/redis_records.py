@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from ..errors import MPAuthXError, StoreError
+from .records import LOCK_TTL
 from .redis_database import AnyRedis, RedisDatabase
 
 __all__ = ["RedisRecords"]
 
 logger = logging.getLogger(__name__)
 
-_LOCK_TTL = 15.0  # seconds: longer than WeChat is waited for
 _POLL = 0.05  # seconds between two looks at a lock that another holds
 
 
@@ -31,7 +31,7 @@ class RedisRecords:
         lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long.
     """
 
-    def __init__(self, redis: AnyRedis, *, lock_ttl: float = _LOCK_TTL) -> None:
+    def __init__(self, redis: AnyRedis, *, lock_ttl: float = LOCK_TTL) -> None:
         self._database = RedisDatabase(redis)
         self._lock_ttl = lock_ttl
 
@@ -50,7 +50,11 @@ class RedisRecords:
     async def add(self, key: str, text: str, ttl: float) -> bool:
         """Write a record for `ttl` seconds if there is none; of all who try one gets True."""
         with self._database.trip() as redis:
-            return bool(await redis.set(_key(key), text, px=_milliseconds(ttl), nx=True))
+            if await redis.set(_key(key), text, px=_milliseconds(ttl), nx=True):
+                return True
+            # redis-py repeats a write whose answer was lost: then what is there is ours.
+            value: bytes | str | None = await redis.get(_key(key))
+            return value in (text, text.encode())
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:

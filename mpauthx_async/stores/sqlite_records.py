@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from ..errors import MPAuthXError, StoreError
+from .records import LOCK_TTL
 from .sqlite_database import Database, SqliteDatabase, transaction
 
 __all__ = ["SqliteRecords"]
@@ -18,7 +19,6 @@ __all__ = ["SqliteRecords"]
 logger = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT = 5.0  # seconds
-_LOCK_TTL = 15.0  # seconds: longer than WeChat is waited for
 _POLL = 0.05  # seconds between two looks at a lock that another holds, at most
 
 # When SQLite's text is no UTF-8, its exception quotes it: as a blob it is only damaged.
@@ -53,7 +53,7 @@ class SqliteRecords:
         database: Database,
         *,
         busy_timeout: float = _BUSY_TIMEOUT,
-        lock_ttl: float = _LOCK_TTL,
+        lock_ttl: float = LOCK_TTL,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = SqliteDatabase(database, busy_timeout, _create_table)
