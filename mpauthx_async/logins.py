@@ -18,7 +18,7 @@ from .errors import ClosedError, IdentityMismatchError, MPAuthXError, UserNotFou
 from .models import AuthResult, CodeSession, NewSession, SessionRef, Subject, User, is_user_id
 from .session_keys import SessionKeySealer, with_open_id
 from .stores import TokenStore, UserStore
-from .tokens import TokenSigner, new_nonce
+from .tokens import TokenSigner, new_nonce, new_nonces
 from .userdata import decrypt_user_data
 
 __all__ = ["Logins", "SealedData"]
@@ -219,7 +219,7 @@ class Logins:
 
     def _read(self, logins: "Sequence[_Login]", now: int) -> "list[_Arrival | Exception]":
         """Make the users of logins, decrypting what the clients sent; and seal the session keys."""
-        nonces = [new_nonce() for _ in logins]
+        nonces = new_nonces(len(logins))
         session_keys = [
             login.traded.session_key if isinstance(login.traded, CodeSession) else ""
             for login in logins

@@ -313,6 +313,8 @@ def _text(value: object) -> str | None:
     """A text that every store can keep, of what may be anything; None for what is no text."""
     if not isinstance(value, str):
         return None
+    if value.isascii():  # of no cost, and most often so
+        return value
     try:
         value.encode()
     except UnicodeEncodeError:  # half an emoji

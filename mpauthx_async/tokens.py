@@ -16,7 +16,15 @@ from typing import NamedTuple
 from .errors import ConfigurationError, ParameterError
 from .models import SessionRef, is_user_id
 
-__all__ = ["TokenParts", "TokenSigner", "digest", "keyed_macs", "new_nonce", "parse_token"]
+__all__ = [
+    "TokenParts",
+    "TokenSigner",
+    "digest",
+    "keyed_macs",
+    "new_nonce",
+    "new_nonces",
+    "parse_token",
+]
 
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MIN_KEY = 16  # bytes
@@ -54,7 +62,13 @@ def parse_token(token: object) -> TokenParts | None:
 
 def new_nonce() -> str:
     """Make the random part of a new token: 128 random bits as 22 characters of base64url."""
-    return _encode(secrets.token_bytes(_NONCE))
+    return new_nonces(1)[0]
+
+
+def new_nonces(count: int) -> list[str]:
+    """Make the random parts of several new tokens: see `new_nonce`."""
+    raw = secrets.token_bytes(_NONCE * count)
+    return [_encode(raw[start : start + _NONCE]) for start in range(0, len(raw), _NONCE)]
 
 
 class TokenSigner:

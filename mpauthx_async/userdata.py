@@ -105,7 +105,12 @@ def _open(session_key: str, encrypted_data: str, iv: str) -> dict[str, Any] | No
 
 
 def _decode_base64(text: str) -> bytes:
-    repaired = text.encode("ascii").translate(_REPAIR, b"\r\n\t").rstrip(b"=")
+    encoded = text.encode("ascii")
+    try:
+        return binascii.a2b_base64(encoded, strict_mode=True)  # nearly always it came undamaged
+    except binascii.Error:
+        pass
+    repaired = encoded.translate(_REPAIR, b"\r\n\t").rstrip(b"=")
     return binascii.a2b_base64(repaired + b"=" * (-len(repaired) % 4), strict_mode=True)
 
 
