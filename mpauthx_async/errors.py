@@ -85,7 +85,7 @@ class ConnectionFailedError(MPAuthXError):
 
     code = StatusCode.http_request_error_event
 
-    def __init__(self, message: str, *, sent: bool) -> None:
+    def __init__(self, message: str, *, sent: bool = True) -> None:
         super().__init__(message)
         self.sent = sent
 

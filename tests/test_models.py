@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import pytest
 from hypothesis import given, settings
@@ -367,6 +368,20 @@ def test_an_error_tells_what_it_knows():
         "WeChat answered errcode 40029, 'invalid code' (rid 6129ee10): Log in again."
     )
     assert str(WeChatAPIError(99999, "oh")) == "WeChat answered errcode 99999, 'oh'"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreError("down"),
+        HTTPStatusError("It answered 502.", 502),
+        ConnectionFailedError("No connection.", sent=False),
+        WeChatAPIError(40029, "invalid code", rid="6129ee10", hint="Log in again."),
+    ],
+)
+def test_an_error_comes_through_a_pickle_with_all_it_knows(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 # Names
