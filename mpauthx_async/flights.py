@@ -48,11 +48,13 @@ class Flights(Generic[Key, Result]):
             await asyncio.wait(self._tasks)
 
     async def _do(self, key: Key, work: Callable[[], Awaitable[Result]]) -> None:
-        outcome: Result | BaseException
         try:
-            outcome = await work()
-        except BaseException as error:  # noqa: BLE001 (it goes to the callers)
-            outcome = error
-        callers = self._callers.pop(key)  # from here on nobody can join
-        if not settle(callers, outcome) and isinstance(outcome, Exception):
-            logger.warning("A call that was given up failed: %s", outcome)
+            result = await work()
+        except BaseException as error:
+            anybody = settle(self._callers.pop(key), error)
+            if not isinstance(error, Exception):
+                raise  # this task was cancelled, or the process is told to end
+            if not anybody:
+                logger.warning("A call that was given up failed: %s", error)
+        else:
+            settle(self._callers.pop(key), result)

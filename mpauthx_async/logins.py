@@ -152,8 +152,10 @@ class Logins:
         try:
             login.traded = await login.trade()
             answer = self._traded.submit(login)
-        except BaseException as error:  # noqa: BLE001 (it goes to the callers)
+        except BaseException as error:
             self._end(login, error)
+            if not isinstance(error, Exception):
+                raise  # this task was cancelled, or the process is told to end
         else:
             answer.add_done_callback(partial(self._end_with, login))
 
