@@ -171,18 +171,16 @@ class SessionKeySealer:
             What to store for each; None for what is no session key.
         """
         keys = [_session_key_bytes(session_key) for _, session_key in items]
-        ivs = secrets.token_bytes(_IV * len(items))
-        starts = range(0, len(ivs), _IV)
-        # Of each record the two counter blocks that GCM uses: for the tag and for the 16 bytes.
-        counters = b"".join(
-            ivs[start : start + _IV] + counter for start in starts for counter in _COUNTERS
-        )
+        ivs = [secrets.token_bytes(_IV) for _ in items]
+        # Of each record the two blocks that GCM encrypts: for the tag and for the 16 bytes.
+        counters = b"".join(iv + counter for iv in ivs for counter in _COUNTERS)
         stream = AES.new(self._keys[0], AES.MODE_ECB).encrypt(counters) if items else b""
+        starts = range(0, len(stream), 2 * _BLOCK)
         return [
             None
             if key is None
-            else self._record(nonce, key, ivs[12 * i : 12 * i + 12], stream[32 * i : 32 * i + 32])
-            for i, ((nonce, _), key) in enumerate(zip(items, keys, strict=True))
+            else self._record(nonce, key, iv, stream[start : start + 2 * _BLOCK])
+            for (nonce, _), key, iv, start in zip(items, keys, ivs, starts, strict=True)
         ]
 
     def open(self, nonce: str, sealed_key: str) -> str | None:
