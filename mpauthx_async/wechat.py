@@ -18,6 +18,7 @@ _CODE = re.compile(r"[\x21-\x7e]{1,512}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,1024}")
 _NOT_GOOD = (40001, 40003, 40014, 42001, 42007)  # WeChat's errcodes for an access token
 _INVALID_SIGNATURE = 87009  # WeChat's errcode for a session key that is not the user's
+_LONGEST_LIFE = 31_536_000  # seconds: WeChat gives 7,200
 _LANGUAGES = ("zh_CN", "zh_TW", "en")
 _CREDENTIAL = re.compile(r"[\x20-\x7e]+")
 
@@ -162,7 +163,7 @@ class WeChatAPI:
             },
         )
         token, expires_in = answer.get("access_token"), answer.get("expires_in")
-        if not _is_token(token) or type(expires_in) is not int:
+        if not _is_token(token) or not _is_lifetime(expires_in):
             raise InvalidResponseError("WeChat's answer has no access_token and expires_in.")
         return token, expires_in
 
@@ -244,6 +245,10 @@ def _is_token(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
 
+def _is_lifetime(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value <= _LONGEST_LIFE
+
+
 def _check_token(name: str, value: object) -> None:
     if not _is_token(value):
         raise ParameterError(f"{name} is required, as WeChat gave it.")
@@ -277,7 +282,7 @@ def _oauth_token(answer: Mapping[str, Any], now: int) -> OAuthToken:
         not is_user_id(open_id)
         or not _is_token(access_token)
         or not _is_token(refresh_token)
-        or type(expires_in) is not int
+        or not _is_lifetime(expires_in)
     ):
         raise InvalidResponseError(
             "WeChat's answer has no openid, access_token, refresh_token and expires_in."
