@@ -4,8 +4,10 @@ import os
 import platform
 import resource
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeAlias
 
 from tests.redis_server import find_redis_server
 
@@ -14,6 +16,7 @@ __all__ = ["OtherWork", "machine_facts"]
 _PACKAGES = ("redis", "hiredis", "aiohttp", "aiosqlite", "pycryptodome", "uvloop")
 _STAT = Path("/proc/stat")
 _TOO_MUCH = 0.1
+_CPUTime: TypeAlias = tuple[float, float, float]
 
 
 def machine_facts() -> dict[str, object]:
@@ -36,14 +39,19 @@ class OtherWork:
 
     Where parties need different numbers of CPUs, what others take distorts even their ratios: a
     party that keeps two busy loses more by it than one that keeps one busy.
+
+    Args:
+        cpu_time: gives seconds of all CPUs: in total, not idle, and of this process with its ended
+            children; None where that is not known.
     """
 
-    def __init__(self) -> None:
-        self._before = _cpu_time()
+    def __init__(self, cpu_time: Callable[[], _CPUTime | None] | None = None) -> None:
+        self._cpu_time = cpu_time or _cpu_time
+        self._before = self._cpu_time()
 
     def note(self) -> str:
         """Tell their share, once all processes started here have ended; empty off Linux."""
-        before, after = self._before, _cpu_time()
+        before, after = self._before, self._cpu_time()
         if before is None or after is None:
             return ""
         total, busy, own = (end - begin for begin, end in zip(before, after, strict=True))
@@ -52,8 +60,7 @@ class OtherWork:
         return f"Other processes took {share:.0%} of the CPUs meanwhile{verdict}."
 
 
-def _cpu_time() -> tuple[float, float, float] | None:
-    """Seconds of all CPUs: in total, not idle, and of this process with its ended children."""
+def _cpu_time() -> _CPUTime | None:
     if not _STAT.exists():
         return None
     ticks = [int(text) for text in _STAT.read_text().split("\n", 1)[0].split()[1:9]]
