@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -871,26 +871,20 @@ class TestSecrets:
             assert "GEHEIM2" not in await failure_of(oauth.get_user("bob"))
 
 
-class answering(Server):  # noqa: N801 (reads as what it does)
+@asynccontextmanager
+async def answering(
+    clock: Clock, body: str, access_token: str = "access-token"
+) -> AsyncIterator[WeChatOAuth]:
     """A service whose WeChat gives one answer to everything, and which has a token of bob."""
-
-    def __init__(self, clock: Clock, body: str, access_token: str = "access-token") -> None:
-        super().__init__(Answer(body))
-        self._clock = clock
-        self._token = access_token
-
-    async def __aenter__(self) -> WeChatOAuth:  # type: ignore[override]
-        await super().__aenter__()
-        kept, now = DictOAuthTokenStore(), int(self._clock() * 1000)
-        await kept.save("bob", OAuthToken("bob", self._token, "refresh", 7200, "", now))
-        self._oauth = WeChatOAuth(
-            app_id="wx0", app_secret="x" * 32, tokens=kept, api_base=self.url, clock=self._clock
-        )
-        return self._oauth
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._oauth.close()
-        await super().__aexit__(*error)
+    kept, now = DictOAuthTokenStore(), int(clock() * 1000)
+    await kept.save("bob", OAuthToken("bob", access_token, "refresh", 7200, "", now))
+    async with (
+        Server(Answer(body)) as server,
+        WeChatOAuth(
+            app_id="wx0", app_secret="x" * 32, tokens=kept, api_base=server.url, clock=clock
+        ) as oauth,
+    ):
+        yield oauth
 
 
 async def refusal(call: Any) -> int:

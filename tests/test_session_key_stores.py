@@ -5,17 +5,15 @@ Outages of each store are in test_store_failures.py as well: here are those of t
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from zlib import crc32
 
-import aiosqlite
 import pytest
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import Redis
 
 from mpauthx_async import ClosedError, RedisTokenStore, SqliteTokenStore, StoreError
-from mpauthx_async.stores.conformance import SessionKeyStoreConformance, new_session
+from mpauthx_async.stores.conformance import new_session
 
 from .redis_server import RedisServer
 
@@ -27,41 +25,6 @@ INDEX = f"mpauthx:u:{{shop:{BUCKET}}}:alice"
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "tokens.db"
-
-
-class TestSqliteFile(SessionKeyStoreConformance):
-    @pytest.fixture
-    async def store(self, path: Path) -> AsyncIterator[SqliteTokenStore]:
-        async with SqliteTokenStore(path) as store:
-            yield store
-
-
-class TestSqliteConnection(SessionKeyStoreConformance):
-    @pytest.fixture
-    async def store(self, path: Path) -> AsyncIterator[SqliteTokenStore]:
-        async with aiosqlite.connect(path) as connection:
-            yield SqliteTokenStore(connection)
-
-
-class TestRedis(SessionKeyStoreConformance):
-    @pytest.fixture
-    async def store(self, redis: Redis) -> RedisTokenStore:
-        return RedisTokenStore(redis)
-
-
-class TestRedisDecodingResponses(SessionKeyStoreConformance):
-    @pytest.fixture
-    async def store(
-        self, redis: Redis, redis_server: RedisServer
-    ) -> AsyncIterator[RedisTokenStore]:
-        async with Redis.from_url(redis_server.url, decode_responses=True) as client:
-            yield RedisTokenStore(client)
-
-
-class TestRedisCluster(SessionKeyStoreConformance):
-    @pytest.fixture
-    async def store(self, cluster: RedisCluster) -> RedisTokenStore:
-        return RedisTokenStore(cluster)
 
 
 class TestRedisRecords:

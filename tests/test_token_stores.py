@@ -27,7 +27,11 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.stores import open_token_store
-from mpauthx_async.stores.conformance import TokenStoreConformance, new_session
+from mpauthx_async.stores.conformance import (
+    SessionKeyStoreConformance,
+    TokenStoreConformance,
+    new_session,
+)
 from mpauthx_async.stores.sqlite_database import SqliteDatabase
 
 from .redis_server import RedisServer
@@ -43,27 +47,27 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tokens.db"
 
 
-class TestSqliteFile(TokenStoreConformance):
+class TestSqliteFile(TokenStoreConformance, SessionKeyStoreConformance):
     @pytest.fixture
     async def store(self, path: Path) -> AsyncIterator[SqliteTokenStore]:
         async with SqliteTokenStore(str(path)) as store:
             yield store
 
 
-class TestSqliteConnection(TokenStoreConformance):
+class TestSqliteConnection(TokenStoreConformance, SessionKeyStoreConformance):
     @pytest.fixture
     async def store(self, path: Path) -> AsyncIterator[SqliteTokenStore]:
         async with aiosqlite.connect(path) as connection:
             yield SqliteTokenStore(connection)
 
 
-class TestRedis(TokenStoreConformance):
+class TestRedis(TokenStoreConformance, SessionKeyStoreConformance):
     @pytest.fixture
     async def store(self, redis: Redis) -> RedisTokenStore:
         return RedisTokenStore(redis)
 
 
-class TestRedisDecodingResponses(TokenStoreConformance):
+class TestRedisDecodingResponses(TokenStoreConformance, SessionKeyStoreConformance):
     @pytest.fixture
     async def store(
         self, redis: Redis, redis_server: RedisServer
@@ -72,7 +76,7 @@ class TestRedisDecodingResponses(TokenStoreConformance):
             yield RedisTokenStore(client)
 
 
-class TestRedisByUrl(TokenStoreConformance):
+class TestRedisByUrl(TokenStoreConformance, SessionKeyStoreConformance):
     @pytest.fixture
     async def store(
         self, redis: Redis, redis_server: RedisServer
@@ -81,7 +85,7 @@ class TestRedisByUrl(TokenStoreConformance):
             yield store
 
 
-class TestRedisCluster(TokenStoreConformance):
+class TestRedisCluster(TokenStoreConformance, SessionKeyStoreConformance):
     @pytest.fixture
     async def store(self, cluster: RedisCluster) -> RedisTokenStore:
         return RedisTokenStore(cluster)
