@@ -171,16 +171,15 @@ class SessionKeySealer:
             What to store for each; None for what is no session key.
         """
         keys = [_session_key_bytes(session_key) for _, session_key in items]
-        ivs = [secrets.token_bytes(_IV) for _ in items]
+        ivs = _pieces(secrets.token_bytes(_IV * len(items)), _IV)
         # Of each record the two blocks that GCM encrypts: for the tag and for the 16 bytes.
         counters = b"".join(iv + counter for iv in ivs for counter in _COUNTERS)
         stream = AES.new(self._keys[0], AES.MODE_ECB).encrypt(counters) if items else b""
-        starts = range(0, len(stream), 2 * _BLOCK)
         return [
-            None
-            if key is None
-            else self._record(nonce, key, iv, stream[start : start + 2 * _BLOCK])
-            for (nonce, _), key, iv, start in zip(items, keys, ivs, starts, strict=True)
+            None if key is None else self._record(nonce, key, iv, piece)
+            for (nonce, _), key, iv, piece in zip(
+                items, keys, ivs, _pieces(stream, 2 * _BLOCK), strict=True
+            )
         ]
 
     def open(self, nonce: str, sealed_key: str) -> str | None:
@@ -284,6 +283,10 @@ def _session_key_bytes(session_key: str) -> bytes | None:
 
 def _encode(raw: bytes) -> str:
     return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE, b"=").decode()
+
+
+def _pieces(raw: bytes, size: int) -> list[bytes]:
+    return [raw[start : start + size] for start in range(0, len(raw), size)]
 
 
 def _nonce_bytes(nonce: str) -> bytes:
