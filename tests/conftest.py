@@ -9,9 +9,7 @@ from mpauthx_async import WeChatSimulator
 
 from .redis_server import RedisServer
 
-pytest.register_assert_rewrite(
-    "mpauthx_async.stores.conformance", "mpauthx_async.stores.oauth_conformance"
-)
+pytest.register_assert_rewrite("mpauthx_async.stores.conformance")
 
 
 @pytest.fixture(scope="session")

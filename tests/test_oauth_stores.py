@@ -29,7 +29,7 @@ from mpauthx_async import (
     StoreError,
 )
 from mpauthx_async.stores import FunctionOAuthTokenStore, open_records
-from mpauthx_async.stores.oauth_conformance import OAuthTokenStoreConformance, new_oauth_token
+from mpauthx_async.stores.conformance import OAuthTokenStoreConformance, new_oauth_token
 
 from .redis_server import RedisServer
 

@@ -2,8 +2,7 @@
 
 Stores speak in sequences, because the services ask for many callers at once; what is asked for
 rarely, OAuth tokens and other records, goes one by one. A store that cannot answer raises
-StoreError; it never guesses. `conformance.py` and `oauth_conformance.py` have the tests that every
-store passes.
+StoreError; it never guesses. `conformance` has the tests that every store passes.
 """
 
 import time

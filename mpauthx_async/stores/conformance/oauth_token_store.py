@@ -1,17 +1,13 @@
-"""The tests that every OAuthTokenStore passes, for users to run on a store of their own.
-
-Subclass the suite and let a pytest fixture named `store` give an empty store to each test, as
-`conformance.py` shows for the other kinds.
-"""
+"""The tests that every OAuthTokenStore passes."""
 
 import asyncio
 import time
 from contextlib import suppress
 from dataclasses import replace
 
-from ..models import OAuthToken
-from . import OAuthTokenStore
-from .conformance import UNUSUAL_IDS
+from ...models import OAuthToken
+from .. import OAuthTokenStore
+from .examples import UNUSUAL_IDS
 
 __all__ = ["OAuthTokenStoreConformance", "new_oauth_token"]
 
