@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -15,11 +14,9 @@ from .errors import (
     ConfigurationError,
     DecryptionError,
     ParameterError,
-    SessionKeyLostError,
 )
-from .flights import Flights
 from .logins import Logins, SealedData
-from .models import AuthResult, PhoneNumber, SessionRef, User
+from .models import AuthResult, PhoneNumber, User
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
 from .session_keys import SessionKeys, SessionKeySealer
@@ -134,33 +131,18 @@ class MPAuthX:
         self._lookups = Coalescer(self._tokens.lookup, max_in_flight=2)
         self._session_keys = SessionKeys(
             app_id=app_id,
+            api=self._api,
             signer=self._signer,
             sealer=sealer,
             tokens=self._tokens,
             connections=self._connections,
             clock=clock,
         )
-        records = self._open_records(tokens)
         self._access_token: AppAccessToken | None = None
         self._own_web: WeChatOAuth | None = None
-        if records is not None and exchange is None:  # else the app's own secret is not known
-            self._access_token = AppAccessToken(
-                lambda force: self._api.get_stable_token(force_refresh=force),
-                records,
-                f"access_token|{app_id}",
-                clock,
-            )
-            self._own_web = WeChatOAuth(
-                app_id=app_id,
-                app_secret=app_secret,
-                tokens=RecordOAuthTokenStore(records, app_id=app_id),
-                connections=self._connections,
-                api_base=API_HOSTS if api_base is None else api_base,
-                signing_keys=keys,
-                clock=clock,
-            )
+        if exchange is None:  # else the app's own secret is not known
+            self._open_app(app_id, app_secret, tokens, api_base, keys)
         self._web = web or self._own_web
-        self._resets: Flights[SessionRef | None, None] = Flights()
         self._calls = OpenCalls("This service")
 
     def __repr__(self) -> str:
@@ -338,11 +320,7 @@ class MPAuthX:
             As `decrypt` for the token, and as `access_token`.
         """
         with self._calls.one():
-            access_token = self._app_access()
-            _, session = await self._session_keys.of(token)
-            return await access_token.call(
-                partial(self._api.is_session_key_valid, session.open_id, session.session_key)
-            )
+            return await self._session_keys.check(token, self._app_access())
 
     async def reset_session(self, token: object) -> None:
         """Have WeChat replace the session key behind a token; the new one is kept.
@@ -355,8 +333,7 @@ class MPAuthX:
             And as `check_session`.
         """
         with self._calls.one():
-            reset = partial(self._reset_session, self._app_access(), token)
-            await self._resets.join(self._signer.verify(token), reset)
+            await self._session_keys.reset(token, self._app_access())
 
     async def access_token(self) -> str:
         """The app's own access token, for calls to WeChat of your own.
@@ -399,7 +376,6 @@ class MPAuthX:
         self._calls.refuse_more()
         await self._logins.close()
         await self._calls.close()
-        await self._resets.close()
         await self._lookups.close()
         await self._session_keys.close()
         if self._access_token is not None:
@@ -416,18 +392,6 @@ class MPAuthX:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    async def _reset_session(self, access_token: AppAccessToken, token: object) -> None:
-        ref, session = await self._session_keys.of(token)
-        session_key = await access_token.call(
-            partial(self._api.reset_session_key, session.open_id, session.session_key)
-        )
-        if session_key is None:
-            raise SessionKeyLostError(
-                "WeChat has replaced the session key: the client has to log in again, with "
-                "wx.login."
-            )
-        await self._session_keys.replace(ref, replace(session, session_key=session_key))
 
     def _app_access(self) -> AppAccessToken:
         if self._access_token is None:
@@ -449,6 +413,34 @@ class MPAuthX:
             found.avatar_url,
             created_at=now,
             updated_at=now,
+        )
+
+    def _open_app(
+        self,
+        app_id: str,
+        app_secret: str,
+        tokens: str | TokenStore,
+        api_base: str | Sequence[str] | None,
+        keys: Sequence[str | bytes],
+    ) -> None:
+        """Make what needs the app's own secret, if there is a place for what it keeps."""
+        records = self._open_records(tokens)
+        if records is None:
+            return
+        self._access_token = AppAccessToken(
+            lambda force: self._api.get_stable_token(force_refresh=force),
+            records,
+            f"access_token|{app_id}",
+            self._clock,
+        )
+        self._own_web = WeChatOAuth(
+            app_id=app_id,
+            app_secret=app_secret,
+            tokens=RecordOAuthTokenStore(records, app_id=app_id),
+            connections=self._connections,
+            api_base=API_HOSTS if api_base is None else api_base,
+            signing_keys=keys,
+            clock=self._clock,
         )
 
     def _open_records(self, tokens: str | TokenStore) -> Records | None:

@@ -6,11 +6,12 @@ import binascii
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from Crypto.Cipher import AES
 
+from .access_token import AppAccessToken
 from .coalescer import Coalescer
 from .connections import Connections
 from .errors import (
@@ -20,10 +21,12 @@ from .errors import (
     MPAuthXError,
     SessionKeyLostError,
 )
+from .flights import Flights
 from .models import CodeSession, SessionRef
 from .stores import SessionKeyStore, TokenStore
 from .tokens import TokenSigner, derived_keys
 from .userdata import decrypt_user_data
+from .wechat import WeChatAPI
 
 __all__ = ["SessionKeySealer", "SessionKeys", "with_open_id"]
 
@@ -33,6 +36,7 @@ class SessionKeys:
 
     Args:
         app_id: the app that the clients' data must be sealed for.
+        api: asks WeChat about session keys.
         signer: verifies the tokens.
         sealer: opens what the store keeps.
         tokens: the store; it has to be a SessionKeyStore once a key is asked for.
@@ -44,6 +48,7 @@ class SessionKeys:
         self,
         *,
         app_id: str,
+        api: WeChatAPI,
         signer: TokenSigner,
         sealer: "SessionKeySealer",
         tokens: TokenStore,
@@ -51,6 +56,7 @@ class SessionKeys:
         clock: Callable[[], float],
     ) -> None:
         self._app_id = app_id
+        self._api = api
         self._signer = signer
         self._sealer = sealer
         self._tokens = tokens
@@ -58,6 +64,7 @@ class SessionKeys:
         self._clock = clock
         self._finds = Coalescer(self._find, max_in_flight=2)
         self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
+        self._resets: Flights[SessionRef | None, None] = Flights()
 
     async def of(self, token: object) -> tuple[SessionRef, CodeSession]:
         """Find the session that a token stands for, and what WeChat gave for it.
@@ -80,14 +87,29 @@ class SessionKeys:
         payload: dict[str, Any] = await self._decryptions.submit(sealed)
         return payload
 
-    async def replace(self, ref: SessionRef, session: CodeSession) -> None:
-        """Keep another session key for a session.
+    async def check(self, token: object, access_token: AppAccessToken) -> bool:
+        """Ask WeChat whether the session key of a token is still the user's."""
+        _, session = await self.of(token)
+        return await access_token.call(
+            partial(self._api.is_session_key_valid, session.open_id, session.session_key)
+        )
 
-        Raises:
-            InvalidTokenError: the session has ended meanwhile.
-            InvalidResponseError: it is no session key.
-        """
-        (sealed_key,) = self._sealer.seal([(ref.nonce, session.session_key)])
+    async def reset(self, token: object, access_token: AppAccessToken) -> None:
+        """Have WeChat replace the session key of a token, once for all who ask meanwhile."""
+        ref = self._signer.verify(token)
+        await self._resets.join(ref, partial(self._reset, token, access_token))
+
+    async def _reset(self, token: object, access_token: AppAccessToken) -> None:
+        ref, session = await self.of(token)
+        session_key = await access_token.call(
+            partial(self._api.reset_session_key, session.open_id, session.session_key)
+        )
+        if session_key is None:
+            raise SessionKeyLostError(
+                "WeChat has replaced the session key: the client has to log in again, with "
+                "wx.login."
+            )
+        (sealed_key,) = self._sealer.seal([(ref.nonce, session_key)])
         if sealed_key is None:
             raise InvalidResponseError("WeChat's answer has a session_key that is none.")
         if not await self._store.replace_sealed_key(
@@ -97,6 +119,7 @@ class SessionKeys:
 
     async def close(self) -> None:
         """Take no more calls, and return when all that were taken are answered."""
+        await self._resets.close()
         await self._finds.close()
         await self._decryptions.close()
 

@@ -434,7 +434,7 @@ async def test_a_reset_goes_on_when_its_caller_is_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await caller
     wx.latency = 0
-    await auth._resets.close()  # which waits for it
+    await auth._session_keys._resets.close()  # which waits for it
     assert await auth.check_session(token) is True
     assert (await auth.decrypt(token, *wx.seal("bob", {"n": 1})))["n"] == 1
 
@@ -444,7 +444,7 @@ async def test_concurrent_resets_of_one_session_are_one(auth: MPAuthX, wx: WeCha
     await asyncio.gather(*(auth.reset_session(token) for _ in range(10)))
     assert asked(wx, RESET) == 1
     assert await auth.check_session(token) is True
-    assert not auth._resets._callers
+    assert not auth._session_keys._resets._callers
 
 
 async def test_a_cancelled_caller_harms_nobody_in_its_batch(
