@@ -1,8 +1,8 @@
-"""The status codes that results and errors carry."""
+"""The status codes that results and errors carry, and what can have become of a token."""
 
 from enum import IntEnum
 
-__all__ = ["StatusCode"]
+__all__ = ["StatusCode", "TokenStatus"]
 
 
 class StatusCode(IntEnum):
@@ -32,4 +32,23 @@ class StatusCode(IntEnum):
     snapshot_user = 6103
     invalid_token = 6104
     session_key_lost = 6105
+    banned = 6106
     unknown_error = 9999
+
+
+class TokenStatus(IntEnum):
+    """What has become of a token. Those below zero are remembered, for a time, of dead sessions."""
+
+    active = 1
+    unknown = 0
+    """Expired long enough ago, or never given out here."""
+    replaced = -1
+    """A newer login took its place."""
+    revoked = -2
+    """Logged out, or thrown out."""
+    banned = -3
+    """Its user was banned."""
+    rotated = -4
+    """`rotate` gave the client another token in its place, which may be alive."""
+    reused = -5
+    """A token that had been rotated away was used again, a sign of theft: its session ended."""

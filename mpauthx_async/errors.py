@@ -5,6 +5,7 @@ from typing import ClassVar
 from .constants import StatusCode
 
 __all__ = [
+    "BannedError",
     "ClosedError",
     "ConfigurationError",
     "ConnectionFailedError",
@@ -175,3 +176,25 @@ class SessionKeyLostError(MPAuthXError):
     """No session key is kept for this token, or WeChat replaced it: the client has to log in."""
 
     code = StatusCode.session_key_lost
+
+
+class BannedError(MPAuthXError):
+    """The user is banned.
+
+    Attributes:
+        user_id: who is.
+        reason: why, as whoever banned them put it.
+        until: when the ban ends by itself, in Unix milliseconds; None for never.
+    """
+
+    code = StatusCode.banned
+
+    def __init__(self, user_id: str, reason: str, until: int | None) -> None:
+        super().__init__(user_id, reason, until)
+        self.user_id = user_id
+        self.reason = reason
+        self.until = until
+
+    def __str__(self) -> str:
+        end = "for ever" if self.until is None else f"until {self.until} (Unix milliseconds)"
+        return f"This user is banned {end}: {self.reason or 'no reason was given'}"

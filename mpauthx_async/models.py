@@ -2,16 +2,21 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from .errors import ConfigurationError
+
 __all__ = [
     "AuthResult",
+    "Ban",
     "CodeSession",
+    "LoginPolicy",
     "NewSession",
     "OAuthToken",
     "OAuthUser",
+    "OnlinePage",
     "PhoneNumber",
     "Session",
     "SessionRef",
@@ -38,11 +43,15 @@ class Subject(NamedTuple):
 
 
 class SessionRef(NamedTuple):
-    """Names one session; it comes out of a verified token."""
+    """Names one session, and one of its tokens; it comes out of a verified token.
+
+    `generation` tells how often the session's token had been rotated when this one was given out.
+    """
 
     sku: str
     user_id: str
     nonce: str
+    generation: int = 0
 
     @property
     def subject(self) -> Subject:
@@ -50,36 +59,83 @@ class SessionRef(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class NewSession:
-    """A session that is to begin.
+class LoginPolicy:
+    """Which sessions of a user live side by side; by default as many as they like.
 
     Attributes:
-        ref: its name.
-        issued_at: now, in Unix milliseconds.
+        max_sessions: how many; when there are more, the oldest are replaced. 1 is one only.
+        one_per_kind: whether a new session replaces those of the same kind of device.
+        shared_token: whether a login while a session lives gives its token again, with its life
+            begun anew, in place of a session of its own. It goes with neither of the others.
+
+    Raises:
+        ConfigurationError: for a policy that cannot be.
+    """
+
+    max_sessions: int | None = None
+    one_per_kind: bool = False
+    shared_token: bool = False
+
+    def __post_init__(self) -> None:
+        most = self.max_sessions
+        if most is not None and (type(most) is not int or most < 1):
+            raise ConfigurationError("max_sessions must be a whole number of at least 1, or None.")
+        if self.shared_token and (self.one_per_kind or most is not None):
+            raise ConfigurationError("With shared_token there is one session: no other rule helps.")
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """A session that is to begin; when that is, the store says.
+
+    Attributes:
+        ref: its name; its generation is 0.
         ttl: how long it lives, in milliseconds.
-        sole: whether every earlier session of the subject ends in the same step.
+        policy: which sessions of the subject it ends, in the same step.
         sealed_key: WeChat's session key, encrypted, to be kept for as long as the session lives;
             None when there is none. A store that keeps none leaves it.
+        device: what the user would know the device by.
+        device_kind: such as phone or desktop; None when the device's own name is its kind.
+        absolute_ttl: how long it lives at most, however often it is renewed or rotated, in
+            milliseconds; None for no such end.
     """
 
     ref: SessionRef
-    issued_at: int
     ttl: int
-    sole: bool = False
+    policy: LoginPolicy = LoginPolicy()
     sealed_key: str | None = field(default=None, repr=False)
-
-    def begun(self) -> "Session":
-        """The session that this becomes."""
-        return Session(self.ref, self.issued_at, self.issued_at + self.ttl)
+    device: str | None = None
+    device_kind: str | None = None
+    absolute_ttl: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session that a store keeps; `issued_at` and `expires_at` are Unix milliseconds."""
+    """A session that a store keeps. Times are Unix milliseconds, by the store's own clock.
+
+    Attributes:
+        ref: its name, with the generation of the token that is good now.
+        issued_at: when it began.
+        expires_at: when it ends unless it is renewed.
+        device: what the user would know the device by; None when the login did not say.
+        device_kind: such as phone or desktop; None when the login did not say.
+        last_seen: when its life was last renewed; None for one that was not, as with lives that
+            do not slide.
+        replaced: what its login ended, for whoever began it.
+    """
 
     ref: SessionRef
     issued_at: int
     expires_at: int
+    device: str | None = None
+    device_kind: str | None = None
+    last_seen: int | None = None
+    replaced: tuple[SessionRef, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def id(self) -> str:
+        """Names the session among those of its user, for as long as it lives. It is no secret."""
+        return self.ref.nonce
 
     @property
     def user_id(self) -> str:
@@ -88,6 +144,30 @@ class Session:
     @property
     def sku(self) -> str:
         return self.ref.sku
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """That a user may not log in.
+
+    Attributes:
+        user_id: whom it is about.
+        reason: why, as whoever banned them put it.
+        banned_at: since when, in Unix milliseconds.
+        until: when it ends by itself, in Unix milliseconds; None for never.
+    """
+
+    user_id: str
+    reason: str
+    banned_at: int
+    until: int | None = None
+
+
+class OnlinePage(NamedTuple):
+    """Some of the users who are online, and where the next page begins; None after the last."""
+
+    user_ids: Sequence[str]
+    cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,12 @@
 """The token's form: mint, parse, verify.
 
-A token is `openId|sku|session`, where session is the unpadded base64url of a random 16-byte nonce
-and a 16-byte keyed BLAKE2b MAC over all that stands before it. The stores keep the nonce and never
-the MAC, so what they hold is no usable token, and a forged token is refused without asking them.
+A token is `openId|sku|session`, where session is the unpadded base64url of a 16-byte nonce and a
+16-byte keyed BLAKE2b MAC over all that stands before it. The stores keep the nonce and never the
+MAC, so what they hold is no usable token, and a forged token is refused without asking them.
+
+Of the nonce's 16 bytes 12 are random and name the session; the last 4 count how often its token was
+rotated. So all tokens of a session name it, and a stolen one that comes after its successor is told
+by this number alone: nothing has to be remembered of each.
 """
 
 import hashlib
@@ -28,15 +32,15 @@ __all__ = [
 
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MIN_KEY = 16  # bytes
-_NONCE = 16  # bytes
+_NONCE = 12  # bytes
+_GENERATION = 4  # bytes
 _MAC = 16  # bytes
-_SESSION = 43  # characters: the base64 of nonce and MAC without padding
-_NONCE_TEXT = 22  # characters: the base64 of a nonce without padding
+_SESSION = 43  # characters: the base64 of nonce, generation and MAC without padding
+_NONCE_TEXT = 16  # characters: the base64 of a nonce
 _MAX_TOKEN = 128 + 1 + 64 + 1 + _SESSION  # characters
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _STANDARD = bytes.maketrans(b"-_+/", b"+/!!")
 _LAST_CHARACTERS = frozenset("AEIMQUYcgkosw048")  # of a session: 4 bits, and 2 that must be 0
-_NONCE_ENDS = "AQgw"  # the last character of a nonce's base64: 2 bits, and 4 that must be 0
 _REMEMBERED = 32_768  # verified tokens, some 450 bytes each
 
 
@@ -61,7 +65,7 @@ def parse_token(token: object) -> TokenParts | None:
 
 
 def new_nonce() -> str:
-    """Make the random part of a new token: 128 random bits as 22 characters of base64url."""
+    """Make the random part of a new token: 96 random bits as 16 characters of base64url."""
     return new_nonces(1)[0]
 
 
@@ -94,12 +98,13 @@ class TokenSigner:
         # A client sends its token with each request; only good ones get in here.
         self._verified: dict[str, SessionRef] = {}
 
-    def mint(self, user_id: str, nonce: str) -> str:
+    def mint(self, user_id: str, nonce: str, generation: int = 0) -> str:
         """Make the token of a session.
 
         Args:
             user_id: whose it is, 1 to 128 characters without `|`, white space or controls.
             nonce: the session's nonce, from `new_nonce`.
+            generation: how often the session's token has been rotated, below 2**32.
 
         Raises:
             ParameterError: for a user id that a token cannot hold.
@@ -108,9 +113,9 @@ class TokenSigner:
             raise ParameterError(
                 "A user id is 1 to 128 characters without '|', white space or control characters."
             )
-        raw_nonce = a2b_base64(nonce.encode().translate(_STANDARD) + b"==")
+        raw = a2b_base64(nonce.encode().translate(_STANDARD)) + generation.to_bytes(_GENERATION)
         head = f"{user_id}|{self._sku}|"
-        return head + _encode(raw_nonce + digest(self._macs[0], head.encode() + raw_nonce))
+        return head + _encode(raw + digest(self._macs[0], head.encode() + raw))
 
     def verify(self, token: object) -> SessionRef | None:
         """Tell which session a token stands for, if this app and sku ever gave it out.
@@ -143,13 +148,13 @@ class TokenSigner:
         except ValueError:
             return None
         # base64 has several spellings for the same bytes; only the one that mint writes is good.
-        if len(raw) != _NONCE + _MAC or session[-1] not in _LAST_CHARACTERS:
+        if len(raw) != _NONCE + _GENERATION + _MAC or session[-1] not in _LAST_CHARACTERS:
             return None
-        signed = encoded[:-_SESSION] + raw[:_NONCE]
+        signed = encoded[:-_SESSION] + raw[:-_MAC]
         for mac in self._macs:
-            if compare_digest(digest(mac, signed), raw[_NONCE:]):
-                nonce = session[: _NONCE_TEXT - 1] + _NONCE_ENDS[raw[_NONCE - 1] & 3]
-                return SessionRef(self._sku, user_id, nonce)
+            if compare_digest(digest(mac, signed), raw[-_MAC:]):
+                generation = int.from_bytes(raw[_NONCE:-_MAC])
+                return SessionRef(self._sku, user_id, session[:_NONCE_TEXT], generation)
         return None
 
 

@@ -11,7 +11,17 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..errors import ConfigurationError
-from ..models import NewSession, OAuthToken, Session, SessionRef, Subject, User
+from ..constants import TokenStatus
+from ..models import (
+    Ban,
+    NewSession,
+    OAuthToken,
+    OnlinePage,
+    Session,
+    SessionRef,
+    Subject,
+    User,
+)
 from .oauth_tokens import FunctionOAuthTokenStore, OAuthTokenFunctions, RecordOAuthTokenStore
 from .records import Records
 from .redis import RedisTokenStore
@@ -43,32 +53,116 @@ __all__ = [
 
 
 class TokenStore(Protocol):
-    """Keeps which sessions are alive. Every method raises StoreError when it cannot answer."""
+    """Keeps which sessions are alive, and for a time why others died.
 
-    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
+    Every method raises StoreError when it cannot answer. Time is the store's own, one clock for
+    all who use it. What a method does to one session or subject is one atomic step.
+    """
+
+    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
         """Begin sessions; each is wholly there or not at all.
 
-        They begin in the order given: of several sole ones of one subject the last lives.
-        Repeating it changes nothing, nor does it end what began since.
+        They begin in the order given, each under its policy: what it replaces ends in the same
+        step, and the new one never does. Repeating it changes nothing, nor does it end what began
+        since.
 
         Returns:
-            The session begun for each, in the same order.
+            The session begun for each, in the same order, with what it `replaced`; under a policy
+            of shared_token the one that lives already, if one does: the newest, its life begun
+            anew. The ban where the subject is banned; then nothing began.
         """
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
-        """Tell when sessions end, in Unix milliseconds; None for one that is not known.
+        """Tell when sessions end, in Unix milliseconds: above zero is alive. The hot path.
 
-        The hot path. A number below zero, which no store here writes yet, says why one died.
+        Returns:
+            Below zero the TokenStatus of a session that died, for as long as it would have lived,
+            30 days at most; TokenStatus.rotated for a ref of an earlier generation than the
+            session's; None for one that is not known, or expired.
         """
 
+    async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
+        """Read sessions in full; None for each that `lookup` would not call alive."""
+
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
-        """End sessions; True for each that was alive, once when it is named twice."""
+        """End sessions, of whatever generation; True for each that was alive, once when named
+        twice.
+        """
 
     async def sessions(self, subject: Subject) -> Sequence[Session]:
         """List the sessions of a subject that are alive, newest first."""
 
-    async def revoke_subject(self, subject: Subject) -> int:
-        """End all sessions of a subject; returns how many were alive."""
+    async def revoke_subject(self, subject: Subject, *, spared: str | None = None) -> int:
+        """End all sessions of a subject but the one of a nonce; returns how many were alive."""
+
+    async def rotate(
+        self, refs: Sequence[SessionRef], *, ttl: int, grace: int
+    ) -> Sequence[Session | TokenStatus]:
+        """Put the next generation in the place of each, its life begun anew.
+
+        Args:
+            refs: each names the generation that is good now.
+            ttl: how long the session lives from now on, in milliseconds, up to its absolute end.
+            grace: for how long a repetition gets the same answer, in milliseconds.
+
+        Returns:
+            The session, of the next generation; also for a ref of the generation before, within
+            its grace. Else why not: what `lookup` says, and TokenStatus.unknown.
+        """
+
+    async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
+        """End the sessions whose tokens of an earlier generation were used.
+
+        Left alone are the generation that is good now, and the one before within its grace.
+
+        Returns:
+            True for each session that this ended; its status is TokenStatus.reused from then on.
+        """
+
+    async def renew(self, refs: Sequence[SessionRef], *, ttl: int) -> Sequence[int | None]:
+        """Let the lives of sessions count from now, up to their absolute ends.
+
+        Written only where a tenth of the life has passed since the last time.
+
+        Args:
+            refs: of the generation that is good now.
+            ttl: how long they live, in milliseconds.
+
+        Returns:
+            As `lookup`.
+        """
+
+    async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
+        """Refuse the logins of a subject, and end all its sessions; returns how many were alive.
+
+        Args:
+            subject: whom; a ban that there is already is replaced.
+            reason: why: a text, which may be empty.
+            ttl: for how many milliseconds; None for ever.
+        """
+
+    async def unban(self, subject: Subject) -> bool:
+        """Let a subject log in again; False when it was not banned."""
+
+    async def ban_of(self, subject: Subject) -> Ban | None:
+        """Read the ban of a subject; None when there is none, or it is over."""
+
+    async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
+        """Page through the users with a living session, those who came online last first.
+
+        Whoever stays online while all pages are read is on one of them, and on one only.
+
+        Args:
+            sku: whose users.
+            cursor: of the page before; None for the first.
+            limit: how many users at most, at least 1. A page may have fewer before the last.
+
+        Raises:
+            ParameterError: for a cursor that is none.
+        """
+
+    async def online_count(self, sku: str) -> int:
+        """Count the users with a living session."""
 
 
 @runtime_checkable
