@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from ..errors import ConfigurationError
 from ..constants import TokenStatus
+from ..errors import ConfigurationError
 from ..models import (
     Ban,
     NewSession,

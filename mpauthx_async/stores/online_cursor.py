@@ -2,6 +2,7 @@
 
 import base64
 import re
+from contextlib import suppress
 from typing import NamedTuple, Self
 
 from ..errors import ParameterError
@@ -30,15 +31,14 @@ class OnlineCursor(NamedTuple):
     @classmethod
     def parse(cls, text: object) -> Self:
         """Read a cursor; ParameterError for what is none."""
-        try:
-            if not isinstance(text, str):
-                raise ValueError
-            padded = text.encode() + b"=" * (-len(text) % 4)
-            form = _FORM.fullmatch(base64.b64decode(padded, altchars=b"-_", validate=True).decode())
-            if form is None:
-                raise ValueError
-        except ValueError:
+        form = None
+        if isinstance(text, str):
+            padded = text + "=" * (-len(text) % 4)
+            with suppress(ValueError):
+                raw = base64.b64decode(padded, altchars=b"-_", validate=True)
+                form = _FORM.fullmatch(raw.decode())
+        if form is None:
             raise ParameterError(
                 "This is no cursor of `online`: give the one of the page before, or None."
-            ) from None
+            )
         return cls(int(form[1]), form[2])

@@ -3,107 +3,38 @@
 Keys, where the bucket is one of 256 chosen by the user id, so that everything of a user lies in
 one slot of a Redis Cluster:
 
-    mpauthx:t:{sku:bucket}:<nonce>    when the session ends, with the TTL that deletes it
-    mpauthx:u:{sku:bucket}:<user id>  hash, nonce to "issued_at expires_at", and a third word where
-                                      WeChat's session key is kept, encrypted; lives as long as
-                                      its longest session
+    mpauthx:t:{sku:bucket}:<nonce>    when the session ends, as an integer, with the TTL that
+                                      deletes it; once its token was rotated, how often behind it;
+                                      below zero why it died
+    mpauthx:g:{sku:bucket}:<nonce>    that a repeated rotation still gets its answer
+    mpauthx:b:{sku:bucket}:<user id>  the user's ban
+    mpauthx:u:{sku:bucket}            hash, user id to the user's sessions
+    mpauthx:o:{sku:bucket}, :l:, :e:  sorted sets of who is online
 
-Times are the application's Unix milliseconds; lives run by Redis's own clock. Every write is one
-script. Neither KEYS nor SCAN is ever sent.
+What is one for a bucket costs less than a key for each user, and lives as long as the longest
+session in it; each login clears the remains of a few others of its bucket away. What stands in the
+keys is told in `redis_scripts`. Every write is one script, all times are those of Redis's own
+clock, and neither KEYS nor SCAN is ever sent. A Redis that evicts keys (maxmemory-policy) forgets
+sessions, and the lists of users: give it `noeviction`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+import asyncio
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import Any, Self
 from zlib import crc32
 
-from ..models import NewSession, Session, SessionRef, Subject
+from ..constants import TokenStatus
+from ..models import Ban, LoginPolicy, NewSession, OnlinePage, Session, SessionRef, Subject
+from . import redis_scripts as scripts
+from .online_cursor import OnlineCursor
 from .redis_database import AnyRedis, RedisDatabase
 
 __all__ = ["RedisTokenStore"]
 
-Item = TypeVar("Item")
-
-# KEYS: for each session its subject's index and its own key.
-# ARGV: for each session: nonce, issued_at, ttl, sole, and its sealed key or nothing.
-# A session that is there already is being repeated: others may have begun since, so it is left.
-# A subject's dead fields are looked for among a few random ones at each login: all of them in a
-# hash of the usual size, and in a large one enough that the dead stay few, at constant cost. What
-# is dead Redis says, not the clock of whoever logs in: no living session drops out of the index.
-_ISSUE = """
-for i = 1, #KEYS, 2 do
-  local index, key, arg = KEYS[i], KEYS[i + 1], (i - 1) / 2 * 5 + 1
-  local nonce, issued_at, ttl = ARGV[arg], ARGV[arg + 1], tonumber(ARGV[arg + 2])
-  local prefix = string.sub(key, 1, #key - #nonce)
-  local expires_at = string.format('%d', issued_at + ttl)
-  if redis.call('SET', key, expires_at, 'NX', 'PX', ttl) then
-    if ARGV[arg + 3] == '1' then
-      for _, old in ipairs(redis.call('HKEYS', index)) do
-        if old ~= nonce then redis.call('DEL', prefix .. old) end
-      end
-      redis.call('DEL', index)
-    end
-    for _, old in ipairs(redis.call('HRANDFIELD', index, 8)) do
-      if redis.call('EXISTS', prefix .. old) == 0 then redis.call('HDEL', index, old) end
-    end
-    local details, sealed_key = issued_at .. ' ' .. expires_at, ARGV[arg + 4]
-    if sealed_key ~= '' then details = details .. ' ' .. sealed_key end
-    redis.call('HSET', index, nonce, details)
-    if redis.call('PTTL', index) < ttl then redis.call('PEXPIRE', index, ttl) end
-  end
-end
-"""
-
-# KEYS: for each session its subject's index and its own key. ARGV: their nonces.
-_REVOKE = """
-local ended = {}
-for i = 1, #ARGV do
-  redis.call('HDEL', KEYS[2 * i - 1], ARGV[i])
-  ended[i] = redis.call('DEL', KEYS[2 * i])
-end
-return ended
-"""
-
-# KEYS: the subject's index. ARGV: the prefix of its sessions' keys.
-_REVOKE_SUBJECT = """
-local ended = 0
-for _, nonce in ipairs(redis.call('HKEYS', KEYS[1])) do
-  ended = ended + redis.call('DEL', ARGV[1] .. nonce)
-end
-redis.call('DEL', KEYS[1])
-return ended
-"""
-
-# KEYS: the subject's index. ARGV: the prefix of its sessions' keys.
-_SESSIONS = """
-local alive = {}
-local all = redis.call('HGETALL', KEYS[1])
-for i = 1, #all, 2 do
-  if redis.call('EXISTS', ARGV[1] .. all[i]) == 1 then
-    alive[#alive + 1] = all[i]
-    alive[#alive + 1] = all[i + 1]
-  end
-end
-return alive
-"""
-
-# KEYS: for each session its subject's index and its own key. ARGV: their nonces.
-_SEALED_KEYS = """
-local found = {}
-for i = 1, #ARGV do
-  local details = redis.call('EXISTS', KEYS[2 * i]) == 1
-    and redis.call('HGET', KEYS[2 * i - 1], ARGV[i])
-  found[i] = details and string.match(details, '^%S+ %S+ (%S+)$') or ''
-end
-return found
-"""
-
-# KEYS: the subject's index and the session's own key. ARGV: its nonce, its new sealed key.
-_REPLACE_SEALED_KEY = """
-local details = redis.call('EXISTS', KEYS[2]) == 1 and redis.call('HGET', KEYS[1], ARGV[1])
-if not details then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], string.match(details, '^%S+ %S+') .. ' ' .. ARGV[2])
-return 1
-"""
+_BUCKETS = 256
+_AT_ONCE = 16  # buckets of a cluster that are asked at the same time
+_GENERATION = itemgetter(3)  # of a SessionRef
 
 
 class RedisTokenStore:
@@ -116,83 +47,160 @@ class RedisTokenStore:
 
     def __init__(self, redis: AnyRedis) -> None:
         self._database = RedisDatabase(redis)
-        client = self._database.client
-        self._issue_script = client.register_script(_ISSUE)
-        self._revoke_script = client.register_script(_REVOKE)
-        self._revoke_subject_script = client.register_script(_REVOKE_SUBJECT)
-        self._sessions_script = client.register_script(_SESSIONS)
-        self._sealed_keys_script = client.register_script(_SEALED_KEYS)
-        self._replace_sealed_key_script = client.register_script(_REPLACE_SEALED_KEY)
+        register = self._database.client.register_script
+        self._issue = register(scripts.ISSUE)
+        self._read = register(scripts.READ)
+        self._revoke = register(scripts.REVOKE)
+        self._sessions = register(scripts.SESSIONS)
+        self._revoke_subject = register(scripts.REVOKE_SUBJECT)
+        self._rotate = register(scripts.ROTATE)
+        self._end_reused = register(scripts.END_REUSED)
+        self._renew = register(scripts.RENEW)
+        self._ban = register(scripts.BAN)
+        self._online = register(scripts.ONLINE)
+        self._count_online = register(scripts.COUNT_ONLINE)
+        self._replace_sealed_key = register(scripts.REPLACE_SEALED_KEY)
 
-    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
-        """Begin sessions: key, expiry and index of each in one atomic step."""
-        for part in self._parts(sessions, lambda session: session.ref):
-            keys: list[str] = []
-            args: list[str | int] = []
-            for session in part:
-                ref = session.ref
-                keys += _keys(ref)
-                args += (ref.nonce, session.issued_at, session.ttl, int(session.sole))
-                args.append(session.sealed_key or "")
-            await self._call(self._issue_script, keys, args)
-        return [session.begun() for session in sessions]
+    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
+        """Begin sessions: token, list and expiry of each in one atomic step."""
+        answers = await self._each(
+            self._issue,
+            [session.ref for session in sessions],
+            [
+                (
+                    session.ref.user_id,
+                    session.ref.nonce,
+                    session.ttl,
+                    "" if session.absolute_ttl is None else session.absolute_ttl,
+                    "" if session.policy == _NO_RULE else _rule(session.policy),
+                    _words(session),
+                )
+                for session in sessions
+            ],
+        )
+        return [_issued(new, answer) for new, answer in zip(sessions, answers, strict=True)]
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         """Tell when sessions end, with one MGET."""
         if not refs:
             return []
-        # The hot path: _keys, written out.
+        # The hot path: _key, written out.
         keys = [
             f"mpauthx:t:{{{sku}:{crc32(user_id.encode()) & 255}}}:{nonce}"
-            for sku, user_id, nonce in refs
+            for sku, user_id, nonce, _ in refs
         ]
         with self._database.trip() as redis:
             mget = redis.mget_nonatomic if self._database.is_cluster else redis.mget
             values = await mget(keys)
-            return [None if value is None else int(value) for value in values]
+            if not any(map(_GENERATION, refs)):
+                try:
+                    return [None if value is None else int(value) for value in values]
+                except ValueError:  # the tokens of some were rotated
+                    pass
+            return [_end(value, ref) for value, ref in zip(values, refs, strict=True)]
+
+    async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
+        """Read sessions in full, with one script."""
+        found = [
+            _session(ref.subject, *answer) if answer else None
+            for ref, answer in zip(refs, await self._lines(refs), strict=True)
+        ]
+        return [
+            session if session and session.ref.generation == ref.generation else None
+            for ref, session in zip(refs, found, strict=True)
+        ]
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
-        """End sessions: key and index entry of each in one atomic step."""
-        ended: dict[SessionRef, bool] = {}
-        for part in self._parts(dict.fromkeys(refs), lambda ref: ref):
-            keys = [key for ref in part for key in _keys(ref)]
-            answers = await self._call(self._revoke_script, keys, [ref.nonce for ref in part])
-            ended.update((ref, bool(answer)) for ref, answer in zip(part, answers, strict=True))
-        # A session that was named twice ended once.
-        return [ended.pop(ref, False) for ref in refs]
+        """End sessions: token and list entry of each in one atomic step."""
+        args = [(ref.user_id, ref.nonce) for ref in refs]
+        return [bool(ended) for ended in await self._each(self._revoke, refs, args)]
 
     async def sessions(self, subject: Subject) -> Sequence[Session]:
         """List the sessions of a subject that are alive, newest first."""
-        args = [_session_prefix(subject)]
-        flat = await self._call(self._sessions_script, [_index_key(subject)], args)
-        texts = [_text(value) for value in flat]
-        listed = []
-        for nonce, details in zip(texts[::2], texts[1::2], strict=True):
-            issued_at, expires_at = details.split(" ")[:2]
-            ref = SessionRef(*subject, nonce)
-            listed.append(Session(ref, int(issued_at), int(expires_at)))
-        return sorted(listed, key=lambda session: session.issued_at, reverse=True)
+        answers = await self._for_user(self._sessions, subject)
+        return [_session(subject, *answer) for answer in reversed(answers)]
 
-    async def revoke_subject(self, subject: Subject) -> int:
-        """End all sessions of a subject in one atomic step; returns how many were alive."""
-        args = [_session_prefix(subject)]
-        return int(await self._call(self._revoke_subject_script, [_index_key(subject)], args))
+    async def revoke_subject(self, subject: Subject, *, spared: str | None = None) -> int:
+        """End all sessions of a subject but one, in one atomic step."""
+        return int(await self._for_user(self._revoke_subject, subject, spared or ""))
+
+    async def rotate(
+        self, refs: Sequence[SessionRef], *, ttl: int, grace: int
+    ) -> Sequence[Session | TokenStatus]:
+        """Put the next generation in the place of each, each in one atomic step."""
+        args = [(ref.user_id, ref.nonce, ref.generation) for ref in refs]
+        return [
+            _session(ref.subject, *answer) if isinstance(answer, list) else TokenStatus(answer)
+            for ref, answer in zip(
+                refs, await self._each(self._rotate, refs, args, ttl, grace), strict=True
+            )
+        ]
+
+    async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
+        """End the sessions whose tokens of an earlier generation were used."""
+        args = [(ref.user_id, ref.nonce, ref.generation) for ref in refs]
+        return [bool(ended) for ended in await self._each(self._end_reused, refs, args)]
+
+    async def renew(self, refs: Sequence[SessionRef], *, ttl: int) -> Sequence[int | None]:
+        """Let the lives of sessions count from now."""
+        args = [(ref.user_id, ref.nonce, ref.generation) for ref in refs]
+        return [answer or None for answer in await self._each(self._renew, refs, args, ttl)]
+
+    async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
+        """Refuse the logins of a subject and end all its sessions, in one atomic step."""
+        args = (reason, "" if ttl is None else ttl)
+        return int(await self._for_user(self._ban, subject, *args))
+
+    async def unban(self, subject: Subject) -> bool:
+        """Let a subject log in again; False when it was not banned."""
+        with self._database.trip() as redis:
+            return bool(await redis.delete(_ban_key(subject)))
+
+    async def ban_of(self, subject: Subject) -> Ban | None:
+        """Read the ban of a subject; None when there is none, or it is over."""
+        with self._database.trip() as redis:
+            text = await redis.get(_ban_key(subject))
+            return None if text is None else _parsed_ban(subject.user_id, text)
+
+    async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
+        """Page through the users with a living session, those who came online last first."""
+        after = None if cursor is None else OnlineCursor.parse(cursor)
+        # Of a page a bucket has a few users only. If one has more, the page is a shorter one.
+        count = min(limit, limit // 64 + 8)
+        above = ("+inf", "") if after is None else (after.position, after.user_id)
+        found: list[OnlineCursor] = []
+        complete_down_to = OnlineCursor(0, "")
+        for flat in await self._all_buckets(self._online, sku, *above, count):
+            texts = [_text(value) for value in flat]
+            users = [
+                OnlineCursor(int(position), user_id)
+                for user_id, position in zip(texts[::2], texts[1::2], strict=True)
+            ]
+            found += users
+            if len(users) == count:
+                complete_down_to = max(complete_down_to, users[-1], key=_order)
+        found.sort(key=_order, reverse=True)
+        page = [user for user in found if _order(user) >= _order(complete_down_to)][:limit]
+        is_last = len(page) == len(found) and complete_down_to.position == 0
+        return OnlinePage(
+            [user.user_id for user in page], None if is_last or not page else page[-1].text()
+        )
+
+    async def online_count(self, sku: str) -> int:
+        """Count the users with a living session."""
+        return sum(await self._all_buckets(self._count_online, sku))
 
     async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
         """Read the sealed session keys of sessions that are alive."""
-        found: dict[SessionRef, str | None] = {}
-        for part in self._parts(dict.fromkeys(refs), lambda ref: ref):
-            keys = [key for ref in part for key in _keys(ref)]
-            answers = await self._call(self._sealed_keys_script, keys, [ref.nonce for ref in part])
-            found.update((ref, _text(key) or None) for ref, key in zip(part, answers, strict=True))
-        return [found[ref] for ref in refs]
+        return [
+            _parts(answer[1])[2] or None if answer else None for answer in await self._lines(refs)
+        ]
 
     async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
         """Keep another sealed session key; False when the session is no longer alive."""
-        keys = _keys(ref)
-        return bool(
-            await self._call(self._replace_sealed_key_script, keys, [ref.nonce, sealed_key])
-        )
+        args = [(ref.user_id, ref.nonce, sealed_key)]
+        (replaced,) = await self._each(self._replace_sealed_key, [ref], args)
+        return bool(replaced)
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
@@ -204,39 +212,143 @@ class RedisTokenStore:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _parts(
-        self, items: Sequence[Item] | dict[Item, None], ref_of: Callable[[Item], SessionRef]
-    ) -> list[list[Item]]:
-        """Split a batch into what one script may touch: all of it, or a slot of a cluster."""
+    async def _lines(self, refs: Sequence[SessionRef]) -> list[Any]:
+        return await self._each(self._read, refs, [(ref.user_id, ref.nonce) for ref in refs])
+
+    async def _each(
+        self,
+        script: Any,
+        refs: Sequence[SessionRef],
+        args: Sequence[Iterable[str | int]],
+        *common: int,
+    ) -> list[Any]:
+        """Run a script for sessions; returns its answer for each, in their order."""
+        answers: list[Any] = [None] * len(refs)
+        for part in self._slots(refs):
+            keys = [_key(refs[i]) for i in part]
+            argv = [*common, *(arg for i in part for arg in args[i])]
+            for i, answer in zip(part, await self._call(script, keys, argv), strict=True):
+                answers[i] = answer
+        return answers
+
+    def _slots(self, refs: Sequence[SessionRef]) -> Iterable[Sequence[int]]:
+        """What one script may touch, by its place: all of a batch, or what a cluster's slot has."""
         if not self._database.is_cluster:
-            return [list(items)] if items else []
-        slots: dict[str, list[Item]] = {}
-        for item in items:
-            slots.setdefault(_tag(ref_of(item).subject), []).append(item)
-        return list(slots.values())
+            return [range(len(refs))] if refs else []
+        slots: dict[str, list[int]] = {}
+        for i, ref in enumerate(refs):
+            slots.setdefault(_tag(ref.sku, ref.user_id), []).append(i)
+        return slots.values()
+
+    async def _for_user(self, script: Any, subject: Subject, *args: str | int) -> Any:
+        key = f"mpauthx:u:{{{_tag(*subject)}}}"
+        return await self._call(script, [key], [subject.user_id, *args])
+
+    async def _all_buckets(self, script: Any, sku: str, *args: str | int) -> list[Any]:
+        """Run a script for all buckets of a sku; returns its answers, one after another."""
+        keys = [f"mpauthx:u:{{{sku}:{bucket}}}" for bucket in range(_BUCKETS)]
+        if not self._database.is_cluster:
+            return list(await self._call(script, keys, args))
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(key: str) -> list[Any]:
+            async with places:
+                return list(await self._call(script, [key], args))
+
+        answers = await asyncio.gather(*map(one, keys))
+        return [answer for part in answers for answer in part]
 
     async def _call(self, script: Any, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         with self._database.trip() as redis:
             return await script(keys, args, client=redis)
 
 
-def _tag(subject: tuple[str, str]) -> str:
-    return f"{subject[0]}:{crc32(subject[1].encode()) & 255}"
+_NO_RULE = LoginPolicy()
 
 
-def _session_prefix(subject: Subject) -> str:
-    return f"mpauthx:t:{{{_tag(subject)}}}:"
+def _rule(policy: LoginPolicy) -> str:
+    return f"{policy.max_sessions or 0},{policy.one_per_kind:d},{policy.shared_token:d}"
 
 
-def _index_key(subject: Subject) -> str:
-    return f"mpauthx:u:{{{_tag(subject)}}}:{subject[1]}"
+def _words(session: NewSession) -> str:
+    """What a session's line says behind its times, as the script takes it."""
+    sealed_key = session.sealed_key or ""
+    if session.device is None and session.device_kind is None and session.absolute_ttl is None:
+        return sealed_key
+    return f"{sealed_key}\t{session.device_kind or ''}\t{session.device or ''}"
 
 
-def _keys(ref: SessionRef) -> tuple[str, str]:
-    """A session's keys: its subject's index, and its own."""
-    sku, user_id, nonce = ref
-    tag = _tag((sku, user_id))
-    return f"mpauthx:u:{{{tag}}}:{user_id}", f"mpauthx:t:{{{tag}}}:{nonce}"
+def _tag(sku: str, user_id: str) -> str:
+    return f"{sku}:{crc32(user_id.encode()) & 255}"
+
+
+def _key(ref: SessionRef) -> str:
+    return f"mpauthx:t:{{{_tag(ref.sku, ref.user_id)}}}:{ref.nonce}"
+
+
+def _ban_key(subject: Subject) -> str:
+    return f"mpauthx:b:{{{_tag(*subject)}}}:{subject.user_id}"
+
+
+def _end(value: bytes | str | None, ref: SessionRef) -> int | None:
+    """What a session's value says of a ref; ValueError for what is no value."""
+    if value is None:
+        return None
+    end, generation = _parsed_value(value)
+    if end < 0 or generation == ref.generation:
+        return end
+    return TokenStatus.rotated if ref.generation < generation else None
+
+
+def _parsed_value(value: bytes | str) -> tuple[int, int]:
+    end, _, generation = _text(value).partition(" ")
+    return int(end), int(generation or 0)
+
+
+def _parts(line: bytes | str) -> list[str]:
+    """Nonce, issued_at, sealed key, kind of device, device, absolute end and last seen."""
+    parts = _text(line).split("\t")
+    return parts + [""] * (7 - len(parts))
+
+
+def _session(subject: Subject, value: bytes | str, line: bytes | str) -> Session:
+    end, generation = _parsed_value(value)
+    nonce, issued_at, _, device_kind, device, _, last_seen = _parts(line)
+    return Session(
+        SessionRef(*subject, nonce, generation),
+        int(issued_at),
+        end,
+        device or None,
+        device_kind or None,
+        int(last_seen) if last_seen else None,
+    )
+
+
+def _issued(new: NewSession, answer: Any) -> Session | Ban:
+    """What the script made of a new session."""
+    ref, replaced = new.ref, ()
+    if isinstance(answer, list):
+        kind, *rest = answer
+        if kind == 2:
+            return _parsed_ban(ref.user_id, rest[0])
+        if kind == 0:
+            return _session(ref.subject, *rest)
+        answer, flat = rest
+        replaced = tuple(
+            SessionRef(ref.sku, ref.user_id, _text(nonce), generation)
+            for nonce, generation in zip(flat[::2], flat[1::2], strict=True)
+        )
+    life = new.ttl if new.absolute_ttl is None else min(new.ttl, new.absolute_ttl)
+    return Session(ref, answer, answer + life, new.device, new.device_kind, None, replaced)
+
+
+def _parsed_ban(user_id: str, text: bytes | str) -> Ban:
+    banned_at, until, reason = _text(text).split("\t", 2)
+    return Ban(user_id, reason, int(banned_at), int(until) if until else None)
+
+
+def _order(user: OnlineCursor) -> tuple[int, bytes]:
+    return user.position, user.user_id.encode()
 
 
 def _text(value: bytes | str) -> str:
