@@ -109,7 +109,7 @@ class SessionKeys:
                 "WeChat has replaced the session key: the client has to log in again, with "
                 "wx.login."
             )
-        (sealed_key,) = self._sealer.seal([(ref.nonce, session_key)])
+        sealed_key = self._sealer.seal_again(ref.nonce, session_key)
         if sealed_key is None:
             raise InvalidResponseError("WeChat's answer has a session_key that is none.")
         if not await self._store.replace_sealed_key(
@@ -166,8 +166,10 @@ class SessionKeys:
 class SessionKeySealer:
     """Encrypts session keys for the store: AES-256-GCM, under a key derived from the app's secret.
 
-    A sealed key is the base64url of a random 12-byte IV, the 16 encrypted bytes and a 16-byte tag.
-    The session's nonce is authenticated along, so that moved to another session it does not open.
+    A sealed key is the base64url of the 16 encrypted bytes and a 16-byte tag. Its IV is the session's
+    nonce, 12 random bytes that name one session ever; moved to another session it does not open. What
+    replaces it in the same session has a random IV of its own in front, for with one IV two keys would
+    give each other away.
 
     pycryptodome's GCM takes longer for one such record than all else in a login that is done for
     it here: it makes ten trips into C. So a batch is sealed by GCM's definition over a single call
@@ -185,7 +187,7 @@ class SessionKeySealer:
         self._keys = tuple(key[:_AES_KEY] for key in derived)
 
     def seal(self, items: Sequence[tuple[str, str]]) -> list[str | None]:
-        """Seal session keys.
+        """Seal the session keys of new sessions, each of which is sealed here once.
 
         Args:
             items: of each the session's nonce and WeChat's session key, base64 of 16 bytes.
@@ -193,41 +195,53 @@ class SessionKeySealer:
         Returns:
             What to store for each; None for what is no session key.
         """
-        keys = [_session_key_bytes(session_key) for _, session_key in items]
-        ivs = _pieces(secrets.token_bytes(_IV * len(items)), _IV)
-        # Of each record the two blocks that GCM encrypts: for the tag and for the 16 bytes.
-        counters = b"".join(iv + counter for iv in ivs for counter in _COUNTERS)
-        stream = AES.new(self._keys[0], AES.MODE_ECB).encrypt(counters) if items else b""
-        return [
-            None if key is None else self._record(nonce, key, iv, piece)
-            for (nonce, _), key, iv, piece in zip(
-                items, keys, ivs, _pieces(stream, 2 * _BLOCK), strict=True
-            )
-        ]
+        ivs = [_nonce_bytes(nonce) for nonce, _ in items]
+        records = self._records(ivs, items)
+        return [record and _encode(record) for record in records]
+
+    def seal_again(self, nonce: str, session_key: str) -> str | None:
+        """Seal another session key of a session; None for what is none."""
+        iv = secrets.token_bytes(_IV)
+        (record,) = self._records([iv], [(nonce, session_key)])
+        return record and _encode(iv + record)
 
     def open(self, nonce: str, sealed_key: str) -> str | None:
         """Open a sealed key; None for what was not sealed here, or for another session."""
         try:
-            record = base64.urlsafe_b64decode(sealed_key + "=")
+            raw = base64.urlsafe_b64decode(sealed_key + "=")
         except ValueError:
             return None
         # base64 has several spellings for the same bytes; only the one that seal writes is good.
-        if len(record) != _IV + 2 * _BLOCK or _encode(record) != sealed_key:
+        if len(raw) not in (2 * _BLOCK, _IV + 2 * _BLOCK) or _encode(raw) != sealed_key:
             return None
-        iv, encrypted, tag = record[:_IV], record[_IV : _IV + _BLOCK], record[_IV + _BLOCK :]
+        session = _nonce_bytes(nonce)
+        iv, encrypted, tag = raw[: -2 * _BLOCK], raw[-2 * _BLOCK : -_BLOCK], raw[-_BLOCK:]
         for key in self._keys:
-            cipher = AES.new(key, AES.MODE_GCM, nonce=iv)
-            cipher.update(_nonce_bytes(nonce))
+            cipher = AES.new(key, AES.MODE_GCM, nonce=iv or session)
+            cipher.update(session)
             try:
                 return base64.b64encode(cipher.decrypt_and_verify(encrypted, tag)).decode()
             except ValueError:
                 continue
         return None
 
-    def _record(self, nonce: str, session_key: bytes, iv: bytes, stream: bytes) -> str:
+    def _records(
+        self, ivs: Sequence[bytes], items: Sequence[tuple[str, str]]
+    ) -> list[bytes | None]:
+        keys = [_session_key_bytes(session_key) for _, session_key in items]
+        # Of each record the two blocks that GCM encrypts: for the tag and for the 16 bytes.
+        counters = b"".join(iv + counter for iv in ivs for counter in _COUNTERS)
+        stream = AES.new(self._keys[0], AES.MODE_ECB).encrypt(counters) if items else b""
+        return [
+            None if key is None else self._record(nonce, key, piece)
+            for (nonce, _), key, piece in zip(items, keys, _pieces(stream, 2 * _BLOCK), strict=True)
+        ]
+
+    def _record(self, nonce: str, session_key: bytes, stream: bytes) -> bytes:
         encrypted = (int.from_bytes(session_key) ^ int.from_bytes(stream[_BLOCK:])).to_bytes(_BLOCK)
-        tag = int.from_bytes(stream[:_BLOCK]) ^ self._hash(_nonce_bytes(nonce) + encrypted)
-        return _encode(iv + encrypted + tag.to_bytes(_BLOCK))
+        session = _nonce_bytes(nonce) + bytes(_BLOCK - _IV)  # GCM fills a block up with zeros
+        tag = int.from_bytes(stream[:_BLOCK]) ^ self._hash(session + encrypted)
+        return encrypted + tag.to_bytes(_BLOCK)
 
     def _hash(self, blocks: bytes) -> int:
         """GHASH of the authenticated block, the encrypted block, and their lengths in bits."""
@@ -285,10 +299,10 @@ def with_open_id(sealed_key: str, open_id: str, user_id: str) -> str:
 
 
 _AES_KEY = 32  # bytes
-_BLOCK = 16  # bytes: of AES, of a session key, of a session's nonce, of a tag
-_IV = 12  # bytes
+_BLOCK = 16  # bytes: of AES, of a session key, of a tag
+_IV = 12  # bytes: also of a session's nonce
 _COUNTERS = ((1).to_bytes(4), (2).to_bytes(4))
-_LENGTHS = 8 * _BLOCK << 64 | 8 * _BLOCK  # of what is authenticated and what is encrypted, in bits
+_LENGTHS = 8 * _IV << 64 | 8 * _BLOCK  # of what is authenticated and what is encrypted, in bits
 _POLYNOMIAL = 0xE1 << 120
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
@@ -313,7 +327,7 @@ def _pieces(raw: bytes, size: int) -> list[bytes]:
 
 
 def _nonce_bytes(nonce: str) -> bytes:
-    return base64.urlsafe_b64decode(nonce + "==")
+    return base64.urlsafe_b64decode(nonce)
 
 
 def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] | Exception]:
