@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from .constants import StatusCode
+from .constants import StatusCode, TokenStatus
 
 __all__ = [
     "BannedError",
@@ -167,9 +167,16 @@ class SnapshotUserError(MPAuthXError):
 
 
 class InvalidTokenError(MPAuthXError):
-    """The token is none of this app and sku, or no longer alive."""
+    """The token is none of this app and sku, or no longer alive; `status` tells why, if known."""
 
     code = StatusCode.invalid_token
+
+    def __init__(self, message: str, status: TokenStatus = TokenStatus.unknown) -> None:
+        super().__init__(message, status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class SessionKeyLostError(MPAuthXError):

@@ -6,6 +6,7 @@ come as far: decrypt (executor), save the users, issue the tokens.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,29 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from .coalescer import Coalescer, settle
 from .connections import Connections
-from .errors import ClosedError, IdentityMismatchError, MPAuthXError, UserNotFoundError
-from .models import AuthResult, CodeSession, NewSession, SessionRef, Subject, User, is_user_id
+from .errors import (
+    BannedError,
+    ClosedError,
+    IdentityMismatchError,
+    MPAuthXError,
+    UserNotFoundError,
+)
+from .events import Events, LoggedIn, LoginFailed, Refreshed, Replaced
+from .models import (
+    AuthResult,
+    Ban,
+    CodeSession,
+    LoginPolicy,
+    NewSession,
+    Session,
+    SessionRef,
+    Subject,
+    User,
+    is_user_id,
+)
 from .session_keys import SessionKeySealer, with_open_id
-from .stores import TokenStore, UserStore
+from .sessions import Device
+from .stores import SessionKeyStore, TokenStore, UserStore
 from .tokens import TokenSigner, new_nonce, new_nonces
 from .userdata import decrypt_user_data
 
@@ -45,7 +65,10 @@ class Logins:
         is_of: tells whether decrypted user data names the user of a session.
         signer: signs the tokens.
         sealer: encrypts the session keys that are stored with them.
+        events: is told what happens.
+        policy: which sessions of a user live side by side.
         ttl: how long a token lives, in milliseconds.
+        absolute_ttl: how long its session lives at most, in milliseconds; None for no such end.
         max_concurrent: how many logins are worked on at once; others wait in order.
         clock: tells the time in Unix seconds.
     """
@@ -61,7 +84,10 @@ class Logins:
         users: UserStore,
         tokens: TokenStore,
         connections: Connections,
+        events: Events,
+        policy: LoginPolicy,
         ttl: int,
+        absolute_ttl: int | None,
         max_concurrent: int,
         clock: Callable[[], float],
     ) -> None:
@@ -73,13 +99,16 @@ class Logins:
         self._users = users
         self._tokens = tokens
         self._connections = connections
+        self._events = events
+        self._policy = policy
         self._ttl = ttl
+        self._absolute_ttl = absolute_ttl
         self._clock = clock
         self._under_way: dict[Hashable, _Login] = {}
         self._waiting: deque[_Login] = deque()
         self._free_places = max_concurrent
-        self._traded = Coalescer(self._finish_logins, max_in_flight=1)
-        self._refreshes = Coalescer(self._finish_refreshes, max_batch=64)
+        self._traded = Coalescer(events.watched("login", self._finish_logins), max_in_flight=1)
+        self._refreshes = Coalescer(events.watched("refresh", self._finish_refreshes), max_batch=64)
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -88,6 +117,7 @@ class Logins:
         key: Hashable,
         trade: Callable[[], Awaitable[CodeSession | User]],
         data: SealedData | None = None,
+        device: Device | None = None,
     ) -> Awaitable[AuthResult]:
         """Log a user in. Concurrent calls with one key are one login, with one token.
 
@@ -95,11 +125,12 @@ class Logins:
             key: equal for calls that ask for the same.
             trade: trades the code, for a mini-program's session or for a user who is known by it.
             data: what the client sent along, sealed in the session that the trade gives.
+            device: what the session is to say of the device.
         """
         self._check_open()
         login = self._under_way.get(key)
         if login is None:
-            login = self._under_way[key] = _Login(key, trade, data)
+            login = self._under_way[key] = _Login(key, trade, data, device)
             if self._free_places:
                 self._begin(login)
             else:
@@ -172,7 +203,16 @@ class Logins:
                 del self._under_way[waiting.key]  # all have left
             else:
                 self._begin(waiting)
+        if self._events.has_listeners:
+            self._report(login, outcome)
         self._tell(login, outcome)
+
+    def _report(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
+        seconds = time.perf_counter() - login.begun_at
+        if isinstance(outcome, AuthResult):
+            self._events.emit(LoggedIn(outcome.session, outcome.user, outcome.is_new_user, seconds))
+        elif isinstance(outcome, Exception):
+            self._events.emit(LoginFailed(outcome, seconds))
 
     def _answer(self, refresh: "_Refresh", answer: "asyncio.Future[AuthResult]") -> None:
         self._tell(refresh, _outcome_of(answer))
@@ -184,6 +224,8 @@ class Logins:
     def _give_up(self, outcome: AuthResult | BaseException) -> None:
         """Take back a token that nobody got, or tell the log of a failure that nobody heard of."""
         if isinstance(outcome, AuthResult):
+            if self._policy.shared_token:
+                return  # it may be another login's too
             withdrawal = asyncio.create_task(self._withdraw(outcome.session.ref))
             self._withdrawals.add(withdrawal)
             withdrawal.add_done_callback(self._withdrawals.discard)
@@ -217,7 +259,11 @@ class Logins:
         known = [
             _not_found() if user is None else _Arrival(user, new_nonce(), None) for user in found
         ]
-        return await _for_good(known, partial(self._give_tokens, sole=True))
+        results = await _for_good(known, partial(self._give_tokens, policy=_SOLE))
+        for result in results:
+            if isinstance(result, AuthResult):
+                self._events.emit(Refreshed(result.session))
+        return results
 
     def _read(self, logins: "Sequence[_Login]", now: int) -> "list[_Arrival | Exception]":
         """Make the users of logins, decrypting what the clients sent; and seal the session keys."""
@@ -230,9 +276,11 @@ class Logins:
         arrivals: list[_Arrival | Exception] = []
         for login, nonce, sealed_key in zip(logins, nonces, sealed_keys, strict=True):
             try:
-                arrivals.append(_Arrival(self._user(login, now), nonce, sealed_key))
+                user = self._user(login, now)
             except MPAuthXError as error:
                 arrivals.append(error)
+            else:
+                arrivals.append(_Arrival(user, nonce, sealed_key, login))
         return arrivals
 
     def _user(self, login: "_Login", now: int) -> User:
@@ -263,24 +311,56 @@ class Logins:
         ]
 
     async def _give_tokens(
-        self, arrivals: "Sequence[_Arrival]", *, sole: bool = False
-    ) -> list[AuthResult]:
-        now, sku, ttl = int(self._clock() * 1000), self._sku, self._ttl
-        begun = [
-            NewSession(
-                SessionRef(sku, user.id, nonce),
-                now,
-                ttl,
-                sole,
-                sealed_key and with_open_id(sealed_key, user.open_id, user.id),
-            )
-            for user, nonce, sealed_key, _ in arrivals
-        ]
-        sessions = await self._tokens.issue(begun)
+        self, arrivals: "Sequence[_Arrival]", policy: LoginPolicy | None = None
+    ) -> list[AuthResult | Exception]:
+        policy = policy or self._policy
+        new = [self._new_session(arrival, policy) for arrival in arrivals]
+        sessions = await self._tokens.issue(new)
+        if policy.shared_token:
+            await self._keep_session_keys(arrivals, sessions)
         return [
-            AuthResult(1, "OK", self._signer.mint(user.id, nonce), user, session, is_new)
-            for (user, nonce, _, is_new), session in zip(arrivals, sessions, strict=True)
+            self._result(arrival, session)
+            for arrival, session in zip(arrivals, sessions, strict=True)
         ]
+
+    def _new_session(self, arrival: "_Arrival", policy: LoginPolicy) -> NewSession:
+        user, nonce, sealed_key, login, _ = arrival
+        if sealed_key is not None:
+            sealed_key = with_open_id(sealed_key, user.open_id, user.id)
+        device, kind = (login and login.device) or _NO_DEVICE
+        ref = SessionRef(self._sku, user.id, nonce)
+        return NewSession(ref, self._ttl, policy, sealed_key, device, kind, self._absolute_ttl)
+
+    def _result(self, arrival: "_Arrival", session: Session | Ban) -> AuthResult | Exception:
+        if isinstance(session, Ban):
+            return BannedError(session.user_id, session.reason, session.until)
+        for ref in session.replaced:
+            self._events.emit(Replaced(ref, session))
+        token = self._signer.mint(arrival.user.id, session.ref.nonce, session.ref.generation)
+        return AuthResult(1, "OK", token, arrival.user, session, arrival.is_new)
+
+    async def _keep_session_keys(
+        self, arrivals: "Sequence[_Arrival]", sessions: Sequence[Session | Ban]
+    ) -> None:
+        """Give sessions that lived already the keys of the logins that share them."""
+        if not isinstance(self._tokens, SessionKeyStore):
+            return
+        replacements = []
+        for arrival, session in zip(arrivals, sessions, strict=True):
+            traded = arrival.login and arrival.login.traded
+            if (
+                isinstance(session, Session)
+                and session.ref.nonce != arrival.nonce
+                and isinstance(traded, CodeSession)
+                and arrival.sealed_key is not None
+            ):
+                key, open_id = traded.session_key, arrival.user.open_id
+                replacements.append(self._sealer.replace(self._tokens, session.ref, key, open_id))
+        await asyncio.gather(*replacements)
+
+
+_SOLE = LoginPolicy(max_sessions=1)
+_NO_DEVICE = Device()
 
 
 @dataclass(slots=True, eq=False)
@@ -290,6 +370,8 @@ class _Login:
     key: Hashable
     trade: Callable[[], Awaitable[CodeSession | User]]
     data: SealedData | None
+    device: Device | None
+    begun_at: float = field(default_factory=time.perf_counter)
     callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
     task: "asyncio.Task[None]" = field(init=False)
     traded: CodeSession | User = field(init=False)
@@ -301,6 +383,7 @@ class _Arrival(NamedTuple):
     user: User
     nonce: str
     sealed_key: str | None
+    login: _Login | None = None
     is_new: bool = False
 
 

@@ -6,20 +6,21 @@ from functools import partial
 from typing import Any, Self
 
 from .access_token import AppAccessToken
-from .coalescer import Coalescer
 from .code_exchange import CodeExchange
 from .connections import Connections
-from .constants import StatusCode
+from .constants import StatusCode, TokenStatus
 from .errors import (
     ConfigurationError,
     DecryptionError,
     ParameterError,
 )
+from .events import Events, Listener, WeChatFailed
 from .logins import Logins, SealedData
-from .models import AuthResult, PhoneNumber, User
+from .models import AuthResult, Ban, LoginPolicy, OnlinePage, PhoneNumber, Session, User
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
 from .session_keys import SessionKeys, SessionKeySealer
+from .sessions import Device, Sessions
 from .stores import (
     RecordOAuthTokenStore,
     Records,
@@ -61,6 +62,11 @@ class MPAuthX:
             newest, at least 16 bytes each: the newest signs, all verify. By default the app_secret
             alone; after a change of the secret, `[old_secret, new_secret]` lets earlier tokens live
             on.
+        policy: which sessions of a user live side by side; by default all.
+        absolute_ttl: when given, lives slide: `token_ttl` counts from a token's last use, and this
+            is how long a session lives at most, in seconds.
+        rotation_grace: for how long a client that lost the answer of `rotate` gets it again, in
+            seconds.
         max_concurrent_logins: how many logins are worked on at once; others wait in order.
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to trade the codes of `authorize` than the app's own: a
@@ -86,18 +92,29 @@ class MPAuthX:
         connections: Connections | None = None,
         api_base: str | Sequence[str] | None = None,
         signing_keys: Sequence[str | bytes] | None = None,
+        policy: LoginPolicy | None = None,
+        absolute_ttl: float | None = None,
+        rotation_grace: float = 10.0,
         max_concurrent_logins: int = 128,
         web: WeChatOAuth | None = None,
         exchange: CodeExchange | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not isinstance(token_ttl, (int, float)) or not 0.001 <= token_ttl <= _LONGEST_TTL:
-            raise ConfigurationError("token_ttl must be a number of seconds, up to ten years.")
+        for name, seconds, least in (
+            ("token_ttl", token_ttl, 0.001),
+            ("absolute_ttl", token_ttl if absolute_ttl is None else absolute_ttl, token_ttl),
+            ("rotation_grace", rotation_grace, 0),
+        ):
+            if not isinstance(seconds, (int, float)) or not least <= seconds <= _LONGEST_TTL:
+                raise ConfigurationError(
+                    f"{name} must be a number of seconds, at least {least} and up to ten years."
+                )
         if not isinstance(max_concurrent_logins, int) or max_concurrent_logins < 1:
             raise ConfigurationError("max_concurrent_logins must be a whole number above zero.")
         self._app_id = app_id
         self._sku = sku
         self._clock = clock
+        self._events = Events()
         self._owns_connections = connections is None
         self._connections = Connections() if connections is None else connections
         self._api = WeChatAPI(
@@ -106,6 +123,7 @@ class MPAuthX:
             connections=self._connections,
             api_base=api_base,
             exchange=exchange,
+            on_refused=lambda errcode: self._events.emit(WeChatFailed(errcode)),
         )
         keys = [app_secret] if signing_keys is None else signing_keys
         self._signer = TokenSigner(app_id=app_id, sku=sku, keys=keys)
@@ -124,11 +142,24 @@ class MPAuthX:
             users=self._users,
             tokens=self._tokens,
             connections=self._connections,
+            events=self._events,
+            policy=LoginPolicy() if policy is None else policy,
             ttl=int(token_ttl * 1000),
+            absolute_ttl=None if absolute_ttl is None else int(absolute_ttl * 1000),
             max_concurrent=max_concurrent_logins,
             clock=clock,
         )
-        self._lookups = Coalescer(self._tokens.lookup, max_in_flight=2)
+        self._sessions = Sessions(
+            sku=sku,
+            signer=self._signer,
+            users=self._users,
+            tokens=self._tokens,
+            events=self._events,
+            ttl=int(token_ttl * 1000),
+            slides=absolute_ttl is not None,
+            grace=int(rotation_grace * 1000),
+            clock=clock,
+        )
         self._session_keys = SessionKeys(
             app_id=app_id,
             api=self._api,
@@ -136,7 +167,6 @@ class MPAuthX:
             sealer=sealer,
             tokens=self._tokens,
             connections=self._connections,
-            clock=clock,
         )
         self._access_token: AppAccessToken | None = None
         self._own_web: WeChatOAuth | None = None
@@ -149,7 +179,13 @@ class MPAuthX:
         return f"<MPAuthX {self._app_id} sku={self._sku}>"
 
     async def authorize(
-        self, code: str, encrypted_data: str | None = None, iv: str | None = None
+        self,
+        code: str,
+        encrypted_data: str | None = None,
+        iv: str | None = None,
+        *,
+        device: str | None = None,
+        device_kind: str | None = None,
     ) -> AuthResult:
         """Log a user in: trade the code at WeChat, keep the user, give a token.
 
@@ -162,17 +198,22 @@ class MPAuthX:
             encrypted_data: what `wx.getUserInfo` gave it, sealed in the session of this code;
                 together with `iv` or not at all.
             iv: likewise.
+            device: what the user would know the device by, such as "iPhone 15": one line of at
+                most 128 characters.
+            device_kind: such as "phone" or "desktop", likewise; by default the device's name.
 
         Returns:
             The result, with the token in `response`.
 
         Raises:
-            ParameterError: the code is missing, or one of encrypted_data and iv is.
+            ParameterError: the code is missing, or one of encrypted_data and iv is; or for a
+                device that is no such text.
             WeChatAPIError: WeChat refused the code.
             HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError,
             ConnectionFailedError: WeChat did not answer as it should.
             DecryptionError: the data was not sealed in the session of this code, or is damaged.
             IdentityMismatchError: the data belongs to somebody else.
+            BannedError: the user is banned.
             StoreError: the user or the token could not be stored; no token was given.
             ClosedError: the service is closed, or was while this call waited for its turn.
         """
@@ -187,11 +228,14 @@ class MPAuthX:
                     "at all."
                 )
             data = SealedData(encrypted_data, iv)
+        known_as = Device.checked(device, device_kind)
         return await self._logins.log_in(
-            (code, data), partial(self._api.code_to_session, code), data
+            (code, data, known_as), partial(self._api.code_to_session, code), data, known_as
         )
 
-    async def authorize_web(self, code: str) -> AuthResult:
+    async def authorize_web(
+        self, code: str, *, device: str | None = None, device_kind: str | None = None
+    ) -> AuthResult:
         """Log a user of an Official Account page or a website in, with the same kind of token.
 
         A person whom WeChat gives a unionId has one id and one row, whichever door they come
@@ -200,6 +244,8 @@ class MPAuthX:
         Args:
             code: what WeChat appended to the redirect_uri. Verify the state that came with it
                 first, with `WeChatOAuth.verify_state`.
+            device: as for `authorize`.
+            device_kind: as for `authorize`.
 
         Raises:
             SnapshotUserError: the page was shown to a virtual account.
@@ -210,7 +256,10 @@ class MPAuthX:
         web = self._web
         if web is None:
             raise _no_records("authorize_web needs `web`, or")
-        return await self._logins.log_in(("web", code), partial(self._identify, web, code))
+        known_as = Device.checked(device, device_kind)
+        return await self._logins.log_in(
+            ("web", code, known_as), partial(self._identify, web, code), device=known_as
+        )
 
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is good: given out by this app and sku, and still alive.
@@ -227,16 +276,13 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         self._calls.check_open()
-        ref = self._signer.verify(token)
-        if ref is None:
-            return False
-        expires_at = await self._lookups.submit(ref)
-        return expires_at is not None and expires_at > self._clock() * 1000
+        return await self._sessions.is_valid(token)
 
     async def refresh_token(self, user_id: str) -> AuthResult:
         """Give a user a new token; every earlier one of theirs for this sku dies.
 
-        For trusted server code only: a user id is no secret, so never let a client call this.
+        For trusted server code only: a user id is no secret, so never let a client call this. What
+        a client may call is `rotate`, for which it has to show its token.
 
         Args:
             user_id: the user's unionId, or openId if they have none.
@@ -244,12 +290,200 @@ class MPAuthX:
         Raises:
             ParameterError: the user id is missing.
             UserNotFoundError: nobody with this id has ever logged in.
+            BannedError: the user is banned.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
         """
         if not isinstance(user_id, str) or not user_id:
             raise ParameterError("user_id is required, as a text.")
         return await self._logins.refresh(user_id)
+
+    async def rotate(self, token: object) -> AuthResult:
+        """Give a client a new token in place of its own, whose session goes on.
+
+        The old token dies in the same step. A client that lost the answer may repeat the call for
+        `rotation_grace` and gets the same new token. Whenever an old token is used after that, by
+        this or by `is_token_valid`, somebody has it who should not: the session ends
+        (TokenStatus.reused). So this is what an endpoint for clients calls; `refresh_token` asks
+        for nothing but a user id.
+
+        Args:
+            token: what the client sent.
+
+        Raises:
+            InvalidTokenError: the token is not good; its `status` tells why.
+            UserNotFoundError: the user is in the user store no more.
+            StoreError: a store could not answer.
+            ClosedError: the service is closed.
+
+        Source: RFC 9700, section 4.14.2.
+        """
+        self._calls.check_open()
+        return await self._sessions.rotate(token)
+
+    async def token_status(self, token: object) -> TokenStatus:
+        """Tell what has become of a token, for an app that wants to tell its user.
+
+        A dead session is remembered until it would have ended, for 30 days at most.
+
+        Returns:
+            TokenStatus.active, or why it is not; unknown for what is forged or long over.
+
+        Raises:
+            StoreError: the store could not answer.
+            ClosedError: the service is closed.
+        """
+        self._calls.check_open()
+        return await self._sessions.status(token)
+
+    async def session(self, token: object) -> Session | None:
+        """Read the session that a token stands for; None when the token is not good.
+
+        Raises:
+            StoreError: the store could not answer.
+            ClosedError: the service is closed.
+        """
+        self._calls.check_open()
+        return await self._sessions.find(token)
+
+    async def sessions(self, user_id: str) -> list[Session]:
+        """List the living sessions of a user, newest first: their devices.
+
+        Raises:
+            ParameterError: this can be no user's id.
+            StoreError: a store could not answer.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._sessions.of_user(user_id)
+
+    async def revoke(self, token: object) -> bool:
+        """Log out: end the session of a token.
+
+        Returns:
+            False when it was not alive, or the token is none.
+
+        Raises:
+            StoreError: the store could not answer; the token may be good still.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._sessions.revoke(token)
+
+    async def revoke_session(self, user_id: str, session_id: str) -> bool:
+        """Throw a device of a user out.
+
+        Args:
+            user_id: whose it is. Take it from the caller's own token, not from what they send.
+            session_id: the `id` of one of the user's `sessions`.
+
+        Returns:
+            False when the user has no living session of this id.
+
+        Raises:
+            ParameterError: for a user_id or session_id that can be none.
+            StoreError: a store could not answer.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._sessions.revoke_session(user_id, session_id)
+
+    async def revoke_user(self, user_id: str, except_token: object = None) -> int:
+        """End all sessions of a user.
+
+        Args:
+            user_id: whose.
+            except_token: the token of the one session that goes on, such as the caller's own.
+
+        Returns:
+            How many were alive.
+
+        Raises:
+            ParameterError: this can be no user's id; or except_token is no token of theirs.
+            StoreError: a store could not answer.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._sessions.revoke_user(user_id, except_token)
+
+    async def ban(self, user_id: str, seconds: float | None = None, reason: str = "") -> int:
+        """Refuse the logins of a user for this sku, and end all their sessions.
+
+        Args:
+            user_id: whom; they need not have logged in before.
+            seconds: for how long; None for ever.
+            reason: why: one line of at most 1,000 characters. BannedError carries it.
+
+        Returns:
+            How many sessions were alive.
+
+        Raises:
+            ParameterError: for arguments that cannot be.
+            StoreError: a store could not answer.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._sessions.ban(user_id, seconds, reason)
+
+    async def unban(self, user_id: str) -> bool:
+        """Let a user log in again; False when they were not banned. Raises as `ban_of`."""
+        with self._calls.one():
+            return await self._sessions.unban(user_id)
+
+    async def ban_of(self, user_id: str) -> Ban | None:
+        """Read the ban of a user; None when there is none, or it is over.
+
+        Raises:
+            ParameterError: this can be no user's id.
+            StoreError: a store could not answer.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._sessions.ban_of(user_id)
+
+    async def online(self, cursor: str | None = None, limit: int = 100) -> OnlinePage:
+        """Page through the users who have a living session, those who came online last first.
+
+        Whoever stays online while all pages are read is on exactly one of them.
+
+        Args:
+            cursor: of the page before; None for the first.
+            limit: how many users at most, up to 1,000. A page may have fewer before the last.
+
+        Returns:
+            `user_ids`, and the `cursor` of the next page, which is None after the last.
+
+        Raises:
+            ParameterError: for a cursor or a limit that is none.
+            StoreError: the store could not answer.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._sessions.online(cursor, limit)
+
+    async def online_count(self) -> int:
+        """Count the users who have a living session.
+
+        Raises:
+            StoreError: the store could not answer.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._sessions.online_count()
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tell a listener what happens here: logins, their failures, sessions that end …
+
+        Nothing here ever waits for a listener, nor fails with it: see `Events`.
+
+        Args:
+            listener: an async function, or a plain one, which is called in a thread. It takes an
+                event, one of the classes in `mpauthx_async.events`.
+
+        Returns:
+            Ends the subscription when called.
+        """
+        return self._events.subscribe(listener)
 
     async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
         """Decrypt what a client got sealed in the session of its login: share info, run data …
@@ -376,7 +610,7 @@ class MPAuthX:
         self._calls.refuse_more()
         await self._logins.close()
         await self._calls.close()
-        await self._lookups.close()
+        await self._sessions.close()
         await self._session_keys.close()
         if self._access_token is not None:
             await self._access_token.close()
@@ -384,6 +618,7 @@ class MPAuthX:
             await self._own_web.close()
         for store in self._opened:
             await store.close()
+        await self._events.close()
         if self._owns_connections:
             await self._connections.close()
 

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -14,15 +14,16 @@ from Crypto.Cipher import AES
 from .access_token import AppAccessToken
 from .coalescer import Coalescer
 from .connections import Connections
+from .constants import TokenStatus
 from .errors import (
     ConfigurationError,
     InvalidResponseError,
-    InvalidTokenError,
     MPAuthXError,
     SessionKeyLostError,
 )
 from .flights import Flights
 from .models import CodeSession, SessionRef
+from .sessions import invalid_token
 from .stores import SessionKeyStore, TokenStore
 from .tokens import TokenSigner, derived_keys
 from .userdata import decrypt_user_data
@@ -41,7 +42,6 @@ class SessionKeys:
         sealer: opens what the store keeps.
         tokens: the store; it has to be a SessionKeyStore once a key is asked for.
         connections: whose executor decrypts.
-        clock: tells the time in Unix seconds.
     """
 
     def __init__(
@@ -53,7 +53,6 @@ class SessionKeys:
         sealer: "SessionKeySealer",
         tokens: TokenStore,
         connections: Connections,
-        clock: Callable[[], float],
     ) -> None:
         self._app_id = app_id
         self._api = api
@@ -61,7 +60,6 @@ class SessionKeys:
         self._sealer = sealer
         self._tokens = tokens
         self._connections = connections
-        self._clock = clock
         self._finds = Coalescer(self._find, max_in_flight=2)
         self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
         self._resets: Flights[SessionRef | None, None] = Flights()
@@ -77,7 +75,7 @@ class SessionKeys:
         """
         ref = self._signer.verify(token)
         if ref is None:
-            raise _invalid_token()
+            raise invalid_token(TokenStatus.unknown)
         return ref, await self._finds.submit(ref)
 
     async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
@@ -109,13 +107,8 @@ class SessionKeys:
                 "WeChat has replaced the session key: the client has to log in again, with "
                 "wx.login."
             )
-        sealed_key = self._sealer.seal_again(ref.nonce, session_key)
-        if sealed_key is None:
-            raise InvalidResponseError("WeChat's answer has a session_key that is none.")
-        if not await self._store.replace_sealed_key(
-            ref, with_open_id(sealed_key, session.open_id, ref.user_id)
-        ):
-            raise _invalid_token()
+        if not await self._sealer.replace(self._store, ref, session_key, session.open_id):
+            raise invalid_token(TokenStatus.unknown)
 
     async def close(self) -> None:
         """Take no more calls, and return when all that were taken are answered."""
@@ -132,8 +125,7 @@ class SessionKeys:
         return self._tokens
 
     async def _find(self, refs: Sequence[SessionRef]) -> list[CodeSession | Exception]:
-        store, now = self._store, self._clock() * 1000
-        sealed_keys = await store.sealed_keys(refs)
+        sealed_keys = await self._store.sealed_keys(refs)
         # Only where no key was found is it of interest whether the session is alive.
         lost = [ref for ref, key in zip(refs, sealed_keys, strict=True) if key is None]
         ends = dict(zip(lost, await self._tokens.lookup(lost) if lost else (), strict=True))
@@ -141,7 +133,7 @@ class SessionKeys:
             self._connections.executor, self._open_all, refs, sealed_keys
         )
         return [
-            session or (_lost() if ref not in ends or (ends[ref] or 0) > now else _invalid_token())
+            session or _not_found(ends.get(ref, TokenStatus.active))
             for ref, session in zip(refs, opened, strict=True)
         ]
 
@@ -166,10 +158,10 @@ class SessionKeys:
 class SessionKeySealer:
     """Encrypts session keys for the store: AES-256-GCM, under a key derived from the app's secret.
 
-    A sealed key is the base64url of the 16 encrypted bytes and a 16-byte tag. Its IV is the session's
-    nonce, 12 random bytes that name one session ever; moved to another session it does not open. What
-    replaces it in the same session has a random IV of its own in front, for with one IV two keys would
-    give each other away.
+    A sealed key is the base64url of the 16 encrypted bytes and a 16-byte tag. Its IV is the
+    session's nonce, 12 random bytes that name one session ever; moved to another session it does
+    not open. What replaces it in the same session has a random IV of its own in front, for under
+    one IV two keys would give each other away.
 
     pycryptodome's GCM takes longer for one such record than all else in a login that is done for
     it here: it makes ten trips into C. So a batch is sealed by GCM's definition over a single call
@@ -197,13 +189,24 @@ class SessionKeySealer:
         """
         ivs = [_nonce_bytes(nonce) for nonce, _ in items]
         records = self._records(ivs, items)
-        return [record and _encode(record) for record in records]
+        return [None if record is None else _encode(record) for record in records]
 
-    def seal_again(self, nonce: str, session_key: str) -> str | None:
-        """Seal another session key of a session; None for what is none."""
-        iv = secrets.token_bytes(_IV)
-        (record,) = self._records([iv], [(nonce, session_key)])
-        return record and _encode(iv + record)
+    async def replace(
+        self, store: SessionKeyStore, ref: SessionRef, session_key: str, open_id: str
+    ) -> bool:
+        """Keep another session key of a session.
+
+        Returns:
+            False when the session is no longer alive.
+
+        Raises:
+            InvalidResponseError: this is no session key.
+            StoreError: the store could not answer.
+        """
+        sealed_key = self._seal_again(ref.nonce, session_key)
+        if sealed_key is None:
+            raise InvalidResponseError("WeChat's answer has a session_key that is none.")
+        return await store.replace_sealed_key(ref, with_open_id(sealed_key, open_id, ref.user_id))
 
     def open(self, nonce: str, sealed_key: str) -> str | None:
         """Open a sealed key; None for what was not sealed here, or for another session."""
@@ -224,6 +227,12 @@ class SessionKeySealer:
             except ValueError:
                 continue
         return None
+
+    def _seal_again(self, nonce: str, session_key: str) -> str | None:
+        """Seal another session key of a session; None for what is none."""
+        iv = secrets.token_bytes(_IV)
+        (record,) = self._records([iv], [(nonce, session_key)])
+        return None if record is None else _encode(iv + record)
 
     def _records(
         self, ivs: Sequence[bytes], items: Sequence[tuple[str, str]]
@@ -342,11 +351,10 @@ def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] 
     return payloads
 
 
-def _invalid_token() -> InvalidTokenError:
-    return InvalidTokenError("This token is not valid here, or no longer: log in again.")
-
-
-def _lost() -> SessionKeyLostError:
+def _not_found(end: int | None) -> MPAuthXError:
+    """Why there is no session key, by what `lookup` says of the session."""
+    if end is None or end <= 0:
+        return invalid_token(TokenStatus(end or 0))
     return SessionKeyLostError(
         "No session key is kept for this token: the client has to log in again, with wx.login. "
         "(Tokens of web logins and of refresh_token have none.)"

@@ -1,7 +1,7 @@
 """WeChatAPI: typed calls of WeChat's HTTP API."""
 
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 from urllib.parse import quote, urlencode
 
@@ -33,6 +33,7 @@ class WeChatAPI:
         api_base: the server's address without a trailing slash, or several in the order in which
             to try them; by default WeChat's own, and for codes those of the exchange.
         exchange: another way to trade the codes of `wx.login` than the app's own.
+        on_refused: is told WeChat's errcode whenever it refuses a call.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class WeChatAPI:
         connections: Connections,
         api_base: str | Sequence[str] | None = None,
         exchange: CodeExchange | None = None,
+        on_refused: Callable[[int], None] | None = None,
     ) -> None:
         for name, value in (("app_id", app_id), ("app_secret", app_secret)):
             if not isinstance(value, str) or not _CREDENTIAL.fullmatch(value):
@@ -53,8 +55,11 @@ class WeChatAPI:
         self._app_secret = app_secret
         self._credentials = urlencode({"appid": app_id, "secret": app_secret})
         self._exchange = MiniProgramExchange(app_secret) if exchange is None else exchange
-        self._http = WeChatHTTP(connections, API_HOSTS if api_base is None else api_base)
-        self._door = WeChatHTTP(connections, self._exchange.hosts if api_base is None else api_base)
+        hosts = self._exchange.hosts
+        self._http = WeChatHTTP(
+            connections, API_HOSTS if api_base is None else api_base, on_refused
+        )
+        self._door = WeChatHTTP(connections, hosts if api_base is None else api_base, on_refused)
 
     def __repr__(self) -> str:
         return f"<WeChatAPI of {self._app_id}>"

@@ -5,7 +5,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
@@ -99,17 +99,24 @@ class WeChatHTTP:
         connections: whose aiohttp session to use.
         api_base: the server's address without a trailing slash, or several in the order in which
             to try them.
+        on_refused: is told WeChat's errcode whenever it refuses a call.
 
     Raises:
         ConfigurationError: for what is no address.
     """
 
-    def __init__(self, connections: Connections, api_base: str | Sequence[str] = API_HOSTS) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        api_base: str | Sequence[str] = API_HOSTS,
+        on_refused: Callable[[int], None] | None = None,
+    ) -> None:
         hosts = (api_base,) if isinstance(api_base, str) else api_base
         if not isinstance(hosts, (tuple, list)) or not hosts or not all(map(is_address, hosts)):
             raise ConfigurationError("api_base must be a URL such as https://api.weixin.qq.com.")
         self._hosts = tuple(hosts)
         self._connections = connections
+        self._on_refused = on_refused
 
     def get(self, path_and_query: str) -> Awaitable[dict[str, Any]]:
         """Ask with GET.
@@ -151,6 +158,8 @@ class WeChatHTTP:
             logger.warning("%s: %s", host, failure)
         # Raised outside any except clause: the exceptions of an HTTP library hold the URL, and
         # with it the secret.
+        if self._on_refused is not None and isinstance(failure, WeChatAPIError):
+            self._on_refused(failure.errcode)
         raise failure or MPAuthXError("No host was asked.")
 
     async def _ask_once(

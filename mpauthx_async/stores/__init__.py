@@ -174,7 +174,7 @@ class SessionKeyStore(Protocol):
     """
 
     async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
-        """Read the sealed session keys of sessions that are alive; None where there is none."""
+        """Read the sealed session keys; None for each that `lookup` would not call alive."""
 
     async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
         """Keep another sealed session key; False when the session is no longer alive."""

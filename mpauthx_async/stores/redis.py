@@ -101,14 +101,8 @@ class RedisTokenStore:
 
     async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
         """Read sessions in full, with one script."""
-        found = [
-            _session(ref.subject, *answer) if answer else None
-            for ref, answer in zip(refs, await self._lines(refs), strict=True)
-        ]
-        return [
-            session if session and session.ref.generation == ref.generation else None
-            for ref, session in zip(refs, found, strict=True)
-        ]
+        lines = zip(refs, await self._lines(refs), strict=True)
+        return [answer and _session(ref.subject, *answer) for ref, answer in lines]
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End sessions: token and list entry of each in one atomic step."""
@@ -213,7 +207,9 @@ class RedisTokenStore:
         await self.close()
 
     async def _lines(self, refs: Sequence[SessionRef]) -> list[Any]:
-        return await self._each(self._read, refs, [(ref.user_id, ref.nonce) for ref in refs])
+        """Value and line of each that is alive and of the generation that is good now, or None."""
+        args = [(ref.user_id, ref.nonce, ref.generation) for ref in refs]
+        return [answer or None for answer in await self._each(self._read, refs, args)]
 
     async def _each(
         self,
@@ -326,7 +322,8 @@ def _session(subject: Subject, value: bytes | str, line: bytes | str) -> Session
 
 def _issued(new: NewSession, answer: Any) -> Session | Ban:
     """What the script made of a new session."""
-    ref, replaced = new.ref, ()
+    ref = new.ref
+    replaced: tuple[SessionRef, ...] = ()
     if isinstance(answer, list):
         kind, *rest = answer
         if kind == 2:

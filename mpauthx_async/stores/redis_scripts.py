@@ -265,7 +265,7 @@ local function tidy_bucket(bucket)
   for _, user in ipairs(gone) do go_offline(bucket, user) end
 end
 
-local function share(bucket, user, ttl, words_behind)
+local function share(bucket, user, ttl)
   local lines = lines_of(bucket, user)
   for i = #lines, 1, -1 do
     local nonce = nonce_of(lines[i])
@@ -274,8 +274,6 @@ local function share(bucket, user, ttl, words_behind)
       local ends = NOW + ttl
       local line = write_line(bucket, user, nonce, function(parts)
         if parts[6] ~= '' then ends = math.min(ends, tonumber(parts[6])) end
-        local sealed_key = string.match(words_behind, '^[^\\t]*')
-        if sealed_key ~= '' then parts[3] = sealed_key end
         parts[7] = int(NOW)
       end)
       begin_life(bucket, user, nonce, ends, generation, old)
@@ -323,7 +321,7 @@ local function issue(key, user, nonce, ttl, absolute_ttl, rule, words_behind)
   local ban = redis.call('GET', bucket.ban .. user)
   if ban then return {2, ban} end
   if string.sub(rule, -1) == '1' then
-    local shared = share(bucket, user, ttl, words_behind)
+    local shared = share(bucket, user, ttl)
     if shared then return shared end
   end
   local text = redis.call('HGET', bucket.users, user) or ''
@@ -362,17 +360,18 @@ return answers
 """
 )
 
-# KEYS: of each session its own. ARGV: for each its user and nonce.
-# Returns for each {value, line}, or nothing where there is no line or no life.
+# KEYS: of each session its own. ARGV: for each its user, nonce and generation.
+# Returns for each {value, line}; nothing where it is not alive, not of this generation or has none.
 READ = (
     _COMMON
     + """
 local answers = {}
 for i, key in ipairs(KEYS) do
-  local user, nonce = ARGV[2 * i - 1], ARGV[2 * i]
+  local user, nonce, asked = ARGV[3 * i - 2], ARGV[3 * i - 1], tonumber(ARGV[3 * i])
   local bucket = bucket_of_session(key, nonce)
-  local _, _, value = alive(bucket, nonce)
-  local line = value and find_line(redis.call('HGET', bucket.users, user) or '', nonce)
+  local _, generation, value = alive(bucket, nonce)
+  local line = generation == asked
+    and find_line(redis.call('HGET', bucket.users, user) or '', nonce)
   answers[i] = line and {value, line} or {}
 end
 return answers
@@ -584,14 +583,14 @@ return {count}
 """
 )
 
-# KEYS: the session's own. ARGV: its user, its nonce, its new sealed key. Returns 1 or 0.
+# KEYS: the session's own. ARGV: its user, its nonce, its new sealed key. Returns {1} or {0}.
 REPLACE_SEALED_KEY = (
     _COMMON
     + """
 local user, nonce, sealed_key = unpack(ARGV)
 local bucket = bucket_of_session(KEYS[1], nonce)
-if not alive(bucket, nonce) then return 0 end
+if not alive(bucket, nonce) then return {0} end
 write_line(bucket, user, nonce, function(parts) parts[3] = sealed_key end)
-return 1
+return {1}
 """
 )

@@ -1,0 +1,383 @@
+"""Sessions: what becomes of tokens once they are given: validated, rotated, revoked, listed."""
+
+import asyncio
+import logging
+import time
+import unicodedata
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Self, TypeVar
+
+from .coalescer import Coalescer
+from .constants import TokenStatus
+from .errors import InvalidTokenError, ParameterError, UserNotFoundError
+from .events import (
+    Banned,
+    Events,
+    Revoked,
+    Rotated,
+    TokenReuseDetected,
+    TokensValidated,
+    Unbanned,
+)
+from .models import AuthResult, Ban, OnlinePage, Session, SessionRef, Subject, User, is_user_id
+from .stores import TokenStore, UserStore
+from .tokens import TokenSigner
+
+__all__ = ["Device", "Sessions", "check_user_id", "invalid_token"]
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+_LONGEST_DEVICE = 128  # characters
+_LONGEST_REASON = 1000  # characters
+_LONGEST_BAN = 3_153_600_000  # seconds: a hundred years
+_LARGEST_PAGE = 1000  # users
+_RENEWED = 32_768  # sessions whose next renewal is remembered, some 300 bytes each
+
+
+class Device(NamedTuple):
+    """What a login says of the device: its name, and of which kind it is."""
+
+    name: str | None = None
+    kind: str | None = None
+
+    @classmethod
+    def checked(cls, name: object, kind: object) -> Self:
+        """Take what may be anything.
+
+        Raises:
+            ParameterError: for what is no text, too long, or of more than one line.
+        """
+        return cls(_device_text("device", name), _device_text("device_kind", kind))
+
+
+class Sessions:
+    """Answers for tokens, and ends sessions.
+
+    Args:
+        sku: whose sessions these are.
+        signer: verifies and mints the tokens.
+        users: the users, whose earlier ids may have sessions too.
+        tokens: the store of the sessions.
+        events: is told what happens.
+        ttl: how long a token lives, in milliseconds.
+        slides: whether that counts from its last use.
+        grace: for how long a repeated rotation gets the same token, in milliseconds.
+        clock: tells the time in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        sku: str,
+        signer: TokenSigner,
+        users: UserStore,
+        tokens: TokenStore,
+        events: Events,
+        ttl: int,
+        slides: bool,
+        grace: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._sku = sku
+        self._signer = signer
+        self._users = users
+        self._tokens = tokens
+        self._events = events
+        self._ttl = ttl
+        self._slides = slides
+        self._grace = grace
+        self._clock = clock
+        self._lookups = Coalescer(self._lookup, max_in_flight=2)
+        self._reads = Coalescer(events.watched("read", tokens.read))
+        self._revocations = Coalescer(events.watched("revoke", tokens.revoke))
+        self._rotations = Coalescer(events.watched("rotate", self._rotate))
+        self._reuses = Coalescer(events.watched("end_reused", self._end_reused))
+        self._renewals = Coalescer(events.watched("renew", self._renew), max_in_flight=1)
+        self._due: dict[SessionRef, float] = {}  # when a session may be renewed again
+        self._refused = 0  # tokens of this tick that the store need not be asked about
+
+    async def is_valid(self, token: object) -> bool:
+        """Tell whether a token is good. The hot path."""
+        ref = self._signer.verify(token)
+        if ref is None:
+            if self._events.has_listeners:
+                self._count_refused()
+            return False
+        end = await self._lookups.submit(ref)
+        if end is None or end <= 0:
+            if end == TokenStatus.rotated:
+                await self._reuses.submit(ref)
+            return False
+        if self._slides:
+            self._renew_if_due(ref, end)
+        return True
+
+    async def status(self, token: object) -> TokenStatus:
+        """Tell what has become of a token."""
+        ref = self._signer.verify(token)
+        if ref is None:
+            return TokenStatus.unknown
+        end = await self._lookups.submit(ref)
+        if end is None:
+            return TokenStatus.unknown
+        return TokenStatus.active if end > 0 else TokenStatus(end)
+
+    async def find(self, token: object) -> Session | None:
+        """Read the session of a token; None when the token is not good."""
+        ref = self._signer.verify(token)
+        return None if ref is None else await self._reads.submit(ref)
+
+    async def of_user(self, user_id: str) -> list[Session]:
+        """List the living sessions of a user, newest first."""
+        found: list[Session] = []
+        for subject in await self._subjects(user_id):
+            found += await self._ask("sessions", self._tokens.sessions(subject))
+        return sorted(found, key=lambda session: session.issued_at, reverse=True)
+
+    async def revoke(self, token: object) -> bool:
+        """End the session of a token; False when it was not alive."""
+        ref = self._signer.verify(token)
+        return ref is not None and await self._end(ref)
+
+    async def revoke_session(self, user_id: str, session_id: str) -> bool:
+        """End one of a user's sessions; False when they have none of this id."""
+        if not isinstance(session_id, str) or not session_id:
+            raise ParameterError("session_id is required, as a Session has it.")
+        for session in await self.of_user(user_id):  # so that nobody ends another's
+            if session.id == session_id:
+                return await self._end(session.ref)
+        return False
+
+    async def revoke_user(self, user_id: str, except_token: object = None) -> int:
+        """End the sessions of a user but for that of a token; returns how many were alive."""
+        subjects = await self._subjects(user_id)
+        spared = None
+        if except_token is not None:
+            spared = self._signer.verify(except_token)
+            if spared is None or spared.subject not in subjects:
+                raise ParameterError("except_token is no token of this user.")
+        ended = 0
+        for subject in subjects:
+            nonce = spared.nonce if spared and spared.subject == subject else None
+            ended += await self._ask(
+                "revoke_subject", self._tokens.revoke_subject(subject, spared=nonce)
+            )
+        if ended:
+            self._events.emit(Revoked(self._sku, user_id, None, ended))
+        return ended
+
+    async def rotate(self, token: object) -> AuthResult:
+        """Give a client a new token in place of its own."""
+        ref = self._signer.verify(token)
+        if ref is None:
+            raise invalid_token(TokenStatus.unknown)
+        return await self._rotations.submit(ref)
+
+    async def ban(self, user_id: str, seconds: float | None, reason: str) -> int:
+        """Refuse the logins of a user and end their sessions; returns how many were alive."""
+        ttl = _ban_ttl(seconds)
+        _check_reason(reason)
+        ended = 0
+        subjects = await self._subjects(user_id)
+        for subject in subjects:
+            ended += await self._ask("ban", self._tokens.ban(subject, reason=reason, ttl=ttl))
+        if self._events.has_listeners:
+            ban = await self._ask("ban_of", self._tokens.ban_of(subjects[0]))
+            if ban is not None:
+                self._events.emit(Banned(ban, self._sku, ended))
+        return ended
+
+    async def unban(self, user_id: str) -> bool:
+        """Let a user log in again; False when they were not banned."""
+        was_banned = False
+        for subject in await self._subjects(user_id):
+            was_banned |= await self._ask("unban", self._tokens.unban(subject))
+        if was_banned:
+            self._events.emit(Unbanned(self._sku, user_id))
+        return was_banned
+
+    async def ban_of(self, user_id: str) -> Ban | None:
+        """Read the ban of a user; None when there is none."""
+        for subject in await self._subjects(user_id):
+            ban = await self._ask("ban_of", self._tokens.ban_of(subject))
+            if ban is not None:
+                return ban
+        return None
+
+    async def online(self, cursor: str | None, limit: int) -> OnlinePage:
+        """Page through the users with a living session."""
+        if type(limit) is not int or not 1 <= limit <= _LARGEST_PAGE:
+            raise ParameterError(f"limit must be a whole number from 1 to {_LARGEST_PAGE}.")
+        return await self._ask("online", self._tokens.online(self._sku, cursor=cursor, limit=limit))
+
+    async def online_count(self) -> int:
+        """Count the users with a living session."""
+        return await self._ask("online_count", self._tokens.online_count(self._sku))
+
+    async def close(self) -> None:
+        """Take no more calls, and return when all that were taken are answered."""
+        await self._lookups.close()
+        await self._reads.close()
+        await self._rotations.close()
+        await self._revocations.close()
+        await self._reuses.close()
+        await self._renewals.close()
+
+    async def _end(self, ref: SessionRef) -> bool:
+        ended: bool = await self._revocations.submit(ref)
+        if ended:
+            self._events.emit(Revoked(ref.sku, ref.user_id, ref.nonce, 1))
+        return ended
+
+    async def _subjects(self, user_id: str) -> list[Subject]:
+        """Under which ids a user may have sessions: under the openId before a unionId was known."""
+        check_user_id(user_id)
+        with self._events.store_failures("get"):
+            (user,) = await self._users.get([user_id])
+        ids = [user_id] if user is None else [user.id, user_id, user.open_id]
+        return [Subject(self._sku, one) for one in dict.fromkeys(ids)]
+
+    async def _ask(self, operation: str, answer: Awaitable[Answer]) -> Answer:
+        with self._events.store_failures(operation):
+            return await answer
+
+    async def _lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
+        events = self._events
+        if not events.has_listeners:
+            return await self._tokens.lookup(refs)
+        started = time.perf_counter()
+        ends = await events.watched("lookup", self._tokens.lookup)(refs)
+        valid = sum(end is not None and end > 0 for end in ends)
+        seconds = time.perf_counter() - started
+        events.emit(TokensValidated(valid, len(ends) - valid, seconds))
+        return ends
+
+    def _count_refused(self) -> None:
+        if not self._refused:
+            asyncio.get_running_loop().call_soon(self._tell_refused)
+        self._refused += 1
+
+    def _tell_refused(self) -> None:
+        self._events.emit(TokensValidated(0, self._refused, 0))
+        self._refused = 0
+
+    async def _rotate(self, refs: Sequence[SessionRef]) -> list[AuthResult | Exception]:
+        users = await self._users.get([ref.user_id for ref in refs])
+        known = [ref for ref, user in zip(refs, users, strict=True) if user]
+        rotated = dict(
+            zip(
+                known,
+                await self._tokens.rotate(known, ttl=self._ttl, grace=self._grace),
+                strict=True,
+            )
+        )
+        stale = [ref for ref in known if rotated[ref] == TokenStatus.rotated]
+        if stale:
+            ended = await self._end_reused(stale)
+            rotated |= {
+                ref: TokenStatus.reused
+                for ref, is_over in zip(stale, ended, strict=True)
+                if is_over
+            }
+        return [
+            _no_user() if user is None else self._rotation(user, rotated[ref])
+            for ref, user in zip(refs, users, strict=True)
+        ]
+
+    def _rotation(self, user: User, answer: Session | TokenStatus) -> AuthResult | Exception:
+        if isinstance(answer, TokenStatus):
+            return invalid_token(answer)
+        self._events.emit(Rotated(answer))
+        ref = answer.ref
+        token = self._signer.mint(ref.user_id, ref.nonce, ref.generation)
+        return AuthResult(1, "OK", token, user, answer)
+
+    async def _end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
+        ended = await self._tokens.end_reused(refs)
+        for ref, is_over in zip(refs, ended, strict=True):
+            if is_over:
+                logger.warning("A token that had been rotated away was used: its session is over.")
+                self._events.emit(TokenReuseDetected(ref))
+        return ended
+
+    def _renew_if_due(self, ref: SessionRef, end: int) -> None:
+        """Have the life of a session count from now, if a tenth of it has passed."""
+        now = self._clock() * 1000
+        if end - now > 0.9 * self._ttl or now < self._due.get(ref, 0):
+            return
+        if len(self._due) >= _RENEWED:
+            self._due.clear()
+        self._due[ref] = now + 0.1 * self._ttl
+        self._renewals.submit(ref).add_done_callback(partial(self._renewed, ref))
+
+    async def _renew(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
+        return await self._tokens.renew(refs, ttl=self._ttl)
+
+    def _renewed(self, ref: SessionRef, renewal: "asyncio.Future[int | None]") -> None:
+        if renewal.cancelled():
+            return
+        error = renewal.exception()
+        if error is not None:
+            self._due.pop(ref, None)
+            logger.warning("A session was not renewed; its next use tries again: %s", error)
+
+
+def check_user_id(user_id: object) -> None:
+    """Raise ParameterError for what can be no user's id."""
+    if not is_user_id(user_id):
+        raise ParameterError("user_id is required, as a text: a unionId, or an openId.")
+
+
+def invalid_token(status: TokenStatus) -> InvalidTokenError:
+    """The error of a token that is not good, for this reason."""
+    return InvalidTokenError(_ADVICE.get(status, _ADVICE[TokenStatus.unknown]), status)
+
+
+_ADVICE = {
+    TokenStatus.unknown: "This token is not valid here, or no longer: log in again.",
+    TokenStatus.replaced: "This token was replaced by a newer login: log in again to go on here.",
+    TokenStatus.revoked: "This token was revoked: log in again.",
+    TokenStatus.banned: "This token ended when its user was banned.",
+    TokenStatus.rotated: "This token was rotated: use the one that took its place.",
+    TokenStatus.reused: "A token of this session was used after it had been rotated, which is a "
+    "sign of theft: the session is over. Log in again.",
+}
+
+
+def _no_user() -> UserNotFoundError:
+    return UserNotFoundError("The user of this token is not known any more: authorize again.")
+
+
+def _device_text(parameter: str, text: object) -> str | None:
+    if text is None or text == "":
+        return None
+    if not isinstance(text, str) or len(text) > _LONGEST_DEVICE or not _is_one_line(text):
+        raise ParameterError(
+            f"{parameter} must be a text of one line, of at most {_LONGEST_DEVICE} characters."
+        )
+    return text
+
+
+def _is_one_line(text: str) -> bool:
+    """Whether a text has no control characters, line ends or halves of characters."""
+    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
+
+
+def _ban_ttl(seconds: object) -> int | None:
+    if seconds is None:
+        return None
+    if not isinstance(seconds, (int, float)) or not 0.001 <= seconds <= _LONGEST_BAN:
+        raise ParameterError(
+            "seconds must be a number above zero, up to a hundred years, or None for ever."
+        )
+    return int(seconds * 1000)
+
+
+def _check_reason(reason: object) -> None:
+    if not isinstance(reason, str) or len(reason) > _LONGEST_REASON or not _is_one_line(reason):
+        raise ParameterError(
+            f"reason must be a text of one line, of at most {_LONGEST_REASON} characters."
+        )
