@@ -9,7 +9,7 @@ to each test (pytest-asyncio in its auto mode runs them):
             async with MyTokenStore(tmp_path / "tokens.db") as store:
                 yield store
 
-The store goes by the real time: sessions begin now, and some last a millisecond. For asserts that
+The store goes by the real time: some sessions last a millisecond. For asserts that
 tell what they compared, put `pytest.register_assert_rewrite("mpauthx_async.stores.conformance")`
 into conftest.py.
 """

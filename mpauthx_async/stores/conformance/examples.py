@@ -2,15 +2,34 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
-from ...models import NewSession, SessionRef
+from ...constants import TokenStatus
+from ...models import LoginPolicy, NewSession, Session, SessionRef, Subject
 from ...tokens import new_nonce
 from .. import TokenStore
 
-__all__ = ["HOUR", "UNUSUAL_IDS", "end_of", "is_alive", "mixed_batch", "new_session"]
+__all__ = [
+    "ALICE",
+    "HOUR",
+    "SOLE",
+    "UNUSUAL_IDS",
+    "begin",
+    "begin_apart",
+    "end_of",
+    "is_about",
+    "is_alive",
+    "listed",
+    "mixed_batch",
+    "new_session",
+    "rotated",
+    "statuses",
+    "until",
+]
 
 HOUR = 3_600_000  # milliseconds
-_PATIENCE = 10  # seconds in which a session of a millisecond has to end
+_PATIENCE = 30  # seconds in which a session of a second has to end
+ALICE = Subject("shop", "alice")
 
 UNUSUAL_IDS = [
     "*",
@@ -52,28 +71,35 @@ No two of them are one user, whatever a collation says.
 """
 
 
+SOLE = LoginPolicy(max_sessions=1)
+_ANY = LoginPolicy()
+
+
 def new_session(
     user_id: str = "alice",
     *,
     sku: str = "shop",
-    issued_at: int | None = None,
     ttl: int = HOUR,
-    sole: bool = False,
+    policy: LoginPolicy = _ANY,
     sealed_key: str | None = None,
+    device: str | None = None,
+    device_kind: str | None = None,
+    absolute_ttl: int | None = None,
 ) -> NewSession:
-    """A session that is to begin, by default now, under a nonce of its own.
+    """A session that is to begin, under a nonce of its own.
 
     Args:
         user_id: whose it is.
         sku: of which sku.
-        issued_at: when it begins, in Unix milliseconds.
         ttl: how long it lives, in milliseconds.
-        sole: whether every earlier session of the subject ends in the same step.
+        policy: which sessions of the subject it ends.
         sealed_key: WeChat's session key, encrypted.
+        device: what the user would know the device by.
+        device_kind: such as phone.
+        absolute_ttl: how long it lives at most, in milliseconds.
     """
-    if issued_at is None:
-        issued_at = time.time_ns() // 1_000_000
-    return NewSession(SessionRef(sku, user_id, new_nonce()), issued_at, ttl, sole, sealed_key)
+    ref = SessionRef(sku, user_id, new_nonce())
+    return NewSession(ref, ttl, policy, sealed_key, device, device_kind, absolute_ttl)
 
 
 def mixed_batch() -> list[NewSession]:
@@ -89,13 +115,59 @@ def mixed_batch() -> list[NewSession]:
     ]
 
 
-async def is_alive(store: TokenStore, *sessions: NewSession) -> list[bool]:
-    return [end is not None for end in await store.lookup([new.ref for new in sessions])]
+async def begin(store: TokenStore, *sessions: NewSession) -> list[Session]:
+    """Issue sessions at once; none of their users may be banned."""
+    answers = await store.issue(sessions)
+    begun = [answer for answer in answers if isinstance(answer, Session)]
+    assert len(begun) == len(answers) == len(sessions)
+    return begun
 
 
-async def end_of(store: TokenStore, brief: NewSession) -> None:
-    """Wait until the store says itself that a session ended; what tells the time is its own."""
+async def begin_apart(store: TokenStore, *sessions: NewSession) -> list[Session]:
+    """Issue sessions one after the other, a login each."""
+    return [begun for new in sessions for begun in await begin(store, new)]
+
+
+async def is_alive(store: TokenStore, *sessions: NewSession | Session) -> list[bool]:
+    ends = await store.lookup([session.ref for session in sessions])
+    return [end is not None and end > 0 for end in ends]
+
+
+async def statuses(store: TokenStore, *sessions: NewSession | Session) -> list[int | None]:
+    """What `lookup` says, with TokenStatus.active for what is alive."""
+    answers = await store.lookup([session.ref for session in sessions])
+    return [TokenStatus.active if answer and answer > 0 else answer for answer in answers]
+
+
+async def listed(store: TokenStore, subject: Subject = ALICE) -> list[SessionRef]:
+    """The sessions of a subject that are listed, newest first."""
+    return [session.ref for session in await store.sessions(subject)]
+
+
+async def rotated(store: TokenStore, ref: SessionRef, *, grace: int = HOUR) -> SessionRef:
+    """Rotate a session that is alive; returns its ref of the next generation."""
+    (answer,) = await store.rotate([ref], ttl=HOUR, grace=grace)
+    assert isinstance(answer, Session)
+    return answer.ref
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until the store says itself that something is so; what tells the time is its own."""
     deadline = time.monotonic() + _PATIENCE
-    while await is_alive(store, brief) != [False]:
-        assert time.monotonic() < deadline, "The session does not end."
+    while not await is_so():
+        assert time.monotonic() < deadline, "The store does not come to it."
         await asyncio.sleep(0.001)
+
+
+async def end_of(store: TokenStore, brief: NewSession | Session) -> None:
+    """Wait until a session ended."""
+
+    async def is_over() -> bool:
+        return await is_alive(store, brief) == [False]
+
+    await until(is_over)
+
+
+def is_about(end: int, expected: int) -> bool:
+    """Whether something happened as expected, in Unix milliseconds, or up to a minute later."""
+    return expected <= end <= expected + 60_000

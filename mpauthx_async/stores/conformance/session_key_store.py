@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ...models import NewSession, is_user_id
 from .. import SessionKeyStore, TokenStore
-from .examples import UNUSUAL_IDS, end_of, is_alive, mixed_batch, new_session
+from .examples import SOLE, UNUSUAL_IDS, begin, end_of, is_alive, mixed_batch, new_session
 
 __all__ = ["SessionKeyStoreConformance"]
 
@@ -26,7 +26,7 @@ class SessionKeyStoreConformance:
     async def test_a_sealed_key_comes_with_its_session(self, store: _KeyingTokenStore) -> None:
         new = new_session(sealed_key=_SEALED)
         assert list(await store.sealed_keys([new.ref])) == [None]
-        assert list(await store.issue([new])) == [new.begun()]
+        await begin(store, new)
         assert list(await store.sealed_keys([new.ref])) == [_SEALED]
 
     async def test_a_session_may_have_no_sealed_key(self, store: _KeyingTokenStore) -> None:
@@ -61,11 +61,8 @@ class SessionKeyStoreConformance:
     async def test_sessions_are_listed_whether_they_have_a_sealed_key_or_not(
         self, store: _KeyingTokenStore
     ) -> None:
-        now = new_session().issued_at
-        older = new_session(issued_at=now - 1000, sealed_key=_SEALED)
-        newer = new_session(issued_at=now)
-        await store.issue([older, newer])
-        assert list(await store.sessions(older.ref.subject)) == [newer.begun(), older.begun()]
+        older, newer = await begin(store, new_session(sealed_key=_SEALED), new_session())
+        assert list(await store.sessions(older.ref.subject)) == [newer, older]
 
     async def test_a_replaced_key_is_the_one_that_is_read(self, store: _KeyingTokenStore) -> None:
         new, other = new_session(sealed_key=_SEALED), new_session(sealed_key=_SEALED)
@@ -82,11 +79,10 @@ class SessionKeyStoreConformance:
     async def test_replacing_a_key_changes_nothing_of_the_session(
         self, store: _KeyingTokenStore
     ) -> None:
-        new = new_session(sealed_key=_SEALED)
-        await store.issue([new])
-        await store.replace_sealed_key(new.ref, _OTHER_SEALED)
-        assert list(await store.lookup([new.ref])) == [new.issued_at + new.ttl]
-        assert list(await store.sessions(new.ref.subject)) == [new.begun()]
+        (begun,) = await begin(store, new_session(sealed_key=_SEALED))
+        await store.replace_sealed_key(begun.ref, _OTHER_SEALED)
+        assert list(await store.lookup([begun.ref])) == [begun.expires_at]
+        assert list(await store.sessions(begun.ref.subject)) == [begun]
 
     async def test_a_session_that_is_not_alive_gets_no_key(self, store: _KeyingTokenStore) -> None:
         unknown, revoked, brief = new_session(), new_session(), new_session(ttl=1)
@@ -127,11 +123,11 @@ class SessionKeyStoreConformance:
     async def test_keys_leave_when_a_sole_session_begins(self, store: _KeyingTokenStore) -> None:
         earlier = _with_keys([new_session(), new_session()])
         bob = new_session("bob", sealed_key=_SEALED)
-        without = new_session(sole=True)
+        without = new_session(policy=SOLE)
         await store.issue([*earlier, bob])
         await store.issue([without])
         assert await _keys(store, [*earlier, without, bob]) == [None, None, None, _SEALED]
-        sole = new_session(sole=True, sealed_key=_OTHER_SEALED)
+        sole = new_session(policy=SOLE, sealed_key=_OTHER_SEALED)
         await store.issue([sole])
         assert await _keys(store, [sole, without]) == [_OTHER_SEALED, None]
 

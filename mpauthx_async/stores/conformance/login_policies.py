@@ -1,0 +1,309 @@
+"""The tests of which sessions live side by side, by the policies of their logins."""
+
+import asyncio
+
+from ...constants import TokenStatus
+from ...models import LoginPolicy, SessionRef
+from .. import TokenStore
+from .examples import (
+    ALICE,
+    HOUR,
+    SOLE,
+    UNUSUAL_IDS,
+    begin,
+    begin_apart,
+    end_of,
+    is_about,
+    is_alive,
+    listed,
+    new_session,
+    rotated,
+    statuses,
+)
+
+__all__ = ["LoginPolicies"]
+
+_ANY = LoginPolicy()
+_THREE = LoginPolicy(max_sessions=3)
+_ONE_PER_KIND = LoginPolicy(one_per_kind=True)
+_SHARED = LoginPolicy(shared_token=True)
+
+
+class LoginPolicies:
+    """What a TokenStore promises of each login policy."""
+
+    async def test_a_sole_session_ends_every_earlier_one_of_its_subject(
+        self, store: TokenStore
+    ) -> None:
+        earlier = [new_session() for _ in range(12)]
+        other_user, other_sku = new_session("bob"), new_session(sku="shop-debug")
+        await store.issue([*earlier, other_user, other_sku])
+        sole = new_session(policy=SOLE)
+        await store.issue([sole])
+        assert await is_alive(store, *earlier) == [False] * 12
+        assert await is_alive(store, other_user, other_sku, sole) == [True] * 3
+        assert set(await listed(store, sole.ref.subject)) == {sole.ref}
+
+    async def test_a_sole_session_may_be_the_first(self, store: TokenStore) -> None:
+        sole = new_session(policy=SOLE)
+        await store.issue([sole])
+        assert set(await listed(store, sole.ref.subject)) == {sole.ref}
+
+    async def test_a_later_session_lives_beside_a_sole_one(self, store: TokenStore) -> None:
+        sole, later = new_session(policy=SOLE), new_session()
+        await store.issue([sole])
+        await store.issue([later])
+        assert set(await listed(store, sole.ref.subject)) == {sole.ref, later.ref}
+
+    async def test_sessions_of_a_batch_begin_in_order(self, store: TokenStore) -> None:
+        before, first, between, last, after = (
+            new_session(policy=policy) for policy in (_ANY, SOLE, _ANY, SOLE, _ANY)
+        )
+        bob = new_session("bob", policy=SOLE)
+        await store.issue([before, first, bob, between, last, after])
+        assert await is_alive(store, before, first, between) == [False] * 3
+        assert set(await listed(store, last.ref.subject)) == {last.ref, after.ref}
+        assert set(await listed(store, bob.ref.subject)) == {bob.ref}
+
+    async def test_issuing_a_sole_session_again_spares_what_began_since(
+        self, store: TokenStore
+    ) -> None:
+        sole, later = new_session(policy=SOLE), new_session()
+        await store.issue([sole])
+        await store.issue([later])
+        await store.issue([sole])
+        assert set(await listed(store, sole.ref.subject)) == {sole.ref, later.ref}
+        assert await is_alive(store, sole, later) == [True, True]
+
+    async def test_issuing_sole_sessions_of_one_subject_again_leaves_the_last(
+        self, store: TokenStore
+    ) -> None:
+        batch = [new_session(policy=SOLE) for _ in range(3)]
+        await store.issue(batch)
+        await store.issue(batch)
+        assert await is_alive(store, *batch) == [False, False, True]
+        assert set(await listed(store, batch[2].ref.subject)) == {batch[2].ref}
+
+    async def test_of_concurrent_sole_sessions_one_is_left(self, store: TokenStore) -> None:
+        batch = [new_session(policy=SOLE) for _ in range(20)]
+        await asyncio.gather(*(store.issue([new]) for new in batch))
+        alive = await is_alive(store, *batch)
+        assert alive.count(True) == 1
+        assert set(await listed(store, batch[0].ref.subject)) == {batch[alive.index(True)].ref}
+
+    async def test_the_newest_survive_and_the_oldest_leave(self, store: TokenStore) -> None:
+        refs: list[SessionRef] = []
+        for _ in range(8):
+            (begun,) = await begin(store, new_session(policy=_THREE))
+            assert list(begun.replaced) == refs[-3:-2]
+            refs.append(begun.ref)
+            assert await listed(store) == refs[:-4:-1]
+        answers = await store.lookup(refs)
+        assert list(answers[:5]) == [TokenStatus.replaced] * 5
+        assert all(end is not None and end > 0 for end in answers[5:])
+
+    async def test_the_newest_of_a_batch_survive(self, store: TokenStore) -> None:
+        batch = [new_session(policy=_THREE) for _ in range(8)]
+        begun = await begin(store, *batch)
+        assert await listed(store) == [new.ref for new in batch[:4:-1]]
+        assert await is_alive(store, *batch) == [False] * 5 + [True] * 3
+        replaced = [ref for session in begun for ref in session.replaced]
+        assert replaced == [new.ref for new in batch[:5]]
+
+    async def test_one_login_may_replace_many(self, store: TokenStore) -> None:
+        earlier = await begin(store, *(new_session() for _ in range(10)))
+        (begun,) = await begin(store, new_session(policy=_THREE))
+        assert set(begun.replaced) == {session.ref for session in earlier[:8]}
+        assert len(begun.replaced) == 8
+        assert await listed(store) == [begun.ref, earlier[9].ref, earlier[8].ref]
+
+    async def test_nothing_is_replaced_while_there_is_room(self, store: TokenStore) -> None:
+        begun = await begin_apart(store, *(new_session(policy=_THREE) for _ in range(3)))
+        assert [session.replaced for session in begun] == [()] * 3
+        assert await is_alive(store, *begun) == [True] * 3
+
+    async def test_what_is_over_takes_no_room(self, store: TokenStore) -> None:
+        kept, revoked, brief = await begin(store, new_session(), new_session(), new_session(ttl=1))
+        await store.revoke([revoked.ref])
+        await end_of(store, brief)
+        begun = await begin_apart(store, *(new_session(policy=_THREE) for _ in range(2)))
+        assert [session.replaced for session in begun] == [(), ()]
+        assert await is_alive(store, kept, *begun) == [True] * 3
+        assert await statuses(store, revoked) == [TokenStatus.revoked]
+
+    async def test_what_was_replaced_names_its_generation(self, store: TokenStore) -> None:
+        (earlier,) = await begin(store, new_session())
+        ref = await rotated(store, await rotated(store, earlier.ref))
+        (begun,) = await begin(store, new_session(policy=SOLE))
+        assert begun.replaced == (ref,)
+        assert ref.generation == 2
+
+    async def test_a_policy_touches_no_other_subject(self, store: TokenStore) -> None:
+        others = [
+            new_session(user_id, sku=sku, device="phone")
+            for user_id, sku in [("bob", "shop"), ("alice", "game"), ("alic", "shop")]
+            for _ in range(3)
+        ]
+        await begin(store, *others)
+        for policy in (SOLE, _THREE, _ONE_PER_KIND, _SHARED):
+            (begun,) = await begin(store, new_session(policy=policy, device="phone"))
+            assert begun.ref.subject == ALICE
+            await begin(store, new_session(policy=policy, device="phone"))
+        assert await is_alive(store, *others) == [True] * len(others)
+
+    async def test_of_fifty_concurrent_logins_as_many_live_as_may(self, store: TokenStore) -> None:
+        batch = [new_session(policy=_THREE) for _ in range(50)]
+        answers = await asyncio.gather(*(begin(store, new) for new in batch))
+        alive = {
+            new.ref
+            for new, lives in zip(batch, await is_alive(store, *batch), strict=True)
+            if lives
+        }
+        assert len(alive) == 3
+        assert set(await listed(store)) == alive
+        replaced = [ref for (session,) in answers for ref in session.replaced]
+        assert len(replaced) == 47
+        assert set(replaced) == {new.ref for new in batch} - alive
+        assert await store.revoke_subject(ALICE) == 3
+
+    async def test_one_of_each_kind_lives(self, store: TokenStore) -> None:
+        phone, tablet, phone_2 = (
+            new_session(policy=_ONE_PER_KIND, device=device, device_kind=kind)
+            for device, kind in [("A", "phone"), ("B", "tablet"), ("C", "phone")]
+        )
+        begun = await begin_apart(store, phone, tablet, phone_2)
+        assert [session.replaced for session in begun] == [(), (), (phone.ref,)]
+        assert await listed(store) == [phone_2.ref, tablet.ref]
+        assert await statuses(store, phone) == [TokenStatus.replaced]
+
+    async def test_a_device_without_a_kind_is_of_its_own(self, store: TokenStore) -> None:
+        anna, bea, anna_2 = (
+            new_session(policy=_ONE_PER_KIND, device=device) for device in ("Anna", "Bea", "Anna")
+        )
+        begun = await begin_apart(store, anna, bea, anna_2)
+        assert [session.replaced for session in begun] == [(), (), (anna.ref,)]
+        assert await listed(store) == [anna_2.ref, bea.ref]
+
+    async def test_all_that_are_of_no_device_are_of_one_kind(self, store: TokenStore) -> None:
+        phone = new_session(policy=_ONE_PER_KIND, device_kind="phone")
+        bare, bare_2 = new_session(policy=_ONE_PER_KIND), new_session(policy=_ONE_PER_KIND)
+        begun = await begin_apart(store, phone, bare, bare_2)
+        assert [session.replaced for session in begun] == [(), (), (bare.ref,)]
+        assert await listed(store) == [bare_2.ref, phone.ref]
+
+    async def test_a_kind_is_compared_to_the_letter(self, store: TokenStore) -> None:
+        kinds = [*UNUSUAL_IDS, "phone", "Phone", "phone ", "phone.", "ph%", "ph*", "pho"]
+        batch = [new_session(policy=_ONE_PER_KIND, device_kind=kind) for kind in kinds]
+        await begin_apart(store, *batch)
+        assert await is_alive(store, *batch) == [True] * len(batch)
+        again = [new_session(policy=_ONE_PER_KIND, device_kind=kind) for kind in kinds]
+        begun = await begin(store, *again)
+        assert [session.replaced for session in begun] == [(new.ref,) for new in batch]
+
+    async def test_all_earlier_sessions_of_the_kind_are_replaced(self, store: TokenStore) -> None:
+        earlier = await begin(store, *(new_session(device_kind="phone") for _ in range(5)))
+        (begun,) = await begin(store, new_session(policy=_ONE_PER_KIND, device_kind="phone"))
+        assert set(begun.replaced) == {session.ref for session in earlier}
+        assert await listed(store) == [begun.ref]
+
+    async def test_one_per_kind_and_a_most_go_together(self, store: TokenStore) -> None:
+        policy = LoginPolicy(max_sessions=2, one_per_kind=True)
+        batch = [new_session(policy=policy, device_kind=kind) for kind in ("a", "b", "b", "c")]
+        begun = await begin_apart(store, *batch)
+        refs = [new.ref for new in batch]
+        assert [session.replaced for session in begun] == [(), (), (refs[1],), (refs[0],)]
+        assert await listed(store) == [refs[3], refs[2]]
+
+    async def test_of_concurrent_logins_of_each_kind_one_lives(self, store: TokenStore) -> None:
+        kinds = ["phone", "tablet", None]
+        batch = [new_session(policy=_ONE_PER_KIND, device_kind=kinds[i % 3]) for i in range(30)]
+        await asyncio.gather(*(begin(store, new) for new in batch))
+        alive = await is_alive(store, *batch)
+        assert [alive[i::3].count(True) for i in range(3)] == [1, 1, 1]
+        assert len(await listed(store)) == 3
+
+    async def test_a_shared_token_is_given_again(self, store: TokenStore) -> None:
+        first = new_session(policy=_SHARED, device="Anna's phone", device_kind="phone")
+        (begun,) = await begin(store, first)
+        assert begun.ref == first.ref
+        second = new_session(policy=_SHARED, device="tablet")
+        (shared,) = await begin(store, second)
+        assert (shared.ref, shared.issued_at) == (first.ref, begun.issued_at)
+        assert (shared.device, shared.device_kind) == ("Anna's phone", "phone")
+        assert shared.replaced == ()
+        assert await listed(store) == [first.ref]
+        assert list(await store.lookup([second.ref])) == [None]
+
+    async def test_a_shared_session_begins_its_life_anew(self, store: TokenStore) -> None:
+        (begun,) = await begin(store, new_session(policy=_SHARED, ttl=HOUR))
+        (shared,) = await begin(store, new_session(policy=_SHARED, ttl=3 * HOUR))
+        assert is_about(shared.expires_at, begun.expires_at + 2 * HOUR)
+        assert list(await store.lookup([begun.ref])) == [shared.expires_at]
+        assert list(await store.sessions(ALICE)) == [shared]
+
+    async def test_a_shared_session_keeps_its_absolute_end(self, store: TokenStore) -> None:
+        first = new_session(policy=_SHARED, ttl=HOUR, absolute_ttl=2 * HOUR)
+        (begun,) = await begin(store, first)
+        second = new_session(policy=_SHARED, ttl=9 * HOUR, absolute_ttl=9 * HOUR)
+        (shared,) = await begin(store, second)
+        assert shared.expires_at == begun.expires_at + HOUR
+
+    async def test_the_newest_session_is_shared_in_its_generation(self, store: TokenStore) -> None:
+        _, newest = await begin(store, new_session(), new_session())
+        ref = await rotated(store, newest.ref)
+        (shared,) = await begin(store, new_session(policy=_SHARED))
+        assert shared.ref == ref
+        assert len(await listed(store)) == 2
+
+    async def test_what_is_dead_is_not_shared(self, store: TokenStore) -> None:
+        (revoked,) = await begin(store, new_session(policy=_SHARED))
+        await store.revoke([revoked.ref])
+        brief = new_session(policy=_SHARED, ttl=1)
+        assert (await begin(store, brief))[0].ref == brief.ref
+        await end_of(store, brief)
+        new = new_session(policy=_SHARED)
+        assert (await begin(store, new))[0].ref == new.ref
+        assert await statuses(store, revoked, brief, new) == [
+            TokenStatus.revoked,
+            None,
+            TokenStatus.active,
+        ]
+
+    async def test_concurrent_logins_share_one_token(self, store: TokenStore) -> None:
+        batch = [new_session(policy=_SHARED) for _ in range(30)]
+        answers = await asyncio.gather(*(begin(store, new) for new in batch))
+        refs = {session.ref for (session,) in answers}
+        assert len(refs) == 1
+        assert await listed(store) == list(refs)
+
+    async def test_logins_of_a_batch_share_one_token(self, store: TokenStore) -> None:
+        batch = [new_session(user_id, policy=_SHARED) for user_id in ("alice", "bob") * 3]
+        begun = await begin(store, *batch)
+        assert [session.ref for session in begun] == [batch[0].ref, batch[1].ref] * 3
+
+    async def test_issuing_a_shared_session_again_changes_nothing(self, store: TokenStore) -> None:
+        new = new_session(policy=_SHARED)
+        (begun,) = await begin(store, new)
+        assert await begin(store, new) == [begun]
+        assert list(await store.sessions(ALICE)) == [begun]
+
+    async def test_issuing_again_resurrects_nothing(self, store: TokenStore) -> None:
+        for policy in (_ANY, SOLE, _ONE_PER_KIND, _SHARED):
+            new = new_session(policy=policy)
+            (begun,) = await begin(store, new)
+            await store.revoke([new.ref])
+            (again,) = await begin(store, new)
+            assert (again.ref, again.issued_at) == (begun.ref, begun.issued_at)
+            assert await statuses(store, new) == [TokenStatus.revoked]
+            assert await listed(store) == []
+
+    async def test_issuing_what_was_replaced_again_ends_nothing(self, store: TokenStore) -> None:
+        for policy in (SOLE, _THREE, _ONE_PER_KIND):
+            batch = [new_session("bob", policy=policy) for _ in range(5)]
+            await begin_apart(store, *batch)
+            before = await statuses(store, *batch)
+            refs = await listed(store, batch[0].ref.subject)
+            await begin_apart(store, *batch)
+            assert await statuses(store, *batch) == before
+            assert await listed(store, batch[0].ref.subject) == refs
+            await store.revoke_subject(batch[0].ref.subject)

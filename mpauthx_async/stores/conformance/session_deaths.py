@@ -1,0 +1,208 @@
+"""The tests of what is remembered of sessions that died, and of reading those that live."""
+
+import asyncio
+
+from ...constants import TokenStatus
+from .. import TokenStore
+from .examples import (
+    ALICE,
+    HOUR,
+    SOLE,
+    begin,
+    end_of,
+    is_alive,
+    listed,
+    mixed_batch,
+    new_session,
+    rotated,
+    statuses,
+    until,
+)
+
+__all__ = ["SessionDeaths"]
+
+
+class SessionDeaths:
+    """What a TokenStore promises of dead sessions, and of `read`."""
+
+    async def test_lookup_tells_why_a_session_died(self, store: TokenStore) -> None:
+        replaced, sole = new_session(), new_session(policy=SOLE)
+        revoked, thrown_out = new_session("bob"), new_session("bob")
+        banned, reused = new_session("carol"), new_session("dave")
+        await begin(store, replaced, sole, revoked, thrown_out, banned, reused)
+        assert await statuses(store, sole, revoked, thrown_out, banned, reused) == [1] * 5
+        await store.revoke([revoked.ref])
+        await store.revoke_subject(thrown_out.ref.subject)
+        await store.ban(banned.ref.subject, reason="", ttl=None)
+        await rotated(store, await rotated(store, reused.ref))
+        await store.end_reused([reused.ref])
+        assert await statuses(store, replaced, sole, revoked, thrown_out, banned, reused) == [
+            TokenStatus.replaced,
+            TokenStatus.active,
+            TokenStatus.revoked,
+            TokenStatus.revoked,
+            TokenStatus.banned,
+            TokenStatus.reused,
+        ]
+
+    async def test_the_first_death_is_the_one_that_is_told(self, store: TokenStore) -> None:
+        revoked, replaced = new_session(), new_session("bob")
+        await begin(store, revoked, replaced, new_session("bob", policy=SOLE))
+        await store.revoke([revoked.ref])
+        for session in (revoked, replaced):
+            assert list(await store.revoke([session.ref])) == [False]
+            await store.ban(session.ref.subject, reason="", ttl=None)
+            assert await store.revoke_subject(session.ref.subject) == 0
+        assert await statuses(store, revoked, replaced) == [
+            TokenStatus.revoked,
+            TokenStatus.replaced,
+        ]
+
+    async def test_a_dead_session_is_forgotten_when_it_would_have_ended(
+        self, store: TokenStore
+    ) -> None:
+        brief, lasting = new_session(ttl=2000), new_session()
+        await begin(store, brief, lasting)
+        assert list(await store.revoke([brief.ref, lasting.ref])) == [True, True]
+
+        async def is_forgotten() -> bool:
+            return list(await store.lookup([brief.ref])) == [None]
+
+        await until(is_forgotten)
+        assert await statuses(store, brief, lasting) == [None, TokenStatus.revoked]
+
+    async def test_a_session_that_ended_by_itself_is_unknown(self, store: TokenStore) -> None:
+        brief = new_session(ttl=1)
+        await begin(store, brief)
+        await end_of(store, brief)
+        assert list(await store.lookup([brief.ref])) == [None]
+        assert list(await store.read([brief.ref])) == [None]
+
+    async def test_a_death_is_told_of_one_sku_and_user(self, store: TokenStore) -> None:
+        new = new_session()
+        await begin(store, new)
+        await store.revoke([new.ref])
+        others = [new.ref._replace(sku="game"), new.ref._replace(user_id="bob")]
+        assert list(await store.lookup([*others, new.ref])) == [None, None, TokenStatus.revoked]
+
+    async def test_the_dead_are_told_from_the_living_in_a_batch(self, store: TokenStore) -> None:
+        batch = mixed_batch()
+        begun = await begin(store, *batch)
+        await store.revoke([batch[1].ref, batch[4].ref])
+        assert list(await store.lookup([new.ref for new in batch])) == [
+            TokenStatus.revoked if i in (1, 4) else session.expires_at
+            for i, session in enumerate(begun)
+        ]
+
+    async def test_of_a_dead_session_every_token_tells_why(self, store: TokenStore) -> None:
+        new = new_session()
+        await begin(store, new)
+        ref = await rotated(store, new.ref)
+        await store.revoke([ref])
+        assert list(await store.lookup([new.ref, ref])) == [TokenStatus.revoked] * 2
+
+    async def test_a_token_of_an_earlier_generation_was_rotated(self, store: TokenStore) -> None:
+        new = new_session()
+        await begin(store, new)
+        first = await rotated(store, new.ref)
+        (second,) = await store.rotate([first], ttl=HOUR, grace=HOUR)
+        assert not isinstance(second, TokenStatus)
+        assert list(await store.lookup([new.ref, first, second.ref])) == [
+            TokenStatus.rotated,
+            TokenStatus.rotated,
+            second.expires_at,
+        ]
+
+    async def test_a_token_of_a_generation_to_come_is_unknown(self, store: TokenStore) -> None:
+        new = new_session()
+        await begin(store, new)
+        future = new.ref._replace(generation=1)
+        assert list(await store.lookup([future])) == [None]
+        assert list(await store.read([future])) == [None]
+        await store.revoke([new.ref])
+        assert list(await store.lookup([future, new.ref])) == [None, TokenStatus.revoked]
+
+    async def test_read_gives_what_issue_gave_in_order(self, store: TokenStore) -> None:
+        batch = mixed_batch()
+        begun = await begin(store, *batch)
+        unknown = new_session().ref
+        asked = [batch[4].ref, unknown, batch[0].ref, batch[4].ref, batch[6].ref]
+        assert list(await store.read(asked)) == [begun[4], None, begun[0], begun[4], begun[6]]
+
+    async def test_read_gives_nothing_of_what_is_not_alive(self, store: TokenStore) -> None:
+        brief, revoked, rotated_, lasting = (
+            new_session(ttl=1),
+            new_session(),
+            new_session(),
+            new_session(),
+        )
+        begun = await begin(store, brief, revoked, rotated_, lasting)
+        await store.revoke([revoked.ref])
+        ref = await rotated(store, rotated_.ref)
+        await end_of(store, brief)
+        *dead, current, alive = await store.read(
+            [brief.ref, revoked.ref, rotated_.ref, ref, lasting.ref]
+        )
+        assert dead == [None] * 3
+        assert alive == begun[3]
+        assert current is not None
+        assert (current.ref, current.issued_at) == (ref, begun[2].issued_at)
+
+    async def test_read_is_of_one_sku_and_user(self, store: TokenStore) -> None:
+        new = new_session()
+        await begin(store, new)
+        others = [new.ref._replace(sku="game"), new.ref._replace(user_id="bob")]
+        assert list(await store.read(others)) == [None, None]
+
+    async def test_a_session_is_revoked_by_a_token_of_any_generation(
+        self, store: TokenStore
+    ) -> None:
+        batch = [new_session() for _ in range(3)]
+        await begin(store, *batch)
+        refs = [await rotated(store, new.ref, grace=0) for new in batch]
+        assert list(await store.revoke([batch[0].ref, refs[1]])) == [True, True]
+        assert list(await store.revoke([batch[2].ref, refs[2], batch[2].ref])) == [
+            True,
+            False,
+            False,
+        ]
+        assert list(await store.lookup(refs)) == [TokenStatus.revoked] * 3
+        assert await listed(store) == []
+
+    async def test_one_session_of_a_subject_may_be_spared(self, store: TokenStore) -> None:
+        batch = mixed_batch()
+        await begin(store, *batch)
+        own = [new.ref.subject == ALICE for new in batch]
+        spared = batch[3].ref
+        assert await store.revoke_subject(ALICE, spared=spared.nonce) == own.count(True) - 1
+        assert await listed(store) == [spared]
+        assert await is_alive(store, *batch) == [
+            not is_own or new.ref == spared for new, is_own in zip(batch, own, strict=True)
+        ]
+        assert await store.revoke_subject(ALICE, spared=spared.nonce) == 0
+        assert await store.revoke_subject(ALICE) == 1
+
+    async def test_sparing_a_session_that_is_none_spares_none(self, store: TokenStore) -> None:
+        batch = [new_session() for _ in range(3)]
+        others = new_session("bob")
+        await begin(store, *batch, others)
+        assert await store.revoke_subject(ALICE, spared=others.ref.nonce) == 3
+        assert await is_alive(store, *batch, others) == [False] * 3 + [True]
+
+    async def test_a_spared_session_goes_on_in_its_generation(self, store: TokenStore) -> None:
+        new, other = new_session(), new_session()
+        await begin(store, new, other)
+        ref = await rotated(store, new.ref)
+        assert await store.revoke_subject(ALICE, spared=new.ref.nonce) == 1
+        assert await listed(store) == [ref]
+
+    async def test_concurrent_ends_count_each_session_once(self, store: TokenStore) -> None:
+        batch = [new_session() for _ in range(20)]
+        await begin(store, *batch)
+        counted = await asyncio.gather(
+            *(store.revoke_subject(ALICE) for _ in range(5)),
+            store.ban(ALICE, reason="", ttl=HOUR),
+        )
+        revoked = await asyncio.gather(*(store.revoke([new.ref]) for new in batch))
+        assert sum(counted) + sum(answer for (answer,) in revoked) == 20
+        assert await is_alive(store, *batch) == [False] * 20
