@@ -26,8 +26,9 @@ from .oauth_tokens import FunctionOAuthTokenStore, OAuthTokenFunctions, RecordOA
 from .records import Records
 from .redis import RedisTokenStore
 from .redis_records import RedisRecords
-from .sqlite import SqliteTokenStore, SqliteUserStore
 from .sqlite_records import SqliteRecords
+from .sqlite_tokens import SqliteTokenStore
+from .sqlite_users import SqliteUserStore
 
 if TYPE_CHECKING:
     from ..connections import Connections

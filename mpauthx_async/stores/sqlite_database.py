@@ -1,4 +1,4 @@
-"""SqliteDatabase: what the two SQLite stores share, a connection that opens when it is needed."""
+"""SqliteDatabase: what the SQLite stores share, a connection that opens when it is needed."""
 
 import asyncio
 import sqlite3

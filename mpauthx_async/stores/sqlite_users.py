@@ -1,4 +1,4 @@
-"""SqliteTokenStore and SqliteUserStore: the embedded stores, for one machine and for bots."""
+"""SqliteUserStore: keeps users in a SQLite file, for one machine and for bots."""
 
 import json
 import sqlite3
@@ -9,163 +9,13 @@ from operator import attrgetter
 from typing import Any, Self
 
 from ..errors import StoreError
-from ..models import NewSession, Session, SessionRef, Subject, User
+from ..models import User
 from .sqlite_database import Database, SqliteDatabase, transaction
 
-__all__ = ["SqliteTokenStore", "SqliteUserStore"]
+__all__ = ["SqliteUserStore"]
 
 _BUSY_TIMEOUT = 5.0  # seconds
 _INSERT_ROWS = 500  # in one statement, which SQLite lets bind 32,766 values
-
-
-class SqliteTokenStore:
-    """Keeps sessions in a SQLite database, in a table named mpauthx_session.
-
-    Args:
-        database: the file's path, or an open aiosqlite connection that nothing else writes
-            through; the connection stays open.
-        busy_timeout: how long to wait for a file that another process has locked, in seconds.
-        clock: tells the time in Unix seconds.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        *,
-        busy_timeout: float = _BUSY_TIMEOUT,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._database = SqliteDatabase(database, busy_timeout, _create_session_table)
-        self._clock = clock
-
-    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
-        """Begin sessions, all of them in one transaction."""
-        begun = [session.begun() for session in sessions]
-        now = self._now()
-
-        def issue(cursor: sqlite3.Cursor) -> None:
-            with transaction(cursor):
-                # Each login clears the remains of up to two others: the dead never pile up.
-                cursor.execute(
-                    "DELETE FROM mpauthx_session WHERE nonce IN (SELECT nonce FROM mpauthx_session"
-                    " WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
-                    (now, 2 * len(begun)),
-                )
-                for new, session in zip(sessions, begun, strict=True):
-                    cursor.execute(
-                        "INSERT OR IGNORE INTO mpauthx_session"
-                        " (sku, user_id, nonce, issued_at, expires_at, sealed_key)"
-                        " VALUES (?, ?, ?, ?, ?, ?)",
-                        (*session.ref, session.issued_at, session.expires_at, new.sealed_key),
-                    )
-                    # One that is there already is being repeated: others may have begun since.
-                    if new.sole and cursor.rowcount:
-                        cursor.execute(
-                            "DELETE FROM mpauthx_session"
-                            " WHERE sku = ? AND user_id = ? AND nonce <> ?",
-                            session.ref,
-                        )
-
-        await self._database.run(issue)
-        return begun
-
-    async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
-        """Tell when sessions end, with one query."""
-        nonces = json.dumps([ref.nonce for ref in refs])
-        rows = await self._query(
-            "SELECT sku, user_id, nonce, expires_at FROM mpauthx_session"
-            " WHERE nonce IN (SELECT value FROM json_each(?)) AND expires_at > ?",
-            (nonces, self._now()),
-        )
-        ends = {SessionRef(*ref): end for *ref, end in rows}
-        return [ends.get(ref) for ref in refs]
-
-    async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
-        """End sessions, all of them in one transaction."""
-        ended = await self._delete(
-            "(sku, user_id, nonce) IN (SELECT json_extract(value, '$[0]'),"
-            " json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?))",
-            (json.dumps(refs),),
-        )
-        answers = []
-        for ref in refs:
-            answers.append(ref in ended)
-            ended.discard(ref)  # a session that was named twice ended once
-        return answers
-
-    async def sessions(self, subject: Subject) -> Sequence[Session]:
-        """List the sessions of a subject that are alive, newest first."""
-        rows = await self._query(
-            "SELECT nonce, issued_at, expires_at FROM mpauthx_session"
-            " WHERE sku = ? AND user_id = ? AND expires_at > ? ORDER BY issued_at DESC",
-            (*subject, self._now()),
-        )
-        return [Session(SessionRef(*subject, nonce), begin, end) for nonce, begin, end in rows]
-
-    async def revoke_subject(self, subject: Subject) -> int:
-        """End all sessions of a subject in one transaction; returns how many were alive."""
-        return len(await self._delete("sku = ? AND user_id = ?", subject))
-
-    async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
-        """Read the sealed session keys of sessions that are alive, with one query."""
-        rows = await self._query(
-            # When SQLite's text is no UTF-8, its exception quotes it: as a blob it is only damaged.
-            "SELECT sku, user_id, nonce, CAST(sealed_key AS BLOB) FROM mpauthx_session"
-            " WHERE nonce IN (SELECT value FROM json_each(?)) AND expires_at > ?",
-            (json.dumps([ref.nonce for ref in refs]), self._now()),
-        )
-        found = {
-            SessionRef(*ref): sealed_key.decode(errors="replace")
-            for *ref, sealed_key in rows
-            if sealed_key is not None
-        }
-        return [found.get(ref) for ref in refs]
-
-    async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
-        """Keep another sealed session key; False when the session is no longer alive."""
-        args = (sealed_key, *ref, self._now())
-
-        def replace_key(cursor: sqlite3.Cursor) -> bool:
-            with transaction(cursor):
-                cursor.execute(
-                    "UPDATE mpauthx_session SET sealed_key = ?"
-                    " WHERE sku = ? AND user_id = ? AND nonce = ? AND expires_at > ?",
-                    args,
-                )
-                return cursor.rowcount > 0
-
-        return await self._database.run(replace_key)
-
-    async def close(self) -> None:
-        """Close the database if it was opened here; may be called again."""
-        await self._database.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def _query(self, sql: str, args: Sequence[object]) -> list[Any]:
-        return await self._database.run(lambda cursor: cursor.execute(sql, args).fetchall())
-
-    async def _delete(self, condition: str, args: Sequence[str]) -> set[SessionRef]:
-        """Delete rows; returns the sessions among them that were alive."""
-        now = self._now()
-
-        def delete(cursor: sqlite3.Cursor) -> list[Any]:
-            with transaction(cursor):
-                return cursor.execute(
-                    f"DELETE FROM mpauthx_session WHERE {condition}"  # noqa: S608
-                    " RETURNING sku, user_id, nonce, expires_at",
-                    args,
-                ).fetchall()
-
-        rows = await self._database.run(delete)
-        return {SessionRef(*ref) for *ref, end in rows if end > now}
-
-    def _now(self) -> int:
-        return int(self._clock() * 1000)
 
 
 class SqliteUserStore:
@@ -399,27 +249,3 @@ class _Person:
     user: User
     stored_id: str | None = None  # the openId of the row; None while there is none
     changed: bool = False
-
-
-def _create_session_table(cursor: sqlite3.Cursor) -> None:
-    cursor.execute(
-        "CREATE TABLE IF NOT EXISTS mpauthx_session (nonce TEXT PRIMARY KEY, sku TEXT NOT NULL,"
-        " user_id TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,"
-        " sealed_key TEXT) WITHOUT ROWID"
-    )
-    if not _has_sealed_key(cursor):  # a table from before there were any
-        with transaction(cursor):
-            if not _has_sealed_key(cursor):  # another process may have been faster
-                cursor.execute("ALTER TABLE mpauthx_session ADD COLUMN sealed_key TEXT")
-    cursor.execute(
-        "CREATE INDEX IF NOT EXISTS mpauthx_session_subject ON mpauthx_session"
-        " (sku, user_id, issued_at)"
-    )
-    cursor.execute(
-        "CREATE INDEX IF NOT EXISTS mpauthx_session_expires_at ON mpauthx_session (expires_at)"
-    )
-
-
-def _has_sealed_key(cursor: sqlite3.Cursor) -> bool:
-    columns = cursor.execute("SELECT name FROM pragma_table_info('mpauthx_session')").fetchall()
-    return ("sealed_key",) in columns
