@@ -4,8 +4,8 @@ Keys, where the bucket is one of 256 chosen by the user id, so that everything o
 one slot of a Redis Cluster:
 
     mpauthx:t:{sku:bucket}:<nonce>    when the session ends, as an integer, with the TTL that
-                                      deletes it; once its token was rotated, how often behind it;
-                                      below zero why it died
+                                      deletes it, or below zero why it died; behind it, once its
+                                      token was rotated, how often
     mpauthx:g:{sku:bucket}:<nonce>    that a repeated rotation still gets its answer
     mpauthx:b:{sku:bucket}:<user id>  the user's ban
     mpauthx:u:{sku:bucket}            hash, user id to the user's sessions
@@ -122,13 +122,15 @@ class RedisTokenStore:
         self, refs: Sequence[SessionRef], *, ttl: int, grace: int
     ) -> Sequence[Session | TokenStatus]:
         """Put the next generation in the place of each, each in one atomic step."""
-        args = [(ref.user_id, ref.nonce, ref.generation) for ref in refs]
-        return [
-            _session(ref.subject, *answer) if isinstance(answer, list) else TokenStatus(answer)
-            for ref, answer in zip(
-                refs, await self._each(self._rotate, refs, args, ttl, grace), strict=True
-            )
-        ]
+        # One that is named twice is rotated once, were there no grace.
+        once = list(dict.fromkeys(refs))
+        args = [(ref.user_id, ref.nonce, ref.generation) for ref in once]
+        answers = await self._each(self._rotate, once, args, ttl, grace)
+        rotated = {
+            ref: _session(ref.subject, *answer) if isinstance(answer, list) else TokenStatus(answer)
+            for ref, answer in zip(once, answers, strict=True)
+        }
+        return [rotated[ref] for ref in refs]
 
     async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End the sessions whose tokens of an earlier generation were used."""
@@ -291,9 +293,9 @@ def _end(value: bytes | str | None, ref: SessionRef) -> int | None:
     if value is None:
         return None
     end, generation = _parsed_value(value)
-    if end < 0 or generation == ref.generation:
-        return end
-    return TokenStatus.rotated if ref.generation < generation else None
+    if ref.generation > generation:
+        return None
+    return end if end < 0 or ref.generation == generation else TokenStatus.rotated
 
 
 def _parsed_value(value: bytes | str) -> tuple[int, int]:

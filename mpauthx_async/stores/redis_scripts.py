@@ -53,7 +53,7 @@ local function bucket_of_session(key, nonce)
   return bucket_of(string.sub(key, 11, -#nonce - 2))
 end
 
--- A session's value: its end, and the generation of its token; or below zero why it died.
+-- A session's value: its end, or below zero why it died; and the generation of its token.
 local function parse(value)
   local number, generation = string.match(value, '^(%-?%d+) ?(%d*)$')
   return tonumber(number), tonumber(generation) or 0
@@ -184,15 +184,15 @@ local function begin_life(bucket, user, nonce, ends, generation, old)
 end
 
 -- A session dies, and is remembered; the line of it goes on its own.
-local function die(bucket, nonce, ends, status)
+local function die(bucket, nonce, ends, generation, status)
   -- A deletion first: for a full Redis takes what follows one.
   redis.call('DEL', bucket.grace .. nonce)
   local until_then = int(math.min(ends, NOW + REMEMBERED))
-  redis.call('SET', bucket.session .. nonce, status, 'PXAT', until_then)
+  redis.call('SET', bucket.session .. nonce, value_of(status, generation), 'PXAT', until_then)
 end
 
-local function end_session(bucket, user, nonce, ends, status)
-  die(bucket, nonce, ends, status)
+local function end_session(bucket, user, nonce, ends, generation, status)
+  die(bucket, nonce, ends, generation, status)
   local line, before, behind = find_line(redis.call('HGET', bucket.users, user) or '', nonce)
   if line then
     local rest = join(before, behind)
@@ -210,11 +210,11 @@ local function end_sessions(bucket, user, spared, status)
   local ended, kept = 0, ''
   for _, line in ipairs(lines_of(bucket, user)) do
     local nonce = nonce_of(line)
-    local ends = alive(bucket, nonce)
+    local ends, generation = alive(bucket, nonce)
     if nonce == spared then
       if ends then kept = line end
     elseif ends then
-      die(bucket, nonce, ends, status)
+      die(bucket, nonce, ends, generation, status)
       ended = ended + 1
     end
   end
@@ -236,7 +236,7 @@ end
 ISSUE = (
     _COMMON
     + """
-local function with_rest(bucket, value, nonce, user)
+local function repeated(bucket, user, nonce, value)
   local line = find_line(redis.call('HGET', bucket.users, user) or '', nonce)
   return line and {0, value, line} or NOW
 end
@@ -273,7 +273,7 @@ local function share(bucket, user, ttl)
     if old then
       local ends = NOW + ttl
       local line = write_line(bucket, user, nonce, function(parts)
-        if parts[6] ~= '' then ends = math.min(ends, tonumber(parts[6])) end
+        ends = math.min(ends, tonumber(parts[6]) or math.huge)
         parts[7] = int(NOW)
       end)
       begin_life(bucket, user, nonce, ends, generation, old)
@@ -291,7 +291,7 @@ local function replace(bucket, text, rule, new_line)
   end
   local new_kind, living, replaced = kind_of(new_line), {}, {}
   local function end_one(session)
-    die(bucket, session.nonce, session.ends, REPLACED)
+    die(bucket, session.nonce, session.ends, session.generation, REPLACED)
     replaced[#replaced + 1] = session.nonce
     replaced[#replaced + 1] = session.generation
   end
@@ -316,10 +316,10 @@ end
 
 local function issue(key, user, nonce, ttl, absolute_ttl, rule, words_behind)
   local bucket = bucket_of_session(key, nonce)
-  local value = redis.call('GET', key)
-  if value then return with_rest(bucket, value, nonce, user) end
   local ban = redis.call('GET', bucket.ban .. user)
   if ban then return {2, ban} end
+  local value = redis.call('GET', key)
+  if value then return repeated(bucket, user, nonce, value) end
   if string.sub(rule, -1) == '1' then
     local shared = share(bucket, user, ttl)
     if shared then return shared end
@@ -386,8 +386,8 @@ local ended = {}
 for i, key in ipairs(KEYS) do
   local user, nonce = ARGV[2 * i - 1], ARGV[2 * i]
   local bucket = bucket_of_session(key, nonce)
-  local ends = alive(bucket, nonce)
-  if ends then end_session(bucket, user, nonce, ends, REVOKED) end
+  local ends, generation = alive(bucket, nonce)
+  if ends then end_session(bucket, user, nonce, ends, generation, REVOKED) end
   ended[i] = ends and 1 or 0
 end
 return ended
@@ -426,14 +426,17 @@ local function rotate(key, user, nonce, asked)
   local bucket, value = bucket_of_session(key, nonce), redis.call('GET', key)
   if not value then return UNKNOWN end
   local old, generation = parse(value)
-  if old < 0 then return old end
   if asked > generation then return UNKNOWN end
+  if old < 0 then return old end
   if asked == generation - 1 and redis.call('EXISTS', bucket.grace .. nonce) == 1 then
     return {value, read_line(bucket, user, nonce)}
   end
   if asked < generation then return ROTATED end
-  local line = read_line(bucket, user, nonce)
-  local ends = math.min(NOW + ttl, tonumber(words(line)[6]) or math.huge)
+  local ends = NOW + ttl
+  local line = write_line(bucket, user, nonce, function(parts)
+    ends = math.min(ends, tonumber(parts[6]) or math.huge)
+    parts[7] = int(NOW)
+  end)
   begin_life(bucket, user, nonce, ends, generation + 1, old)
   if grace > 0 then
     redis.call('SET', bucket.grace .. nonce, 1, 'PX', int(grace))
@@ -462,7 +465,7 @@ for i, key in ipairs(KEYS) do
   local ends, generation = alive(bucket, nonce)
   local is_stolen = ends and used < generation
     and not (used == generation - 1 and redis.call('EXISTS', bucket.grace .. nonce) == 1)
-  if is_stolen then end_session(bucket, user, nonce, ends, REUSED) end
+  if is_stolen then end_session(bucket, user, nonce, ends, generation, REUSED) end
   ended[i] = is_stolen and 1 or 0
 end
 return ended
@@ -480,8 +483,9 @@ local function renew(key, user, nonce, asked)
   local value = redis.call('GET', key)
   if not value then return UNKNOWN end
   local old, generation = parse(value)
+  if asked > generation then return UNKNOWN end
   if old < 0 then return old end
-  if asked ~= generation then return asked < generation and ROTATED or UNKNOWN end
+  if asked < generation then return ROTATED end
   if old > NOW + 0.9 * ttl then return old end
   local bucket = bucket_of_session(key, nonce)
   local absolute_end = tonumber(words(read_line(bucket, user, nonce))[6])
