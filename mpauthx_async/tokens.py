@@ -24,6 +24,7 @@ __all__ = [
     "TokenParts",
     "TokenSigner",
     "digest",
+    "is_sku",
     "keyed_macs",
     "new_nonce",
     "new_nonces",
@@ -64,6 +65,11 @@ def parse_token(token: object) -> TokenParts | None:
     return TokenParts(*parts) if len(parts) == 3 else None
 
 
+def is_sku(value: object) -> bool:
+    """Whether this can be a sku: 1 to 64 characters of `[A-Za-z0-9._-]`."""
+    return isinstance(value, str) and _SKU.fullmatch(value) is not None
+
+
 def new_nonce() -> str:
     """Make the random part of a new token: 96 random bits as 16 characters of base64url."""
     return new_nonces(1)[0]
@@ -89,7 +95,7 @@ class TokenSigner:
     """
 
     def __init__(self, *, app_id: str, sku: str, keys: Sequence[str | bytes]) -> None:
-        if not isinstance(sku, str) or not _SKU.fullmatch(sku):
+        if not is_sku(sku):
             raise ConfigurationError(
                 f"sku must be 1 to 64 characters of A-Z a-z 0-9 . _ -; it is {sku!r}."
             )
