@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+from .arguments import Parser, guarded
 from .demo import run_demo
 from .errors import MPAuthXError
+from .sessions_command import add_session_actions, run_sessions
 from .simulator import WeChatSimulator
 
 __all__ = ["main"]
@@ -20,10 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows `python -m mpauthx_async`; by default what the process was given.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "sessions" in arguments[:1]:
+        arguments = guarded(arguments)
     options = _parser().parse_args(arguments)
     try:
         if options.command == "demo":
             return asyncio.run(run_demo(options.redis))
+        if options.command == "sessions":
+            return run_sessions(options)
         asyncio.run(_simulate(options))
     except KeyboardInterrupt:
         return 130
@@ -34,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mpauthx_async",
         description="Login for WeChat mini-programs on asyncio.",
     )
@@ -52,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     known = WeChatSimulator()
     simulator.add_argument("--app-id", default=known.app_id, help="default: %(default)s")
     simulator.add_argument("--app-secret", default=known.app_secret, help="default: one for tests")
+    add_session_actions(
+        commands.add_parser(
+            "sessions",
+            help="see, end and ban the sessions of users",
+            description="See, end and ban the sessions of users, in the store that keeps them.",
+        )
+    )
     return parser
 
 
