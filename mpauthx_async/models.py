@@ -94,8 +94,8 @@ class NewSession:
         policy: which sessions of the subject it ends, in the same step.
         sealed_key: WeChat's session key, encrypted, to be kept for as long as the session lives;
             None when there is none. A store that keeps none leaves it.
-        device: what the user would know the device by.
-        device_kind: such as phone or desktop; None when the device's own name is its kind.
+        device: what the user would know the device by, on one line without tabs.
+        device_kind: such as phone or desktop, likewise; None when the device's name is its kind.
         absolute_ttl: how long it lives at most, however often it is renewed or rotated, in
             milliseconds; None for no such end.
     """

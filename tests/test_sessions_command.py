@@ -8,7 +8,7 @@ from mpauthx_async.terminal_text import columns
 
 from .command_line import HOUR, SKU, Command, Outcome, empty_store, process, run
 
-NASTY = "\x1b[2J\n微信\u202e😀" * 12
+NASTY = "\x1b[2J\x07微信\u202e😀" * 12
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -285,7 +285,8 @@ _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 def _scheme(url: str) -> str:
-    return url.partition("://")[0].lower()
+    scheme, separator, _ = url.partition("://")
+    return scheme.lower() if separator else ""  # without one it may be a password
 
 
 def _sqlite_path(url: str) -> str:
