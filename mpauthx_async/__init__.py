@@ -3,8 +3,9 @@
 from .access_token import AppAccessToken
 from .code_exchange import CodeExchange, ComponentExchange, MiniProgramExchange, WeComExchange
 from .connections import Connections
-from .constants import StatusCode
+from .constants import StatusCode, TokenStatus
 from .errors import (
+    BannedError,
     ClosedError,
     ConfigurationError,
     ConnectionFailedError,
@@ -27,10 +28,13 @@ from .errors import (
 )
 from .models import (
     AuthResult,
+    Ban,
     CodeSession,
+    LoginPolicy,
     NewSession,
     OAuthToken,
     OAuthUser,
+    OnlinePage,
     PhoneNumber,
     Session,
     SessionRef,
@@ -59,6 +63,8 @@ from .wechat import WeChatAPI
 __all__ = [
     "AppAccessToken",
     "AuthResult",
+    "Ban",
+    "BannedError",
     "ClosedError",
     "CodeExchange",
     "CodeSession",
@@ -74,6 +80,7 @@ __all__ = [
     "InvalidResponseError",
     "InvalidStateError",
     "InvalidTokenError",
+    "LoginPolicy",
     "MPAuthX",
     "MPAuthXError",
     "MiniProgramExchange",
@@ -82,6 +89,7 @@ __all__ = [
     "OAuthToken",
     "OAuthTokenStore",
     "OAuthUser",
+    "OnlinePage",
     "ParameterError",
     "PhoneNumber",
     "RecordOAuthTokenStore",
@@ -100,6 +108,7 @@ __all__ = [
     "StatusCode",
     "StoreError",
     "Subject",
+    "TokenStatus",
     "TokenStore",
     "User",
     "UserNotFoundError",
