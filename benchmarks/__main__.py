@@ -15,11 +15,12 @@ from .authorize import AUTHORIZE
 from .forged import FORGED
 from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
+from .memory import MEMORY
 from .progress import Progress
 from .report import save, table
 from .validate import VALIDATE
 
-BENCHMARKS = {benchmark.name: benchmark for benchmark in (VALIDATE, FORGED, AUTHORIZE)}
+BENCHMARKS = {benchmark.name: benchmark for benchmark in (VALIDATE, FORGED, AUTHORIZE, MEMORY)}
 
 _RESULTS = Path(__file__).parent / "results"
 _CANCEL_AGAIN = 0.2  # seconds

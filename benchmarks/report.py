@@ -41,10 +41,11 @@ def _lines(outcome: Outcome, settings: Settings) -> Iterator[str]:
     if settings.quick:
         yield "  a quick run: bounds are shown, not enforced"
     yield ""
-    yield _row("calls a second", "median", "least – most")
-    for name, spread in outcome.rates.items():
-        yield _row(name, _number(spread.median), _range(spread))
-    yield ""
+    if outcome.rates:
+        yield _row("calls a second", "median", "least – most")
+        for name, spread in outcome.rates.items():
+            yield _row(name, _number(spread.median), _range(spread))
+        yield ""
     yield _row("what they come to", "median", "least – most", "must reach")
     for figure in outcome.figures:
         spread = figure.spread

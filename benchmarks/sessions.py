@@ -1,7 +1,6 @@
 """The app whose logins are measured, and filling a Redis with living sessions of it."""
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from mpauthx_async import NewSession, RedisTokenStore, SessionRef
@@ -9,7 +8,7 @@ from mpauthx_async.tokens import TokenSigner, new_nonce
 
 from .progress import Progress
 
-__all__ = ["APP_ID", "APP_SECRET", "SKU", "begin_sessions", "session_refs", "signer"]
+__all__ = ["APP_ID", "APP_SECRET", "SKU", "begin_sessions", "new_session", "session_refs", "signer"]
 
 APP_ID = "wx4f4bc4dec97d474b"
 APP_SECRET = "5e4c2e7d00c0ffee5e4c2e7d00c0ffee"
@@ -30,17 +29,25 @@ def session_refs(count: int) -> Iterator[SessionRef]:
     return (SessionRef(SKU, f"t{number:027}", new_nonce()) for number in range(count))
 
 
+def new_session(ref: SessionRef) -> NewSession:
+    """What a login without a session key begins."""
+    return NewSession(ref, _TTL)
+
+
 async def begin_sessions(
-    redis_url: str, refs: Iterable[SessionRef], count: int, progress: Progress
+    redis_url: str,
+    refs: Iterable[SessionRef],
+    count: int,
+    progress: Progress,
+    kind: Callable[[SessionRef], NewSession] = new_session,
 ) -> None:
-    """Begin sessions as a login does: through the store's own `issue`."""
+    """Begin sessions of a kind as a login does: through the store's own `issue`."""
     progress.say(f"putting {count:,} tokens into Redis")
     remaining = iter(refs)
     done = 0
     async with RedisTokenStore(redis_url) as store:
         while batch := list(islice(remaining, _BATCH)):
-            now = int(time.time() * 1000)
-            await store.issue([NewSession(ref, now, _TTL) for ref in batch])
+            await store.issue([kind(ref) for ref in batch])
             done += len(batch)
             if done % _SAID_EVERY == 0:
                 progress.say(f"putting {count:,} tokens into Redis: {done:,}")
