@@ -60,13 +60,14 @@ def snippet_with(text: str) -> str:
 
 async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
     tested = (
-        "print(await auth",
+        "# True",
         "FastAPI(",
         "web.Application(",
         "wx.fail_next",
         "as connections",
         "phone_code",
         "WeChatOAuth(",
+        "LoginPolicy(",
     )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
 
@@ -80,7 +81,7 @@ async def test_the_five_lines(
     code = wx.login("bob")
     info = wx.get_user_info("bob")
     names = {"code": code, "encrypted_data": info.encrypted_data, "iv": info.iv}
-    await run(snippet_with("print(await auth"), wx, redis_server, **names)
+    await run(snippet_with("# True"), wx, redis_server, **names)
     assert capsys.readouterr().out == "True\n"
 
 
@@ -146,6 +147,21 @@ async def test_the_calls_around_login(
         )
     assert namespace["number"].phone_number == namespace["payload"]["phoneNumber"] == "13800138000"
     assert namespace["genuine"] is True
+
+
+async def test_sessions_that_people_manage(
+    wx: WeChatSimulator,
+    redis: Redis,
+    redis_server: RedisServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    codes = {"code": wx.login("bob"), "another_code": wx.login("bob")}
+    namespace = await run(snippet_with("LoginPolicy("), wx, redis_server, **codes)
+    out = capsys.readouterr().out
+    assert "iPhone 15" in out
+    assert "reason='spam'" in out
+    assert out.endswith("[] 0\n")  # the ban ended all
+    assert namespace["cursor"] is None
 
 
 async def test_services_that_share_connections(
