@@ -40,6 +40,7 @@ from mpauthx_async import (
     WeChatAPIError,
     decrypt_user_data,
 )
+from mpauthx_async.models import LoginPolicy
 from mpauthx_async.wechat_sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
 
 BOB = CodeSession("bob", SESSION_KEY)
@@ -247,11 +248,32 @@ def test_an_update_loses_nothing_and_repeating_it_changes_nothing(known, newer):
 # Sessions and results
 
 
-def test_a_session_begins_when_it_is_issued_and_ends_a_ttl_later():
-    begun = NewSession(REF, 1_000, 500).begun()
-    assert begun == Session(REF, issued_at=1_000, expires_at=1_500)
-    assert (begun.user_id, begun.sku) == ("bob", "shop")
+def test_a_session_tells_whose_it_is():
+    session = Session(REF, issued_at=1_000, expires_at=1_500)
+    assert (session.user_id, session.sku, session.id) == ("bob", "shop", REF.nonce)
     assert REF.subject == Subject("shop", "bob")
+
+
+def test_what_a_session_replaced_makes_it_no_other():
+    session = Session(REF, issued_at=1_000, expires_at=1_500)
+    assert session == dataclasses.replace(session, replaced=(REF,))
+    assert session != dataclasses.replace(session, ref=REF._replace(generation=1))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"max_sessions": 0},
+        {"max_sessions": -1},
+        {"max_sessions": True},
+        {"max_sessions": 1.5},
+        {"shared_token": True, "max_sessions": 1},
+        {"shared_token": True, "one_per_kind": True},
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused(policy):
+    with pytest.raises(ConfigurationError):
+        LoginPolicy(**policy)
 
 
 def test_a_result_becomes_just_the_three_keys_that_mpauthxs_clients_know():
@@ -284,7 +306,7 @@ def test_the_repr_of_a_code_session_holds_no_session_key():
 
 @pytest.mark.parametrize(
     "value",
-    [BOB, User("bob"), SESSION, NewSession(REF, 1, 1), AuthResult(1, "", "", User("b"), SESSION)],
+    [BOB, User("bob"), SESSION, NewSession(REF, 1), AuthResult(1, "", "", User("b"), SESSION)],
     ids=lambda value: type(value).__name__,
 )
 def test_values_are_frozen_and_take_no_other_attributes(value):

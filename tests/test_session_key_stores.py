@@ -5,6 +5,7 @@ Outages of each store are in test_store_failures.py as well: here are those of t
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from zlib import crc32
@@ -80,7 +81,7 @@ class TestSqliteRecords:
     async def test_a_table_from_before_there_were_keys_gets_its_column(
         self, path: Path, stores: int
     ) -> None:
-        old = new_session()
+        old, now = new_session(), time.time_ns() // 1_000_000
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute(
                 "CREATE TABLE mpauthx_session (nonce TEXT PRIMARY KEY, sku TEXT NOT NULL,"
@@ -90,12 +91,12 @@ class TestSqliteRecords:
             connection.execute(
                 "INSERT INTO mpauthx_session (sku, user_id, nonce, issued_at, expires_at)"
                 " VALUES (?, ?, ?, ?, ?)",
-                (*old.ref, old.issued_at, old.issued_at + old.ttl),
+                (*old.ref[:3], now, now + old.ttl),
             )
         opened = [SqliteTokenStore(path) for _ in range(stores)]
         answers = await asyncio.gather(*(store.sealed_keys([old.ref]) for store in opened))
         assert [list(answer) for answer in answers] == [[None]] * stores
-        assert list(await opened[0].lookup([old.ref])) == [old.issued_at + old.ttl]
+        assert list(await opened[0].lookup([old.ref])) == [now + old.ttl]
         new = new_session(sealed_key=SEALED)
         await opened[0].issue([new])
         assert list(await opened[-1].sealed_keys([old.ref, new.ref])) == [None, SEALED]

@@ -31,6 +31,7 @@ from mpauthx_async import (
     User,
 )
 from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import SOLE, begin, is_alive
 from mpauthx_async.tokens import new_nonce
 
 from .redis_server import RedisServer
@@ -49,12 +50,24 @@ ASKED_OF_TOKENS: dict[str, Question] = {
     "sessions": lambda store: store.sessions(ALICE),
     "revoke_subject": lambda store: store.revoke_subject(ALICE),
 }
+ASKED_OF_SQLITE_TOKENS = ASKED_OF_TOKENS | {
+    "read": lambda store: store.read([KNOWN.ref]),
+    "rotate": lambda store: store.rotate([KNOWN.ref], ttl=60_000, grace=0),
+    "end_reused": lambda store: store.end_reused([KNOWN.ref]),
+    "renew": lambda store: store.renew([KNOWN.ref], ttl=60_000),
+    "ban": lambda store: store.ban(ALICE, reason="spam", ttl=None),
+    "ban_of": lambda store: store.ban_of(ALICE),
+    "unban": lambda store: store.unban(ALICE),
+    "online": lambda store: store.online("shop", cursor=None, limit=1),
+    "online_count": lambda store: store.online_count("shop"),
+}
+WRITING = ("issue", "revoke", "revoke_subject", "rotate", "end_reused", "ban", "unban")
 ASKED_OF_USERS: dict[str, Question] = {
     "save": lambda store: store.save([User(new_nonce())]),
     "get": lambda store: store.get(["o-alice"]),
 }
 SQLITE_STORES = [
-    pytest.param(SqliteTokenStore, ASKED_OF_TOKENS, id="tokens"),
+    pytest.param(SqliteTokenStore, ASKED_OF_SQLITE_TOKENS, id="tokens"),
     pytest.param(SqliteUserStore, ASKED_OF_USERS, id="users"),
 ]
 
@@ -307,14 +320,14 @@ class TestRedisThatRefuses:
 class TestLockedDatabase:
     async def test_a_login_fails_while_another_process_writes(self, path: Path) -> None:
         async with SqliteTokenStore(path, busy_timeout=0.05) as store:
-            await store.issue([KNOWN])
+            (known,) = await begin(store, KNOWN)
             with _locked(path):
-                error = await _fails(store.issue([new_session("alice", sole=True)]))
+                error = await _fails(store.issue([new_session("alice", policy=SOLE)]))
                 assert "Another process" in str(error)
-                await _fails(store.revoke([KNOWN.ref]))
-                await _fails(store.revoke_subject(ALICE))
-                assert list(await store.lookup([KNOWN.ref])) == [KNOWN.begun().expires_at]
-                assert list(await store.sessions(ALICE)) == [KNOWN.begun()]
+                for asked in WRITING:
+                    await _fails(ASKED_OF_SQLITE_TOKENS[asked](store))
+                assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
+                assert list(await store.sessions(ALICE)) == [known]
             await store.issue([new_session("alice")])
             assert await store.revoke_subject(ALICE) == 2
 
@@ -387,14 +400,15 @@ class TestLockedDatabase:
 class TestReadOnlyDatabase:
     async def test_tokens_are_looked_up_and_not_issued(self, path: Path) -> None:
         async with SqliteTokenStore(path) as writer:
-            await writer.issue([KNOWN])
+            (known,) = await begin(writer, KNOWN)
         async with _open_read_only(path) as connection:
             store = SqliteTokenStore(connection)
-            assert list(await store.lookup([KNOWN.ref])) == [KNOWN.begun().expires_at]
-            for asked in ("issue", "revoke", "revoke_subject"):
-                error = await _fails(ASKED_OF_TOKENS[asked](store))
+            assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
+            for asked in WRITING:
+                error = await _fails(ASKED_OF_SQLITE_TOKENS[asked](store))
                 assert "writable" in str(error)
-            assert list(await store.sessions(ALICE)) == [KNOWN.begun()]
+            assert list(await store.sessions(ALICE)) == [known]
+            assert await store.online("shop", cursor=None, limit=1) == (["alice"], None)
 
     async def test_users_are_found_and_not_saved(self, path: Path) -> None:
         async with SqliteUserStore(path) as writer:
@@ -472,13 +486,13 @@ class TestFullDisk:
     async def test_a_batch_that_does_not_fit_leaves_nothing(self, path: Path) -> None:
         async with aiosqlite.connect(path) as connection:
             store = SqliteTokenStore(connection)
-            await store.issue([KNOWN])
+            (known,) = await begin(store, KNOWN)
             await _limit_growth(connection)
-            batch = [new_session("alice", sole=i == 0) for i in range(500)]
+            batch = [new_session("alice", policy=SOLE), *(new_session("alice") for _ in range(499))]
             error = await _fails(store.issue(batch))
             assert "full" in str(error)
             assert list(await store.lookup([new.ref for new in batch])) == [None] * 500
-            assert list(await store.sessions(ALICE)) == [KNOWN.begun()]
+            assert list(await store.sessions(ALICE)) == [known]
             await connection.execute("PRAGMA max_page_count = 1000000")
             await store.issue(batch)
             assert await store.revoke_subject(ALICE) == 500
@@ -559,8 +573,11 @@ class TestCancelledCallers:
     ) -> None:
         async with SqliteTokenStore(path) as observer:
             for wait in count(1):
+                name = f"user-{wait}"
                 earlier, *batch = (
-                    new_session(f"user-{wait}", sole=sole) for sole in (False, True, False)
+                    new_session(name),
+                    new_session(name, policy=SOLE),
+                    new_session(name),
                 )
                 await observer.issue([earlier])
                 async with SqliteTokenStore(path) as store:
@@ -568,8 +585,7 @@ class TestCancelledCallers:
                         await store.lookup([])
                     finished = await _cancel_at(wait, store.issue(batch))
                     await store.lookup([])  # the thread goes on to the end of what it has begun
-                    ends = await observer.lookup([new.ref for new in (earlier, *batch)])
-                    alive = [end is not None for end in ends]
+                    alive = await is_alive(observer, earlier, *batch)
                     assert alive in ([True, False, False], [False, True, True])
                     await store.issue(batch)
                     assert await store.revoke_subject(earlier.ref.subject) == 2

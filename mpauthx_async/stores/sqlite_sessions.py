@@ -56,7 +56,7 @@ _INDEXES = (
     "CREATE INDEX IF NOT EXISTS mpauthx_session_living ON mpauthx_session"
     " (sku, user_id, issued_at) WHERE ended IS NULL",
     "CREATE INDEX IF NOT EXISTS mpauthx_session_online ON mpauthx_session"
-    " (sku, online_since, user_id, expires_at) WHERE ended IS NULL",
+    " (sku, online_since, user_id, expires_at, ended) WHERE ended IS NULL",  # all that is asked
     "CREATE INDEX IF NOT EXISTS mpauthx_ban_until ON mpauthx_ban (until)",
 )
 
@@ -127,7 +127,7 @@ _INSERT = (
 )
 _SHARE = (
     "UPDATE mpauthx_session SET expires_at = min(:now + :ttl, coalesce(absolute_end, :now + :ttl)),"  # noqa: S608
-    " last_seen = :now, sealed_key = coalesce(:sealed_key, sealed_key)"
+    " last_seen = :now"
     f" WHERE nonce = (SELECT nonce {_NEWEST}) RETURNING {_ROW}"
 )
 _OF_KIND = (

@@ -246,17 +246,18 @@ class SqliteTokenStore:
             lambda cursor, now: cursor.execute(
                 # When SQLite's text is no UTF-8, its exception quotes it: as a blob it is only
                 # damaged.
-                "SELECT sku, user_id, nonce, CAST(sealed_key AS BLOB) FROM mpauthx_session"  # noqa: S608
+                "SELECT sku, user_id, nonce, generation, CAST(sealed_key AS BLOB)"  # noqa: S608
+                " FROM mpauthx_session"
                 f" WHERE nonce IN (SELECT value FROM json_each(:nonces)) AND {ALIVE}",
                 {"nonces": nonces, "now": now},
             ).fetchall()
         )
-        found: dict[tuple[object, ...], str] = {
-            tuple(ref): sealed_key.decode(errors="replace")
+        found = {
+            SessionRef(*ref): sealed_key.decode(errors="replace")
             for *ref, sealed_key in rows
             if sealed_key is not None
         }
-        return [found.get(ref[:3]) for ref in refs]
+        return [found.get(ref) for ref in refs]
 
     async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
         """Keep another sealed session key; False when the session is no longer alive."""

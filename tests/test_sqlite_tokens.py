@@ -1,0 +1,615 @@
+"""What SqliteTokenStore promises beyond the suite: its file, its tables, and its clock."""
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+
+from mpauthx_async import ClosedError, Session, SessionRef, SqliteTokenStore, StoreError, Subject
+from mpauthx_async.constants import TokenStatus
+from mpauthx_async.models import Ban, LoginPolicy
+from mpauthx_async.stores.conformance import UNUSUAL_IDS, new_session
+from mpauthx_async.stores.conformance.examples import (
+    ALICE,
+    HOUR,
+    SOLE,
+    begin,
+    listed,
+    rotated,
+    statuses,
+)
+from mpauthx_async.stores.online_cursor import OnlineCursor
+from mpauthx_async.stores.sqlite_database import SqliteDatabase
+from mpauthx_async.tokens import new_nonce
+
+BOB = Subject("shop", "bob")
+START = 1_700_000_000_000  # Unix milliseconds
+DAY = 24 * HOUR
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.milliseconds = START
+
+    def __call__(self) -> float:
+        # Half a millisecond more, lest a division by 1000 and back loses one.
+        return (self.milliseconds + 0.5) / 1000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.db"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(path: Path, clock: Clock) -> AsyncIterator[SqliteTokenStore]:
+    """A store that goes by `clock`."""
+    async with SqliteTokenStore(path, clock=clock) as store:
+        yield store
+
+
+class TestDatabase:
+    async def test_the_file_is_in_wal_mode(self, path: Path) -> None:
+        async with SqliteTokenStore(path) as store:
+            await store.issue([new_session()])
+        assert _query(path, "PRAGMA journal_mode") == [("wal",)]
+
+    async def test_it_writes_through_to_the_disk_and_waits_for_locks(self, path: Path) -> None:
+        def settings(cursor: sqlite3.Cursor) -> list[tuple[int]]:
+            pragmas = ("PRAGMA synchronous", "PRAGMA busy_timeout")
+            return [cursor.execute(pragma).fetchone() for pragma in pragmas]
+
+        database = SqliteDatabase(path, 1.25, lambda cursor: None)
+        assert await database.run(settings) == [(2,), (1250,)]  # FULL, milliseconds
+        await database.close()
+
+    async def test_sessions_outlive_the_store(self, path: Path) -> None:
+        async with SqliteTokenStore(path) as store:
+            begun = await begin(store, new_session(device="phone", sealed_key="sealed"))
+            await store.ban(BOB, reason="spam", ttl=None)
+            ban = await store.ban_of(BOB)
+        async with SqliteTokenStore(path) as store:
+            assert list(await store.sessions(ALICE)) == begun
+            assert list(await store.sealed_keys([begun[0].ref])) == ["sealed"]
+            assert await store.ban_of(BOB) == ban
+
+    async def test_stores_on_one_file_see_each_other(self, path: Path) -> None:
+        async with SqliteTokenStore(path) as first, SqliteTokenStore(path) as second:
+            begun = await begin(first, new_session())
+            assert list(await second.sessions(ALICE)) == begun
+            (sole,) = await begin(second, new_session(policy=SOLE))
+            answers = await first.lookup([begun[0].ref, sole.ref])
+            assert list(answers) == [TokenStatus.replaced, sole.expires_at]
+            assert list(await first.revoke([sole.ref])) == [True]
+            assert list(await second.revoke([sole.ref])) == [False]
+
+    @pytest.mark.parametrize("attempt", range(5))
+    async def test_many_may_open_a_new_file_at_once(self, path: Path, attempt: int) -> None:
+        stores = [SqliteTokenStore(path) for _ in range(8)]
+        batch = [new_session() for _ in stores]
+        await asyncio.gather(
+            *(store.issue([new]) for store, new in zip(stores, batch, strict=True))
+        )
+        assert await stores[0].revoke_subject(ALICE) == 8
+        for store in stores:
+            await store.close()
+
+    async def test_no_question_reads_the_whole_table(self, path: Path) -> None:
+        async with aiosqlite.connect(path) as connection:
+            store = SqliteTokenStore(connection)
+            await store.lookup([])
+            statements: list[str] = []
+            await connection.set_trace_callback(statements.append)
+            await _use_everything(store)
+            await connection.set_trace_callback(None)
+        searched = {
+            step
+            for statement in statements
+            if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
+            for *_, step in _query(path, f"EXPLAIN QUERY PLAN {statement}")
+            if "mpauthx_" in step or "B-TREE" in step
+        }
+        by_name = "SEARCH mpauthx_session USING PRIMARY KEY (nonce=?)"
+        living = "SEARCH mpauthx_session USING INDEX mpauthx_session_living (sku=? AND user_id=?)"
+        online = "SEARCH mpauthx_session USING COVERING INDEX mpauthx_session_online "
+        expiry = "SEARCH mpauthx_session USING COVERING INDEX mpauthx_session_expires_at "
+        assert searched == {
+            by_name,
+            living,
+            f"{online}(sku=? AND (online_since,user_id)<(?,?))",
+            f"{online}(sku=?)",
+            f"{expiry}(expires_at<?)",
+            "SEARCH mpauthx_ban USING PRIMARY KEY (sku=? AND user_id=?)",
+            "SEARCH mpauthx_ban USING COVERING INDEX mpauthx_ban_until (until<?)",
+        }
+
+    @pytest.mark.parametrize("row_factory", [sqlite3.Row, lambda cursor, row: {"row": row}])
+    async def test_a_connection_may_have_a_row_factory(self, path: Path, row_factory: Any) -> None:
+        async with aiosqlite.connect(path) as connection:
+            connection.row_factory = row_factory
+            store = SqliteTokenStore(connection)
+            await _use_everything(store)
+            (begun,) = await begin(store, new_session())
+            assert list(await store.sessions(ALICE)) == [begun]
+            assert list(await store.lookup([begun.ref])) == [begun.expires_at]
+            assert list(await store.revoke([begun.ref])) == [True]
+            assert connection.row_factory is row_factory
+
+    @pytest.mark.parametrize("isolation_level", [None, "DEFERRED", "EXCLUSIVE"])
+    async def test_a_connection_may_have_any_isolation_level(
+        self, path: Path, isolation_level: Any
+    ) -> None:
+        async with aiosqlite.connect(path, isolation_level=isolation_level) as connection:
+            store = SqliteTokenStore(connection)
+            await _use_everything(store)
+            await store.issue([new_session("dave")])
+            assert not connection.in_transaction
+        living = "SELECT user_id FROM mpauthx_session WHERE ended IS NULL"
+        assert _query(path, living) == [("dave",)]
+
+    if sys.version_info >= (3, 12):
+
+        async def test_a_connection_may_commit_by_itself(self, path: Path) -> None:
+            async with aiosqlite.connect(path, autocommit=True) as connection:
+                store = SqliteTokenStore(connection)
+                await store.issue([new_session()])
+                assert not connection.in_transaction
+            assert _query(path, "SELECT user_id FROM mpauthx_session") == [("alice",)]
+
+        async def test_a_connection_that_is_always_in_a_transaction_is_refused(
+            self, path: Path
+        ) -> None:
+            async with aiosqlite.connect(path, autocommit=False) as connection:
+                with pytest.raises(StoreError, match="autocommit=False"):
+                    await SqliteTokenStore(connection).issue([new_session()])
+
+    async def test_a_connection_that_was_given_stays_open(self, path: Path) -> None:
+        async with aiosqlite.connect(path) as connection:
+            async with SqliteTokenStore(connection) as store:
+                await store.issue([new_session()])
+            with pytest.raises(ClosedError):
+                await store.issue([new_session()])
+            async with connection.execute("SELECT count(*) FROM mpauthx_session") as cursor:
+                assert await cursor.fetchone() == (1,)
+
+    async def test_a_foreign_transaction_is_refused_and_left_alone(self, path: Path) -> None:
+        second = new_session()
+        async with aiosqlite.connect(path) as connection:
+            store = SqliteTokenStore(connection)
+            (first,) = await begin(store, new_session())
+            await connection.execute("CREATE TABLE note (text)")
+            await connection.execute("INSERT INTO note VALUES ('mine')")
+            for write in (
+                lambda: store.issue([second]),
+                lambda: store.revoke([first.ref]),
+                lambda: store.revoke_subject(ALICE),
+                lambda: store.rotate([first.ref], ttl=HOUR, grace=0),
+                lambda: store.end_reused([first.ref]),
+                lambda: store.renew([first.ref], ttl=9 * HOUR),
+                lambda: store.ban(ALICE, reason="", ttl=None),
+                lambda: store.unban(ALICE),
+            ):
+                with pytest.raises(StoreError, match="transaction"):
+                    await write()
+            assert connection.in_transaction
+            await connection.commit()
+            assert list(await store.sessions(ALICE)) == [first]
+            await store.issue([second])
+            assert await store.revoke_subject(ALICE) == 2
+        assert _query(path, "SELECT text FROM note") == [("mine",)]
+
+    async def test_nothing_is_created_inside_a_foreign_transaction(self, path: Path) -> None:
+        new = new_session()
+        async with aiosqlite.connect(path) as connection:
+            store = SqliteTokenStore(connection)
+            await connection.execute("BEGIN")
+            with pytest.raises(StoreError, match="transaction"):
+                await store.lookup([new.ref])
+            with pytest.raises(StoreError, match="transaction"):
+                await store.issue([new])
+            await connection.rollback()
+            begun = await begin(store, new)
+            assert list(await store.sessions(ALICE)) == begun
+
+
+class TestClock:
+    async def test_a_session_is_stamped_and_ends_by_the_clock(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        new = new_session(ttl=60_000)
+        (begun,) = await begin(store, new)
+        assert begun == Session(new.ref, START, START + 60_000)
+        clock.milliseconds += 59_999
+        assert list(await store.lookup([new.ref])) == [START + 60_000]
+        assert list(await store.sessions(ALICE)) == [begun]
+        assert await store.online_count("shop") == 1
+        clock.milliseconds += 1
+        assert list(await store.lookup([new.ref])) == [None]
+        assert list(await store.read([new.ref])) == [None]
+        assert list(await store.sessions(ALICE)) == []
+        assert await store.online("shop", cursor=None, limit=1) == ([], None)
+        assert await store.online_count("shop") == 0
+        assert list(await store.revoke([new.ref])) == [False]
+
+    async def test_sessions_of_one_millisecond_have_an_order(self, store: SqliteTokenStore) -> None:
+        begun = [session for _ in range(5) for session in await begin(store, new_session())]
+        begun += await begin(store, *(new_session() for _ in range(5)))
+        assert list(await store.sessions(ALICE)) == begun[::-1]
+        assert [session.expires_at for session in begun] == [START + HOUR] * 10
+        (sole,) = await begin(store, new_session(policy=LoginPolicy(max_sessions=2)))
+        assert list(sole.replaced) == [session.ref for session in begun[:9]]
+
+    async def test_a_clock_that_goes_back_changes_no_order(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        (ahead,) = await begin(store, new_session())
+        clock.milliseconds -= 2 * HOUR
+        (behind,) = await begin(store, new_session())
+        assert await listed(store) == [behind.ref, ahead.ref]
+        assert behind.expires_at == clock.milliseconds + HOUR
+        (sole,) = await begin(store, new_session(policy=SOLE))
+        assert sole.replaced == (ahead.ref, behind.ref)
+
+    async def test_a_dead_session_is_remembered_for_as_long_as_it_would_have_lived(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        (begun,) = await begin(store, new_session(ttl=10 * DAY))
+        clock.milliseconds += DAY
+        await store.revoke([begun.ref])
+        clock.milliseconds = begun.expires_at - 1
+        assert await statuses(store, begun) == [TokenStatus.revoked]
+        clock.milliseconds += 1
+        assert await statuses(store, begun) == [None]
+
+    async def test_a_dead_session_is_remembered_for_thirty_days_at_most(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        (begun,) = await begin(store, new_session(ttl=365 * DAY))
+        clock.milliseconds += DAY
+        await store.ban(ALICE, reason="", ttl=None)
+        clock.milliseconds += 30 * DAY - 1
+        assert await statuses(store, begun) == [TokenStatus.banned]
+        clock.milliseconds += 1
+        assert await statuses(store, begun) == [None]
+
+    async def test_later_logins_clear_the_dead_away(
+        self, path: Path, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        for i in range(300):
+            (begun,) = await begin(store, new_session(f"user-{i}", ttl=10_000))
+            if i % 3:
+                await store.revoke([begun.ref])
+            clock.milliseconds += 1000
+        assert _query(path, "SELECT count(*) FROM mpauthx_session") == [(10,)]
+        clock.milliseconds += HOUR
+        for i in range(5):
+            await begin(store, new_session(f"late-{i}"))
+        assert _query(path, "SELECT count(*) FROM mpauthx_session") == [(5,)]
+
+    async def test_later_logins_clear_bans_that_are_over_away(
+        self, path: Path, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        for i in range(6):
+            await store.ban(Subject("shop", f"user-{i}"), reason="", ttl=1000)
+        await store.ban(BOB, reason="", ttl=None)
+        await store.ban(ALICE, reason="", ttl=HOUR)
+        clock.milliseconds += 1000
+        for left in (6, 4, 2, 2):
+            await begin(store, new_session("carol"))
+            assert _query(path, "SELECT count(*) FROM mpauthx_ban") == [(left,)]
+        assert await store.ban_of(BOB) is not None
+        assert await store.ban_of(ALICE) is not None
+
+    async def test_a_dead_session_keeps_no_key(self, path: Path, store: SqliteTokenStore) -> None:
+        batch = [new_session(user_id, sealed_key="sealed") for user_id in ("alice", "bob", "eve")]
+        await begin(store, *batch)
+        await store.revoke([batch[0].ref])
+        await store.ban(BOB, reason="", ttl=None)
+        await begin(store, new_session("eve", policy=SOLE))
+        assert _query(path, "SELECT DISTINCT sealed_key FROM mpauthx_session") == [(None,)]
+
+    async def test_a_grace_lasts_to_the_millisecond(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        (begun,) = await begin(store, new_session())
+        ref = await rotated(store, begun.ref, grace=5000)
+        clock.milliseconds += 4999
+        assert list(await store.end_reused([begun.ref])) == [False]
+        assert await rotated(store, begun.ref) == ref
+        clock.milliseconds += 1
+        answers = await store.rotate([begun.ref], ttl=HOUR, grace=5000)
+        assert list(answers) == [TokenStatus.rotated]
+        assert list(await store.end_reused([begun.ref])) == [True]
+
+    async def test_a_rotated_life_counts_from_now(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        (begun,) = await begin(store, new_session(absolute_ttl=2 * HOUR))
+        clock.milliseconds += HOUR // 2
+        (first,) = await store.rotate([begun.ref], ttl=HOUR, grace=0)
+        assert isinstance(first, Session)
+        assert first == Session(
+            begun.ref._replace(generation=1),
+            START,
+            clock.milliseconds + HOUR,
+            last_seen=clock.milliseconds,
+        )
+        clock.milliseconds += HOUR - 1
+        (second,) = await store.rotate([first.ref], ttl=HOUR, grace=0)
+        assert isinstance(second, Session)
+        assert second.expires_at == START + 2 * HOUR
+
+    async def test_a_life_is_renewed_once_a_tenth_of_it_has_passed(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        (begun,) = await begin(store, new_session(ttl=100_000))
+        clock.milliseconds += 10_000
+        assert list(await store.renew([begun.ref], ttl=100_000)) == [begun.expires_at]
+        assert list(await store.sessions(ALICE)) == [begun]
+        clock.milliseconds += 1
+        seen = clock.milliseconds
+        assert list(await store.renew([begun.ref], ttl=100_000)) == [seen + 100_000]
+        clock.milliseconds += 9_999
+        assert list(await store.renew([begun.ref], ttl=100_000)) == [seen + 100_000]
+        (session,) = await store.sessions(ALICE)
+        assert (session.expires_at, session.last_seen) == (seen + 100_000, seen)
+
+    async def test_a_session_that_is_in_use_lives_up_to_its_absolute_end(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        (begun,) = await begin(store, new_session(ttl=HOUR, absolute_ttl=5 * HOUR))
+        ends: list[int | None] = []
+        while ends[-1:] != [None]:
+            clock.milliseconds += HOUR // 2
+            ends += await store.renew([begun.ref], ttl=HOUR)
+        assert ends == [START + i * HOUR // 2 for i in range(3, 11)] + [START + 5 * HOUR, None]
+        assert clock.milliseconds == START + 5 * HOUR
+
+    async def test_a_renewal_that_is_not_due_takes_no_lock(self, path: Path, clock: Clock) -> None:
+        async with SqliteTokenStore(path, clock=clock, busy_timeout=0.01) as store:
+            (begun,) = await begin(store, new_session())
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                assert list(await store.renew([begun.ref], ttl=HOUR)) == [begun.expires_at]
+                clock.milliseconds += HOUR // 2
+                with pytest.raises(StoreError):
+                    await store.renew([begun.ref], ttl=HOUR)
+                other.execute("ROLLBACK")
+            end = clock.milliseconds + HOUR
+            assert list(await store.renew([begun.ref], ttl=HOUR)) == [end]
+
+    async def test_a_ban_ends_to_the_millisecond(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        await store.ban(ALICE, reason="spam", ttl=1000)
+        ban = Ban("alice", "spam", START, START + 1000)
+        clock.milliseconds += 999
+        assert await store.ban_of(ALICE) == ban
+        assert list(await store.issue([new_session()])) == [ban]
+        clock.milliseconds += 1
+        assert await store.ban_of(ALICE) is None
+        assert await store.unban(ALICE) is False
+        await begin(store, new_session())
+
+    async def test_users_online_are_in_the_order_of_time_and_then_of_their_ids(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        ids = sorted(UNUSUAL_IDS, key=str.encode, reverse=True)
+        await begin(store, new_session("early"), *(new_session(name) for name in ids[::2]))
+        clock.milliseconds += 1
+        await begin(store, *(new_session(name) for name in ids))
+        expected = [*ids[1::2], *sorted(["early", *ids[::2]], key=str.encode, reverse=True)]
+        for limit in (1, 2, 7, 1000):
+            shown, cursor = list[str](), None
+            while True:
+                page = await store.online("shop", cursor=cursor, limit=limit)
+                shown += page.user_ids
+                cursor = page.cursor
+                if cursor is None:
+                    break
+                assert len(page.user_ids) == limit
+                assert OnlineCursor.parse(cursor).user_id == page.user_ids[-1]
+            assert shown == expected
+
+    async def test_the_last_page_says_that_it_is(self, store: SqliteTokenStore) -> None:
+        await begin(store, new_session("alice"), new_session("bob"))
+        assert await store.online("shop", cursor=None, limit=2) == (["bob", "alice"], None)
+        first = await store.online("shop", cursor=None, limit=1)
+        assert first.cursor is not None
+        assert await store.online("shop", cursor=first.cursor, limit=1) == (["alice"], None)
+
+    async def test_a_place_among_those_online_is_kept_through_other_sessions(
+        self, store: SqliteTokenStore, clock: Clock
+    ) -> None:
+        await begin(store, new_session("alice", ttl=1000), new_session("bob", ttl=5000))
+        clock.milliseconds += 999
+        await begin(store, new_session("alice", ttl=5000), new_session("carol"))
+        clock.milliseconds += 1
+        page = await store.online("shop", cursor=None, limit=9)
+        assert list(page.user_ids) == ["carol", "bob", "alice"]
+        clock.milliseconds = START + 5000
+        await begin(store, new_session("bob"))
+        page = await store.online("shop", cursor=None, limit=9)
+        assert list(page.user_ids) == ["bob", "carol", "alice"]
+
+
+async def test_a_nonce_of_another_user_is_never_taken_for_theirs(path: Path) -> None:
+    async with SqliteTokenStore(path) as store:
+        (begun,) = await begin(store, new_session())
+        for policy in (LoginPolicy(), LoginPolicy(shared_token=True)):
+            other = new_session("bob", policy=policy)
+            with pytest.raises(StoreError):
+                await store.issue([replace(other, ref=begun.ref._replace(user_id="bob"))])
+        assert list(await store.sessions(BOB)) == []
+        assert list(await store.sessions(ALICE)) == [begun]
+
+
+class TestSeveralConnections:
+    """Stores on one file, as those of several processes are."""
+
+    @pytest.fixture
+    async def stores(self, path: Path) -> AsyncIterator[list[SqliteTokenStore]]:
+        async with AsyncExitStack() as stack:
+            # They wait for each other, on a slow disk for longer than usual.
+            yield [
+                await stack.enter_async_context(SqliteTokenStore(path, busy_timeout=60))
+                for _ in range(4)
+            ]
+
+    async def test_as_many_sessions_live_as_may(self, stores: list[SqliteTokenStore]) -> None:
+        batch = [new_session(policy=LoginPolicy(max_sessions=3)) for _ in range(40)]
+        answers = await asyncio.gather(*(begin(stores[i % 4], new) for i, new in enumerate(batch)))
+        alive = await listed(stores[0])
+        replaced = [ref for (session,) in answers for ref in session.replaced]
+        assert len(alive) == 3
+        assert sorted([*alive, *replaced]) == sorted(new.ref for new in batch)
+
+    async def test_one_generation_comes_of_a_token(self, stores: list[SqliteTokenStore]) -> None:
+        (begun,) = await begin(stores[0], new_session())
+        answers = await asyncio.gather(
+            *(stores[i % 4].rotate([begun.ref], ttl=HOUR, grace=0) for i in range(20))
+        )
+        refused = [answer for (answer,) in answers if isinstance(answer, TokenStatus)]
+        assert refused == [TokenStatus.rotated] * 19
+        assert await listed(stores[3]) == [begun.ref._replace(generation=1)]
+
+    async def test_a_life_is_renewed_once(self, stores: list[SqliteTokenStore]) -> None:
+        (begun,) = await begin(stores[0], new_session(ttl=HOUR))
+        answers = await asyncio.gather(
+            *(stores[i % 4].renew([begun.ref], ttl=2 * HOUR) for i in range(20))
+        )
+        assert {end for (end,) in answers} == set(await stores[0].lookup([begun.ref]))
+
+    async def test_nobody_logs_in_during_a_ban(self, stores: list[SqliteTokenStore]) -> None:
+        batch = [new_session() for _ in range(20)]
+        logins = [stores[i % 4].issue([new]) for i, new in enumerate(batch)]
+        ban = stores[3].ban(ALICE, reason="", ttl=None)
+        await asyncio.gather(*logins[:10], ban, *logins[10:])
+        assert await listed(stores[0]) == []
+        assert await stores[1].online_count("shop") == 0
+
+
+class TestUpgrade:
+    """A table of sessions as it was before sessions had devices and generations."""
+
+    @pytest.fixture(params=[False, True], ids=["without keys", "with keys"])
+    def has_keys(self, request: pytest.FixtureRequest) -> bool:
+        return bool(request.param)
+
+    @pytest.fixture
+    def refs(self, path: Path, has_keys: bool) -> list[SessionRef]:
+        """Sessions of Alice, Bob and Alice in the table, which began in this order."""
+        refs = [SessionRef("shop", name, new_nonce()) for name in ("alice", "bob", "alice")]
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(
+                "CREATE TABLE mpauthx_session (nonce TEXT PRIMARY KEY, sku TEXT NOT NULL,"
+                " user_id TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL"
+                f"{', sealed_key TEXT' * has_keys}) WITHOUT ROWID"
+            )
+            connection.execute(
+                "CREATE INDEX mpauthx_session_subject ON mpauthx_session (sku, user_id, issued_at)"
+            )
+            connection.execute(
+                "CREATE INDEX mpauthx_session_expires_at ON mpauthx_session (expires_at)"
+            )
+            connection.executemany(
+                "INSERT INTO mpauthx_session (sku, user_id, nonce, issued_at, expires_at)"
+                " VALUES (?, ?, ?, ?, ?)",
+                [(*ref[:3], START + i, START + HOUR) for i, ref in enumerate(refs)],
+            )
+            if has_keys:
+                connection.execute("UPDATE mpauthx_session SET sealed_key = 'sealed'")
+        return refs
+
+    async def test_sessions_go_on(
+        self, store: SqliteTokenStore, refs: list[SessionRef], has_keys: bool
+    ) -> None:
+        assert list(await store.lookup(refs)) == [START + HOUR] * 3
+        assert list(await store.sessions(ALICE)) == [
+            Session(refs[2], START + 2, START + HOUR),
+            Session(refs[0], START, START + HOUR),
+        ]
+        assert list(await store.sealed_keys(refs)) == ["sealed" if has_keys else None] * 3
+        assert await store.online("shop", cursor=None, limit=9) == (["bob", "alice"], None)
+        assert await store.online_count("shop") == 2
+
+    async def test_sessions_have_all_that_new_ones_have(
+        self, store: SqliteTokenStore, refs: list[SessionRef]
+    ) -> None:
+        rotated_ref = await rotated(store, refs[0])
+        assert list(await store.renew([refs[1]], ttl=9 * HOUR)) == [START + 9 * HOUR]
+        (sole,) = await begin(store, new_session(policy=SOLE, device="phone"))
+        assert set(sole.replaced) == {rotated_ref, refs[2]}
+        assert sole.device == "phone"
+        assert await store.ban(BOB, reason="", ttl=None) == 1
+        statuses = [TokenStatus.replaced, TokenStatus.banned, TokenStatus.replaced]
+        assert list(await store.lookup(refs)) == statuses
+        page = await store.online("shop", cursor=None, limit=9)
+        assert list(page.user_ids) == ["alice"]
+
+    async def test_many_may_find_it_at_once(
+        self, path: Path, clock: Clock, refs: list[SessionRef]
+    ) -> None:
+        stores = [SqliteTokenStore(path, clock=clock) for _ in range(8)]
+        answers = await asyncio.gather(*(store.lookup(refs) for store in stores))
+        assert [list(answer) for answer in answers] == [[START + HOUR] * 3] * 8
+        for store in stores:
+            await store.close()
+
+    async def test_it_becomes_what_a_new_one_is(
+        self, path: Path, tmp_path: Path, refs: list[SessionRef]
+    ) -> None:
+        new = tmp_path / "new.db"
+        for file in (path, new):
+            async with SqliteTokenStore(file) as store:
+                await store.lookup(refs)
+        columns = "SELECT name, type, [notnull], dflt_value, pk FROM pragma_table_info(?)"
+        indexes = "SELECT name, sql FROM sqlite_master WHERE type = 'index' ORDER BY name"
+        columns = columns.replace("?", "'mpauthx_session'")
+        assert sorted(_query(path, columns)) == sorted(_query(new, columns))
+        assert _query(path, indexes) == _query(new, indexes)
+
+
+async def _use_everything(store: SqliteTokenStore) -> None:
+    """Ask all that can be asked, under each policy; leaves nobody alive or banned."""
+    policies = (LoginPolicy(), SOLE, LoginPolicy(one_per_kind=True), LoginPolicy(shared_token=True))
+    batch = [new_session(user_id) for user_id in ("alice", "bob", "alice", "carol")]
+    await store.issue([*batch, *(new_session("carol", policy=policy) for policy in policies)])
+    refs = [new.ref for new in batch]
+    await store.issue(batch)
+    await store.lookup(refs)
+    await store.read(refs)
+    await store.sessions(ALICE)
+    await store.renew(refs, ttl=9 * HOUR)
+    await store.rotate(refs, ttl=HOUR, grace=0)
+    await store.sealed_keys(refs)
+    await store.replace_sealed_key(refs[0], "sealed")
+    first = await store.online("shop", cursor=None, limit=1)
+    await store.online("shop", cursor=first.cursor, limit=1)
+    await store.online_count("shop")
+    assert list(await store.end_reused(refs[:1])) == [True]
+    await store.revoke([batch[0].ref, batch[1].ref])
+    await store.revoke_subject(ALICE, spared=batch[0].ref.nonce)
+    await store.ban(Subject("shop", "carol"), reason="", ttl=None)
+    await store.ban_of(Subject("shop", "carol"))
+    await store.issue([new_session("carol")])
+    await store.unban(Subject("shop", "carol"))
+
+
+def _query(path: Path, statement: str) -> list[Any]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(statement).fetchall()
