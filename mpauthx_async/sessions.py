@@ -91,7 +91,7 @@ class Sessions:
         self._grace = grace
         self._clock = clock
         self._lookups = Coalescer(self._lookup, max_in_flight=2)
-        self._reads = Coalescer(events.watched("read", tokens.read))
+        self._reads = Coalescer(events.watched("read", self._read))
         self._revocations = Coalescer(events.watched("revoke", tokens.revoke))
         self._rotations = Coalescer(events.watched("rotate", self._rotate))
         self._reuses = Coalescer(events.watched("end_reused", self._end_reused))
@@ -254,6 +254,9 @@ class Sessions:
         seconds = time.perf_counter() - started
         events.emit(TokensValidated(valid, len(ends) - valid, seconds))
         return ends
+
+    async def _read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
+        return await self._tokens.read(refs)
 
     def _count_refused(self) -> None:
         if not self._refused:

@@ -63,21 +63,16 @@ class RedisTokenStore:
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
         """Begin sessions: token, list and expiry of each in one atomic step."""
-        answers = await self._each(
-            self._issue,
-            [session.ref for session in sessions],
-            [
-                (
-                    session.ref.user_id,
-                    session.ref.nonce,
-                    session.ttl,
-                    "" if session.absolute_ttl is None else session.absolute_ttl,
-                    "" if session.policy == _NO_RULE else _rule(session.policy),
-                    _words(session),
-                )
-                for session in sessions
-            ],
-        )
+        args = []
+        policy, rule = None, ""
+        for session in sessions:
+            if session.policy is not policy:  # most often all have the same
+                policy = session.policy
+                rule = _rule(policy)
+            absolute_ttl = "" if session.absolute_ttl is None else session.absolute_ttl
+            _, user_id, nonce, _ = session.ref
+            args.append((user_id, nonce, session.ttl, absolute_ttl, rule, _words(session)))
+        answers = await self._each(self._issue, [session.ref for session in sessions], args)
         return [_issued(new, answer) for new, answer in zip(sessions, answers, strict=True)]
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
@@ -261,10 +256,10 @@ class RedisTokenStore:
             return await script(keys, args, client=redis)
 
 
-_NO_RULE = LoginPolicy()
-
-
 def _rule(policy: LoginPolicy) -> str:
+    """A policy as the script takes it: nothing for that by which all sessions stay."""
+    if policy == LoginPolicy():
+        return ""
     return f"{policy.max_sessions or 0},{policy.one_per_kind:d},{policy.shared_token:d}"
 
 
