@@ -112,7 +112,7 @@ class Sessions:
                 await self._reuses.submit(ref)
             return False
         if self._slides:
-            self._renew_if_due(ref, end)
+            self._renew_if_due(ref)
         return True
 
     async def status(self, token: object) -> TokenStatus:
@@ -306,10 +306,13 @@ class Sessions:
                 self._events.emit(TokenReuseDetected(ref))
         return ended
 
-    def _renew_if_due(self, ref: SessionRef, end: int) -> None:
-        """Have the life of a session count from now, if a tenth of it has passed."""
+    def _renew_if_due(self, ref: SessionRef) -> None:
+        """Have the life of a session count from now, unless that was asked a short while ago.
+
+        Whether it is written the store decides: its clock may be another than ours.
+        """
         now = self._clock() * 1000
-        if end - now > 0.9 * self._ttl or now < self._due.get(ref, 0):
+        if now < self._due.get(ref, 0):
             return
         if len(self._due) >= _RENEWED:
             self._due.clear()
