@@ -28,6 +28,10 @@ Result = TypeVar("Result")
 
 _BUSY_TIMEOUT = 5.0  # seconds
 _ABOVE_ALL = OnlineCursor(2**62, "")
+_LIVING = (
+    "SELECT sku, user_id, nonce, generation, expires_at FROM mpauthx_session"
+    " WHERE nonce IN (SELECT value FROM json_each(?)) AND expires_at > ? AND ended IS NULL"
+)
 # The rows of a user stand side by side in this index, and those of a sku in the order of the pages.
 _ONLINE = (
     "SELECT DISTINCT online_since, user_id FROM mpauthx_session"  # noqa: S608
@@ -67,7 +71,16 @@ class SqliteTokenStore:
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         """Tell when sessions end, with one query."""
-        return await self._read(lambda cursor, now: _answers(refs, find(cursor, refs, now=now)))
+
+        def lookup(cursor: sqlite3.Cursor, now: int) -> list[int | None]:
+            # Most are alive, and their end is enough: full rows take half as long again.
+            nonces = json.dumps([ref.nonce for ref in refs])
+            rows = cursor.execute(_LIVING, (nonces, now)).fetchall()
+            ends = {tuple(ref): end for *ref, end in rows}
+            answers = [ends.get(ref) for ref in refs]
+            return _answers(refs, find(cursor, refs, now=now)) if None in answers else answers
+
+        return await self._read(lookup)
 
     async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
         """Read sessions that are alive, with one query."""
