@@ -80,6 +80,8 @@ class LoginPolicy:
         most = self.max_sessions
         if most is not None and (type(most) is not int or most < 1):
             raise ConfigurationError("max_sessions must be a whole number of at least 1, or None.")
+        if type(self.one_per_kind) is not bool or type(self.shared_token) is not bool:
+            raise ConfigurationError("one_per_kind and shared_token must be True or False.")
         if self.shared_token and (self.one_per_kind or most is not None):
             raise ConfigurationError("With shared_token there is one session: no other rule helps.")
 

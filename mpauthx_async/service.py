@@ -111,6 +111,8 @@ class MPAuthX:
                 )
         if not isinstance(max_concurrent_logins, int) or max_concurrent_logins < 1:
             raise ConfigurationError("max_concurrent_logins must be a whole number above zero.")
+        if policy is not None and not isinstance(policy, LoginPolicy):
+            raise ConfigurationError("policy must be a LoginPolicy.")
         self._app_id = app_id
         self._sku = sku
         self._clock = clock
