@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ...models import NewSession, is_user_id
 from .. import SessionKeyStore, TokenStore
-from .examples import SOLE, UNUSUAL_IDS, begin, end_of, is_alive, mixed_batch, new_session
+from .examples import HOUR, SOLE, UNUSUAL_IDS, begin, end_of, is_alive, mixed_batch, new_session
 
 __all__ = ["SessionKeyStoreConformance"]
 
@@ -137,6 +137,15 @@ class SessionKeyStoreConformance:
         await store.issue([brief, lasting])
         await end_of(store, brief)
         assert await _keys(store, [brief, lasting]) == [None, _OTHER_SEALED]
+
+    async def test_a_key_goes_on_with_the_generation_that_is_good(
+        self, store: _KeyingTokenStore
+    ) -> None:
+        new = new_session(sealed_key=_SEALED)
+        await store.issue([new])
+        await store.rotate([new.ref], ttl=HOUR, grace=HOUR)
+        refs = [new.ref._replace(generation=generation) for generation in range(3)]
+        assert list(await store.sealed_keys(refs)) == [None, _SEALED, None]
 
     async def test_a_batch_of_keys_may_be_large(self, store: _KeyingTokenStore) -> None:
         batch = _with_keys([new_session(f"user-{i % 60}", sku=f"sku-{i % 2}") for i in range(200)])
