@@ -375,7 +375,11 @@ def _is_one_line(text: str) -> bool:
 def _ban_ttl(seconds: object) -> int | None:
     if seconds is None:
         return None
-    if not isinstance(seconds, (int, float)) or not 0.001 <= seconds <= _LONGEST_BAN:
+    if (
+        not isinstance(seconds, (int, float))
+        or isinstance(seconds, bool)
+        or not 0.001 <= seconds <= _LONGEST_BAN
+    ):
         raise ParameterError(
             "seconds must be a number above zero, up to a hundred years, or None for ever."
         )
