@@ -162,6 +162,18 @@ async def test_however_often_it_is_used_a_session_is_written_once(
     assert await calls(redis, "hset") == 3
 
 
+async def test_a_life_that_can_move_no_further_is_not_asked_to_again_and_again(
+    make: Callable[..., MPAuthX], redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
+) -> None:
+    token = (await begun(make, redis_server.url, wx, absolute_ttl=100)).response
+    async with make(token_ttl=DAY, absolute_ttl=DAY) as auth:
+        await redis.config_resetstat()
+        for _ in range(10):
+            assert await auth.is_token_valid(token)
+    assert await calls(redis, "evalsha", "eval") == 1
+    assert await calls(redis, "hset") == 0
+
+
 async def test_another_service_writes_nothing_where_one_has_just_written(
     make: Callable[..., MPAuthX], redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
 ) -> None:
