@@ -29,9 +29,10 @@ from mpauthx_async import (
 from mpauthx_async.simulator import Fault
 from mpauthx_async.stores import open_records
 
+from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer
 from .simulator_client import Clock
-from .test_service import MemoryTokens, MemoryUsers, make, requests_at, tokens
+from .test_service import make, requests_at, tokens
 from .test_wechat import Answer, Server, debugging, everything_logged, everything_told, refused
 
 __all__ = ["debugging", "make", "tokens"]

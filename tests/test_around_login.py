@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from redis.asyncio import Redis
@@ -31,9 +32,10 @@ from mpauthx_async import (
 from mpauthx_async.models import PhoneNumber
 from mpauthx_async.simulator import Fault
 
+from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer
 from .simulator_client import Clock
-from .test_service import MemoryTokens, MemoryUsers, make, requests_at, tokens
+from .test_service import make, requests_at, tokens
 from .test_wechat import debugging, everything_logged, everything_told
 
 __all__ = ["debugging", "make", "tokens"]
@@ -299,7 +301,10 @@ async def test_tokens_of_web_logins_and_of_refreshes_have_no_key(
         assert caught.value.code == StatusCode.session_key_lost == 6105
 
 
-@pytest.mark.parametrize("garbage", [b"", b"x", b"A" * 59, b"A" * 59 + b"|bob", b"\xff\xfe", b"|"])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"x", b"A" * 43, b"A" * 43 + b"|bob", b"A" * 59, b"A" * 59 + b"|bob", b"\xff\xfe", b"|"],
+)
 async def test_a_tampered_record_is_a_lost_key_and_nobody_elses(
     auth: MPAuthX, wx: WeChatSimulator, tokens: str, redis: Redis, tmp_path: Path, garbage: bytes
 ) -> None:
@@ -308,9 +313,9 @@ async def test_a_tampered_record_is_a_lost_key_and_nobody_elses(
     sealed = wx.seal("eve", {"n": 1})
     nonce = result.session.ref.nonce
     if tokens.startswith("redis"):
-        (index,) = await redis.keys("mpauthx:u:*:bob")
-        begin, end, _ = (await redis.hget(index, nonce)).split(b" ")
-        await redis.hset(index, nonce, b" ".join((begin, end, garbage)))
+        users = f"mpauthx:u:{{shop:{crc32(b'bob') & 255}}}"
+        words = (await redis.hget(users, "bob")).split(b"\t")
+        await redis.hset(users, "bob", b"\t".join((*words[:2], garbage)))
     else:
         with closing(sqlite3.connect(tmp_path / "tokens.db")) as connection, connection:
             connection.execute(

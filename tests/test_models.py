@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import mpauthx_async
 from mpauthx_async import (
     AuthResult,
+    BannedError,
     ClosedError,
     CodeSession,
     ConfigurationError,
@@ -23,6 +24,7 @@ from mpauthx_async import (
     InvalidResponseError,
     InvalidStateError,
     InvalidTokenError,
+    LoginPolicy,
     MPAuthX,
     MPAuthXError,
     NewSession,
@@ -35,12 +37,12 @@ from mpauthx_async import (
     StatusCode,
     StoreError,
     Subject,
+    TokenStatus,
     User,
     UserNotFoundError,
     WeChatAPIError,
     decrypt_user_data,
 )
-from mpauthx_async.models import LoginPolicy
 from mpauthx_async.wechat_sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
 
 BOB = CodeSession("bob", SESSION_KEY)
@@ -363,6 +365,7 @@ ERRORS = {
     SnapshotUserError: 6103,
     InvalidTokenError: 6104,
     SessionKeyLostError: 6105,
+    BannedError: 6106,
 }
 
 
@@ -383,12 +386,18 @@ def test_an_error_tells_what_it_knows():
     assert str(HTTPStatusError("It answered 502.", 502)) == "It answered 502."
     assert HTTPStatusError("It answered 502.", 502).status == 502
     assert ConnectionFailedError("No connection.", sent=False).sent is False
+    revoked = InvalidTokenError("Log in again.", TokenStatus.revoked)
     error = WeChatAPIError(40029, "invalid code", rid="6129ee10", hint="Log in again.")
     assert (error.errcode, error.errmsg) == (40029, "invalid code")
     assert (error.rid, error.hint) == ("6129ee10", "Log in again.")
     assert str(error) == (
         "WeChat answered errcode 40029, 'invalid code' (rid 6129ee10): Log in again."
     )
+    assert str(BannedError("bob", "spam", None)) == "This user is banned for ever: spam"
+    assert str(BannedError("bob", "", 1_500)) == (
+        "This user is banned until 1500 (Unix milliseconds): no reason was given"
+    )
+    assert (str(revoked), revoked.status) == ("Log in again.", TokenStatus.revoked)
     assert str(WeChatAPIError(99999, "oh")) == "WeChat answered errcode 99999, 'oh'"
 
 
@@ -399,6 +408,8 @@ def test_an_error_tells_what_it_knows():
         HTTPStatusError("It answered 502.", 502),
         ConnectionFailedError("No connection.", sent=False),
         WeChatAPIError(40029, "invalid code", rid="6129ee10", hint="Log in again."),
+        InvalidTokenError("Log in again.", TokenStatus.revoked),
+        BannedError("bob", "spam", 1_500),
     ],
 )
 def test_an_error_comes_through_a_pickle_with_all_it_knows(error):

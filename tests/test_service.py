@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,8 @@ from redis.asyncio import Redis
 
 from mpauthx_async import (
     AuthResult,
+    Ban,
+    BannedError,
     ClosedError,
     ConfigurationError,
     Connections,
@@ -25,7 +28,7 @@ from mpauthx_async import (
     SqliteUserStore,
     StatusCode,
     StoreError,
-    User,
+    TokenStatus,
     UserNotFoundError,
     WeChatAPIError,
     WeChatSimulator,
@@ -33,6 +36,7 @@ from mpauthx_async import (
 from mpauthx_async.simulator import Fault
 from mpauthx_async.wechat_sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
 
+from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer
 
 
@@ -224,16 +228,36 @@ async def test_of_many_refreshes_at_once_one_token_is_left(
     assert alive.count(True) == 1
 
 
-async def test_a_token_ends_when_its_life_is_over(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+async def test_a_token_in_sqlite_ends_when_its_life_is_over_by_the_given_clock(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     clock = Clock()
+    tokens = f"sqlite:///{tmp_path}/tokens.db"
     async with make(tokens=tokens, token_ttl=10, clock=clock) as auth:
         token = (await auth.authorize(wx.login("bob"))).response
         clock.now += 9.9
         assert await auth.is_token_valid(token)
         clock.now += 0.1
         assert not await auth.is_token_valid(token)
+
+
+async def test_a_token_in_redis_ends_when_its_life_is_over_by_the_clock_of_redis(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    clock = Clock()
+    async with make(token_ttl=60, clock=clock) as lasting, make(token_ttl=0.2) as brief:
+        token = (await lasting.authorize(wx.login("bob"))).response
+        clock.now += 3600
+        assert await lasting.is_token_valid(token)
+        token = (await brief.authorize(wx.login("bob"))).response
+        await until_invalid(brief, token)
+
+
+async def until_invalid(auth: MPAuthX, token: str) -> None:
+    deadline = time.monotonic() + 30
+    while await auth.is_token_valid(token):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
 
 
 async def test_thousands_of_calls_run_at_once(auth: MPAuthX, wx: WeChatSimulator) -> None:
@@ -577,7 +601,14 @@ async def test_a_caller_cancelled_at_any_stage_leaves_no_token_and_harms_nobody(
         for result in results:
             assert await auth._tokens.revoke([result.session.ref]) == [True]
     await stage.close()
-    assert await redis.keys() == []
+    assert await deaths(redis) == {TokenStatus.revoked}
+
+
+async def deaths(redis: Redis) -> set[int]:
+    """Of what the sessions in Redis died; nothing else may be left there."""
+    keys = await redis.keys()
+    assert all(key.startswith(b"mpauthx:t:") for key in keys)
+    return {int(value) for value in await redis.mget(keys)} if keys else set()
 
 
 class CancelsInTime(RedisTokenStore):
@@ -585,7 +616,7 @@ class CancelsInTime(RedisTokenStore):
 
     caller: asyncio.Task[AuthResult]
 
-    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
+    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
         begun = await super().issue(sessions)
         loop = asyncio.get_running_loop()
         # In the next tick the login is told, in the one after that its caller.
@@ -605,7 +636,7 @@ async def test_a_caller_cancelled_in_the_tick_of_its_answer_leaves_no_token(
             await tokens.caller
         assert answer.result().response  # there was a token
         await auth.close()
-        assert await redis.keys() == []
+        assert await deaths(redis) == {TokenStatus.revoked}
 
 
 if hasattr(asyncio, "eager_task_factory"):  # from Python 3.12 on
@@ -739,49 +770,16 @@ async def test_no_secret_or_whole_token_is_in_a_log_or_repr(
 # Stores of one's own
 
 
-class MemoryTokens:
-    """The least that a TokenStore can be."""
-
-    def __init__(self) -> None:
-        self.alive: dict[Any, Session] = {}
-
-    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session]:
-        begun = [session.begun() for session in sessions]
-        self.alive |= {session.ref: session for session in begun}
-        return begun
-
-    async def lookup(self, refs: Sequence[Any]) -> Sequence[int | None]:
-        return [self.alive[ref].expires_at if ref in self.alive else None for ref in refs]
-
-    async def revoke(self, refs: Sequence[Any]) -> Sequence[bool]:
-        return [self.alive.pop(ref, None) is not None for ref in refs]
-
-    async def sessions(self, subject: Any) -> Sequence[Session]:
-        return [session for ref, session in self.alive.items() if ref.subject == subject]
-
-    async def revoke_subject(self, subject: Any) -> int:
-        refs = [session.ref for session in await self.sessions(subject)]
-        return sum(await self.revoke(refs))
-
-
-class MemoryUsers:
-    def __init__(self) -> None:
-        self.known: dict[str, User] = {}
-
-    async def save(self, users: Sequence[User]) -> Sequence[bool]:
-        answers = []
-        for user in users:
-            answers.append(user.id not in self.known)
-            self.known[user.id] = user
-        return answers
-
-    async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
-        return [self.known.get(user_id) for user_id in user_ids]
-
-
 async def test_any_store_that_keeps_the_protocol_serves(
     make: Callable[..., MPAuthX], wx: WeChatSimulator
 ) -> None:
     async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
-        result = await auth.authorize(wx.login("bob"))
-        assert await auth.is_token_valid(result.response)
+        token = (await auth.authorize(wx.login("bob"))).response
+        assert await auth.is_token_valid(token)
+        token = (await auth.rotate(token)).response
+        assert [session.user_id for session in await auth.sessions("bob")] == ["bob"]
+        assert await auth.online() == (["bob"], None)
+        assert await auth.ban("bob", reason="spam") == 1
+        assert await auth.token_status(token) == TokenStatus.banned
+        with pytest.raises(BannedError):
+            await auth.authorize(wx.login("bob"))

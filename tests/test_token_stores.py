@@ -31,6 +31,7 @@ from mpauthx_async.stores.conformance import (
     new_session,
 )
 
+from .memory_stores import MemoryTokens
 from .redis_server import RedisServer
 
 ALICE = Subject("shop", "alice")
@@ -56,6 +57,12 @@ class TestSqliteConnection(TokenStoreConformance, SessionKeyStoreConformance):
     async def store(self, path: Path) -> AsyncIterator[SqliteTokenStore]:
         async with aiosqlite.connect(path) as connection:
             yield SqliteTokenStore(connection)
+
+
+class TestMemory(TokenStoreConformance):
+    @pytest.fixture
+    async def store(self) -> MemoryTokens:
+        return MemoryTokens()
 
 
 class TestRedis(TokenStoreConformance, SessionKeyStoreConformance):

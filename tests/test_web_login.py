@@ -26,8 +26,9 @@ from mpauthx_async import (
 )
 from mpauthx_async.simulator import Fault
 
+from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer
-from .test_service import MemoryTokens, MemoryUsers, make, requests_at, tokens
+from .test_service import make, requests_at, tokens
 
 __all__ = ["make", "tokens"]
 

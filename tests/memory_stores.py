@@ -1,0 +1,225 @@
+"""Stores of one's own, as an application may write them: all that they keep is in memory."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+
+from mpauthx_async import (
+    Ban,
+    LoginPolicy,
+    NewSession,
+    OnlinePage,
+    Session,
+    SessionRef,
+    Subject,
+    TokenStatus,
+    User,
+)
+from mpauthx_async.stores.online_cursor import OnlineCursor
+
+__all__ = ["MemoryTokens", "MemoryUsers"]
+
+_REMEMBERED = 30 * 24 * 3_600_000  # milliseconds
+_CURSOR_ABOVE_ALL = OnlineCursor(2**62, "")
+
+
+@dataclass
+class _Kept:
+    session: Session
+    absolute_end: float
+    kind: str | None
+    status: TokenStatus = TokenStatus.active
+    grace_until: int = 0
+
+
+class MemoryTokens:
+    """A TokenStore that keeps no session keys."""
+
+    def __init__(self) -> None:
+        self._kept: dict[SessionRef, _Kept] = {}  # by the ref of generation 0, oldest first
+        self._bans: dict[Subject, Ban] = {}
+        self._came_online: dict[Subject, int] = {}
+        self._positions = count(1)
+
+    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
+        return [self._begin(new) for new in sessions]
+
+    async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
+        return [self._answer(ref) for ref in refs]
+
+    async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
+        return [
+            kept.session if (kept := self._living(ref)) and kept.session.ref == ref else None
+            for ref in refs
+        ]
+
+    async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
+        return [self._end(self._living(ref), TokenStatus.revoked) for ref in refs]
+
+    async def sessions(self, subject: Subject) -> Sequence[Session]:
+        return [kept.session for kept in reversed(self._of(subject))]
+
+    async def revoke_subject(self, subject: Subject, *, spared: str | None = None) -> int:
+        return self._end_all(
+            (kept for kept in self._of(subject) if kept.session.id != spared), TokenStatus.revoked
+        )
+
+    async def rotate(
+        self, refs: Sequence[SessionRef], *, ttl: int, grace: int
+    ) -> Sequence[Session | TokenStatus]:
+        rotated = {ref: self._rotate(ref, ttl, grace) for ref in dict.fromkeys(refs)}
+        return [rotated[ref] for ref in refs]
+
+    async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
+        return [
+            self._answer(ref) == TokenStatus.rotated
+            and not self._is_in_grace(ref)
+            and self._end(self._living(ref), TokenStatus.reused)
+            for ref in refs
+        ]
+
+    async def renew(self, refs: Sequence[SessionRef], *, ttl: int) -> Sequence[int | None]:
+        for ref in refs:
+            kept, end = self._living(ref), self._answer(ref)
+            if kept and end and 0 < end <= _now() + 0.9 * ttl and end < _end(kept, ttl):
+                _live_on(kept, ttl)
+        return [self._answer(ref) for ref in refs]
+
+    async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
+        now = _now()
+        self._bans[subject] = Ban(subject.user_id, reason, now, None if ttl is None else now + ttl)
+        return self._end_all(self._of(subject), TokenStatus.banned)
+
+    async def unban(self, subject: Subject) -> bool:
+        was_banned = await self.ban_of(subject) is not None
+        self._bans.pop(subject, None)
+        return was_banned
+
+    async def ban_of(self, subject: Subject) -> Ban | None:
+        ban = self._bans.get(subject)
+        return ban if ban and (ban.until is None or ban.until > _now()) else None
+
+    async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
+        after = _CURSOR_ABOVE_ALL if cursor is None else OnlineCursor.parse(cursor)
+        users = sorted((user for user in self._online(sku) if user < after), reverse=True)
+        page = users[:limit]
+        is_last = len(page) == len(users)
+        return OnlinePage([user.user_id for user in page], None if is_last else page[-1].text())
+
+    async def online_count(self, sku: str) -> int:
+        return len(self._online(sku))
+
+    def _begin(self, new: NewSession) -> Session | Ban:
+        subject, now = new.ref.subject, _now()
+        ban = self._bans.get(subject)
+        if ban and (ban.until is None or ban.until > now):
+            return ban
+        known = self._find(new.ref)
+        if known is not None:
+            return known.session
+        living = self._of(subject)
+        if new.policy.shared_token and living:
+            _live_on(living[-1], new.ttl)
+            return living[-1].session
+        kind = new.device_kind or new.device
+        replaced = _replaced_by(new.policy, kind, living)
+        self._end_all(replaced, TokenStatus.replaced)
+        absolute_end = float("inf") if new.absolute_ttl is None else now + new.absolute_ttl
+        end = int(min(now + new.ttl, absolute_end))
+        session = Session(new.ref, now, end, new.device, new.device_kind)
+        self._kept[new.ref] = _Kept(session, absolute_end, kind)
+        if not living:
+            self._came_online[subject] = next(self._positions)
+        return replace(session, replaced=tuple(kept.session.ref for kept in replaced))
+
+    def _find(self, ref: SessionRef) -> _Kept | None:
+        kept = self._kept.get(ref._replace(generation=0))
+        return kept if kept and kept.session.expires_at > _now() else None
+
+    def _living(self, ref: SessionRef) -> _Kept | None:
+        kept = self._find(ref)
+        return kept if kept and kept.status == TokenStatus.active else None
+
+    def _of(self, subject: Subject) -> list[_Kept]:
+        refs = [ref for ref in self._kept if ref.subject == subject]
+        return [kept for ref in refs if (kept := self._living(ref))]
+
+    def _answer(self, ref: SessionRef) -> int | None:
+        kept = self._find(ref)
+        if kept is None or ref.generation > kept.session.ref.generation:
+            return None
+        if kept.status != TokenStatus.active:
+            return kept.status
+        is_current = ref.generation == kept.session.ref.generation
+        return kept.session.expires_at if is_current else TokenStatus.rotated
+
+    def _is_in_grace(self, ref: SessionRef) -> bool:
+        kept = self._living(ref)
+        return (
+            kept is not None
+            and ref.generation == kept.session.ref.generation - 1
+            and _now() < kept.grace_until
+        )
+
+    def _rotate(self, ref: SessionRef, ttl: int, grace: int) -> Session | TokenStatus:
+        kept, answer = self._living(ref), self._answer(ref)
+        if kept is None or answer is None:
+            return TokenStatus(answer or 0)
+        if answer < 0:
+            return kept.session if self._is_in_grace(ref) else TokenStatus(answer)
+        _live_on(kept, ttl)
+        kept.session = replace(kept.session, ref=ref._replace(generation=ref.generation + 1))
+        kept.grace_until = _now() + grace
+        return kept.session
+
+    def _end(self, kept: _Kept | None, status: TokenStatus) -> bool:
+        if kept is None:
+            return False
+        until = min(kept.session.expires_at, _now() + _REMEMBERED)
+        kept.status, kept.session = status, replace(kept.session, expires_at=until)
+        return True
+
+    def _end_all(self, all_kept: Iterable[_Kept], status: TokenStatus) -> int:
+        return sum(self._end(kept, status) for kept in list(all_kept))
+
+    def _online(self, sku: str) -> list[OnlineCursor]:
+        subjects = {ref.subject for ref in self._kept if ref.sku == sku and self._living(ref)}
+        return [OnlineCursor(self._came_online[subject], subject.user_id) for subject in subjects]
+
+
+class MemoryUsers:
+    """The least that a UserStore can be."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, User] = {}
+
+    async def save(self, users: Sequence[User]) -> Sequence[bool]:
+        answers = []
+        for user in users:
+            answers.append(user.id not in self.known)
+            self.known[user.id] = user
+        return answers
+
+    async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
+        return [self.known.get(user_id) for user_id in user_ids]
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _live_on(kept: _Kept, ttl: int) -> None:
+    now = _now()
+    kept.session = replace(kept.session, expires_at=_end(kept, ttl), last_seen=now)
+
+
+def _end(kept: _Kept, ttl: int) -> int:
+    return int(min(_now() + ttl, kept.absolute_end))
+
+
+def _replaced_by(policy: LoginPolicy, kind: str | None, living: list[_Kept]) -> list[_Kept]:
+    same = [kept for kept in living if policy.one_per_kind and kept.kind == kind]
+    others = [kept for kept in living if kept not in same]
+    most = policy.max_sessions
+    return same + (others[: max(0, len(others) - most + 1)] if most else [])
