@@ -8,19 +8,18 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from zlib import crc32
 
 import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import ClosedError, RedisTokenStore, SqliteTokenStore, StoreError
 from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import ALICE, begin, is_alive
 
+from .redis_contents import bucket_key, dump, lines
 from .redis_server import RedisServer
 
-SEALED = "A" * 59
-BUCKET = crc32(b"alice") & 255
-INDEX = f"mpauthx:u:{{shop:{BUCKET}}}:alice"
+SEALED = "A" * 43
 
 
 @pytest.fixture
@@ -33,47 +32,56 @@ class TestRedisRecords:
     async def store(self, redis: Redis) -> RedisTokenStore:
         return RedisTokenStore(redis)
 
-    async def test_a_key_is_the_third_word_of_the_details(
+    async def test_a_key_is_the_third_word_of_its_sessions_line(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
-        new = new_session(sealed_key=SEALED)
-        await store.issue([new])
-        details = f"{new.issued_at} {new.issued_at + new.ttl} {SEALED}"
-        assert await redis.hgetall(INDEX) == {new.ref.nonce.encode(): details.encode()}
+        (session,) = await begin(store, new_session(sealed_key=SEALED))
+        assert await lines(redis, ALICE) == [[session.id, str(session.issued_at), SEALED]]
 
-    async def test_a_session_from_before_there_were_keys_goes_on(
+    async def test_a_session_without_a_key_is_given_one(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
-        old = new_session()
-        end = old.issued_at + old.ttl
-        await redis.set(f"mpauthx:t:{{shop:{BUCKET}}}:{old.ref.nonce}", end, px=old.ttl)
-        await redis.hset(INDEX, old.ref.nonce, f"{old.issued_at} {end}")
-        assert list(await store.sealed_keys([old.ref])) == [None]
-        assert list(await store.sessions(old.ref.subject)) == [old.begun()]
-        assert await store.replace_sealed_key(old.ref, SEALED)
-        assert list(await store.sealed_keys([old.ref])) == [SEALED]
-        assert list(await store.sessions(old.ref.subject)) == [old.begun()]
-        assert await store.revoke_subject(old.ref.subject) == 1
+        (session,) = await begin(store, new_session())
+        assert list(await store.sealed_keys([session.ref])) == [None]
+        assert await store.replace_sealed_key(session.ref, SEALED)
+        assert list(await store.sealed_keys([session.ref])) == [SEALED]
+        assert list(await store.sessions(ALICE)) == [session]
+        assert await store.revoke_subject(ALICE) == 1
 
-    @pytest.mark.parametrize("details", [b"", b"1 2", b"1 2 3 4", b"one", b"1 2 \xff", b"1 2 \0"])
-    async def test_damaged_details_harm_no_other_session_of_the_batch(
-        self, store: RedisTokenStore, redis: Redis, details: bytes
+    @pytest.mark.parametrize(
+        "words", [b"", b"\t", b"\t1", b"\t1\tx\ty\tz\t1\t2\t3", b"\tone", b"\t1\t\xff", b"\t1\t\0"]
+    )
+    async def test_a_damaged_line_harms_no_other_session_of_the_batch(
+        self, store: RedisTokenStore, redis: Redis, words: bytes
     ) -> None:
         damaged, whole = new_session(sealed_key=SEALED), new_session("bob", sealed_key=SEALED)
         await store.issue([damaged, whole])
-        await redis.hset(INDEX, damaged.ref.nonce, details)
+        line = damaged.ref.nonce.encode() + words
+        await redis.hset(bucket_key("u", ALICE), "alice", line)
         key, other = await store.sealed_keys([damaged.ref, whole.ref])
         assert key != SEALED
         assert other == SEALED
+        assert (await is_alive(store, damaged, whole)) == [True, True]
 
-    async def test_a_key_without_its_index_is_none(
+    async def test_a_key_whose_line_is_lost_is_none_and_another_may_take_its_place(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         new = new_session(sealed_key=SEALED)
         await store.issue([new])
-        await redis.delete(INDEX)
+        await redis.delete(bucket_key("u", ALICE))
         assert list(await store.sealed_keys([new.ref])) == [None]
-        assert await store.replace_sealed_key(new.ref, SEALED) is False
+        assert await store.replace_sealed_key(new.ref, "B" * 59)
+        assert list(await store.sealed_keys([new.ref])) == ["B" * 59]
+
+    async def test_a_key_is_not_replaced_in_a_session_that_died(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        new = new_session(sealed_key=SEALED)
+        await store.issue([new])
+        await store.revoke([new.ref])
+        before = await dump(redis)
+        assert await store.replace_sealed_key(new.ref, "B" * 59) is False
+        assert await dump(redis) == before
 
 
 class TestSqliteRecords:

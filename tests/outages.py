@@ -1,0 +1,123 @@
+"""What the tests of outages ask of a store, how they wait for it, and how its callers leave it."""
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from mpauthx_async import StoreError, User
+from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.tokens import new_nonce
+
+__all__ = [
+    "ALICE",
+    "ASKED_OF_TOKENS",
+    "ASKED_OF_USERS",
+    "KNOWN",
+    "PATIENCE",
+    "WRITING",
+    "Question",
+    "all_fail",
+    "all_that_it_says",
+    "cancel_at",
+    "fails",
+    "settled",
+    "turns",
+]
+
+Question = Callable[[Any], Awaitable[Any]]
+
+PATIENCE = 60  # seconds that stand for ever
+KNOWN = new_session("alice")
+ALICE = KNOWN.ref.subject
+
+ASKED_OF_TOKENS: dict[str, Question] = {
+    "issue": lambda store: store.issue([new_session("alice")]),
+    "lookup": lambda store: store.lookup([KNOWN.ref]),
+    "revoke": lambda store: store.revoke([KNOWN.ref]),
+    "sessions": lambda store: store.sessions(ALICE),
+    "revoke_subject": lambda store: store.revoke_subject(ALICE),
+    "read": lambda store: store.read([KNOWN.ref]),
+    "rotate": lambda store: store.rotate([KNOWN.ref], ttl=60_000, grace=0),
+    "end_reused": lambda store: store.end_reused([KNOWN.ref]),
+    "renew": lambda store: store.renew([KNOWN.ref], ttl=60_000),
+    "ban": lambda store: store.ban(ALICE, reason="spam", ttl=None),
+    "ban_of": lambda store: store.ban_of(ALICE),
+    "unban": lambda store: store.unban(ALICE),
+    "online": lambda store: store.online("shop", cursor=None, limit=1),
+    "online_count": lambda store: store.online_count("shop"),
+}
+WRITING = ("issue", "revoke", "revoke_subject", "rotate", "end_reused", "ban", "unban")
+ASKED_OF_USERS: dict[str, Question] = {
+    "save": lambda store: store.save([User(new_nonce())]),
+    "get": lambda store: store.get(["o-alice"]),
+}
+
+
+class _CancelledAt(Coroutine[Any, Any, Any]):
+    """A coroutine whose task is cancelled when it waits for the nth time."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], wait: int) -> None:
+        self._work = work
+        self._left = wait
+
+    @property
+    def reached(self) -> bool:
+        return self._left <= 0
+
+    def send(self, value: Any) -> Any:
+        waits_for = self._work.send(value)
+        self._left -= 1
+        task = asyncio.current_task()
+        if self._left == 0 and task is not None:
+            task.cancel()
+        return waits_for
+
+    def throw(self, *error: Any) -> Any:
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Any:
+        return self._work.__await__()
+
+
+async def cancel_at(wait: int, work: Coroutine[Any, Any, Any]) -> bool:
+    """Run and cancel a coroutine; returns whether it was done before it waited that often."""
+    coroutine = _CancelledAt(work, wait)
+    task = asyncio.ensure_future(coroutine)
+    await asyncio.wait([task])
+    if not task.cancelled():  # asyncio.wait_for of Python 3.11 may overlook that it was
+        task.result()
+    return not coroutine.reached
+
+
+async def fails(question: Awaitable[Any]) -> StoreError:
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(StoreError) as caught:
+            await question
+    return caught.value
+
+
+async def all_fail(questions: Sequence[Awaitable[Any]]) -> None:
+    """All of them at once."""
+    answers = await settled([asyncio.ensure_future(question) for question in questions])
+    assert [type(answer) for answer in answers] == [StoreError] * len(answers)
+
+
+async def settled(tasks: "Sequence[asyncio.Future[Any]]") -> list[Any]:
+    async with asyncio.timeout(PATIENCE):
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def turns(number: int) -> None:
+    """Let the event loop turn a few times."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+def all_that_it_says(error: BaseException) -> str:
+    return "".join((str(error), repr(error), *traceback.format_exception(error)))
