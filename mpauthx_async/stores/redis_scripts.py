@@ -107,10 +107,19 @@ local function join(...)
   return table.concat(parts, '\\n')
 end
 
--- Redis deletes a bucket's keys when the last that is in them has ended.
-local function keep(key, ends)
-  local left = redis.call('PTTL', key)
-  if left ~= -2 and left < ends - NOW then redis.call('PEXPIREAT', key, int(ends)) end
+-- Redis deletes a bucket's keys together, when the last session in it has ended: were those of who
+-- is online gone before, nothing would tell whose sessions can be cleared away.
+local function keep(bucket, ends, ...)
+  local left = redis.call('PTTL', bucket.users)
+  if left < ends - NOW then
+    for _, key in ipairs({bucket.users, bucket.online, bucket.longer, bucket.ends}) do
+      redis.call('PEXPIREAT', key, int(ends))
+    end
+  else
+    for _, key in ipairs({...}) do
+      if redis.call('PTTL', key) == -1 then redis.call('PEXPIREAT', key, int(NOW + left)) end
+    end
+  end
 end
 
 -- The line of a session that is alive, which has one unless Redis evicted it.
@@ -147,22 +156,21 @@ end
 -- The user's last session ends then, and no longer when it seemed.
 local function set_online_end(bucket, user, ends)
   local current, is_apart = online_end(bucket, user)
-  if current == ends then return end
-  if current == 0 then
+  if current == ends then
+    keep(bucket, ends)
+  elseif current == 0 then
     redis.call('ZREM', bucket.longer, user)
     redis.call('ZREM', bucket.ends, user)
     redis.call('ZADD', bucket.online, int(ends), user)
-    keep(bucket.online, ends)
+    keep(bucket, ends, bucket.online)
   else
     if not is_apart then
       redis.call('ZREM', bucket.online, user)
       redis.call('ZADD', bucket.longer, int(current), user)
     end
     redis.call('ZADD', bucket.ends, int(ends), user)
-    keep(bucket.longer, ends)
-    keep(bucket.ends, ends)
+    keep(bucket, ends, bucket.longer, bucket.ends)
   end
-  keep(bucket.users, ends)
 end
 
 -- After a session of theirs has ended, or ends earlier.
@@ -593,8 +601,10 @@ REPLACE_SEALED_KEY = (
     + """
 local user, nonce, sealed_key = unpack(ARGV)
 local bucket = bucket_of_session(KEYS[1], nonce)
-if not alive(bucket, nonce) then return {0} end
+local ends = alive(bucket, nonce)
+if not ends then return {0} end
 write_line(bucket, user, nonce, function(parts) parts[3] = sealed_key end)
+keep(bucket, ends)
 return {1}
 """
 )
