@@ -314,14 +314,25 @@ class Logins:
         self, arrivals: "Sequence[_Arrival]", policy: LoginPolicy | None = None
     ) -> list[AuthResult | Exception]:
         policy = policy or self._policy
-        new = [self._new_session(arrival, policy) for arrival in arrivals]
-        sessions = await self._tokens.issue(new)
+        banned = await self._banned_by_open_id(arrivals)
+        admitted = [a for a in arrivals if a.user.open_id not in banned]
+        new = [self._new_session(arrival, policy) for arrival in admitted]
+        issued = iter(await self._tokens.issue(new))
+        sessions = [banned.get(a.user.open_id) or next(issued) for a in arrivals]
         if policy.shared_token:
             await self._keep_session_keys(arrivals, sessions)
         return [
             self._result(arrival, session)
             for arrival, session in zip(arrivals, sessions, strict=True)
         ]
+
+    async def _banned_by_open_id(self, arrivals: "Sequence[_Arrival]") -> dict[str, Ban]:
+        """Who was banned before their unionId was known; the store knows the bans of their ids."""
+        open_ids = {a.user.open_id for a in arrivals if a.user.open_id != a.user.id}
+        if not open_ids:
+            return {}
+        bans = await self._tokens.bans([Subject(self._sku, open_id) for open_id in open_ids])
+        return {ban.user_id: ban for ban in bans if ban is not None}
 
     def _new_session(self, arrival: "_Arrival", policy: LoginPolicy) -> NewSession:
         user, nonce, sealed_key, login, _ = arrival

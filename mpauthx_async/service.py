@@ -169,6 +169,7 @@ class MPAuthX:
             sealer=sealer,
             tokens=self._tokens,
             connections=self._connections,
+            events=self._events,
         )
         self._access_token: AppAccessToken | None = None
         self._own_web: WeChatOAuth | None = None

@@ -21,6 +21,7 @@ from .errors import (
     MPAuthXError,
     SessionKeyLostError,
 )
+from .events import Events
 from .flights import Flights
 from .models import CodeSession, SessionRef
 from .sessions import invalid_token
@@ -42,6 +43,7 @@ class SessionKeys:
         sealer: opens what the store keeps.
         tokens: the store; it has to be a SessionKeyStore once a key is asked for.
         connections: whose executor decrypts.
+        events: is told of stores that fail.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class SessionKeys:
         sealer: "SessionKeySealer",
         tokens: TokenStore,
         connections: Connections,
+        events: Events,
     ) -> None:
         self._app_id = app_id
         self._api = api
@@ -60,7 +63,7 @@ class SessionKeys:
         self._sealer = sealer
         self._tokens = tokens
         self._connections = connections
-        self._finds = Coalescer(self._find, max_in_flight=2)
+        self._finds = Coalescer(events.watched("session_key", self._find), max_in_flight=2)
         self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
         self._resets: Flights[SessionRef | None, None] = Flights()
 

@@ -181,13 +181,11 @@ class Sessions:
         ttl = _ban_ttl(seconds)
         _check_reason(reason)
         ended = 0
-        subjects = await self._subjects(user_id)
-        for subject in subjects:
+        for subject in await self._subjects(user_id):
             ended += await self._ask("ban", self._tokens.ban(subject, reason=reason, ttl=ttl))
-        if self._events.has_listeners:
-            ban = await self._ask("ban_of", self._tokens.ban_of(subjects[0]))
-            if ban is not None:
-                self._events.emit(Banned(ban, self._sku, ended))
+        now = int(self._clock() * 1000)
+        until = None if ttl is None else now + ttl
+        self._events.emit(Banned(Ban(user_id, reason, now, until), self._sku, ended))
         return ended
 
     async def unban(self, user_id: str) -> bool:
@@ -201,11 +199,9 @@ class Sessions:
 
     async def ban_of(self, user_id: str) -> Ban | None:
         """Read the ban of a user; None when there is none."""
-        for subject in await self._subjects(user_id):
-            ban = await self._ask("ban_of", self._tokens.ban_of(subject))
-            if ban is not None:
-                return ban
-        return None
+        subjects = await self._subjects(user_id)
+        bans = await self._ask("bans", self._tokens.bans(subjects))
+        return next((ban for ban in bans if ban is not None), None)
 
     async def online(self, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session."""

@@ -149,7 +149,7 @@ async def _ask(url: str, options: argparse.Namespace, page: Page) -> _Answer:
 
 async def _list(store: TokenStore, options: argparse.Namespace, page: Page) -> _Answer:
     subject = _subject(options)
-    ban, sessions = await store.ban_of(subject), await store.sessions(subject)
+    (ban,), sessions = await store.bans([subject]), await store.sessions(subject)
     document = {
         **subject._asdict(),
         "ban": _ban_document(ban),
@@ -217,7 +217,7 @@ async def _revoke(store: TokenStore, options: argparse.Namespace, page: Page) ->
 async def _ban(store: TokenStore, options: argparse.Namespace, page: Page) -> _Answer:
     subject = _subject(options)
     ended = await store.ban(subject, reason=options.reason, ttl=options.duration)
-    ban = await store.ban_of(subject)
+    (ban,) = await store.bans([subject])
     document = {**subject._asdict(), "ended": ended, "ban": _ban_document(ban)}
     done = f"Banned {subject.user_id} in {subject.sku}, and ended {_sessions(ended)}."
     return _Answer(document, [*page.wrap(done), *(_ban_lines(ban, page) if ban else ())])
@@ -234,7 +234,7 @@ async def _unban(store: TokenStore, options: argparse.Namespace, page: Page) -> 
 
 async def _ban_of(store: TokenStore, options: argparse.Namespace, page: Page) -> _Answer:
     subject = _subject(options)
-    ban = await store.ban_of(subject)
+    (ban,) = await store.bans([subject])
     document = {**subject._asdict(), "ban": _ban_document(ban)}
     if ban is None:
         return _Answer(document, missing=_not_banned(subject))

@@ -1,5 +1,6 @@
 """Stores of one's own, as an application may write them: all that they keep is in memory."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -92,13 +93,13 @@ class MemoryTokens:
         return self._end_all(self._of(subject), TokenStatus.banned)
 
     async def unban(self, subject: Subject) -> bool:
-        was_banned = await self.ban_of(subject) is not None
+        was_banned = await self.bans([subject]) != [None]
         self._bans.pop(subject, None)
         return was_banned
 
-    async def ban_of(self, subject: Subject) -> Ban | None:
-        ban = self._bans.get(subject)
-        return ban if ban and (ban.until is None or ban.until > _now()) else None
+    async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
+        bans = [self._bans.get(subject) for subject in subjects]
+        return [ban if ban and (ban.until or math.inf) > _now() else None for ban in bans]
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
         after = _CURSOR_ABOVE_ALL if cursor is None else OnlineCursor.parse(cursor)

@@ -44,7 +44,7 @@ ASKED_OF_TOKENS: dict[str, Question] = {
     "end_reused": lambda store: store.end_reused([KNOWN.ref]),
     "renew": lambda store: store.renew([KNOWN.ref], ttl=60_000),
     "ban": lambda store: store.ban(ALICE, reason="spam", ttl=None),
-    "ban_of": lambda store: store.ban_of(ALICE),
+    "bans": lambda store: store.bans([ALICE]),
     "unban": lambda store: store.unban(ALICE),
     "online": lambda store: store.online("shop", cursor=None, limit=1),
     "online_count": lambda store: store.online_count("shop"),

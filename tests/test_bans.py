@@ -273,3 +273,22 @@ async def test_what_cannot_be_is_refused_and_bans_nobody(
             await auth.ban("bob", reason=reason)
     assert await auth.ban_of("bob") is None
     assert await auth.is_token_valid(result.response)
+
+
+async def test_who_was_banned_before_their_union_id_was_known_stays_banned(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    await log_in(auth, wx)
+    await auth.ban("bob", reason="spam")
+    eve = wx.login("eve", "eve-everywhere")
+    bob = wx.login("bob", "bob-everywhere")
+    outcomes = await asyncio.gather(
+        auth.authorize(bob), auth.authorize(eve), return_exceptions=True
+    )
+    assert isinstance(outcomes[0], BannedError)
+    assert outcomes[0].reason == "spam"
+    assert isinstance(outcomes[1], AuthResult)
+    with pytest.raises(BannedError):
+        await auth.refresh_token("bob-everywhere")
+    assert await auth.unban("bob-everywhere") is True
+    await auth.authorize(wx.login("bob", "bob-everywhere"))

@@ -53,7 +53,7 @@ OPERATIONS: dict[str, Use] = {
     "renew": lambda store, refs: store.renew(refs, ttl=DAY),
     "ban": lambda store, refs: store.ban(refs[0].subject, reason="spam", ttl=HOUR),
     "unban": lambda store, refs: store.unban(refs[0].subject),
-    "ban_of": lambda store, refs: store.ban_of(refs[0].subject),
+    "bans": lambda store, refs: store.bans([ref.subject for ref in refs]),
     "online_count": lambda store, refs: store.online_count("shop"),
 }
 PAGES = ["first page", "next page"]

@@ -228,7 +228,7 @@ class TestLives:
     ) -> None:
         (session,) = await begin(store, new_session())
         await store.ban(ALICE, reason="spam\tand\nmore", ttl=HOUR)
-        ban = await store.ban_of(ALICE)
+        (ban,) = await store.bans([ALICE])
         assert ban is not None
         key = f"{bucket_key('b', ALICE)}:alice"
         assert await dump(redis) == {

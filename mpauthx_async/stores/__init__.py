@@ -145,8 +145,8 @@ class TokenStore(Protocol):
     async def unban(self, subject: Subject) -> bool:
         """Let a subject log in again; False when it was not banned."""
 
-    async def ban_of(self, subject: Subject) -> Ban | None:
-        """Read the ban of a subject; None when there is none, or it is over."""
+    async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
+        """Read the bans of subjects; None where there is none, or it is over."""
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session, those who came online last first.

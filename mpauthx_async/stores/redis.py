@@ -85,8 +85,7 @@ class RedisTokenStore:
             for sku, user_id, nonce, _ in refs
         ]
         with self._database.trip() as redis:
-            mget = redis.mget_nonatomic if self._database.is_cluster else redis.mget
-            values = await mget(keys)
+            values = await self._mget(redis, keys)
             if not any(map(_GENERATION, refs)):
                 try:
                     return [None if value is None else int(value) for value in values]
@@ -147,11 +146,16 @@ class RedisTokenStore:
         with self._database.trip() as redis:
             return bool(await redis.delete(_ban_key(subject)))
 
-    async def ban_of(self, subject: Subject) -> Ban | None:
-        """Read the ban of a subject; None when there is none, or it is over."""
+    async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
+        """Read the bans of subjects, with one MGET."""
+        if not subjects:
+            return []
         with self._database.trip() as redis:
-            text = await redis.get(_ban_key(subject))
-            return None if text is None else _parsed_ban(subject.user_id, text)
+            texts = await self._mget(redis, [_ban_key(subject) for subject in subjects])
+            return [
+                None if text is None else _parsed_ban(subject.user_id, text)
+                for subject, text in zip(subjects, texts, strict=True)
+            ]
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session, those who came online last first."""
@@ -250,6 +254,10 @@ class RedisTokenStore:
 
         answers = await asyncio.gather(*map(one, keys))
         return [answer for part in answers for answer in part]
+
+    async def _mget(self, redis: Any, keys: Sequence[str]) -> list[Any]:
+        mget = redis.mget_nonatomic if self._database.is_cluster else redis.mget
+        return list(await mget(keys))
 
     async def _call(self, script: Any, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         with self._database.trip() as redis:

@@ -17,7 +17,7 @@ from .sqlite_database import transaction
 __all__ = [
     "ALIVE",
     "SessionRow",
-    "ban_of",
+    "bans_of",
     "begin",
     "clear",
     "create_tables",
@@ -209,7 +209,7 @@ def begin(cursor: sqlite3.Cursor, new: NewSession, now: int) -> Session | Ban:
 
 def _refused(cursor: sqlite3.Cursor, ref: SessionRef, now: int) -> Session | Ban | None:
     """What forbids to begin a session: a ban, or the session, dead or alive, as it is repeated."""
-    ban = ban_of(cursor, ref.subject, now)
+    (ban,) = bans_of(cursor, [ref.subject], now)
     if ban is not None:
         return ban
     row = find(cursor, [ref], now=0).get(ref[:3])
@@ -280,13 +280,16 @@ def select_rows(
     return [SessionRow._make(row) for row in rows.fetchall()]
 
 
-def ban_of(cursor: sqlite3.Cursor, subject: Subject, now: int) -> Ban | None:
-    """Read the ban of a subject; None when there is none, or it is over."""
+def bans_of(cursor: sqlite3.Cursor, subjects: Sequence[Subject], now: int) -> list[Ban | None]:
+    """Read the bans of subjects; None where there is none, or it is over."""
     rows = cursor.execute(
-        f"SELECT user_id, reason, banned_at, until {_BANNED}",
-        _named(subject, now),
+        "SELECT sku, user_id, reason, banned_at, until FROM mpauthx_ban WHERE (sku, user_id) IN"
+        " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
+        " AND (until IS NULL OR until > ?)",
+        (json.dumps(subjects), now),
     ).fetchall()
-    return Ban(*rows[0]) if rows else None
+    found = {Subject(sku, user_id): Ban(user_id, *ban) for sku, user_id, *ban in rows}
+    return [found.get(subject) for subject in subjects]
 
 
 def _named(subject: Subject, now: int) -> dict[str, object]:

@@ -13,7 +13,7 @@ from .sqlite_database import Database, SqliteDatabase, transaction
 from .sqlite_sessions import (
     ALIVE,
     SessionRow,
-    ban_of,
+    bans_of,
     begin,
     clear,
     create_tables,
@@ -214,15 +214,15 @@ class SqliteTokenStore:
         """Let a subject log in again; False when it was not banned."""
 
         def unban(cursor: sqlite3.Cursor, now: int) -> bool:
-            was_banned = ban_of(cursor, subject, now) is not None
+            was_banned = bans_of(cursor, [subject], now) != [None]
             cursor.execute("DELETE FROM mpauthx_ban WHERE sku = ? AND user_id = ?", subject)
             return was_banned
 
         return await self._write(unban)
 
-    async def ban_of(self, subject: Subject) -> Ban | None:
-        """Read the ban of a subject; None when there is none, or it is over."""
-        return await self._read(lambda cursor, now: ban_of(cursor, subject, now))
+    async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
+        """Read the bans of subjects, with one query."""
+        return await self._read(lambda cursor, now: bans_of(cursor, subjects, now))
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session, with one query."""

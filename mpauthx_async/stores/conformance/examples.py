@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ...constants import TokenStatus
-from ...models import LoginPolicy, NewSession, Session, SessionRef, Subject
+from ...models import Ban, LoginPolicy, NewSession, Session, SessionRef, Subject
 from ...tokens import new_nonce
 from .. import TokenStore
 
@@ -14,6 +14,7 @@ __all__ = [
     "HOUR",
     "SOLE",
     "UNUSUAL_IDS",
+    "ban_of",
     "begin",
     "begin_apart",
     "end_of",
@@ -121,6 +122,12 @@ async def begin(store: TokenStore, *sessions: NewSession) -> list[Session]:
     begun = [answer for answer in answers if isinstance(answer, Session)]
     assert len(begun) == len(answers) == len(sessions)
     return begun
+
+
+async def ban_of(store: TokenStore, subject: Subject) -> Ban | None:
+    """The ban of one subject."""
+    (ban,) = await store.bans([subject])
+    return ban
 
 
 async def begin_apart(store: TokenStore, *sessions: NewSession) -> list[Session]:
