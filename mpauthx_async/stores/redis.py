@@ -25,6 +25,7 @@ from typing import Any, Self
 from zlib import crc32
 
 from ..constants import TokenStatus
+from ..errors import StoreError
 from ..models import Ban, LoginPolicy, NewSession, OnlinePage, Session, SessionRef, Subject
 from . import redis_scripts as scripts
 from .online_cursor import OnlineCursor
@@ -313,16 +314,19 @@ def _parts(line: bytes | str) -> list[str]:
 
 
 def _session(subject: Subject, value: bytes | str, line: bytes | str) -> Session:
-    end, generation = _parsed_value(value)
-    nonce, issued_at, _, device_kind, device, _, last_seen = _parts(line)
-    return Session(
-        SessionRef(*subject, nonce, generation),
-        int(issued_at),
-        end,
-        device or None,
-        device_kind or None,
-        int(last_seen) if last_seen else None,
-    )
+    try:
+        end, generation = _parsed_value(value)
+        nonce, issued_at, _, device_kind, device, _, last_seen = _parts(line)
+        return Session(
+            SessionRef(*subject, nonce, generation),
+            int(issued_at),
+            end,
+            device or None,
+            device_kind or None,
+            int(last_seen) if last_seen else None,
+        )
+    except ValueError as error:
+        raise StoreError("What stands in Redis of a session was not written here.") from error
 
 
 def _issued(new: NewSession, answer: Any) -> Session | Ban:

@@ -228,7 +228,7 @@ local function end_sessions(bucket, user, spared, status)
   end
   if kept == '' then
     go_offline(bucket, user)
-  else
+  elseif ended > 0 then  -- else a full Redis would take nothing, and need not
     redis.call('HSET', bucket.users, user, kept)
     update_online(bucket, user)
   end
