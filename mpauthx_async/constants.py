@@ -41,7 +41,7 @@ class TokenStatus(IntEnum):
 
     active = 1
     unknown = 0
-    """Expired long enough ago, or never given out here."""
+    """Expired, or never given out here."""
     replaced = -1
     """A newer login took its place."""
     revoked = -2

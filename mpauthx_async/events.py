@@ -8,11 +8,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TypeAlias, TypeVar
 
-from .errors import ClosedError, StoreError
+from .errors import ClosedError, ParameterError, StoreError
 from .models import Ban, Session, SessionRef, User
 
 __all__ = [
@@ -40,6 +42,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MAX_WAITING = 1000
+_MOST_THREADS = 32
 _SECONDS_BETWEEN_WARNINGS = 1.0
 _SECONDS_TO_CANCEL = 1.0
 _FAILED = "%s failed when it was told %s."
@@ -84,7 +87,7 @@ class Refreshed:
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """A session was given another token; it is as it is now."""
+    """A session was given another token, or the client had it repeated; it is as it is now."""
 
     session: Session
 
@@ -107,7 +110,7 @@ class Revoked:
     """A user was logged out, or thrown out.
 
     Attributes:
-        session_id: the session that was ended; None for all of the user's.
+        session_id: the session that was ended; None for all of the user's, but for a spared one.
         ended: how many sessions it ended.
     """
 
@@ -256,10 +259,13 @@ class Events:
             Ends it: what waits for the listener is forgotten. To call it again does nothing.
 
         Raises:
+            ParameterError: for what cannot be called.
             ClosedError: after `close()`.
         """
         if self._closed:
             raise ClosedError("This service is closed: there is nothing more to listen to.")
+        if not callable(listener):
+            raise ParameterError("A listener is a function that takes an event.")
         queue = _Queue(listener, self._shared)
         self._queues.append(queue)
 
@@ -314,6 +320,7 @@ class Events:
             queue.cut_off()
         for queue in await self._still_at_work(_SECONDS_TO_CANCEL):
             logger.warning("%s goes on although it was cancelled.", queue.name)
+        self._shared.close_threads()
 
     async def _still_at_work(self, seconds: float) -> "list[_Queue]":
         """Those queues whose workers do not end within this time."""
@@ -324,12 +331,21 @@ class Events:
         return [queue for queue in queues if queue.is_at_work]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class _Shared:
     """What the queues of all listeners have in common."""
 
     dropped: int = 0
     at_work: "set[_Queue]" = field(default_factory=set)
+
+    @cached_property
+    def threads(self) -> Executor:
+        """Where plain functions run: hanging ones are not to hold up what others do in threads."""
+        return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="mpauthx-listener")
+
+    def close_threads(self) -> None:
+        if "threads" in vars(self):
+            self.threads.shutdown(wait=False)
 
 
 class _Queue:
@@ -393,12 +409,14 @@ class _Queue:
             self.worker.cancel()
 
     async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
         await asyncio.sleep(0)  # an eager task would run the listener within emit()
         while self._waiting and not _is_cancelled():
             if self._is_async:
                 unfinished = self._tell_next()
             else:
-                unfinished = await asyncio.to_thread(self._tell_next)
+                tell = partial(copy_context().run, self._tell_next)
+                unfinished = await loop.run_in_executor(self._shared.threads, tell)
             if unfinished:
                 await self._finish(*unfinished)
 

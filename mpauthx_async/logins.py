@@ -22,7 +22,7 @@ from .errors import (
     MPAuthXError,
     UserNotFoundError,
 )
-from .events import Events, LoggedIn, LoginFailed, Refreshed, Replaced
+from .events import Events, LoggedIn, LoginFailed, Refreshed, Replaced, Revoked
 from .models import (
     AuthResult,
     Ban,
@@ -203,13 +203,15 @@ class Logins:
                 del self._under_way[waiting.key]  # all have left
             else:
                 self._begin(waiting)
+        was_heard = self._tell(login, outcome)
         if self._events.has_listeners:
-            self._report(login, outcome)
-        self._tell(login, outcome)
+            self._report(login, outcome, was_heard)
 
-    def _report(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
+    def _report(
+        self, login: "_Login", outcome: AuthResult | BaseException, was_heard: bool
+    ) -> None:
         seconds = time.perf_counter() - login.begun_at
-        if isinstance(outcome, AuthResult):
+        if isinstance(outcome, AuthResult) and was_heard:
             self._events.emit(LoggedIn(outcome.session, outcome.user, outcome.is_new_user, seconds))
         elif isinstance(outcome, Exception):
             self._events.emit(LoginFailed(outcome, seconds))
@@ -217,9 +219,12 @@ class Logins:
     def _answer(self, refresh: "_Refresh", answer: "asyncio.Future[AuthResult]") -> None:
         self._tell(refresh, _outcome_of(answer))
 
-    def _tell(self, call: "_Call", outcome: AuthResult | BaseException) -> None:
-        if not settle(call.callers, outcome):
+    def _tell(self, call: "_Call", outcome: AuthResult | BaseException) -> bool:
+        """Tell the callers what it came to; returns whether anybody still waited."""
+        was_heard = settle(call.callers, outcome)
+        if not was_heard:
             self._give_up(outcome)
+        return was_heard
 
     def _give_up(self, outcome: AuthResult | BaseException) -> None:
         """Take back a token that nobody got, or tell the log of a failure that nobody heard of."""
@@ -255,7 +260,9 @@ class Logins:
         for user in found:
             if user is not None and user.open_id != user.id:
                 # Tokens from before the unionId was known.
-                await self._tokens.revoke_subject(Subject(self._sku, user.open_id))
+                ended = await self._tokens.revoke_subject(Subject(self._sku, user.open_id))
+                if ended:
+                    self._events.emit(Revoked(self._sku, user.open_id, None, ended))
         known = [
             _not_found() if user is None else _Arrival(user, new_nonce(), None) for user in found
         ]
@@ -319,12 +326,14 @@ class Logins:
         new = [self._new_session(arrival, policy) for arrival in admitted]
         issued = iter(await self._tokens.issue(new))
         sessions = [banned.get(a.user.open_id) or next(issued) for a in arrivals]
-        if policy.shared_token:
-            await self._keep_session_keys(arrivals, sessions)
-        return [
+        results = [
             self._result(arrival, session)
             for arrival, session in zip(arrivals, sessions, strict=True)
         ]
+        if policy.shared_token and isinstance(self._tokens, SessionKeyStore):
+            keep = partial(self._keep_session_key, self._tokens)
+            return list(await asyncio.gather(*map(keep, arrivals, results)))
+        return results
 
     async def _banned_by_open_id(self, arrivals: "Sequence[_Arrival]") -> dict[str, Ban]:
         """Who was banned before their unionId was known; the store knows the bans of their ids."""
@@ -350,24 +359,23 @@ class Logins:
         token = self._signer.mint(arrival.user.id, session.ref.nonce, session.ref.generation)
         return AuthResult(1, "OK", token, arrival.user, session, arrival.is_new)
 
-    async def _keep_session_keys(
-        self, arrivals: "Sequence[_Arrival]", sessions: Sequence[Session | Ban]
-    ) -> None:
-        """Give sessions that lived already the keys of the logins that share them."""
-        if not isinstance(self._tokens, SessionKeyStore):
-            return
-        replacements = []
-        for arrival, session in zip(arrivals, sessions, strict=True):
-            traded = arrival.login and arrival.login.traded
-            if (
-                isinstance(session, Session)
-                and session.ref.nonce != arrival.nonce
-                and isinstance(traded, CodeSession)
-                and arrival.sealed_key is not None
-            ):
-                key, open_id = traded.session_key, arrival.user.open_id
-                replacements.append(self._sealer.replace(self._tokens, session.ref, key, open_id))
-        await asyncio.gather(*replacements)
+    async def _keep_session_key(
+        self, store: SessionKeyStore, arrival: "_Arrival", result: AuthResult | Exception
+    ) -> AuthResult | Exception:
+        """Give a session that lived already the session key of a login that shares it."""
+        traded = arrival.login and arrival.login.traded
+        if (
+            isinstance(result, AuthResult)
+            and result.session.ref.nonce != arrival.nonce
+            and isinstance(traded, CodeSession)
+            and arrival.sealed_key is not None
+        ):
+            key, open_id = traded.session_key, arrival.user.open_id
+            try:
+                await self._sealer.replace(store, result.session.ref, key, open_id)
+            except MPAuthXError as error:
+                return error
+        return result
 
 
 _SOLE = LoginPolicy(max_sessions=1)

@@ -63,8 +63,10 @@ class LoginPolicy:
     """Which sessions of a user live side by side; by default as many as they like.
 
     Attributes:
-        max_sessions: how many; when there are more, the oldest are replaced. 1 is one only.
-        one_per_kind: whether a new session replaces those of the same kind of device.
+        max_sessions: how many; when there are more, the oldest are replaced. 1 is one only. There
+            are never more than 1,000, so that a login costs no more than that.
+        one_per_kind: whether a new session replaces those of the same kind of device. Logins that
+            say neither device nor kind are of one kind.
         shared_token: whether a login while a session lives gives its token again, with its life
             begun anew, in place of a session of its own. It goes with neither of the others.
 
@@ -121,8 +123,8 @@ class Session:
         expires_at: when it ends unless it is renewed.
         device: what the user would know the device by; None when the login did not say.
         device_kind: such as phone or desktop; None when the login did not say.
-        last_seen: when its life was last renewed; None for one that was not, as with lives that
-            do not slide.
+        last_seen: when its life was last begun anew, by use, rotation or a login that shares it;
+            None for one whose life never was.
         replaced: what its login ended, for whoever began it.
     """
 

@@ -66,7 +66,7 @@ class MPAuthX:
         absolute_ttl: when given, lives slide: `token_ttl` counts from a token's last use, and this
             is how long a session lives at most, in seconds.
         rotation_grace: for how long a client that lost the answer of `rotate` gets it again, in
-            seconds.
+            seconds; so does the Redis client here, which repeats what was lost.
         max_concurrent_logins: how many logins are worked on at once; others wait in order.
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to trade the codes of `authorize` than the app's own: a
@@ -158,14 +158,15 @@ class MPAuthX:
             tokens=self._tokens,
             events=self._events,
             ttl=int(token_ttl * 1000),
-            slides=absolute_ttl is not None,
+            absolute_ttl=None if absolute_ttl is None else int(absolute_ttl * 1000),
+            shares=policy is not None and policy.shared_token,
             grace=int(rotation_grace * 1000),
             clock=clock,
         )
         self._session_keys = SessionKeys(
             app_id=app_id,
             api=self._api,
-            signer=self._signer,
+            sessions=self._sessions,
             sealer=sealer,
             tokens=self._tokens,
             connections=self._connections,
@@ -305,16 +306,17 @@ class MPAuthX:
         """Give a client a new token in place of its own, whose session goes on.
 
         The old token dies in the same step. A client that lost the answer may repeat the call for
-        `rotation_grace` and gets the same new token. Whenever an old token is used after that, by
-        this or by `is_token_valid`, somebody has it who should not: the session ends
-        (TokenStatus.reused). So this is what an endpoint for clients calls; `refresh_token` asks
-        for nothing but a user id.
+        `rotation_grace`, unless the new token was rotated meanwhile, and gets the same new token.
+        Whenever an old token is used after that, in whatever call but `token_status` and `revoke`,
+        somebody has it who should not: the session ends (TokenStatus.reused). So this is what an
+        endpoint for clients calls; `refresh_token` asks for nothing but a user id.
 
         Args:
             token: what the client sent.
 
         Raises:
             InvalidTokenError: the token is not good; its `status` tells why.
+            ConfigurationError: the policy has all devices share a token.
             UserNotFoundError: the user is in the user store no more.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
@@ -330,7 +332,7 @@ class MPAuthX:
         A dead session is remembered until it would have ended, for 30 days at most.
 
         Returns:
-            TokenStatus.active, or why it is not; unknown for what is forged or long over.
+            TokenStatus.active, or why it is not; unknown for what is forged or has expired.
 
         Raises:
             StoreError: the store could not answer.
@@ -530,7 +532,7 @@ class MPAuthX:
     async def verify_raw_data(self, token: object, raw_data: str, signature: str) -> bool:
         """Tell whether `rawData` is what WeChat signed in the session; raises as `decrypt`."""
         with self._calls.one():
-            _, session = await self._session_keys.of(token)
+            session = await self._session_keys.of(token)
             return verify_raw_data(session.session_key, raw_data, signature)
 
     async def get_phone_number(self, code: str) -> PhoneNumber:
@@ -613,8 +615,8 @@ class MPAuthX:
         self._calls.refuse_more()
         await self._logins.close()
         await self._calls.close()
-        await self._sessions.close()
         await self._session_keys.close()
+        await self._sessions.close()
         if self._access_token is not None:
             await self._access_token.close()
         if self._own_web is not None:

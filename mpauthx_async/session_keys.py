@@ -24,9 +24,9 @@ from .errors import (
 from .events import Events
 from .flights import Flights
 from .models import CodeSession, SessionRef
-from .sessions import invalid_token
+from .sessions import Sessions, invalid_token
 from .stores import SessionKeyStore, TokenStore
-from .tokens import TokenSigner, derived_keys
+from .tokens import derived_keys
 from .userdata import decrypt_user_data
 from .wechat import WeChatAPI
 
@@ -39,7 +39,7 @@ class SessionKeys:
     Args:
         app_id: the app that the clients' data must be sealed for.
         api: asks WeChat about session keys.
-        signer: verifies the tokens.
+        sessions: tells whose token is good.
         sealer: opens what the store keeps.
         tokens: the store; it has to be a SessionKeyStore once a key is asked for.
         connections: whose executor decrypts.
@@ -51,7 +51,7 @@ class SessionKeys:
         *,
         app_id: str,
         api: WeChatAPI,
-        signer: TokenSigner,
+        sessions: Sessions,
         sealer: "SessionKeySealer",
         tokens: TokenStore,
         connections: Connections,
@@ -59,16 +59,16 @@ class SessionKeys:
     ) -> None:
         self._app_id = app_id
         self._api = api
-        self._signer = signer
+        self._sessions = sessions
         self._sealer = sealer
         self._tokens = tokens
         self._connections = connections
         self._finds = Coalescer(events.watched("session_key", self._find), max_in_flight=2)
         self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
-        self._resets: Flights[SessionRef | None, None] = Flights()
+        self._resets: Flights[SessionRef, None] = Flights()
 
-    async def of(self, token: object) -> tuple[SessionRef, CodeSession]:
-        """Find the session that a token stands for, and what WeChat gave for it.
+    async def of(self, token: object) -> CodeSession:
+        """Find what WeChat gave for the session that a token stands for.
 
         Raises:
             InvalidTokenError: the token is none, or no longer alive.
@@ -76,32 +76,29 @@ class SessionKeys:
             ConfigurationError: the token store keeps no session keys.
             StoreError: the store could not answer.
         """
-        ref = self._signer.verify(token)
-        if ref is None:
-            raise invalid_token(TokenStatus.unknown)
-        return ref, await self._finds.submit(ref)
+        return await self._finds.submit(await self._sessions.current(token))
 
     async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
         """Decrypt what a client got sealed in the session of its token."""
-        _, session = await self.of(token)
+        session = await self.of(token)
         sealed = _Sealed(session.session_key, encrypted_data, iv)
         payload: dict[str, Any] = await self._decryptions.submit(sealed)
         return payload
 
     async def check(self, token: object, access_token: AppAccessToken) -> bool:
         """Ask WeChat whether the session key of a token is still the user's."""
-        _, session = await self.of(token)
+        session = await self.of(token)
         return await access_token.call(
             partial(self._api.is_session_key_valid, session.open_id, session.session_key)
         )
 
     async def reset(self, token: object, access_token: AppAccessToken) -> None:
         """Have WeChat replace the session key of a token, once for all who ask meanwhile."""
-        ref = self._signer.verify(token)
-        await self._resets.join(ref, partial(self._reset, token, access_token))
+        ref = await self._sessions.current(token)
+        await self._resets.join(ref, partial(self._reset, ref, access_token))
 
-    async def _reset(self, token: object, access_token: AppAccessToken) -> None:
-        ref, session = await self.of(token)
+    async def _reset(self, ref: SessionRef, access_token: AppAccessToken) -> None:
+        session = await self._finds.submit(ref)
         session_key = await access_token.call(
             partial(self._api.reset_session_key, session.open_id, session.session_key)
         )
@@ -129,16 +126,10 @@ class SessionKeys:
 
     async def _find(self, refs: Sequence[SessionRef]) -> list[CodeSession | Exception]:
         sealed_keys = await self._store.sealed_keys(refs)
-        # Only where no key was found is it of interest whether the session is alive.
-        lost = [ref for ref, key in zip(refs, sealed_keys, strict=True) if key is None]
-        ends = dict(zip(lost, await self._tokens.lookup(lost) if lost else (), strict=True))
         opened = await asyncio.get_running_loop().run_in_executor(
             self._connections.executor, self._open_all, refs, sealed_keys
         )
-        return [
-            session or _not_found(ends.get(ref, TokenStatus.active))
-            for ref, session in zip(refs, opened, strict=True)
-        ]
+        return [session or _lost() for session in opened]
 
     def _open_all(
         self, refs: Sequence[SessionRef], sealed_keys: Sequence[str | None]
@@ -354,10 +345,7 @@ def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] 
     return payloads
 
 
-def _not_found(end: int | None) -> MPAuthXError:
-    """Why there is no session key, by what `lookup` says of the session."""
-    if end is None or end <= 0:
-        return invalid_token(TokenStatus(end or 0))
+def _lost() -> SessionKeyLostError:
     return SessionKeyLostError(
         "No session key is kept for this token: the client has to log in again, with wx.login. "
         "(Tokens of web logins and of refresh_token have none.)"

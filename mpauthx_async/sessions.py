@@ -10,7 +10,7 @@ from typing import NamedTuple, Self, TypeVar
 
 from .coalescer import Coalescer
 from .constants import TokenStatus
-from .errors import InvalidTokenError, ParameterError, UserNotFoundError
+from .errors import ConfigurationError, InvalidTokenError, ParameterError, UserNotFoundError
 from .events import (
     Banned,
     Events,
@@ -63,7 +63,9 @@ class Sessions:
         tokens: the store of the sessions.
         events: is told what happens.
         ttl: how long a token lives, in milliseconds.
-        slides: whether that counts from its last use.
+        absolute_ttl: when given, that counts from the token's last use, and this is how long its
+            session lives at most, in milliseconds.
+        shares: whether a token may be that of several devices.
         grace: for how long a repeated rotation gets the same token, in milliseconds.
         clock: tells the time in Unix seconds.
     """
@@ -77,7 +79,8 @@ class Sessions:
         tokens: TokenStore,
         events: Events,
         ttl: int,
-        slides: bool,
+        absolute_ttl: int | None,
+        shares: bool,
         grace: int,
         clock: Callable[[], float],
     ) -> None:
@@ -87,7 +90,8 @@ class Sessions:
         self._tokens = tokens
         self._events = events
         self._ttl = ttl
-        self._slides = slides
+        self._absolute_ttl = absolute_ttl
+        self._shares = shares
         self._grace = grace
         self._clock = clock
         self._lookups = Coalescer(self._lookup, max_in_flight=2)
@@ -111,7 +115,7 @@ class Sessions:
             if end == TokenStatus.rotated:
                 await self._reuses.submit(ref)
             return False
-        if self._slides:
+        if self._absolute_ttl is not None:
             self._renew_if_due(ref)
         return True
 
@@ -128,7 +132,16 @@ class Sessions:
     async def find(self, token: object) -> Session | None:
         """Read the session of a token; None when the token is not good."""
         ref = self._signer.verify(token)
-        return None if ref is None else await self._reads.submit(ref)
+        if ref is None or not await self.is_valid(token):
+            return None
+        return await self._reads.submit(ref)
+
+    async def current(self, token: object) -> SessionRef:
+        """The session of a token; InvalidTokenError when the token is not good."""
+        ref = self._signer.verify(token)
+        if ref is None or not await self.is_valid(token):
+            raise invalid_token(await self.status(token))
+        return ref
 
     async def of_user(self, user_id: str) -> list[Session]:
         """List the living sessions of a user, newest first."""
@@ -160,17 +173,24 @@ class Sessions:
             if spared is None or spared.subject not in subjects:
                 raise ParameterError("except_token is no token of this user.")
         ended = 0
-        for subject in subjects:
-            nonce = spared.nonce if spared and spared.subject == subject else None
-            ended += await self._ask(
-                "revoke_subject", self._tokens.revoke_subject(subject, spared=nonce)
-            )
-        if ended:
-            self._events.emit(Revoked(self._sku, user_id, None, ended))
+        try:
+            for subject in subjects:
+                nonce = spared.nonce if spared and spared.subject == subject else None
+                ended += await self._ask(
+                    "revoke_subject", self._tokens.revoke_subject(subject, spared=nonce)
+                )
+        finally:  # what was ended stays ended, if another of their ids fails
+            if ended:
+                self._events.emit(Revoked(self._sku, user_id, None, ended))
         return ended
 
     async def rotate(self, token: object) -> AuthResult:
         """Give a client a new token in place of its own."""
+        if self._shares:
+            raise ConfigurationError(
+                "A token that all devices share is not rotated: the others would seem to have "
+                "stolen it. Give each login a session of its own, with another policy."
+            )
         ref = self._signer.verify(token)
         if ref is None:
             raise invalid_token(TokenStatus.unknown)
@@ -308,7 +328,7 @@ class Sessions:
         Whether it is written the store decides: its clock may be another than ours.
         """
         now = self._clock() * 1000
-        if now < self._due.get(ref, 0):
+        if 0 < self._due.get(ref, 0) - now <= 0.1 * self._ttl:  # more if our clock was set back
             return
         if len(self._due) >= _RENEWED:
             self._due.clear()
@@ -316,7 +336,7 @@ class Sessions:
         self._renewals.submit(ref).add_done_callback(partial(self._renewed, ref))
 
     async def _renew(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
-        return await self._tokens.renew(refs, ttl=self._ttl)
+        return await self._tokens.renew(refs, ttl=self._ttl, absolute_ttl=self._absolute_ttl)
 
     def _renewed(self, ref: SessionRef, renewal: "asyncio.Future[int | None]") -> None:
         if renewal.cancelled():

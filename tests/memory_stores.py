@@ -80,9 +80,13 @@ class MemoryTokens:
             for ref in refs
         ]
 
-    async def renew(self, refs: Sequence[SessionRef], *, ttl: int) -> Sequence[int | None]:
+    async def renew(
+        self, refs: Sequence[SessionRef], *, ttl: int, absolute_ttl: int | None = None
+    ) -> Sequence[int | None]:
         for ref in refs:
             kept, end = self._living(ref), self._answer(ref)
+            if kept and kept.absolute_end == math.inf and absolute_ttl is not None:
+                kept.absolute_end = kept.session.issued_at + absolute_ttl
             if kept and end and 0 < end <= _now() + 0.9 * ttl and end < _end(kept, ttl):
                 _live_on(kept, ttl)
         return [self._answer(ref) for ref in refs]
@@ -222,5 +226,5 @@ def _end(kept: _Kept, ttl: int) -> int:
 def _replaced_by(policy: LoginPolicy, kind: str | None, living: list[_Kept]) -> list[_Kept]:
     same = [kept for kept in living if policy.one_per_kind and kept.kind == kind]
     others = [kept for kept in living if kept not in same]
-    most = policy.max_sessions
-    return same + (others[: max(0, len(others) - most + 1)] if most else [])
+    most = min(policy.max_sessions or 1000, 1000)
+    return same + others[: max(0, len(others) - most + 1)]

@@ -211,6 +211,7 @@ def test_benchmarks_are_listed() -> None:
         "validate",
         "forged",
         "authorize",
+        "memory",
     ]
 
 

@@ -298,11 +298,27 @@ async def test_to_ask_for_the_status_of_an_old_token_ends_nothing(
     new = await auth.rotate(old.response)
     for _ in range(3):
         assert await auth.token_status(old.response) is TokenStatus.rotated
-        assert await auth.session(old.response) is None
     assert await answers(auth, new) == [True]
     await auth.close()
     assert len(of_kind(heard, Rotated)) == 1
     assert not of_kind(heard, TokenReuseDetected)
+
+
+@pytest.mark.parametrize("use", ["session", "check_session", "reset_session", "decrypt"])
+async def test_an_old_token_is_used_by_whatever_it_opens(
+    graceless: MPAuthX, wx: WeChatSimulator, use: str
+) -> None:
+    auth = graceless
+    old = await log_in(auth, wx)
+    new = await auth.rotate(old.response)
+    arguments = ("sealed", "iv") if use == "decrypt" else ()
+    if use == "session":
+        assert await auth.session(old.response) is None
+    else:
+        with pytest.raises(InvalidTokenError) as caught:
+            await getattr(auth, use)(old.response, *arguments)
+        assert caught.value.status is TokenStatus.reused
+    assert await auth.token_status(new.response) is TokenStatus.reused
 
 
 async def test_a_forged_old_token_ends_nothing(graceless: MPAuthX, wx: WeChatSimulator) -> None:

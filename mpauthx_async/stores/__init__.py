@@ -120,7 +120,9 @@ class TokenStore(Protocol):
             True for each session that this ended; its status is TokenStatus.reused from then on.
         """
 
-    async def renew(self, refs: Sequence[SessionRef], *, ttl: int) -> Sequence[int | None]:
+    async def renew(
+        self, refs: Sequence[SessionRef], *, ttl: int, absolute_ttl: int | None = None
+    ) -> Sequence[int | None]:
         """Let the lives of sessions count from now, up to their absolute ends.
 
         Written only where a tenth of the life has passed since the last time.
@@ -128,6 +130,8 @@ class TokenStore(Protocol):
         Args:
             refs: of the generation that is good now.
             ttl: how long they live, in milliseconds.
+            absolute_ttl: how long those live at most that began without an absolute end, in
+                milliseconds; None for no such end.
 
         Returns:
             As `lookup`.
@@ -151,12 +155,14 @@ class TokenStore(Protocol):
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session, those who came online last first.
 
-        Whoever stays online while all pages are read is on one of them, and on one only.
+        Where lives differ in length, who has the longer one may count as later. Whoever stays
+        online while all pages are read is on one of them, and on one only.
 
         Args:
             sku: whose users.
             cursor: of the page before; None for the first.
-            limit: how many users at most, at least 1. A page may have fewer before the last.
+            limit: how many users at most, at least 1. A page may have fewer before the last, even
+                none.
 
         Raises:
             ParameterError: for a cursor that is none.

@@ -132,10 +132,13 @@ class RedisTokenStore:
         args = [(ref.user_id, ref.nonce, ref.generation) for ref in refs]
         return [bool(ended) for ended in await self._each(self._end_reused, refs, args)]
 
-    async def renew(self, refs: Sequence[SessionRef], *, ttl: int) -> Sequence[int | None]:
+    async def renew(
+        self, refs: Sequence[SessionRef], *, ttl: int, absolute_ttl: int | None = None
+    ) -> Sequence[int | None]:
         """Let the lives of sessions count from now."""
         args = [(ref.user_id, ref.nonce, ref.generation) for ref in refs]
-        return [answer or None for answer in await self._each(self._renew, refs, args, ttl)]
+        most = "" if absolute_ttl is None else absolute_ttl
+        return [answer or None for answer in await self._each(self._renew, refs, args, ttl, most)]
 
     async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
         """Refuse the logins of a subject and end all its sessions, in one atomic step."""
@@ -165,22 +168,18 @@ class RedisTokenStore:
         count = min(limit, limit // 64 + 8)
         above = ("+inf", "") if after is None else (after.position, after.user_id)
         found: list[OnlineCursor] = []
-        complete_down_to = OnlineCursor(0, "")
-        for flat in await self._all_buckets(self._online, sku, *above, count):
-            texts = [_text(value) for value in flat]
-            users = [
-                OnlineCursor(int(position), user_id)
-                for user_id, position in zip(texts[::2], texts[1::2], strict=True)
-            ]
-            found += users
-            if len(users) == count:
-                complete_down_to = max(complete_down_to, users[-1], key=_order)
+        complete_down_to: OnlineCursor | None = None
+        for flat, *last in await self._all_buckets(self._online, sku, *above, count):
+            found += _users(flat)
+            for user in _users(last):
+                complete_down_to = max(complete_down_to or user, user, key=_order)
         found.sort(key=_order, reverse=True)
-        page = [user for user in found if _order(user) >= _order(complete_down_to)][:limit]
-        is_last = len(page) == len(found) and complete_down_to.position == 0
-        return OnlinePage(
-            [user.user_id for user in page], None if is_last or not page else page[-1].text()
-        )
+        if complete_down_to is not None:
+            lowest = _order(complete_down_to)
+            found = [user for user in found if _order(user) >= lowest]
+        page = found[:limit]
+        end = page[-1] if len(page) < len(found) else complete_down_to
+        return OnlinePage([user.user_id for user in page], None if end is None else end.text())
 
     async def online_count(self, sku: str) -> int:
         """Count the users with a living session."""
@@ -218,7 +217,7 @@ class RedisTokenStore:
         script: Any,
         refs: Sequence[SessionRef],
         args: Sequence[Iterable[str | int]],
-        *common: int,
+        *common: int | str,
     ) -> list[Any]:
         """Run a script for sessions; returns its answer for each, in their order."""
         answers: list[Any] = [None] * len(refs)
@@ -351,6 +350,14 @@ def _issued(new: NewSession, answer: Any) -> Session | Ban:
 def _parsed_ban(user_id: str, text: bytes | str) -> Ban:
     banned_at, until, reason = _text(text).split("\t", 2)
     return Ban(user_id, reason, int(banned_at), int(until) if until else None)
+
+
+def _users(flat: Sequence[bytes | str]) -> list[OnlineCursor]:
+    """Users and their positions, in turn."""
+    return [
+        OnlineCursor(int(position), _text(user_id))
+        for user_id, position in zip(flat[::2], flat[1::2], strict=True)
+    ]
 
 
 def _order(user: OnlineCursor) -> tuple[int, bytes]:

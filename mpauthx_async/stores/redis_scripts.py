@@ -33,6 +33,8 @@ _COMMON = """
 local REPLACED, REVOKED, BANNED, ROTATED, REUSED = -1, -2, -3, -4, -5
 local UNKNOWN = 0
 local REMEMBERED = 2592000000  -- milliseconds: the dead are remembered for 30 days at most
+local MOST = 1000  -- sessions of a user, that a login costs no more than so many of its own
+local MOST_BYTES = 30000  -- of a user's text, which has fewer than those in it
 local TIDIED = 8  -- lines of a user, and users of a bucket, that a login looks at for dead ones
 local TIME = redis.call('TIME')
 local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
@@ -97,6 +99,12 @@ local function find_line(text, nonce)
   local stop = string.find(text, '\\n', start + 1, true) or #text + 1
   local before, behind = string.sub(text, 2, start - 1), string.sub(text, stop + 1)
   return string.sub(text, start + 1, stop - 1), before, behind
+end
+
+-- Whether a living session is this user's; only where Redis evicted the bucket's users not known.
+local function is_of(bucket, user, nonce)
+  return find_line(redis.call('HGET', bucket.users, user) or '', nonce)
+    or redis.call('EXISTS', bucket.users) == 0
 end
 
 local function join(...)
@@ -210,6 +218,8 @@ local function end_session(bucket, user, nonce, ends, generation, status)
       redis.call('HSET', bucket.users, user, rest)
       if ends >= online_end(bucket, user) then update_online(bucket, user) end
     end
+  else  -- evicted
+    go_offline(bucket, user)
   end
 end
 
@@ -333,7 +343,7 @@ local function issue(key, user, nonce, ttl, absolute_ttl, rule, words_behind)
     if shared then return shared end
   end
   local text = redis.call('HGET', bucket.users, user) or ''
-  local newest = string.match(text, '.*\\n(.*)$') or text
+  local newest = string.match(text, '^.*\\n(.*)$') or text
   -- No two sessions of a user begin in the same millisecond, so that their order is known.
   local issued_at = math.max(NOW, tonumber(string.match(newest, '^[^\\t]*\\t(%d+)') or 0) + 1)
   local line = nonce .. '\\t' .. int(issued_at)
@@ -345,6 +355,7 @@ local function issue(key, user, nonce, ttl, absolute_ttl, rule, words_behind)
     ends = math.min(ends, absolute_end)
   end
   redis.call('SET', key, int(ends), 'PXAT', int(ends))
+  if rule == '' and #text > MOST_BYTES then rule = MOST .. ',0,0' end
   local replaced = {}
   if rule == '' or string.sub(rule, -1) == '1' then
     text = tidied(bucket, text)
@@ -395,8 +406,12 @@ for i, key in ipairs(KEYS) do
   local user, nonce = ARGV[2 * i - 1], ARGV[2 * i]
   local bucket = bucket_of_session(key, nonce)
   local ends, generation = alive(bucket, nonce)
-  if ends then end_session(bucket, user, nonce, ends, generation, REVOKED) end
-  ended[i] = ends and 1 or 0
+  if ends and is_of(bucket, user, nonce) then
+    end_session(bucket, user, nonce, ends, generation, REVOKED)
+    ended[i] = 1
+  else
+    ended[i] = 0
+  end
 end
 return ended
 """
@@ -480,12 +495,12 @@ return ended
 """
 )
 
-# KEYS: of each session its own. ARGV: ttl; for each its user, nonce and generation.
-# Returns for each when it ends or a status.
+# KEYS: of each session its own. ARGV: ttl, and an absolute ttl for those that have no absolute end,
+# or nothing; for each its user, nonce and generation. Returns for each when it ends or a status.
 RENEW = (
     _COMMON
     + """
-local ttl = tonumber(ARGV[1])
+local ttl, absolute_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]) or math.huge
 
 local function renew(key, user, nonce, asked)
   local value = redis.call('GET', key)
@@ -496,8 +511,8 @@ local function renew(key, user, nonce, asked)
   if asked < generation then return ROTATED end
   if old > NOW + 0.9 * ttl then return old end
   local bucket = bucket_of_session(key, nonce)
-  local absolute_end = tonumber(words(read_line(bucket, user, nonce))[6])
-  local ends = math.min(NOW + ttl, absolute_end or math.huge)
+  local parts = words(read_line(bucket, user, nonce))
+  local ends = math.min(NOW + ttl, tonumber(parts[6]) or parts[2] + absolute_ttl)
   if ends <= old then return old end
   write_line(bucket, user, nonce, function(parts) parts[7] = int(NOW) end)
   begin_life(bucket, user, nonce, ends, generation, old)
@@ -506,7 +521,7 @@ end
 
 local answers = {}
 for i, key in ipairs(KEYS) do
-  answers[i] = renew(key, ARGV[3 * i - 1], ARGV[3 * i], tonumber(ARGV[3 * i + 1]))
+  answers[i] = renew(key, ARGV[3 * i], ARGV[3 * i + 1], tonumber(ARGV[3 * i + 2]))
 end
 return answers
 """
@@ -531,12 +546,13 @@ return end_sessions(bucket, user, '', BANNED)
 )
 
 # KEYS: the users of each bucket. ARGV: the position and the user id to go on below, and how many.
-# Returns for each bucket, of who came online with one session and of the others in turn: user and
-# position, highest first.
+# Returns for each bucket, of who came online with one session and of the others in turn: {user and
+# position of each, highest first}, and behind it, if there may be more below, the last one seen.
 ONLINE = (
     _COMMON
     + """
 local position, last, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local ROUNDS = 4  -- after so many, with remains of the dead among them, the page ends
 
 -- Whether a text comes before another, highest first. Lua's own order is that of a locale.
 local function comes_before(a, b)
@@ -552,21 +568,26 @@ local function is_shown(user, score)
 end
 
 local function page(key, lowest, is_online)
-  local found, offset = {}, 0
-  while #found < 2 * count do
+  local found, offset, rounds = {}, 0, 0
+  while true do
     local part = redis.call(
       'ZREVRANGEBYSCORE', key, position, lowest, 'WITHSCORES', 'LIMIT', offset, count
     )
     for i = 1, #part, 2 do
-      if #found < 2 * count and not is_shown(part[i], part[i + 1]) and is_online(part[i]) then
-        found[#found + 1] = part[i]
-        found[#found + 1] = part[i + 1]
+      local user, score = part[i], part[i + 1]
+      if not is_shown(user, score) then
+        if is_online(user) then
+          found[#found + 1] = user
+          found[#found + 1] = score
+        end
+        if #found == 2 * count then return {found, user, score} end
       end
     end
-    if #part < 2 * count then break end
+    if #part < 2 * count then return {found} end
     offset = offset + count
+    rounds = rounds + (is_shown(part[#part - 1], part[#part]) and 0 or 1)
+    if rounds == ROUNDS then return {found, part[#part - 1], part[#part]} end
   end
-  return found
 end
 
 local answers = {}

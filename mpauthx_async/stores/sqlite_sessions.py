@@ -26,6 +26,7 @@ __all__ = [
     "select_rows",
 ]
 
+_MOST = 1000  # sessions of a user
 _REMEMBERED = 30 * 24 * 3_600_000  # milliseconds for which a session that died is remembered
 
 _COLUMNS = {
@@ -106,9 +107,12 @@ class SessionRow(NamedTuple):
             return self.ended
         return self.expires_at if ref.generation == self.generation else TokenStatus.rotated
 
-    def end_of_life(self, now: int, ttl: int) -> int:
+    def end_of_life(self, now: int, ttl: int, absolute_ttl: int | None = None) -> int:
         """When it ends if its life begins anew, in Unix milliseconds."""
-        return now + ttl if self.absolute_end is None else min(now + ttl, self.absolute_end)
+        absolute_end = self.absolute_end
+        if absolute_end is None and absolute_ttl is not None:
+            absolute_end = self.issued_at + absolute_ttl
+        return now + ttl if absolute_end is None else min(now + ttl, absolute_end)
 
     def is_repeated_by(self, ref: SessionRef, now: int) -> bool:
         """Whether a ref is of the generation before, within its grace."""
@@ -230,10 +234,8 @@ def _replaced(
         kind = new.device if new.device_kind is None else new.device_kind
         of_kind = values | {"kind": kind or ""}
         replaced += end_sessions(cursor, TokenStatus.replaced, _OF_KIND, of_kind)
-    if policy.max_sessions is not None:
-        beyond = values | {"most": policy.max_sessions}
-        replaced += end_sessions(cursor, TokenStatus.replaced, _BEYOND_MOST, beyond)
-    return replaced
+    beyond = values | {"most": min(policy.max_sessions or _MOST, _MOST)}
+    return replaced + end_sessions(cursor, TokenStatus.replaced, _BEYOND_MOST, beyond)
 
 
 def end_sessions(

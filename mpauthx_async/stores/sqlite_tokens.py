@@ -174,17 +174,19 @@ class SqliteTokenStore:
 
         return await self._write(end_reused)
 
-    async def renew(self, refs: Sequence[SessionRef], *, ttl: int) -> Sequence[int | None]:
+    async def renew(
+        self, refs: Sequence[SessionRef], *, ttl: int, absolute_ttl: int | None = None
+    ) -> Sequence[int | None]:
         """Let lives count from now; one query, and a transaction only where one is written."""
 
         def renew(cursor: sqlite3.Cursor) -> list[int | None]:
             rows = find(cursor, refs, now=self._now())
-            if _due(refs, rows, self._now(), ttl):
+            if _due(refs, rows, self._now(), ttl, absolute_ttl):
                 with transaction(cursor):
                     now = self._now()
                     rows = find(cursor, refs, now=now)  # others may have written meanwhile
-                    for row in _due(refs, rows, now, ttl):
-                        end = row.end_of_life(now, ttl)
+                    for row in _due(refs, rows, now, ttl, absolute_ttl):
+                        end = row.end_of_life(now, ttl, absolute_ttl)
                         cursor.execute(
                             "UPDATE mpauthx_session SET expires_at = ?, last_seen = ?"
                             " WHERE nonce = ?",
@@ -355,7 +357,11 @@ def _rotated(cursor: sqlite3.Cursor, row: SessionRow, now: int, ttl: int, grace:
 
 
 def _due(
-    refs: Sequence[SessionRef], rows: dict[tuple[object, ...], SessionRow], now: int, ttl: int
+    refs: Sequence[SessionRef],
+    rows: dict[tuple[object, ...], SessionRow],
+    now: int,
+    ttl: int,
+    absolute_ttl: int | None,
 ) -> list[SessionRow]:
     """The sessions among these whose lives are to be written: a tenth of them has passed."""
     due = []
@@ -363,6 +369,6 @@ def _due(
         row = rows.get(ref[:3])
         if row is not None and (row.answer(ref) or 0) > 0:
             has_aged = 10 * (row.expires_at - now) < 9 * ttl
-            if has_aged and row.expires_at < row.end_of_life(now, ttl):
+            if has_aged and row.expires_at < row.end_of_life(now, ttl, absolute_ttl):
                 due.append(row)
     return due

@@ -32,6 +32,15 @@ _SHARED = LoginPolicy(shared_token=True)
 class LoginPolicies:
     """What a TokenStore promises of each login policy."""
 
+    async def test_of_more_than_a_thousand_sessions_the_oldest_leave(
+        self, store: TokenStore
+    ) -> None:
+        batch = [new_session(device="d") for _ in range(1010)]
+        for first in range(0, len(batch), 100):
+            await begin(store, *batch[first : first + 100])
+        assert await is_alive(store, *batch) == [False] * 10 + [True] * 1000
+        assert len(await listed(store)) == 1000
+
     async def test_a_sole_session_ends_every_earlier_one_of_its_subject(
         self, store: TokenStore
     ) -> None:

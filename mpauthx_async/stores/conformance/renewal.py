@@ -27,6 +27,12 @@ _MINUTE = 60_000  # milliseconds
 class Renewal:
     """What a TokenStore promises of lives that slide."""
 
+    async def test_what_began_without_an_absolute_end_gets_one(self, store: TokenStore) -> None:
+        (begun,) = await begin(store, new_session())
+        (end,) = await store.renew([begun.ref], ttl=9 * HOUR, absolute_ttl=5 * HOUR)
+        assert end == begun.issued_at + 5 * HOUR
+        assert list(await store.renew([begun.ref], ttl=9 * HOUR, absolute_ttl=5 * HOUR)) == [end]
+
     async def test_a_life_counts_from_now_when_it_is_renewed(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session(ttl=_MINUTE, device="phone"))
         (end,) = await store.renew([begun.ref], ttl=HOUR)

@@ -25,6 +25,14 @@ __all__ = ["SessionDeaths"]
 class SessionDeaths:
     """What a TokenStore promises of dead sessions, and of `read`."""
 
+    async def test_nobody_ends_the_session_of_another(self, store: TokenStore) -> None:
+        alice = new_session()
+        await begin(store, alice, *(new_session(f"user-{i}") for i in range(300)))
+        others = [alice.ref._replace(user_id=f"user-{i}") for i in range(300)]
+        assert list(await store.revoke(others)) == [False] * 300
+        assert await is_alive(store, alice) == [True]
+        assert await listed(store) == [alice.ref]
+
     async def test_lookup_tells_why_a_session_died(self, store: TokenStore) -> None:
         replaced, sole = new_session(), new_session(policy=SOLE)
         revoked, thrown_out = new_session("bob"), new_session("bob")
