@@ -7,12 +7,12 @@ divided by their number. Each kind of session has a Redis of its own.
 
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from redis.asyncio import Redis
 
-from mpauthx_async import NewSession, SessionRef
+from mpauthx_async import NewSession, RedisTokenStore, SessionRef
 from mpauthx_async.session_keys import SessionKeySealer, with_open_id
 from tests.redis_server import RedisServer
 
@@ -47,17 +47,24 @@ def _with_union_id(ref: SessionRef) -> NewSession:
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:
-    async def bytes_a_session(kind: Callable[[SessionRef], NewSession]) -> float:
+    async def bytes_a_session(
+        kind: Callable[[SessionRef], NewSession], is_rotated: bool = False
+    ) -> float:
+        refs = list(session_refs(_SESSIONS))
         with RedisServer() as server:
             async with Redis.from_url(server.url) as client:
                 before = await _used(client)
-                await begin_sessions(server.url, session_refs(_SESSIONS), _SESSIONS, progress, kind)
+                await begin_sessions(server.url, refs, _SESSIONS, progress, kind)
+                if is_rotated:
+                    await _rotate(server.url, refs, progress)
                 return (await _used(client) - before) / _SESSIONS
 
     rounds = 1 if settings.quick else _ROUNDS
 
-    async def measured(kind: Callable[[SessionRef], NewSession]) -> Spread:
-        return Spread(tuple([await bytes_a_session(kind) for _ in range(rounds)]))
+    async def measured(
+        kind: Callable[[SessionRef], NewSession], is_rotated: bool = False
+    ) -> Spread:
+        return Spread(tuple([await bytes_a_session(kind, is_rotated) for _ in range(rounds)]))
 
     return Outcome(
         "memory",
@@ -68,8 +75,16 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
             Figure("without", await measured(new_session), at_most=_AT_MOST),
             Figure("with a device of 13 letters, too", await measured(_with_device)),
             Figure("with unionId and openId, no device", await measured(_with_union_id)),
+            Figure("a login whose token was rotated", await measured(_with_key, is_rotated=True)),
         ],
     )
+
+
+async def _rotate(redis_url: str, refs: Sequence[SessionRef], progress: Progress) -> None:
+    progress.say(f"rotating {len(refs):,} tokens")
+    async with RedisTokenStore(redis_url) as store:
+        for first in range(0, len(refs), 500):
+            await store.rotate(refs[first : first + 500], ttl=259_200_000, grace=0)
 
 
 async def _used(client: Redis) -> int:

@@ -53,7 +53,12 @@ def add_session_actions(parser: argparse.ArgumentParser) -> None:
         # Suppressed: else a default here would undo what was given before the action.
         _add_common_options(action, default=argparse.SUPPRESS)
         if "USER_ID" in usage:
-            action.add_argument("user_id", metavar="USER_ID", type=arguments.user_id)
+            action.add_argument(
+                "user_id",
+                metavar="USER_ID",
+                type=arguments.user_id,
+                help="as tokens carry it: the unionId where there is one, else the openId",
+            )
         action.set_defaults(run=run, fail=action.error)
         return action
 
