@@ -150,12 +150,12 @@ class TokenReuseDetected:
 
 @dataclass(frozen=True, slots=True)
 class TokensValidated:
-    """Tokens were looked at: those of one trip to the store, or those that needed none.
+    """Tokens were looked at: those of one trip to the store, or of one tick without a trip.
 
     Attributes:
         valid: how many were good.
         refused: how many were not.
-        seconds: how long the trip took; 0 for those that were refused without one.
+        seconds: how long the trip took; 0 without one.
     """
 
     valid: int

@@ -163,6 +163,7 @@ class MPAuthX:
             grace=int(rotation_grace * 1000),
             clock=clock,
         )
+        self._near_cache = self._sessions.near_cache  # asked first; None for not at all
         self._session_keys = SessionKeys(
             app_id=app_id,
             api=self._api,
@@ -279,6 +280,9 @@ class MPAuthX:
             StoreError: the store could not answer, so the token may be good or not.
             ClosedError: the service is closed.
         """
+        near_cache = self._near_cache
+        if near_cache is not None and near_cache.knows(token):
+            return True
         self._calls.check_open()
         return await self._sessions.is_valid(token)
 
@@ -488,6 +492,7 @@ class MPAuthX:
         Returns:
             Ends the subscription when called.
         """
+        self._near_cache = None  # what it knows is counted too from now on, behind `is_valid`
         return self._events.subscribe(listener)
 
     async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
@@ -612,6 +617,7 @@ class MPAuthX:
 
         May be called again.
         """
+        self._near_cache = None
         self._calls.refuse_more()
         await self._logins.close()
         await self._calls.close()

@@ -21,6 +21,7 @@ from .events import (
     Unbanned,
 )
 from .models import AuthResult, Ban, OnlinePage, Session, SessionRef, Subject, User, is_user_id
+from .near_cache import NearCache, NearCaching
 from .stores import TokenStore, UserStore
 from .tokens import TokenSigner
 
@@ -100,17 +101,26 @@ class Sessions:
         self._rotations = Coalescer(events.watched("rotate", self._rotate))
         self._reuses = Coalescer(events.watched("end_reused", self._end_reused))
         self._renewals = Coalescer(events.watched("renew", self._renew), max_in_flight=1)
+        self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None
+        # What may be asked before `is_valid`; not where lives slide, for it notes a token's use.
+        self.near_cache = self._near if absolute_ttl is None else None
         self._due: dict[SessionRef, float] = {}  # when a session may be renewed again
-        self._refused = 0  # tokens of this tick that the store need not be asked about
+        self._without_trip = [0, 0]  # refused and good tokens of this tick that needed no trip
 
     async def is_valid(self, token: object) -> bool:
         """Tell whether a token is good. The hot path."""
         ref = self._signer.verify(token)
         if ref is None:
-            if self._events.has_listeners:
-                self._count_refused()
+            self._count_without_trip(is_valid=False)
             return False
-        end = await self._lookups.submit(ref)
+        near = self._near
+        if near is None:
+            end = await self._lookups.submit(ref)
+        elif near.knows(token):
+            self._count_without_trip(is_valid=True)
+            end = TokenStatus.active
+        else:
+            end = await self._end_of(ref, token, near)
         if end is None or end <= 0:
             if end == TokenStatus.rotated:
                 await self._reuses.submit(ref)
@@ -242,6 +252,15 @@ class Sessions:
         await self._reuses.close()
         await self._renewals.close()
 
+    async def _end_of(self, ref: SessionRef, token: object, near: NearCache) -> int | None:
+        """Ask the store when a session ends, and let the near cache remember a good token."""
+        expected, end = near.expect(ref.nonce), None
+        try:
+            end = await self._lookups.submit(ref)
+        finally:
+            near.keep(expected, ref.nonce, str(token), end)
+        return end
+
     async def _end(self, ref: SessionRef) -> bool:
         ended: bool = await self._revocations.submit(ref)
         if ended:
@@ -274,14 +293,16 @@ class Sessions:
     async def _read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
         return await self._tokens.read(refs)
 
-    def _count_refused(self) -> None:
-        if not self._refused:
-            asyncio.get_running_loop().call_soon(self._tell_refused)
-        self._refused += 1
+    def _count_without_trip(self, *, is_valid: bool) -> None:
+        if self._events.has_listeners:
+            if not any(self._without_trip):
+                asyncio.get_running_loop().call_soon(self._tell_without_trip)
+            self._without_trip[is_valid] += 1
 
-    def _tell_refused(self) -> None:
-        self._events.emit(TokensValidated(0, self._refused, 0))
-        self._refused = 0
+    def _tell_without_trip(self) -> None:
+        refused, valid = self._without_trip
+        self._without_trip = [0, 0]
+        self._events.emit(TokensValidated(valid, refused, 0))
 
     async def _rotate(self, refs: Sequence[SessionRef]) -> list[AuthResult | Exception]:
         users = await self._users.get([ref.user_id for ref in refs])

@@ -28,6 +28,7 @@ __all__ = [
     "keyed_macs",
     "new_nonce",
     "new_nonces",
+    "nonce_of",
     "parse_token",
 ]
 
@@ -197,6 +198,11 @@ def derived_keys(purpose: bytes, app_id: str, keys: Sequence[str | bytes]) -> tu
     if isinstance(keys, (str, bytes)) or not keys:
         raise ConfigurationError("signing_keys must be a list of one key or more.")
     return tuple(_derived_key(purpose, app_id, key) for key in reversed(keys))
+
+
+def nonce_of(token: str) -> str:
+    """The nonce of the session that a token stands for, which has verified."""
+    return token[-_SESSION : _NONCE_TEXT - _SESSION]
 
 
 def _derived_key(purpose: bytes, app_id: str, key: str | bytes) -> bytes:

@@ -5,6 +5,7 @@ rarely, OAuth tokens and other records, goes one by one. A store that cannot ans
 StoreError; it never guesses. `conformance` has the tests that every store passes.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -238,7 +239,8 @@ def open_token_store(
 
     Args:
         url: `redis://…`, `rediss://…`, `unix://…`, or `sqlite:///relative.db`,
-            `sqlite:////absolute.db`.
+            `sqlite:////absolute.db`. To that of a Redis `near_cache=100000` may be appended, in its
+            query: see RedisTokenStore.
         connections: whose Redis pool to use.
         clock: tells a SQLite store the time, in Unix seconds.
 
@@ -247,8 +249,9 @@ def open_token_store(
     """
     scheme = _scheme(url)
     if scheme in _REDIS_SCHEMES:
+        url, near_cache = _without_near_cache(url)
         connections.use_redis(url)
-        return RedisTokenStore(connections)
+        return RedisTokenStore(connections, near_cache=near_cache)
     if scheme == "sqlite":
         return SqliteTokenStore(_sqlite_path(url), clock=clock)
     raise ConfigurationError(
@@ -262,7 +265,7 @@ def open_records(
     """Open records by URL, in all as `open_token_store`."""
     scheme = _scheme(url)
     if scheme in _REDIS_SCHEMES:
-        connections.use_redis(url)
+        connections.use_redis(_without_near_cache(url)[0])
         return RedisRecords(connections)
     if scheme == "sqlite":
         return SqliteRecords(_sqlite_path(url), clock=clock)
@@ -288,6 +291,17 @@ def open_user_store(url: str, clock: Callable[[], float] = time.time) -> SqliteU
 
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
+
+
+def _without_near_cache(url: str) -> tuple[str, int]:
+    """A Redis URL as redis-py takes it, and how large a near cache it asks for."""
+    base, mark, query = url.partition("?")
+    options = query.split("&") if mark else []
+    sizes = [option.partition("=")[2] for option in options if option.startswith("near_cache=")]
+    if any(not re.fullmatch(r"\d{1,9}", size) for size in sizes):
+        raise ConfigurationError("near_cache must be a whole number of tokens.")
+    others = "&".join(option for option in options if not option.startswith("near_cache="))
+    return base + (f"?{others}" if others else ""), int(sizes[-1]) if sizes else 0
 
 
 def _scheme(url: str) -> str:

@@ -24,12 +24,16 @@ from operator import itemgetter
 from typing import Any, Self
 from zlib import crc32
 
+from redis.asyncio import RedisCluster
+
 from ..constants import TokenStatus
-from ..errors import StoreError
+from ..errors import ConfigurationError, StoreError
 from ..models import Ban, LoginPolicy, NewSession, OnlinePage, Session, SessionRef, Subject
+from ..near_cache import NearCache
 from . import redis_scripts as scripts
 from .online_cursor import OnlineCursor
 from .redis_database import AnyRedis, RedisDatabase
+from .redis_tracking import RedisTracking
 
 __all__ = ["RedisTokenStore"]
 
@@ -44,10 +48,25 @@ class RedisTokenStore:
     Args:
         redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
             its own.
+        near_cache: how many good tokens each service on this store remembers, to answer for them
+            without a trip; 0 for none. It takes one more connection, on which Redis pushes what
+            changes, and a single Redis.
+
+    Raises:
+        ConfigurationError: for a near cache on a Redis Cluster.
     """
 
-    def __init__(self, redis: AnyRedis) -> None:
+    def __init__(self, redis: AnyRedis, *, near_cache: int = 0) -> None:
         self._database = RedisDatabase(redis)
+        self._near_cache = near_cache
+        self._tracking: RedisTracking | None = None
+        if near_cache:
+            client = self._database.client
+            if isinstance(client, RedisCluster):
+                raise ConfigurationError(
+                    "A near cache needs a single Redis: with a Redis Cluster set near_cache to 0."
+                )
+            self._tracking = RedisTracking(client, "mpauthx:t:")
         register = self._database.client.register_script
         self._issue = register(scripts.ISSUE)
         self._read = register(scripts.READ)
@@ -80,6 +99,8 @@ class RedisTokenStore:
         """Tell when sessions end, with one MGET."""
         if not refs:
             return []
+        if self._tracking is not None:
+            self._tracking.start()
         # The hot path: _key, written out.
         keys = [
             f"mpauthx:t:{{{sku}:{crc32(user_id.encode()) & 255}}}:{nonce}"
@@ -197,8 +218,18 @@ class RedisTokenStore:
         (replaced,) = await self._each(self._replace_sealed_key, [ref], args)
         return bool(replaced)
 
+    def open_near_cache(self) -> NearCache | None:
+        """A near cache for one service, kept current; None when this store is to have none."""
+        if self._tracking is None:
+            return None
+        cache = NearCache(self._near_cache)
+        self._tracking.subscribe(cache)
+        return cache
+
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
+        if self._tracking is not None:
+            await self._tracking.close()
         await self._database.close()
 
     async def __aenter__(self) -> Self:
