@@ -17,7 +17,7 @@ from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
 from .memory import MEMORY
 from .progress import Progress
-from .report import save, table
+from .report import save, save_plots, table
 from .validate import VALIDATE
 
 BENCHMARKS = {benchmark.name: benchmark for benchmark in (VALIDATE, FORGED, AUTHORIZE, MEMORY)}
@@ -68,11 +68,14 @@ def _run_all(
         with Progress(name) as progress, asyncio.Runner(loop_factory=loop_factory) as runner:
             outcome = runner.run(_run_one(name, settings, progress))
         outcome = replace(outcome, notes=[*outcome.notes, *filter(None, [others.note()])])
+        results = file or _RESULTS / f"{name}{'-uvloop' if settings.uvloop else ''}.json"
+        if no_plots := save_plots(results.parent, [outcome], settings):
+            outcome = replace(outcome, notes=[*outcome.notes, no_plots])
         outcomes.append(outcome)
         print(table(outcome, settings), end="\n\n", flush=True)
         # After each, so that a later one that breaks off takes nothing with it.
         save(
-            _RESULTS / f"{name}.json" if file is None else file,
+            results,
             [outcome] if file is None else outcomes,
             settings,
             facts=facts,

@@ -1,30 +1,42 @@
-"""Measuring: parties that run in turn, their rates round by round, and what those must reach."""
+"""Measuring: parties that run in turn, what each gave round by round, and what that must reach."""
 
 import asyncio
 import gc
+import math
 import time
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from .progress import Progress
 
 __all__ = [
     "Benchmark",
+    "Chart",
     "Figure",
+    "Histogram",
+    "Lines",
     "Outcome",
     "Party",
     "Settings",
     "Spread",
     "WrongAnswer",
+    "above",
+    "histogram",
     "in_turn",
+    "percentile",
     "rate",
     "ratio",
     "shares",
+    "turns",
 ]
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_BINS = 20  # to a decade
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +57,14 @@ class Benchmark:
 
 
 @dataclass(frozen=True, slots=True)
-class Party:
-    """One of those compared. `measure` runs one round and returns its rate, calls a second."""
+class Party(Generic[Result]):
+    """One of those compared. `measure` runs one round and returns what it gave, most often a rate.
+
+    A rate is in calls a second.
+    """
 
     name: str
-    measure: Callable[[], Awaitable[float]]
+    measure: Callable[[], Awaitable[Result]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +105,56 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often each party's values fell between two edges.
+
+    Attributes:
+        quantity: what the values are, with its unit.
+        edges: where the bins begin, and where the last one ends.
+        counts: for each party, one number a bin.
+    """
+
+    quantity: str
+    edges: Sequence[float]
+    counts: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """How quantities go with a size.
+
+    Attributes:
+        size: what `sizes` are.
+        lines: for each quantity, its spread at each size.
+    """
+
+    size: str
+    sizes: Sequence[float]
+    lines: Mapping[str, Sequence[Spread]]
+
+
+Chart: TypeAlias = Histogram | Lines
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a benchmark found.
 
     Attributes:
         setting: the sizes that were used, in one line.
-        rates: each party's calls a second.
+        measured: what each party gave, in `unit`.
         notes: what a reader has to know beside, such as a party that had to be left out.
+        unit: of what is measured.
+        chart: what to plot; where it is None, what is measured as bars.
     """
 
     benchmark: str
     setting: str
-    rates: Mapping[str, Spread]
+    measured: Mapping[str, Spread]
     figures: Sequence[Figure]
     notes: Sequence[str] = field(default=())
+    unit: str = "calls a second"
+    chart: Chart | None = None
 
     @property
     def holds(self) -> bool:
@@ -115,12 +166,17 @@ class WrongAnswer(Exception):
     """A party answered wrongly, so its speed means nothing."""
 
 
-async def in_turn(parties: Sequence[Party], rounds: int, progress: Progress) -> dict[str, Spread]:
+async def turns(
+    parties: Sequence[Party[Result]], rounds: int, progress: Progress
+) -> dict[str, list[Result]]:
     """Run the parties in turn, so that drift hits all alike; each round begins with another.
 
     One round of each before those that count warms them up.
+
+    Returns:
+        What each party gave, round by round.
     """
-    rates: dict[str, list[float]] = {party.name: [] for party in parties}
+    given: dict[str, list[Result]] = {party.name: [] for party in parties}
     for party in parties:
         progress.say(f"warming up: {party.name}")
         await party.measure()
@@ -128,8 +184,16 @@ async def in_turn(parties: Sequence[Party], rounds: int, progress: Progress) -> 
         first = number % len(parties)
         for party in (*parties[first:], *parties[:first]):
             progress.say(f"round {number + 1} of {rounds}: {party.name}")
-            rates[party.name].append(await party.measure())
-    return {name: Spread(tuple(values)) for name, values in rates.items()}
+            given[party.name].append(await party.measure())
+    return given
+
+
+async def in_turn(
+    parties: Sequence[Party[float]], rounds: int, progress: Progress
+) -> dict[str, Spread]:
+    """As `turns`, of parties that give a number: the spread of each."""
+    given = await turns(parties, rounds, progress)
+    return {name: Spread(tuple(values)) for name, values in given.items()}
 
 
 async def rate(
@@ -179,6 +243,43 @@ async def rate(
 def shares(items: Sequence[Item], callers: int) -> list[Sequence[Item]]:
     """Divide items among callers, as evenly as it goes."""
     return [items[number::callers] for number in range(callers)]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The least of the values that this share of them does not exceed.
+
+    Args:
+        values: at least one, in ascending order.
+        share: above 0 and up to 1, which is the greatest value.
+    """
+    return values[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def histogram(quantity: str, values: Mapping[str, Sequence[float]], decades: range) -> Histogram:
+    """Count values in bins as wide as each other on a logarithmic scale, twenty to each decade.
+
+    Args:
+        quantity: what the values are, with its unit.
+        values: each party's.
+        decades: exponents of ten. What lies below the first is counted in the first bin, and what
+            lies above the next of the last in the last.
+    """
+    least, bins = decades.start, _BINS * len(decades)
+    edges = [10 ** (least + number / _BINS) for number in range(bins + 1)]
+    counts = {}
+    for name, some in values.items():
+        counts[name] = [0] * bins
+        for value in some:
+            place = bisect_right(edges, value) - 1
+            counts[name][min(max(place, 0), bins - 1)] += 1
+    return Histogram(quantity, edges, counts)
+
+
+def above(values: Spread, zero: Spread) -> Spread:
+    """Take the zero line off, round by round."""
+    return Spread(
+        tuple(ours - theirs for ours, theirs in zip(values.rounds, zero.rounds, strict=True))
+    )
 
 
 def ratio(rates: Spread, to: Spread) -> Spread:

@@ -1,12 +1,16 @@
-"""What a run found: as a table for people, and as JSON with all its rounds."""
+"""What a run found: as a table for people, as JSON with all its rounds, and as plots."""
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from .measurement import Figure, Outcome, Settings, Spread
+from .measurement import Chart, Figure, Histogram, Outcome, Settings, Spread
+from .plots import plot
 
-__all__ = ["save", "table"]
+__all__ = ["bound_text", "number_text", "save", "save_plots", "table"]
+
+_WIDTH = 100
 
 
 def table(outcome: Outcome, settings: Settings) -> str:
@@ -36,22 +40,59 @@ def save(
     file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+def save_plots(folder: Path, outcomes: Sequence[Outcome], settings: Settings) -> str:
+    """Write a plot of each outcome, NAME.svg; returns a note where that cannot be, else nothing."""
+    suffix = "-uvloop" if settings.uvloop else ""
+    try:
+        for outcome in outcomes:
+            plot(outcome, folder / f"{outcome.benchmark}{suffix}.svg")
+    except ImportError:
+        return "No plots: matplotlib is not installed (pip install '.[benchmark]')."
+    return ""
+
+
+def bound_text(
+    at_least: float | None, at_most: float | None, holds: bool | None
+) -> tuple[str, str]:
+    """A figure's bound, and whether it holds; empty without one."""
+    if holds is None:
+        return "", ""
+    texts = [
+        f"{sign} {bound:,.10g}"
+        for sign, bound in (("≥", at_least), ("≤", at_most))
+        if bound is not None
+    ]
+    return " and ".join(texts), "yes" if holds else "NO"
+
+
+def number_text(value: float) -> str:
+    """A number with as many digits as say something."""
+    if abs(value) >= 1000 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.3f}"
+
+
 def _lines(outcome: Outcome, settings: Settings) -> Iterator[str]:
-    yield f"{outcome.benchmark}: {outcome.setting}; {_loop(settings)}"
+    yield from textwrap.wrap(
+        f"{outcome.benchmark}: {outcome.setting}; {_loop(settings)}",
+        _WIDTH,
+        subsequent_indent="  ",
+    )
     if settings.quick:
         yield "  a quick run: bounds are shown, not enforced"
     yield ""
-    if outcome.rates:
-        yield _row("calls a second", "median", "least – most")
-        for name, spread in outcome.rates.items():
-            yield _row(name, _number(spread.median), _range(spread))
+    if outcome.measured:
+        yield _row(outcome.unit, "median", "least – most")
+        for name, spread in outcome.measured.items():
+            yield _row(name, number_text(spread.median), _range(spread))
         yield ""
-    yield _row("what they come to", "median", "least – most", "must reach")
-    for figure in outcome.figures:
-        spread = figure.spread
-        yield _row(figure.name, _number(spread.median), _range(spread), _bound(figure))
+    if outcome.figures:
+        yield _row("what they come to", "median", "least – most", "must reach")
+        for figure in outcome.figures:
+            spread = figure.spread
+            yield _row(figure.name, number_text(spread.median), _range(spread), _bound(figure))
     for note in outcome.notes:
-        yield f"  {note}"
+        yield from textwrap.wrap(note, _WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
 def _row(name: str, median: str, spread: str, bound: str = "") -> str:
@@ -59,31 +100,21 @@ def _row(name: str, median: str, spread: str, bound: str = "") -> str:
 
 
 def _bound(figure: Figure) -> str:
-    if figure.holds is None:
-        return ""
-    texts = [
-        f"{sign} {bound:,.10g}"
-        for sign, bound in (("≥", figure.at_least), ("≤", figure.at_most))
-        if bound is not None
-    ]
-    return f"{' and '.join(texts)} {'yes' if figure.holds else 'NO'}"
+    return " ".join(bound_text(figure.at_least, figure.at_most, figure.holds)).strip()
 
 
 def _range(spread: Spread) -> str:
     if len(spread.rounds) == 1:
         return ""
-    return f"{_number(spread.least)} – {_number(spread.most)}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.2f}"
+    return f"{number_text(spread.least)} – {number_text(spread.most)}"
 
 
 def _as_json(outcome: Outcome) -> dict[str, object]:
     return {
         "name": outcome.benchmark,
         "setting": outcome.setting,
-        "rates": {name: _spread_json(spread) for name, spread in outcome.rates.items()},
+        "unit": outcome.unit,
+        "measured": {name: _spread_json(spread) for name, spread in outcome.measured.items()},
         "figures": [
             {
                 "name": figure.name,
@@ -94,8 +125,19 @@ def _as_json(outcome: Outcome) -> dict[str, object]:
             }
             for figure in outcome.figures
         ],
+        "chart": outcome.chart and _chart_json(outcome.chart),
         "notes": list(outcome.notes),
     }
+
+
+def _chart_json(chart: Chart) -> dict[str, object]:
+    if isinstance(chart, Histogram):
+        counts = {name: list(counts) for name, counts in chart.counts.items()}
+        return {"quantity": chart.quantity, "edges": list(chart.edges), "counts": counts}
+    lines = {
+        name: [_spread_json(spread) for spread in spreads] for name, spreads in chart.lines.items()
+    }
+    return {"size": chart.size, "sizes": list(chart.sizes), "lines": lines}
 
 
 def _spread_json(spread: Spread) -> dict[str, object]:

@@ -83,7 +83,7 @@ def test_outcome_holds_unless_a_bound_is_broken() -> None:
 async def test_parties_run_in_turn_after_a_warm_up_that_does_not_count() -> None:
     ran: list[str] = []
 
-    def party(name: str) -> Party:
+    def party(name: str) -> Party[float]:
         async def measure() -> float:
             ran.append(name)
             return float(len(ran))
@@ -153,8 +153,8 @@ def test_json_keeps_every_round(tmp_path: Path) -> None:
     document = json.loads(file.read_text())
     (kept,) = document["benchmarks"]
     assert (document["loop"], document["machine"]) == ("uvloop", {"cpus": 2})
-    assert kept["rates"]["ours"]["rounds"] == [1000, 3000, 2000]
-    assert kept["rates"]["ours"]["median"] == 2000
+    assert kept["measured"]["ours"]["rounds"] == [1000, 3000, 2000]
+    assert kept["measured"]["ours"]["median"] == 2000
     assert kept["figures"] == [
         {
             "name": "ratio",
@@ -225,4 +225,4 @@ def test_an_unknown_benchmark_is_refused() -> None:
     )
 
     assert refused.returncode == 2
-    assert "no benchmark nonsense; there are validate, forged, authorize" in refused.stderr
+    assert "no benchmark nonsense; there are validate, forged, authorize, memory" in refused.stderr
