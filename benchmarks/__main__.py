@@ -13,14 +13,28 @@ from pathlib import Path
 
 from .authorize import AUTHORIZE
 from .forged import FORGED
+from .loop_lag import LOOP_LAG
 from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
 from .memory import MEMORY
+from .near_cache import NEAR_CACHE
 from .progress import Progress
 from .report import save, save_plots, table
+from .revocation import REVOCATION
 from .validate import VALIDATE
 
-BENCHMARKS = {benchmark.name: benchmark for benchmark in (VALIDATE, FORGED, AUTHORIZE, MEMORY)}
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        VALIDATE,
+        NEAR_CACHE,
+        FORGED,
+        AUTHORIZE,
+        LOOP_LAG,
+        REVOCATION,
+        MEMORY,
+    )
+}
 
 _RESULTS = Path(__file__).parent / "results"
 _CANCEL_AGAIN = 0.2  # seconds

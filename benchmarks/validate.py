@@ -21,7 +21,7 @@ from tests.redis_server import RedisServer
 
 from .measurement import Benchmark, Figure, Outcome, Party, Settings, in_turn, rate, ratio, shares
 from .progress import Progress
-from .sessions import APP_ID, APP_SECRET, SKU, begin_sessions, session_refs, signer
+from .sessions import APP_ID, APP_SECRET, SKU, living_tokens
 
 __all__ = ["VALIDATE"]
 
@@ -53,7 +53,7 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpauthx-benchmark-"))
         server = stack.enter_context(RedisServer())
-        tokens = await _living_tokens(server.url, size.tokens, progress)
+        tokens = await living_tokens(server.url, size.tokens, progress)
         connections = await stack.enter_async_context(Connections(server.url))
 
         def service() -> MPAuthX:
@@ -106,13 +106,6 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         figures,
         notes,
     )
-
-
-async def _living_tokens(redis_url: str, count: int, progress: Progress) -> list[str]:
-    refs = list(session_refs(count))
-    await begin_sessions(redis_url, refs, count, progress)
-    mint = signer().mint
-    return [mint(ref.user_id, ref.nonce) for ref in refs]
 
 
 async def _redis_benchmark(command: list[str]) -> float:
