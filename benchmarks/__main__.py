@@ -21,11 +21,13 @@ from .near_cache import NEAR_CACHE
 from .progress import Progress
 from .report import save, save_plots, table
 from .revocation import REVOCATION
+from .scale import SCALE
 from .validate import VALIDATE
 
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
+        SCALE,
         VALIDATE,
         NEAR_CACHE,
         FORGED,

@@ -96,8 +96,8 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         f"{size.tokens:,} tokens a round, {size.rounds} rounds",
         rates,
         [
-            Figure("forged, a second", rates[_FORGED], at_least=300_000),
-            Figure("malformed, a second", rates[_MALFORMED], at_least=300_000),
+            Figure("forged, a second", rates[_FORGED], at_least=500_000),
+            Figure("malformed, a second", rates[_MALFORMED], at_least=500_000),
             Figure("Redis commands for all of them", Spread((commands,)), at_most=0),
             Figure("Redis commands for one good token", Spread((after,))),
             Figure("forged to the BLAKE2b alone", ratio(rates[_FORGED], rates[_LIMIT])),

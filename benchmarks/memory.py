@@ -1,30 +1,53 @@
-"""What a living session takes of Redis's memory, with all its entries, as Redis itself counts it.
+"""What sessions take of Redis's memory, and near-cache entries and waiting logins of Python's.
 
 100,000 sessions of as many users begin through the store's own `issue`, as logins do, with ids as
-long as WeChat's and with session keys that were really sealed. What Redis uses more afterwards is
-divided by their number. Each kind of session has a Redis of its own.
+long as WeChat's and with session keys that were really sealed. What Redis uses more afterwards, as
+it counts that itself, is divided by their number. Each kind of session has a Redis of its own.
+
+Python's bytes are tracemalloc's: of a near cache that has come to know 100,000 tokens, the tokens
+themselves included; and of 5,000 authorize calls that wait for a WeChat that does not answer, each
+with its caller's task and with sealed data, of which as many as by default trade their codes and
+the others wait for their turn.
 """
 
+import asyncio
 import base64
+import gc
 import secrets
-from collections.abc import Callable, Sequence
+import socket
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from redis.asyncio import Redis
 
-from mpauthx_async import NewSession, RedisTokenStore, SessionRef
+from mpauthx_async import NewSession, SessionRef
+from mpauthx_async.near_cache import NearCache
 from mpauthx_async.session_keys import SessionKeySealer, with_open_id
+from mpauthx_async.tokens import nonce_of
 from tests.redis_server import RedisServer
 
-from .measurement import Benchmark, Figure, Outcome, Settings, Spread
+from .measurement import Benchmark, Figure, Outcome, Settings, Spread, WrongAnswer
 from .progress import Progress
-from .sessions import APP_ID, APP_SECRET, begin_sessions, new_session, session_refs
+from .sessions import APP_ID, APP_SECRET, begin_sessions, new_session, service, session_refs, signer
 
 __all__ = ["MEMORY"]
 
 _SESSIONS = 100_000  # in a quick run too: with fewer Redis packs its sorted sets more tightly
 _AT_MOST = 450  # bytes
 _ROUNDS = 3
+_ENTRIES = 100_000
+_LOGINS = 5_000
+_SETTLE = 1  # seconds, until all of them wait
+
+_WITH_KEY = "a login with its session key"
+_WITHOUT_KEY = "without"
+_ENTRY = "a near-cache entry, in Python"
+_LOGIN = "a waiting login, in Python"
 
 _SEALER = SessionKeySealer(app_id=APP_ID, keys=[APP_SECRET])
 
@@ -47,48 +70,119 @@ def _with_union_id(ref: SessionRef) -> NewSession:
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:
-    async def bytes_a_session(
-        kind: Callable[[SessionRef], NewSession], is_rotated: bool = False
-    ) -> float:
-        refs = list(session_refs(_SESSIONS))
-        with RedisServer() as server:
-            async with Redis.from_url(server.url) as client:
-                before = await _used(client)
-                await begin_sessions(server.url, refs, _SESSIONS, progress, kind)
-                if is_rotated:
-                    await _rotate(server.url, refs, progress)
-                return (await _used(client) - before) / _SESSIONS
-
     rounds = 1 if settings.quick else _ROUNDS
 
-    async def measured(
-        kind: Callable[[SessionRef], NewSession], is_rotated: bool = False
-    ) -> Spread:
-        return Spread(tuple([await bytes_a_session(kind, is_rotated) for _ in range(rounds)]))
+    async def measured(measure: Callable[[], Awaitable[float]]) -> Spread:
+        return Spread(tuple([await measure() for _ in range(rounds)]))
 
+    kinds = {
+        _WITH_KEY: _with_key,
+        _WITHOUT_KEY: new_session,
+        "with a device of 13 letters, too": _with_device,
+        "with unionId and openId, no device": _with_union_id,
+    }
+    found = {}
+    for name, kind in kinds.items():
+        found[name] = await measured(partial(_bytes_a_session, kind, progress))
+    progress.say(f"putting {_ENTRIES:,} tokens into a near cache")
+    found[_ENTRY] = await measured(_bytes_an_entry)
+    progress.say(f"letting {_LOGINS:,} logins wait")
+    found[_LOGIN] = await measured(_bytes_a_login)
     return Outcome(
         "memory",
-        f"{_SESSIONS:,} sessions of as many users, bytes a session, {rounds} rounds",
-        {},
+        f"{_SESSIONS:,} sessions of as many users in Redis, {_ENTRIES:,} tokens in a near cache, "
+        f"{_LOGINS:,} waiting logins, {rounds} rounds",
+        found,
         [
-            Figure("a login with its session key", await measured(_with_key), at_most=_AT_MOST),
-            Figure("without", await measured(new_session), at_most=_AT_MOST),
-            Figure("with a device of 13 letters, too", await measured(_with_device)),
-            Figure("with unionId and openId, no device", await measured(_with_union_id)),
-            Figure("a login whose token was rotated", await measured(_with_key, is_rotated=True)),
+            Figure(_WITH_KEY, found[_WITH_KEY], at_most=_AT_MOST),
+            Figure(_WITHOUT_KEY, found[_WITHOUT_KEY], at_most=_AT_MOST),
         ],
+        unit="bytes each",
     )
 
 
-async def _rotate(redis_url: str, refs: Sequence[SessionRef], progress: Progress) -> None:
-    progress.say(f"rotating {len(refs):,} tokens")
-    async with RedisTokenStore(redis_url) as store:
-        for first in range(0, len(refs), 500):
-            await store.rotate(refs[first : first + 500], ttl=259_200_000, grace=0)
+async def _bytes_a_session(kind: Callable[[SessionRef], NewSession], progress: Progress) -> float:
+    with RedisServer() as server:
+        async with Redis.from_url(server.url) as client:
+            before = await _used(client)
+            await begin_sessions(server.url, session_refs(_SESSIONS), _SESSIONS, progress, kind)
+            return (await _used(client) - before) / _SESSIONS
+
+
+async def _bytes_an_entry() -> float:
+    refs = session_refs(_ENTRIES)
+    mint = signer().mint
+    with _traced() as traced:
+        cache = NearCache(_ENTRIES)
+        cache.open(time.time(), time.monotonic())
+        end = int((time.time() + 3600) * 1000)
+        for ref in refs:
+            token = mint(ref.user_id, ref.nonce)
+            nonce = nonce_of(token)
+            cache.keep(cache.expect(nonce), nonce, token, end)
+        taken = traced()
+    if len(cache) != _ENTRIES:
+        raise WrongAnswer("The near cache did not keep all tokens.")
+    return taken / _ENTRIES
+
+
+async def _bytes_a_login() -> float:
+    """Of logins that wait for a server whose kernel takes their connections, and no more."""
+    silent = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    with tempfile.TemporaryDirectory(prefix="mpauthx-benchmark-") as folder, RedisServer() as redis:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with service(folder, redis.url, api_base=url) as auth:
+            await asyncio.to_thread(gc.collect)  # and there is a thread
+            with _traced() as traced:
+                logins = [
+                    asyncio.create_task(
+                        auth.authorize(f"{number:032}", secrets.token_urlsafe(300), f"{number:024}")
+                    )
+                    for number in range(_LOGINS)
+                ]
+                await asyncio.sleep(_SETTLE)
+                taken = traced()
+            over = sum(login.done() for login in logins)
+            closing = asyncio.create_task(auth.close())
+            await asyncio.sleep(0)  # now those are refused that wait for their turn
+            _fail_all(silent)
+            await closing
+        await asyncio.gather(*logins, return_exceptions=True)
+    if over:
+        raise WrongAnswer(f"{over} logins did not wait.")
+    return taken / _LOGINS
+
+
+def _fail_all(listening: socket.socket) -> None:
+    """Answer each request that has come with an error, and close."""
+    with listening:
+        listening.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+
+
+@contextmanager
+def _traced() -> Iterator[Callable[[], int]]:
+    """Trace what Python allocates; gives how many bytes of that are still in use."""
+    gc.collect()
+    tracemalloc.start()
+
+    def in_use() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    try:
+        yield in_use
+    finally:
+        tracemalloc.stop()
 
 
 async def _used(client: Redis) -> int:
     return int((await client.info("memory"))["used_memory"])
 
 
-MEMORY = Benchmark("memory", "what a living session takes of Redis's memory", _run)
+MEMORY = Benchmark("memory", "bytes of a session, a near-cache entry and a waiting login", _run)

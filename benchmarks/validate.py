@@ -3,8 +3,10 @@
 1,000 coroutines check tokens in a loop, each its own ones, and each of these many times, as clients
 send theirs with every request; and once more with each token seen for the first time, when its MAC
 has to be computed. Ours asks for the callers of a loop tick at once; the other party is what one
-writes by hand: `await client.get(key)` with redis-py, for the same keys. redis-benchmark, a client
-in C, tells what Redis gives to 50 connections that send one command at a time.
+writes by hand: `await client.get(key)` with redis-py, for the same keys. Where fastapi-users is
+installed, its RedisStrategy reads tokens of its own over such a client, with a user manager that
+asks no database. redis-benchmark, a client in C, tells what Redis gives to 50 connections that send
+one command at a time.
 """
 
 import asyncio
@@ -19,7 +21,19 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from mpauthx_async import Connections, MPAuthX
 from tests.redis_server import RedisServer
 
-from .measurement import Benchmark, Figure, Outcome, Party, Settings, in_turn, rate, ratio, shares
+from . import fastapi_users_party
+from .measurement import (
+    Benchmark,
+    Figure,
+    Outcome,
+    Party,
+    Settings,
+    Spread,
+    in_turn,
+    rate,
+    ratio,
+    shares,
+)
 from .progress import Progress
 from .sessions import APP_ID, APP_SECRET, SKU, living_tokens
 
@@ -32,6 +46,7 @@ _LIMIT_CONNECTIONS = 50
 _OURS = "mpauthx_async, is_token_valid"
 _FIRST = "the same, each token for the first time"
 _BY_HAND = f"redis-py asyncio, one GET a call, pool of {_POOL}"
+_FASTAPI_USERS = f"fastapi-users, RedisStrategy, pool of {_POOL}"
 _LIMIT = f"limit: redis-benchmark GET, {_LIMIT_CONNECTIONS} connections"
 
 
@@ -50,6 +65,7 @@ _QUICK = _Size(rounds=3, tokens=20_000, repeats=5, gets=6_000, limit_gets=30_000
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:
     size = _QUICK if settings.quick else _FULL
+    has_fastapi_users = fastapi_users_party.is_installed()
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpauthx-benchmark-"))
         server = stack.enter_context(RedisServer())
@@ -84,6 +100,8 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
             Party(_FIRST, first_sight),
             Party(_BY_HAND, lambda: rate(client.get, gets)),
         ]
+        if has_fastapi_users:
+            parties.append(await _fastapi_users(stack, server.url, size.gets))
         benchmark = shutil.which("redis-benchmark")
         if benchmark is not None:
             command = [benchmark, "-p", str(server.port), "-c", str(_LIMIT_CONNECTIONS)]
@@ -91,21 +109,41 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
             parties.append(Party(_LIMIT, lambda: _redis_benchmark(command)))
         rates = await in_turn(parties, size.rounds, progress)
 
-    figures = [
-        Figure("ours to one GET a call", ratio(rates[_OURS], rates[_BY_HAND]), at_least=12),
-        Figure("for the first time, to one GET a call", ratio(rates[_FIRST], rates[_BY_HAND])),
-    ]
-    notes = ["Left out: redis-benchmark is not on PATH (Debian: redis-tools)."]
-    if benchmark is not None:
-        figures.append(Figure("ours to redis-benchmark", ratio(rates[_OURS], rates[_LIMIT])))
-        notes = []
     return Outcome(
         "validate",
         f"{_CALLERS:,} concurrent callers, {size.tokens:,} living tokens, {size.rounds} rounds",
         rates,
-        figures,
-        notes,
+        _figures(rates),
+        ([] if has_fastapi_users else [fastapi_users_party.LEFT_OUT])
+        + ([] if benchmark else ["Left out: redis-benchmark is not on PATH (redis-tools)."]),
     )
+
+
+def _figures(rates: dict[str, Spread]) -> list[Figure]:
+    figures = [
+        Figure("ours to one GET a call", ratio(rates[_OURS], rates[_BY_HAND]), at_least=20),
+        Figure("for the first time, to one GET a call", ratio(rates[_FIRST], rates[_BY_HAND])),
+    ]
+    for name, party in (("fastapi-users", _FASTAPI_USERS), ("redis-benchmark", _LIMIT)):
+        if party in rates:
+            figures.append(Figure(f"ours to {name}", ratio(rates[_OURS], rates[party])))
+    return figures
+
+
+async def _fastapi_users(stack: AsyncExitStack, redis_url: str, calls: int) -> Party[float]:
+    pool = BlockingConnectionPool.from_url(
+        redis_url, max_connections=_POOL, timeout=None, decode_responses=True
+    )
+    client = await stack.enter_async_context(Redis.from_pool(pool))
+    tokens = await fastapi_users_party.write_tokens(client, _CALLERS)
+    read_token = fastapi_users_party.strategy(client).read_token
+    manager = fastapi_users_party.TrivialUserManager()
+
+    async def is_good(token: str) -> bool:
+        return await read_token(token, manager) is not None
+
+    work = [[token] * (calls // len(tokens)) for token in tokens]
+    return Party(_FASTAPI_USERS, lambda: rate(is_good, work))
 
 
 async def _redis_benchmark(command: list[str]) -> float:
