@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .authorize import AUTHORIZE
 from .forged import FORGED
+from .http import HTTP
 from .loop_lag import LOOP_LAG
 from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
@@ -27,13 +28,14 @@ from .validate import VALIDATE
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
-        SCALE,
         VALIDATE,
         NEAR_CACHE,
         FORGED,
         AUTHORIZE,
         LOOP_LAG,
         REVOCATION,
+        HTTP,
+        SCALE,
         MEMORY,
     )
 }

@@ -13,7 +13,17 @@ from tests.redis_server import find_redis_server
 
 __all__ = ["OtherWork", "machine_facts"]
 
-_PACKAGES = ("redis", "hiredis", "aiohttp", "aiosqlite", "pycryptodome", "uvloop")
+_PACKAGES = (
+    "redis",
+    "hiredis",
+    "aiohttp",
+    "aiosqlite",
+    "pycryptodome",
+    "uvloop",
+    "fastapi",
+    "fastapi-users",
+    "uvicorn",
+)
 _STAT = Path("/proc/stat")
 _TOO_MUCH = 0.1
 _CPUTime: TypeAlias = tuple[float, float, float]
