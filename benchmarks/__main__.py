@@ -1,4 +1,4 @@
-"""python -m benchmarks: run benchmarks, print what they found, keep it as JSON."""
+"""python -m benchmarks: run benchmarks, print what they found, keep it as JSON and as plots."""
 
 import argparse
 import asyncio
@@ -19,6 +19,7 @@ from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
 from .memory import MEMORY
 from .near_cache import NEAR_CACHE
+from .page import write_page
 from .progress import Progress
 from .report import save, save_plots, table
 from .revocation import REVOCATION
@@ -40,7 +41,9 @@ BENCHMARKS = {
     )
 }
 
+_REPORT = "report"
 _RESULTS = Path(__file__).parent / "results"
+_DOCS = Path(__file__).parent.parent / "docs"
 _CANCEL_AGAIN = 0.2  # seconds
 _INTERRUPTED = 130  # the exit code after Ctrl-C, as in a shell
 
@@ -52,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         for benchmark in BENCHMARKS.values():
             print(f"{benchmark.name:<12}{benchmark.about}")
+        return 0
+    if options.names == [_REPORT]:
+        try:
+            print(write_page(_RESULTS, _DOCS, list(BENCHMARKS)))
+        except FileNotFoundError as error:
+            parser.error(str(error))
         return 0
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
@@ -131,7 +140,13 @@ def _parser() -> argparse.ArgumentParser:
         "does not. With --quick, which is for noisy CI machines, bounds are shown but not "
         "enforced: it is 0 when everything ran.",
     )
-    parser.add_argument("names", metavar="NAME", nargs="*", help="which to run; by default all")
+    parser.add_argument(
+        "names",
+        metavar="NAME",
+        nargs="*",
+        help="which to run, by default all; or report alone: "
+        "write docs/benchmarks.md from the last run of each",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="a short run with fewer calls and tokens"
     )
