@@ -14,14 +14,14 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
+    "figure.titlesize": 10,
     "legend.frameon": False,
     "svg.hashsalt": "mpauthx-async",  # so that the same figures give the same file
     "svg.fonttype": "none",  # text stays text
 }
 _WIDTH = 7.5  # inches
 _COLOURS = ("#1f5f8b", "#c8702a", "#5b8c5a", "#7d5ba6", "#8c8c8c")
+_TITLE = 95  # characters in a line
 _NAME = 34  # characters in a line of a bar's name
 
 
@@ -46,7 +46,8 @@ def plot(outcome: Outcome, file: Path) -> None:
             _lines(axes, chart, outcome.unit)
         else:
             _bars(axes, outcome.measured, outcome.unit)
-        axes.set_title("\n".join(textwrap.wrap(f"{outcome.benchmark}: {outcome.setting}", 90)))
+        title = "\n".join(textwrap.wrap(f"{outcome.benchmark}: {outcome.setting}", _TITLE))
+        figure.suptitle(title, x=0.01, horizontalalignment="left")
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, format="svg", metadata={"Date": None})
 
@@ -85,7 +86,7 @@ def _lines(axes: Any, chart: Lines, unit: str) -> None:
     axes.set_xticks(places, [f"{size:,.0f}" for size in chart.sizes])
     axes.set_xlabel(chart.size)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:,.10g}")
+    _plain_ticks(axes.yaxis)
     axes.set_ylabel(unit)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
@@ -103,7 +104,15 @@ def _histogram(axes: Any, chart: Histogram) -> None:
     if used:
         axes.set_xlim(chart.edges[max(min(used) - 1, 0)], chart.edges[max(used) + 1])
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_formatter("{x:,.10g}")
+    _plain_ticks(axes.xaxis)
     axes.set_xlabel(chart.quantity)
     axes.set_ylabel("% of them")
     axes.legend()
+
+
+def _plain_ticks(axis: Any) -> None:
+    """1, 2 and 5 of each power of ten, written as plain numbers."""
+    ticker: Any = import_module("matplotlib.ticker")
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter("{x:,.10g}")
