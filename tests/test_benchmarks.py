@@ -16,10 +16,14 @@ from benchmarks.measurement import (
     Settings,
     Spread,
     WrongAnswer,
+    above,
+    histogram,
     in_turn,
+    percentile,
     rate,
     ratio,
     shares,
+    turns,
 )
 from benchmarks.progress import Progress
 from benchmarks.report import save, table
@@ -47,6 +51,36 @@ def test_ratio_is_taken_round_by_round() -> None:
 def test_ratio_needs_as_many_rounds_of_both() -> None:
     with pytest.raises(ValueError, match="shorter"):
         ratio(Spread((1.0, 2.0)), Spread((1.0,)))
+
+
+def test_the_zero_line_is_taken_off_round_by_round() -> None:
+    assert above(Spread((5.0, 7.0)), Spread((1.0, 8.0))) == Spread((4.0, -1.0))
+
+
+@pytest.mark.parametrize(
+    ("share", "value"), [(0.001, 1), (0.01, 1), (0.5, 50), (0.99, 99), (0.991, 100), (1.0, 100)]
+)
+def test_percentile_is_the_least_value_that_the_share_does_not_exceed(
+    share: float, value: int
+) -> None:
+    assert percentile([float(number) for number in range(1, 101)], share) == value
+
+
+def test_percentile_of_a_single_value_is_that() -> None:
+    assert [percentile([7.0], share) for share in (0.01, 0.5, 1.0)] == [7.0, 7.0, 7.0]
+
+
+def test_histogram_counts_every_value_once_what_lies_outside_at_the_ends() -> None:
+    values = [0.0, 0.01, 1.0, 1.05, 9.99, 10.0, 5000.0]
+
+    found = histogram("ms", {"ours": values, "theirs": []}, range(2))
+
+    assert len(found.edges) == 41
+    assert (found.edges[0], found.edges[20], found.edges[40]) == (1.0, 10.0, 100.0)
+    assert sum(found.counts["ours"]) == len(values)
+    assert (found.counts["ours"][0], found.counts["ours"][19]) == (4, 1)
+    assert (found.counts["ours"][20], found.counts["ours"][39]) == (1, 1)
+    assert sum(found.counts["theirs"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -94,6 +128,15 @@ async def test_parties_run_in_turn_after_a_warm_up_that_does_not_count() -> None
 
     assert ran == ["a", "b", "a", "b", "b", "a"]
     assert rates == {"a": Spread((3.0, 6.0)), "b": Spread((4.0, 5.0))}
+
+
+async def test_parties_may_give_more_than_a_number() -> None:
+    async def measure() -> dict[str, float]:
+        return {"validate": 1.0, "revoke": 2.0}
+
+    given = await turns([Party("a", measure)], 2, Progress("test", io.StringIO()))
+
+    assert given == {"a": [{"validate": 1.0, "revoke": 2.0}] * 2}
 
 
 async def test_every_call_of_every_caller_is_made() -> None:
@@ -209,8 +252,13 @@ def test_benchmarks_are_listed() -> None:
 
     assert [line.split()[0] for line in listed.stdout.splitlines()] == [
         "validate",
+        "near_cache",
         "forged",
         "authorize",
+        "loop_lag",
+        "revocation",
+        "http",
+        "scale",
         "memory",
     ]
 
@@ -225,4 +273,6 @@ def test_an_unknown_benchmark_is_refused() -> None:
     )
 
     assert refused.returncode == 2
-    assert "no benchmark nonsense; there are validate, forged, authorize, memory" in refused.stderr
+    assert (
+        "no benchmark nonsense; there are validate, near_cache, forged, authorize" in refused.stderr
+    )
