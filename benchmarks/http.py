@@ -20,6 +20,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
+from typing import cast
 
 from redis.asyncio import Redis
 
@@ -90,17 +91,19 @@ class Connection(asyncio.Protocol):
         self._requests = iter(requests)
         self._begins = b"HTTP/1.1 %d " % status
         self._received = b""
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self.answers = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no subclass
 
     def begin(self) -> None:
         """Send the first request, and each of the others when the one before is answered."""
         request = next(self._requests, None)
-        if request is not None and self._transport is not None:
+        if self._transport is None:
+            self._fail("There is no connection.")
+        elif request is not None:
             self._transport.write(request)
         elif not self.done.done():
             self.done.set_result(None)
@@ -112,6 +115,7 @@ class Connection(asyncio.Protocol):
             return
         self._received = b""
         if head.startswith(self._begins):
+            self.answers += 1
             self.begin()
         else:
             self._fail(f"An answer was not as expected: {head[:60]!r}")
@@ -240,10 +244,13 @@ async def _ask(port: int, work: Sequence[Sequence[bytes]], status: int) -> float
         for connection in connections:
             connection.begin()
         await asyncio.gather(*(connection.done for connection in connections))
-        return time.perf_counter() - started
+        took = time.perf_counter() - started
     finally:
         for connection in connections:
             connection.close()
+    if sum(connection.answers for connection in connections) != sum(map(len, work)):
+        raise WrongAnswer("Not every request was answered.")
+    return took
 
 
 def _request(way: str, token: str) -> bytes:

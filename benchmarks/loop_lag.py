@@ -201,22 +201,29 @@ async def _lags_while(calls: Sequence[_Call], a_tick: int) -> _Lags:
 
 
 @contextmanager
-def heartbeat(interval: float = _INTERVAL) -> Iterator[_Lags]:
-    """Note by how much later each heartbeat comes than it was due, in seconds, until left."""
+def heartbeat(
+    interval: float = _INTERVAL, clock: Callable[[], float] = time.monotonic
+) -> Iterator[_Lags]:
+    """Note by how much later each heartbeat comes than it was due, in seconds, until left.
+
+    Args:
+        interval: in seconds.
+        clock: tells the time. A loop's own will not do: uvloop's stands still during a tick.
+    """
     loop = asyncio.get_running_loop()
     lags: _Lags = []
-    due = loop.time() + interval
+    due = clock() + interval
     timer: asyncio.TimerHandle | None = None
 
     def beat() -> None:
         nonlocal due, timer
-        now = loop.time()
+        now = clock()
         while due <= now:
             lags.append(now - due)
             due += interval
-        timer = loop.call_at(due, beat)
+        timer = loop.call_at(loop.time() + due - now, beat)
 
-    timer = loop.call_at(due, beat)
+    timer = loop.call_at(loop.time() + interval, beat)
     try:
         yield lags
     finally:

@@ -220,28 +220,21 @@ async def test_heartbeats_that_a_held_up_loop_missed_count_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loop = asyncio.get_running_loop()
-    times = iter([100.0, 100.45, 100.6])
+    times = iter([100.0, 100.45, 100.62])
     beats: list[Any] = []
-    monkeypatch.setattr(loop, "time", lambda: next(times))
 
-    def call_at(when: float, beat: Any) -> _Timer:
-        beats.append((when, beat))
-        return _Timer()
+    def call_at(when: float, beat: Any) -> asyncio.TimerHandle:
+        beats.append(beat)
+        return asyncio.TimerHandle(when, beat, (), loop)
 
-    monkeypatch.setattr(loop, "call_at", call_at)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "call_at", call_at)
+        with heartbeat(0.1, lambda: next(times)) as found:
+            beats[0]()
+            beats[1]()
 
-    with heartbeat(0.1) as found:
-        beats[0][1]()
-        beats[1][1]()
-    monkeypatch.undo()
-
-    assert [when for when, _ in beats] == pytest.approx([100.1, 100.5, 100.7])
-    assert found == pytest.approx([0.35, 0.25, 0.15, 0.05, 0.1, 0.0], abs=1e-9)
-
-
-class _Timer:
-    def cancel(self) -> None:
-        pass
+    assert found == pytest.approx([0.35, 0.25, 0.15, 0.05, 0.12, 0.02])
+    assert len(beats) == 3
 
 
 class _Transport(asyncio.Transport):
@@ -288,6 +281,15 @@ async def test_an_answer_that_is_not_as_expected_is_no_measurement(is_closed: bo
         connection.connection_lost(None)
     else:
         connection.data_received(answer("401 Unauthorized"))
+
+    with pytest.raises(WrongAnswer):
+        await connection.done
+
+
+async def test_without_a_connection_nothing_is_measured() -> None:
+    connection = Connection([b"one"])
+
+    connection.begin()
 
     with pytest.raises(WrongAnswer):
         await connection.done
