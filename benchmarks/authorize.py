@@ -17,9 +17,20 @@ from redis.asyncio import Redis
 from mpauthx_async import Connections, MPAuthX
 from tests.redis_server import RedisServer
 
-from .measurement import Benchmark, Figure, Outcome, Party, Settings, in_turn, rate, ratio, shares
+from .measurement import (
+    Benchmark,
+    Figure,
+    Outcome,
+    Party,
+    Settings,
+    Spread,
+    in_turn,
+    rate,
+    ratio,
+    shares,
+)
 from .progress import Progress
-from .sessions import APP_ID, APP_SECRET, SKU, begin_sessions, session_refs
+from .sessions import APP_ID, APP_SECRET, begin_sessions, service, session_refs
 from .wechat_process import Login, WeChatProcess
 
 __all__ = ["AUTHORIZE"]
@@ -44,26 +55,13 @@ _QUICK = _Size(rounds=3, logins=2_000, other_tokens=20_000)
 async def _run(settings: Settings, progress: Progress) -> Outcome:
     size = _QUICK if settings.quick else _FULL
     async with AsyncExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpauthx-benchmark-"))
         wechat = stack.enter_context(WeChatProcess(uvloop=settings.uvloop))
         empty = stack.enter_context(RedisServer())
         full = stack.enter_context(RedisServer())
         await begin_sessions(full.url, session_refs(size.other_tokens), size.other_tokens, progress)
         emptied = await stack.enter_async_context(Redis.from_url(empty.url))
         http = (await stack.enter_async_context(Connections())).http
-        services = [
-            await stack.enter_async_context(
-                MPAuthX(
-                    app_id=APP_ID,
-                    app_secret=APP_SECRET,
-                    sku=SKU,
-                    users=f"sqlite:///{folder}/{server.port}.db",
-                    tokens=server.url,
-                    api_base=wechat.url,
-                )
-            )
-            for server in (empty, full)
-        ]
+        services = [await _service(stack, server.url, wechat.url) for server in (empty, full)]
 
         async def limit() -> float:
             url = f"{wechat.url}/sns/jscode2session?appid={APP_ID}&secret={APP_SECRET}"
@@ -96,7 +94,17 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
             progress,
         )
 
+    return _outcome(rates, filled, size)
+
+
+async def _service(stack: AsyncExitStack, redis_url: str, api_base: str) -> MPAuthX:
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpauthx-benchmark-"))
+    return await stack.enter_async_context(service(folder, redis_url, api_base=api_base))
+
+
+def _outcome(rates: dict[str, Spread], filled: str, size: _Size) -> Outcome:
     others = f"{size.other_tokens:,} other tokens"
+    to_none = ratio(rates[filled], rates[_EMPTY])
     return Outcome(
         "authorize",
         f"{_CALLERS:,} concurrent callers, {size.logins:,} new users a round, {size.rounds} rounds",
@@ -104,12 +112,7 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         [
             Figure("authorize to the bare GET", ratio(rates[_EMPTY], rates[_LIMIT]), at_least=0.6),
             Figure(f"with {others} to the bare GET", ratio(rates[filled], rates[_LIMIT])),
-            Figure(
-                f"with {others} to none",
-                ratio(rates[filled], rates[_EMPTY]),
-                at_least=0.9,
-                at_most=1.1,
-            ),
+            Figure(f"with {others} to none", to_none, at_least=0.9, at_most=1.1),
         ],
     )
 

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import __main__ as command_line
 from benchmarks.child_process import ChildProcess, Pipe
 from benchmarks.http import Connection
 from benchmarks.loop_lag import heartbeat
@@ -355,3 +356,20 @@ def test_table_without_figures_has_no_empty_heads() -> None:
     shown = table(bars(measured={}, figures=[]), Settings(uvloop=True))
 
     assert shown.splitlines() == ["validate: 3 rounds; uvloop", "", "  Left out: nothing."]
+
+
+def test_report_is_made_by_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command_line, "_RESULTS", tmp_path / "results")
+    monkeypatch.setattr(command_line, "_DOCS", tmp_path / "docs")
+
+    with pytest.raises(SystemExit) as refused:
+        command_line.main(["report"])
+    keep(tmp_path / "results", bars())
+
+    assert refused.value.code == 2
+    assert "There are no results" in capsys.readouterr().err
+    assert command_line.main(["report"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "docs" / "benchmarks.md")
+    assert "## validate" in (tmp_path / "docs" / "benchmarks.md").read_text()
