@@ -18,14 +18,14 @@ import socket
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
 from redis.asyncio import Redis
 
-from mpauthx_async import NewSession, SessionRef
+from mpauthx_async import NewSession, RedisTokenStore, SessionRef
 from mpauthx_async.near_cache import NearCache
 from mpauthx_async.session_keys import SessionKeySealer, with_open_id
 from mpauthx_async.tokens import nonce_of
@@ -85,6 +85,9 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
     found = {}
     for name, kind in kinds.items():
         found[name] = await measured(partial(_bytes_a_session, kind, progress))
+    if not settings.quick:
+        rotated = partial(_bytes_a_session, _with_key, progress, is_rotated=True)
+        found["with its token rotated once"] = await measured(rotated)
     progress.say(f"putting {_ENTRIES:,} tokens into a near cache")
     found[_ENTRY] = await measured(_bytes_an_entry)
     progress.say(f"letting {_LOGINS:,} logins wait")
@@ -102,12 +105,23 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
     )
 
 
-async def _bytes_a_session(kind: Callable[[SessionRef], NewSession], progress: Progress) -> float:
+async def _bytes_a_session(
+    kind: Callable[[SessionRef], NewSession], progress: Progress, *, is_rotated: bool = False
+) -> float:
+    refs = list(session_refs(_SESSIONS))
     with RedisServer() as server:
         async with Redis.from_url(server.url) as client:
             before = await _used(client)
-            await begin_sessions(server.url, session_refs(_SESSIONS), _SESSIONS, progress, kind)
+            await begin_sessions(server.url, refs, _SESSIONS, progress, kind)
+            if is_rotated:
+                await _rotate(server.url, refs)
             return (await _used(client) - before) / _SESSIONS
+
+
+async def _rotate(redis_url: str, refs: Sequence[SessionRef]) -> None:
+    async with RedisTokenStore(redis_url) as store:
+        for first in range(0, len(refs), 500):
+            await store.rotate(refs[first : first + 500], ttl=259_200_000, grace=0)
 
 
 async def _bytes_an_entry() -> float:
