@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Quote no URL that strayed from its option: it may hold a password."""
-        super().error(visible(re.sub("://.*", "://...", message, flags=re.DOTALL)))
+        super().error(visible(re.sub(r"://\S*", "://...", message)))
 
 
 def guarded(arguments: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """One exception class for each way to fail, each with its status code."""
 
+from datetime import UTC, datetime
 from typing import ClassVar
 
 from .constants import StatusCode, TokenStatus
@@ -203,5 +204,8 @@ class BannedError(MPAuthXError):
         self.until = until
 
     def __str__(self) -> str:
-        end = "for ever" if self.until is None else f"until {self.until} (Unix milliseconds)"
+        end = "for ever"
+        if self.until is not None:
+            until = datetime.fromtimestamp(self.until / 1000, UTC)
+            end = f"until {until.isoformat(' ', timespec='seconds')}"
         return f"This user is banned {end}: {self.reason or 'no reason was given'}"

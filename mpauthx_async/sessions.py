@@ -383,7 +383,7 @@ _ADVICE = {
     TokenStatus.unknown: "This token is not valid here, or no longer: log in again.",
     TokenStatus.replaced: "This token was replaced by a newer login: log in again to go on here.",
     TokenStatus.revoked: "This token was revoked: log in again.",
-    TokenStatus.banned: "This token ended when its user was banned.",
+    TokenStatus.banned: "This token ended when its user was banned; they log in when that is over.",
     TokenStatus.rotated: "This token was rotated: use the one that took its place.",
     TokenStatus.reused: "A token of this session was used after it had been rotated, which is a "
     "sign of theft: the session is over. Log in again.",
@@ -399,7 +399,8 @@ def _device_text(parameter: str, text: object) -> str | None:
         return None
     if not isinstance(text, str) or len(text) > _LONGEST_DEVICE or not _is_one_line(text):
         raise ParameterError(
-            f"{parameter} must be a text of one line, of at most {_LONGEST_DEVICE} characters."
+            f"{parameter} must be a text of one line, of at most {_LONGEST_DEVICE} characters, "
+            "none of them a control character."
         )
     return text
 

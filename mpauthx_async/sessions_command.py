@@ -8,8 +8,10 @@ import asyncio
 import json
 import os
 import re
+import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -321,10 +323,17 @@ def _subject(options: argparse.Namespace) -> Subject:
 
 
 def _check_that_it_exists(url: str) -> None:
-    """A store would begin a new file where the path is mistyped, and nobody had any sessions."""
+    """A store would begin anew where the path is mistyped, and nobody had any sessions."""
     scheme, _, path = url.partition("://")
-    if scheme.lower() == "sqlite" and not Path(path.removeprefix("/")).is_file():
-        raise StoreError(f"There is no file {visible(path.removeprefix('/'))}.")
+    if scheme.lower() != "sqlite":
+        return
+    file = Path(path.removeprefix("/"))
+    if not file.is_file():
+        raise StoreError(f"There is no file {visible(str(file))}.")
+    with suppress(sqlite3.Error), closing(sqlite3.connect(file)) as database:
+        tables = database.execute("SELECT name FROM sqlite_master").fetchall()
+        if ("mpauthx_session",) not in tables:
+            raise StoreError(f"No sessions were ever kept in {visible(str(file))}.")
 
 
 def _json(document: dict[str, Any], encoding: str) -> str:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from redis.asyncio import RedisCluster
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 
 from ..connections import Connections, RedisClient
 from ..errors import StoreError
@@ -62,7 +62,10 @@ class RedisDatabase:
 
 
 def _store_error(error: Exception) -> StoreError:
+    advice = "Check that it is up, reachable and writable; the call can be repeated."
+    if isinstance(error, AuthenticationError):
+        advice = "Check the user and the password in its URL."
+    text = str(error).rstrip(".")
     return StoreError(
-        f"Redis did not answer as it should ({type(error).__name__}: {error}). Check that it is "
-        "up, reachable and writable; the call can be repeated."
+        f"Redis did not answer as it should ({type(error).__name__}: {text}). {advice}"
     )
