@@ -7,7 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from .tokens import nonce_of
 
-__all__ = ["NearCache", "NearCaching"]
+__all__ = ["LONGEST_SILENCE", "NearCache", "NearCaching"]
+
+LONGEST_SILENCE = 1.5  # seconds for which a cache is trusted after its store was last heard of
 
 
 @runtime_checkable
@@ -25,6 +27,9 @@ class NearCache:
     when no change can be missed from now on, `forget` or `forget_all` for what has changed, and
     `shut` when changes may be missed: until it is opened again it is empty, and keeps nothing.
 
+    Nor is it of use when nobody has called `synchronize` for LONGEST_SILENCE, though its process
+    be so busy, or stopped, that nobody came to call `shut` either.
+
     An answer that was on its way when its session changed is not kept: `expect` is called before
     the store is asked, and `keep` with the answer.
 
@@ -36,11 +41,13 @@ class NearCache:
     def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self._size = size
-        self._ends: OrderedDict[str, float] = OrderedDict()  # of tokens, the least used first
+        # When tokens end by the store's clock, in seconds; the least used first.
+        self._ends: OrderedDict[str, float] = OrderedDict()
         self._tokens: dict[str, str] = {}  # of sessions, by nonce
         self._expected: dict[str, object] = {}  # what `expect` gave, by nonce
         self._is_open = False
         self._ahead = 0.0  # how far the store's clock is ahead of ours, in seconds
+        self._trusted_until = 0.0  # by our clock
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -48,7 +55,8 @@ class NearCache:
     def knows(self, token: Any) -> bool:
         """Tell whether a token, whatever it is, is known to be good. The hottest path of all."""
         try:
-            if self._ends[token] > self.clock():
+            end, now = self._ends[token], self.clock()
+            if end > now + self._ahead and now < self._trusted_until:
                 self._ends.move_to_end(token)
                 return True
         except (KeyError, TypeError):  # not known; or of a type that no token has
@@ -74,7 +82,7 @@ class NearCache:
         self.forget(nonce)  # what was expected, and an earlier token
         if end is None or end <= 0:
             return
-        self._ends[token] = end / 1000 - self._ahead
+        self._ends[token] = end / 1000
         self._tokens[nonce] = token
         if len(self._ends) > self._size:
             least_used, _ = self._ends.popitem(last=False)
@@ -87,13 +95,14 @@ class NearCache:
         self.synchronize(store_time, at)
 
     def synchronize(self, store_time: float, at: float) -> None:
-        """Learn how far the store's clock is ahead.
+        """Learn how far the store's clock is ahead, and that no change was missed till then.
 
         Args:
             store_time: what it said, in Unix seconds.
             at: when it was asked, by the clock of this cache: so tokens end early, if anything.
         """
         self._ahead = store_time - at
+        self._trusted_until = at + LONGEST_SILENCE
 
     def forget(self, nonce: str) -> None:
         """The session of this nonce has changed."""

@@ -5,27 +5,27 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
-from ..near_cache import NearCache
+from ..near_cache import LONGEST_SILENCE, NearCache
 
 __all__ = ["RedisTracking"]
 
 logger = logging.getLogger(__name__)
 
 _HEARTBEAT = 0.5  # seconds between two questions, whose answers tell that the connection is alive
-_SILENCE = 1.5  # seconds without any answer after which it is given up
-_LONGEST_BACKOFF = 1.0  # seconds before the next attempt to connect
+_SHORTEST_BACKOFF = 0.05  # seconds before the next attempt to connect
+_LONGEST_BACKOFF = 1.0
 _CANCEL_AGAIN = 0.2  # seconds
 _PUSHED = object()
+# Settings for what a managed Redis announces of its maintenance.
+_FOR_THE_POOL = ("maint_notifications_config", "maint_notifications_pool_handler")
 
 
 class RedisTracking:
@@ -43,24 +43,32 @@ class RedisTracking:
     def __init__(self, client: Redis, prefix: str) -> None:
         self._pool = client.connection_pool
         self._prefix = prefix
-        self._caches: list[NearCache] = []
+        self._caches: WeakSet[NearCache] = WeakSet()  # of services that may be gone before us
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._time: tuple[float, float] | None = None  # while it is up: of Redis, and when asked
         self._is_down = False
 
     def subscribe(self, cache: NearCache) -> None:
         """Keep a cache current from now on. Its clock has to be `time.monotonic`."""
-        self._caches.append(cache)
+        self._caches.add(cache)
         if self._time is not None:
             cache.open(*self._time)
 
+    def forget(self, nonces: Iterable[str]) -> None:
+        """The sessions of these nonces have changed."""
+        for nonce in nonces:
+            for cache in self._caches:
+                cache.forget(nonce)
+
     def start(self) -> None:
         """Connect, unless that has begun already; needs a running event loop."""
-        if self._task is None:
+        if not self._is_closed and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
         """Shut the caches and close the connection; may be called again."""
+        self._is_closed = True
         while self._task is not None and not self._task.done():
             self._task.cancel()  # on Python 3.11 redis-py swallows one that meets it sending
             await asyncio.wait([self._task], timeout=_CANCEL_AGAIN)
@@ -68,12 +76,13 @@ class RedisTracking:
     async def _run(self) -> None:
         backoff = 0.0
         while True:
-            connection: Any = self._new_connection()
+            connection = self._new_connection()
             try:
                 await connection.connect()
                 await self._listen(connection)
-            except (RedisError, OSError) as error:
-                backoff = 0.0 if self._time else min(_LONGEST_BACKOFF, 2 * backoff + 0.05)
+            except Exception as error:  # noqa: BLE001 (whatever it is, this has to come back)
+                backoff = 0.0 if self._time else backoff
+                backoff = min(_LONGEST_BACKOFF, 2 * backoff + _SHORTEST_BACKOFF)
                 self._report_down(error)
             finally:
                 self._time = None
@@ -83,33 +92,45 @@ class RedisTracking:
             # Not all processes at the same moment when a server comes back.
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
 
-    def _new_connection(self) -> AbstractConnection:
+    def _new_connection(self) -> Any:
         settings = {
             **self._pool.connection_kwargs,
             "protocol": 3,
+            "decode_responses": False,  # for a key that is no text would end the connection
             "retry": Retry(NoBackoff(), 0),
             "health_check_interval": 0,
         }
+        for name in _FOR_THE_POOL:
+            settings.pop(name, None)
         return self._pool.connection_class(**settings)
 
-    async def _listen(self, connection: AbstractConnection) -> None:
+    async def _listen(self, connection: Any) -> None:
         """Take what Redis pushes until the connection is lost."""
         # redis-py has no public way to it for its asyncio client yet (its issue 3916).
-        parser: Any = connection._parser
+        parser = connection._parser
         parser.set_invalidation_push_handler(self._changed)
+        parser.set_pubsub_push_handler(_pass_over)
+        heard = due = time.monotonic()
         await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
-        await connection.read_response(timeout=_SILENCE)
+        # When its time is over, read_response returns None, and can be called again.
+        if await connection.read_response(timeout=LONGEST_SILENCE) is None:
+            raise TimeoutError
         asked: deque[float] = deque()
-        asking = asyncio.create_task(_ask_time(connection, asked))
-        try:
-            while True:
-                answer = await connection.read_response(timeout=_SILENCE, push_request=True)
-                if answer is not _PUSHED:
-                    self._synchronize(answer, asked.popleft())
-        finally:
-            asking.cancel()
+        while True:
+            now = time.monotonic()
+            if now >= heard + LONGEST_SILENCE:
+                raise TimeoutError
+            if now >= due:
+                asked.append(now)
+                await connection.send_command("TIME")
+                due = now + _HEARTBEAT
+            patience = min(due, heard + LONGEST_SILENCE) - now
+            answer = await connection.read_response(timeout=patience, push_request=True)
+            if answer is not None and answer is not _PUSHED:
+                heard = asked.popleft()
+                self._synchronize(answer, heard)
 
-    def _synchronize(self, answer: Sequence[bytes | str], asked_at: float) -> None:
+    def _synchronize(self, answer: Sequence[bytes], asked_at: float) -> None:
         seconds, microseconds = map(int, answer)
         is_new = self._time is None
         self._time = (seconds + microseconds / 1e6, asked_at)
@@ -122,16 +143,14 @@ class RedisTracking:
             self._is_down = False
             logger.info("The connection on which Redis pushes what changes is up again.")
 
-    async def _changed(self, message: Sequence[object]) -> object:
+    async def _changed(self, message: Sequence[Any]) -> object:
         """Take what Redis pushed: the names of keys, or nothing when all are gone."""
         keys = message[1]
-        for cache in self._caches:
-            if isinstance(keys, list):
-                for key in keys:
-                    name = key if isinstance(key, str) else key.decode(errors="replace")
-                    cache.forget(name.rpartition(":")[2])
-            else:
+        if keys is None:
+            for cache in self._caches:
                 cache.forget_all()
+        else:
+            self.forget(key.decode(errors="replace").rpartition(":")[2] for key in keys)
         return _PUSHED
 
     def _report_down(self, error: Exception) -> None:
@@ -144,10 +163,6 @@ class RedisTracking:
             )
 
 
-async def _ask_time(connection: AbstractConnection, asked: "deque[float]") -> None:
-    """Ask for the time again and again; the answers also tell that the connection is alive."""
-    with suppress(RedisError, OSError):  # whoever reads notices as well
-        while True:
-            asked.append(time.monotonic())
-            await connection.send_command("TIME", check_health=False)
-            await asyncio.sleep(_HEARTBEAT)
+async def _pass_over(_: object) -> object:
+    """Take what else Redis may push."""
+    return _PUSHED
