@@ -76,6 +76,15 @@ class TestRedisByUrl(TokenStoreConformance, SessionKeyStoreConformance):
             yield store
 
 
+class TestRedisWithANearCache(TokenStoreConformance, SessionKeyStoreConformance):
+    @pytest.fixture
+    async def store(
+        self, redis: Redis, redis_server: RedisServer
+    ) -> AsyncIterator[RedisTokenStore]:
+        async with RedisTokenStore(redis_server.url, near_cache=1000) as store:
+            yield store
+
+
 class TestRedisCluster(TokenStoreConformance, SessionKeyStoreConformance):
     @pytest.fixture
     async def store(self, cluster: RedisCluster) -> RedisTokenStore:

@@ -53,10 +53,12 @@ class RedisTokenStore:
             changes, and a single Redis.
 
     Raises:
-        ConfigurationError: for a near cache on a Redis Cluster.
+        ConfigurationError: for a near cache on a Redis Cluster, or of a size that is none.
     """
 
     def __init__(self, redis: AnyRedis, *, near_cache: int = 0) -> None:
+        if type(near_cache) is not int or near_cache < 0:
+            raise ConfigurationError("near_cache must be a whole number of tokens.")
         self._database = RedisDatabase(redis)
         self._near_cache = near_cache
         self._tracking: RedisTracking | None = None
@@ -93,7 +95,11 @@ class RedisTokenStore:
             _, user_id, nonce, _ = session.ref
             args.append((user_id, nonce, session.ttl, absolute_ttl, rule, _words(session)))
         answers = await self._each(self._issue, [session.ref for session in sessions], args)
-        return [_issued(new, answer) for new, answer in zip(sessions, answers, strict=True)]
+        issued = [_issued(new, answer) for new, answer in zip(sessions, answers, strict=True)]
+        for begun in issued:
+            if isinstance(begun, Session):
+                self._forget(begun.replaced)
+        return issued
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         """Tell when sessions end, with one MGET."""
@@ -123,7 +129,9 @@ class RedisTokenStore:
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End sessions: token and list entry of each in one atomic step."""
         args = [(ref.user_id, ref.nonce) for ref in refs]
-        return [bool(ended) for ended in await self._each(self._revoke, refs, args)]
+        answers = await self._each(self._revoke, refs, args)
+        self._forget(refs)
+        return [bool(ended) for ended in answers]
 
     async def sessions(self, subject: Subject) -> Sequence[Session]:
         """List the sessions of a subject that are alive, newest first."""
@@ -132,7 +140,7 @@ class RedisTokenStore:
 
     async def revoke_subject(self, subject: Subject, *, spared: str | None = None) -> int:
         """End all sessions of a subject but one, in one atomic step."""
-        return int(await self._for_user(self._revoke_subject, subject, spared or ""))
+        return await self._end_all(self._revoke_subject, subject, spared or "")
 
     async def rotate(
         self, refs: Sequence[SessionRef], *, ttl: int, grace: int
@@ -142,6 +150,7 @@ class RedisTokenStore:
         once = list(dict.fromkeys(refs))
         args = [(ref.user_id, ref.nonce, ref.generation) for ref in once]
         answers = await self._each(self._rotate, once, args, ttl, grace)
+        self._forget(once)
         rotated = {
             ref: _session(ref.subject, *answer) if isinstance(answer, list) else TokenStatus(answer)
             for ref, answer in zip(once, answers, strict=True)
@@ -151,7 +160,9 @@ class RedisTokenStore:
     async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End the sessions whose tokens of an earlier generation were used."""
         args = [(ref.user_id, ref.nonce, ref.generation) for ref in refs]
-        return [bool(ended) for ended in await self._each(self._end_reused, refs, args)]
+        answers = await self._each(self._end_reused, refs, args)
+        self._forget(refs)
+        return [bool(ended) for ended in answers]
 
     async def renew(
         self, refs: Sequence[SessionRef], *, ttl: int, absolute_ttl: int | None = None
@@ -163,8 +174,7 @@ class RedisTokenStore:
 
     async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
         """Refuse the logins of a subject and end all its sessions, in one atomic step."""
-        args = (reason, "" if ttl is None else ttl)
-        return int(await self._for_user(self._ban, subject, *args))
+        return await self._end_all(self._ban, subject, reason, "" if ttl is None else ttl)
 
     async def unban(self, subject: Subject) -> bool:
         """Let a subject log in again; False when it was not banned."""
@@ -237,6 +247,18 @@ class RedisTokenStore:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _end_all(self, script: Any, subject: Subject, *args: str | int) -> int:
+        """Run a script that ends sessions of a user; returns how many."""
+        nonces = await self._for_user(script, subject, *args)
+        if self._tracking is not None:
+            self._tracking.forget(map(_text, nonces))
+        return len(nonces)
+
+    def _forget(self, refs: Iterable[SessionRef]) -> None:
+        """What was changed here is not answered from memory here, not even until Redis pushes."""
+        if self._tracking is not None:
+            self._tracking.forget(ref.nonce for ref in refs)
 
     async def _lines(self, refs: Sequence[SessionRef]) -> list[Any]:
         """Value and line of each that is alive and of the generation that is good now, or None."""

@@ -223,9 +223,9 @@ local function end_session(bucket, user, nonce, ends, generation, status)
   end
 end
 
--- End all sessions of a user but one.
+-- End all sessions of a user but one; the nonces of those that were alive.
 local function end_sessions(bucket, user, spared, status)
-  local ended, kept = 0, ''
+  local ended, kept = {}, ''
   for _, line in ipairs(lines_of(bucket, user)) do
     local nonce = nonce_of(line)
     local ends, generation = alive(bucket, nonce)
@@ -233,12 +233,12 @@ local function end_sessions(bucket, user, spared, status)
       if ends then kept = line end
     elseif ends then
       die(bucket, nonce, ends, generation, status)
-      ended = ended + 1
+      ended[#ended + 1] = nonce
     end
   end
   if kept == '' then
     go_offline(bucket, user)
-  elseif ended > 0 then  -- else a full Redis would take nothing, and need not
+  elseif #ended > 0 then  -- else a full Redis would take nothing, and need not
     redis.call('HSET', bucket.users, user, kept)
     update_online(bucket, user)
   end
@@ -431,6 +431,7 @@ return answers
 )
 
 # KEYS: the bucket's users. ARGV: the user, and the nonce of a session to be spared or nothing.
+# Returns the nonces of those that were alive.
 REVOKE_SUBJECT = (
     _COMMON
     + """
@@ -528,7 +529,7 @@ return answers
 )
 
 # KEYS: the bucket's users. ARGV: the user, a reason, and for how long or nothing.
-# Returns how many sessions were alive.
+# Returns the nonces of the sessions that were alive.
 BAN = (
     _COMMON
     + """
