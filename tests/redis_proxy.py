@@ -1,0 +1,86 @@
+"""RedisProxy: stands between a service and its Redis, and holds up what it is told to."""
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from .redis_server import RedisServer
+
+__all__ = ["RedisProxy"]
+
+
+class RedisProxy:
+    """Forwards connections; those that asked for CLIENT TRACKING are told from the others.
+
+    Attributes:
+        pushes: while it is cleared, what Redis says on connections with tracking does not arrive,
+            nor what is said to it.
+        answers: likewise what Redis says on the other connections; what is said to it does.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._listener: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.pushes = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.pushes.set()
+        self.answers.set()
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        port = self._listener.sockets[0].getsockname()[1]
+        self.url = f"redis://127.0.0.1:{port}/0"
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with suppress(OSError, asyncio.CancelledError):
+                await self._forward(reader, writer)
+        finally:
+            self._tasks.discard(task)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_server = await asyncio.open_connection("127.0.0.1", self._server.port)
+        is_pushed_to = asyncio.Event()
+
+        async def forth() -> None:
+            while data := await reader.read(65_536):
+                if b"TRACKING" in data:
+                    is_pushed_to.set()
+                if is_pushed_to.is_set():
+                    await self.pushes.wait()
+                to_server[1].write(data)
+
+        async def back() -> None:
+            while data := await to_server[0].read(65_536):
+                await (self.pushes if is_pushed_to.is_set() else self.answers).wait()
+                writer.write(data)
+
+        directions = [asyncio.create_task(forth()), asyncio.create_task(back())]
+        try:
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for direction in directions:
+                direction.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
+            to_server[1].close()
+            writer.close()

@@ -1,0 +1,301 @@
+"""Opening, closing and refusing near caches on Redis, and the servers on which they cannot be."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from mpauthx_async import (
+    ClosedError,
+    ConfigurationError,
+    Connections,
+    MPAuthX,
+    RedisTokenStore,
+    WeChatSimulator,
+)
+from mpauthx_async.stores import open_records, open_token_store
+from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import until
+
+from .near_services import (
+    Make,
+    cache_of,
+    maker,
+    refused_in_time,
+    trackers,
+    warm,
+    with_near_cache,
+)
+from .redis_server import RedisServer
+from .service_calls import log_in
+
+LOGGER = "mpauthx_async.stores.redis_tracking"
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A Redis of the test's own."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def admin(server: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
+    return maker(wx, server, tmp_path)
+
+
+async def until_alone(admin: Redis) -> None:
+    """Wait until Redis has no connection but the one that asks."""
+
+    async def is_alone() -> bool:
+        return len(await admin.client_list()) == 1
+
+    await until(is_alone)
+
+
+# Closing
+
+
+async def test_closing_leaves_no_connection_and_no_task(
+    make: Make, admin: Redis, wx: WeChatSimulator
+) -> None:
+    tasks = asyncio.all_tasks()
+    auth = make()
+    token = (await warm(auth, wx)).response
+    await auth.close()
+    await auth.close()
+    with pytest.raises(ClosedError):
+        await auth.is_token_valid(token)
+    await until_alone(admin)
+    assert asyncio.all_tasks() <= tasks
+
+
+async def test_closing_while_redis_is_down(
+    make: Make, server: RedisServer, wx: WeChatSimulator
+) -> None:
+    tasks = asyncio.all_tasks()
+    async with make() as auth:
+        await warm(auth, wx)
+        server.stop()
+
+        async def is_down() -> bool:
+            return len(cache_of(auth)) == 0
+
+        await until(is_down)
+    assert asyncio.all_tasks() <= tasks
+
+
+async def test_closing_while_it_connects(server: RedisServer, admin: Redis) -> None:
+    tasks, url = asyncio.all_tasks(), f"{server.url}?socket_timeout=0.5"
+    for turns in range(12):
+        server.pause()
+        store = RedisTokenStore(url, near_cache=10)
+        lookup = asyncio.ensure_future(store.lookup([new_session().ref]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        lookup.cancel()
+        await store.close()
+        await asyncio.wait([lookup])
+        server.resume()
+    await until_alone(admin)
+    assert asyncio.all_tasks() <= tasks
+
+
+async def test_a_store_that_was_closed_connects_no_more(server: RedisServer, admin: Redis) -> None:
+    store = RedisTokenStore(server.url, near_cache=10)
+    await store.close()
+    with pytest.raises(ClosedError):
+        await store.lookup([new_session().ref])
+    assert store._tracking is not None
+    assert store._tracking._task is None
+
+
+def test_a_store_serves_one_event_loop_after_another(server: RedisServer) -> None:
+    client = Redis.from_url(server.url)
+    store = RedisTokenStore(client, near_cache=10)
+
+    async def use() -> None:
+        cache = store.open_near_cache()
+        assert cache is not None
+        known = new_session()
+
+        async def is_open() -> bool:
+            await store.lookup([known.ref])
+            return cache.expect(known.ref.nonce) is not None
+
+        await until(is_open)
+        await client.connection_pool.disconnect()
+
+    asyncio.run(use())
+    asyncio.run(use())
+    asyncio.run(store.close())
+
+
+# How it connects
+
+
+async def test_an_injected_client_that_decodes_and_keys_that_are_no_text(
+    make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    async with (
+        Redis.from_url(server.url, decode_responses=True) as client,
+        RedisTokenStore(client, near_cache=10) as store,
+        make(tokens=store) as auth,
+        make() as elsewhere,
+    ):
+        given, other = await warm(auth, wx), await warm(auth, wx, "carol")
+        before = [tracker["id"] for tracker in await trackers(admin)]
+        await admin.set(b"mpauthx:t:\xff\xfe", b"\xff")
+        await admin.set("mpauthx:t:", "5")
+        await admin.execute_command("DEL", b"mpauthx:t:\xff\xfe")
+        await elsewhere.revoke(given.response)
+        await refused_in_time(auth, given.response)
+        assert cache_of(auth).knows(other.response)
+        assert [tracker["id"] for tracker in await trackers(admin)] == before
+
+
+async def test_injected_connections(make: Make, server: RedisServer, wx: WeChatSimulator) -> None:
+    async with (
+        Redis.from_url(server.url) as client,
+        Connections(redis=client) as connections,
+        RedisTokenStore(connections, near_cache=10) as store,
+        make(tokens=store, connections=connections) as auth,
+    ):
+        token = (await warm(auth, wx)).response
+        await client.flushall()
+        await refused_in_time(auth, token)
+
+
+async def test_it_connects_as_the_url_says(
+    make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    await admin.config_set("requirepass", "p%ss word")
+    url = f"redis://:p%25ss%20word@127.0.0.1:{server.port}/3?near_cache=10&client_name=shop"
+    async with make(tokens=url) as auth:
+        token = (await warm(auth, wx)).response
+        (tracker,) = await trackers(admin)
+        assert (tracker["name"], tracker["db"], tracker["resp"]) == ("shop", "3", "3")
+        async with make(tokens=url) as elsewhere:
+            await elsewhere.revoke(token)
+        await refused_in_time(auth, token)
+
+
+async def test_a_unix_socket(make: Make, tmp_path: Path, wx: WeChatSimulator) -> None:
+    with RedisServer(unixsocket=str(tmp_path / "redis.sock")):
+        url = f"unix://{tmp_path}/redis.sock?db=2&near_cache=10"
+        async with make(tokens=url) as auth, make(tokens=url) as elsewhere:
+            token = (await warm(auth, wx)).response
+            await elsewhere.revoke(token)
+            await refused_in_time(auth, token)
+
+
+async def test_what_else_is_kept_behind_the_url(make: Make, wx: WeChatSimulator) -> None:
+    async with make() as auth:
+        code = wx.web_login("bob")
+        assert await auth.is_token_valid((await auth.authorize_web(code)).response)
+        assert await auth.access_token() == await auth.access_token()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("size", ["", "x", "-1", "1.5", "1e3", "+5", "9999999999", "5 ", "None"])
+@pytest.mark.parametrize("opener", [open_token_store, open_records])
+async def test_a_url_whose_near_cache_is_no_number_is_refused(opener: Any, size: str) -> None:
+    for query in (
+        f"near_cache={size}",
+        f"db=1&near_cache={size}",
+        f"near_cache={size}&near_cache=5",
+    ):
+        with pytest.raises(ConfigurationError, match="near_cache"):
+            opener(f"redis://127.0.0.1/0?{query}", Connections())
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "5", None, True])
+def test_a_size_that_is_no_number_is_refused(size: Any) -> None:
+    with pytest.raises(ConfigurationError, match="near_cache"):
+        RedisTokenStore("redis://127.0.0.1/0", near_cache=size)
+
+
+async def test_a_cluster_is_refused(cluster: RedisCluster) -> None:
+    with pytest.raises(ConfigurationError, match="single Redis"):
+        RedisTokenStore(cluster, near_cache=10)
+    await RedisTokenStore(cluster).lookup([new_session().ref])
+
+
+@pytest.mark.parametrize("query", ["", "?near_cache=0", "?db=0&near_cache=0"])
+async def test_by_default_there_is_none(
+    query: str, make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=server.url + query) as auth:
+        assert await auth.is_token_valid((await log_in(auth, wx)).response)
+        assert auth._sessions._near is None
+        assert await trackers(admin) == []
+
+
+# Where it cannot be
+
+
+async def rejected(admin: Redis, name: str) -> int:
+    """How often Redis refused a command."""
+    stats = await admin.info("commandstats")
+    return sum(
+        stat["rejected_calls"]
+        for command, stat in stats.items()
+        if command.startswith(f"cmdstat_{name}")
+    )
+
+
+async def test_a_user_who_may_not_track_has_no_near_cache_and_one_warning(
+    make: Make,
+    server: RedisServer,
+    admin: Redis,
+    wx: WeChatSimulator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await admin.execute_command(
+        "ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-client"
+    )
+    url = f"redis://limited:secret@127.0.0.1:{server.port}/0?near_cache=10"
+    async with make(tokens=url) as auth:
+        await use_without_cache(auth, wx, lambda: rejected(admin, "client"))
+    assert_warned_once(caplog)
+
+
+async def test_a_redis_without_resp3_has_no_near_cache_and_one_warning(
+    make: Make, server: RedisServer, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"{server.url}?protocol=2"
+    async with Redis.from_url(url) as admin, make(tokens=with_near_cache(url)) as auth:
+        await admin.execute_command("ACL", "SETUSER", "default", "-hello")
+        await use_without_cache(auth, wx, lambda: rejected(admin, "hello"))
+    assert_warned_once(caplog)
+
+
+async def use_without_cache(auth: MPAuthX, wx: WeChatSimulator, attempts: Any) -> None:
+    """Use a service until a connection for its near cache was attempted some times."""
+    token = (await log_in(auth, wx)).response
+
+    async def has_been_tried() -> bool:
+        assert await auth.is_token_valid(token)
+        assert len(cache_of(auth)) == 0
+        return bool(await attempts() >= 8)
+
+    await until(has_been_tried)
+    assert await auth.revoke(token)
+    assert not await auth.is_token_valid(token)
+
+
+def assert_warned_once(caplog: pytest.LogCaptureFixture) -> None:
+    records = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [(record.name, record.levelname) for record in records] == [(LOGGER, "WARNING")]
