@@ -273,12 +273,18 @@ async def test_a_user_who_may_not_track_has_no_near_cache_and_one_warning(
 
 
 async def test_a_redis_without_resp3_has_no_near_cache_and_one_warning(
-    make: Make, server: RedisServer, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+    make: Make, tmp_path: Path, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = f"{server.url}?protocol=2"
-    async with Redis.from_url(url) as admin, make(tokens=with_near_cache(url)) as auth:
-        await admin.execute_command("ACL", "SETUSER", "default", "-hello")
-        await use_without_cache(auth, wx, lambda: rejected(admin, "hello"))
+    settings = tmp_path / "old.conf"
+    settings.write_text("rename-command HELLO GREET\n")
+    with RedisServer(include=str(settings)) as old:
+        url = f"{old.url}?protocol=2"
+        async with Redis.from_url(url) as admin, make(tokens=with_near_cache(url)) as auth:
+
+            async def connections() -> int:
+                return int((await admin.info("stats"))["total_connections_received"])
+
+            await use_without_cache(auth, wx, connections)
     assert_warned_once(caplog)
 
 
