@@ -16,7 +16,7 @@ from redis import Redis
 from mpauthx_async.cli import main
 from mpauthx_async.connections import Connections
 from mpauthx_async.models import NewSession, SessionRef
-from mpauthx_async.stores import TokenStore, open_token_store
+from mpauthx_async.stores import SqliteTokenStore, TokenStore, open_token_store
 from mpauthx_async.tokens import new_nonce
 
 from .redis_server import RedisServer
@@ -74,7 +74,7 @@ class Command:
 def empty_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store."""
     if request.param == "sqlite":
-        (tmp_path / "tokens.db").touch()
+        asyncio.run(_begin_to_keep_sessions(tmp_path / "tokens.db"))
         return f"sqlite:///{tmp_path}/tokens.db"
     server: RedisServer = request.getfixturevalue("redis_server")
     with Redis.from_url(server.url) as client:
@@ -101,3 +101,8 @@ def run(*arguments: str, tokens: str, **environment: str) -> Outcome:
     with process(*arguments, tokens=tokens, **environment) as child:
         out, err = child.communicate(timeout=60)
     return Outcome(child.returncode, out.decode(), err.decode())
+
+
+async def _begin_to_keep_sessions(file: Path) -> None:
+    async with SqliteTokenStore(file) as store:
+        await store.lookup([])

@@ -1,4 +1,6 @@
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -267,3 +269,15 @@ class TestTheProcess:
             child.stdout.close()
             assert child.stderr.read() == b""
             assert child.wait(60) == 0
+
+
+def test_a_database_that_never_kept_sessions_stays_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "users.db"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE user (openId TEXT)")
+        database.commit()
+    outcome = run("list", "bob", tokens=f"sqlite:///{file}")
+    assert outcome.code == 1
+    assert "No sessions were ever kept" in outcome.err
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("user",)]
