@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from mpauthx_async import MPAuthX, StoreError, WeChatSimulator
@@ -31,6 +32,7 @@ from .near_services import (
     warm,
     with_near_cache,
 )
+from .redis_contents import session_key
 from .redis_proxy import RedisProxy
 from .redis_server import RedisServer
 from .service_calls import log_in
@@ -266,6 +268,23 @@ async def test_a_redis_that_hangs_while_tokens_are_revoked(
         await checker.until_rounds(3)
     checker.judge()
     assert set(checker.revoked) == set(doomed)
+
+
+async def test_a_process_that_was_stopped(
+    auth: MPAuthX, server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    given, other = await warm(auth, wx), await warm(auth, wx, "carol")
+    before = [tracker["id"] for tracker in await trackers(admin)]
+
+    def stop() -> None:
+        with SyncRedis(port=server.port) as client:
+            client.delete(session_key(given.session.ref))
+        time.sleep(BOUND)
+
+    stop()
+    assert not await auth.is_token_valid(given.response)
+    await until_kept(auth, other.response)
+    assert [tracker["id"] for tracker in await trackers(admin)] == before
 
 
 async def test_a_redis_that_is_slow_at_the_start(

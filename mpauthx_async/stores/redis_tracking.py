@@ -118,14 +118,15 @@ class RedisTracking:
         asked: deque[float] = deque()
         while True:
             now = time.monotonic()
-            if now >= heard + LONGEST_SILENCE:
-                raise TimeoutError
             if now >= due:
                 asked.append(now)
                 await connection.send_command("TIME")
                 due = now + _HEARTBEAT
-            patience = min(due, heard + LONGEST_SILENCE) - now
-            answer = await connection.read_response(timeout=patience, push_request=True)
+            # When this process was busy for long, the answer may lie there, and is read first.
+            is_late = now >= heard + LONGEST_SILENCE
+            answer = await connection.read_response(timeout=due - now, push_request=True)
+            if answer is None and is_late:
+                raise TimeoutError
             if answer is not None and answer is not _PUSHED:
                 heard = asked.popleft()
                 self._synchronize(answer, heard)
