@@ -56,6 +56,7 @@ class RedisProxy:
             with suppress(OSError, asyncio.CancelledError):
                 await self._forward(reader, writer)
         finally:
+            writer.close()
             self._tasks.discard(task)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
