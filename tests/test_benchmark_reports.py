@@ -4,6 +4,7 @@ Nothing here times anything.
 """
 
 import asyncio
+import importlib.util
 import json
 import math
 import os
@@ -119,29 +120,27 @@ def test_json_keeps_unit_and_chart(tmp_path: Path) -> None:
     assert [spread["median"] for spread in charts["scale"]["lines"]["revoke"]] == [2, 2]
 
 
-def test_plots_are_svg_that_names_parties_and_units(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+if importlib.util.find_spec("matplotlib") is not None:  # it comes with the extra benchmark
 
-    assert save_plots(tmp_path / "new", [lags(), lines(), bars()], Settings()) == ""
+    def test_plots_are_svg_that_names_parties_and_units(tmp_path: Path) -> None:
+        assert save_plots(tmp_path / "new", [lags(), lines(), bars()], Settings()) == ""
 
-    texts = {}
-    for file in (tmp_path / "new").iterdir():
-        root = ElementTree.fromstring(file.read_text())
-        texts[file.name] = " ".join("".join(part.itertext()) for part in root.iter())
-    assert sorted(texts) == ["revocation.svg", "scale.svg", "validate.svg"]
-    assert "lag in ms" in texts["revocation.svg"]
-    assert "other sessions" in texts["scale.svg"]
-    assert "calls a second" in texts["scale.svg"]
-    assert "theirs" in texts["validate.svg"]
-    assert "calls a second" in texts["validate.svg"]
+        texts = {}
+        for file in (tmp_path / "new").iterdir():
+            root = ElementTree.fromstring(file.read_text())
+            texts[file.name] = " ".join("".join(part.itertext()) for part in root.iter())
+        assert sorted(texts) == ["revocation.svg", "scale.svg", "validate.svg"]
+        assert "lag in ms" in texts["revocation.svg"]
+        assert "other sessions" in texts["scale.svg"]
+        assert "calls a second" in texts["scale.svg"]
+        assert "theirs" in texts["validate.svg"]
+        assert "calls a second" in texts["validate.svg"]
 
+    def test_a_histogram_of_nothing_is_plotted_too(tmp_path: Path) -> None:
+        nothing = Histogram("ms", [1.0, 10.0], {"ours": [0]})
 
-def test_a_histogram_of_nothing_is_plotted_too(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    nothing = Histogram("ms", [1.0, 10.0], {"ours": [0]})
-
-    assert save_plots(tmp_path, [bars(chart=nothing)], Settings(uvloop=True)) == ""
-    assert (tmp_path / "validate-uvloop.svg").exists()
+        assert save_plots(tmp_path, [bars(chart=nothing)], Settings(uvloop=True)) == ""
+        assert (tmp_path / "validate-uvloop.svg").exists()
 
 
 def test_without_matplotlib_there_is_a_note_and_no_plot(

@@ -395,7 +395,7 @@ def test_an_error_tells_what_it_knows():
     )
     assert str(BannedError("bob", "spam", None)) == "This user is banned for ever: spam"
     assert str(BannedError("bob", "", 1_500)) == (
-        "This user is banned until 1500 (Unix milliseconds): no reason was given"
+        "This user is banned until 1970-01-01 00:00:01+00:00: no reason was given"
     )
     assert (str(revoked), revoked.status) == ("Log in again.", TokenStatus.revoked)
     assert str(WeChatAPIError(99999, "oh")) == "WeChat answered errcode 99999, 'oh'"
