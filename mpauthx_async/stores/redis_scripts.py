@@ -120,8 +120,10 @@ end
 local function keep(bucket, ends, ...)
   local left = redis.call('PTTL', bucket.users)
   if left < ends - NOW then
+    -- A little longer, so that not each login has to move it on.
+    local last = int(ends + math.min(60000, math.floor((ends - NOW) / 64)))
     for _, key in ipairs({bucket.users, bucket.online, bucket.longer, bucket.ends}) do
-      redis.call('PEXPIREAT', key, int(ends))
+      redis.call('PEXPIREAT', key, last)
     end
   else
     for _, key in ipairs({...}) do
@@ -145,13 +147,14 @@ local function write_line(bucket, user, nonce, change)
   return line
 end
 
--- Until when a user is online; 0 for who is not.
+-- Until when a user is online, 0 for who is not; and whether the end stands apart, be it over.
 local function online_end(bucket, user)
-  local ends = tonumber(redis.call('ZSCORE', bucket.ends, user) or 0)
-  if ends >= NOW then return ends, true end
+  local ends = redis.call('ZSCORE', bucket.ends, user)
+  if ends and tonumber(ends) >= NOW then return tonumber(ends), true end
+  local is_apart = ends and true or false
   ends = tonumber(redis.call('ZSCORE', bucket.online, user) or 0)
   if ends >= NOW then return ends, false end
-  return 0
+  return 0, is_apart
 end
 
 local function go_offline(bucket, user)
@@ -161,14 +164,17 @@ local function go_offline(bucket, user)
   redis.call('HDEL', bucket.users, user)
 end
 
--- The user's last session ends then, and no longer when it seemed.
-local function set_online_end(bucket, user, ends)
+-- The user's last session ends then, and no longer when it seemed; or not before then.
+local function set_online_end(bucket, user, ends, at_least)
   local current, is_apart = online_end(bucket, user)
+  if at_least then ends = math.max(ends, current) end
   if current == ends then
     keep(bucket, ends)
   elseif current == 0 then
-    redis.call('ZREM', bucket.longer, user)
-    redis.call('ZREM', bucket.ends, user)
+    if is_apart then
+      redis.call('ZREM', bucket.longer, user)
+      redis.call('ZREM', bucket.ends, user)
+    end
     redis.call('ZADD', bucket.online, int(ends), user)
     keep(bucket, ends, bucket.online)
   else
@@ -195,7 +201,7 @@ local function begin_life(bucket, user, nonce, ends, generation, old)
   if ends < old then
     update_online(bucket, user)
   else
-    set_online_end(bucket, user, math.max(ends, (online_end(bucket, user))))
+    set_online_end(bucket, user, ends, true)
   end
 end
 
@@ -366,7 +372,7 @@ local function issue(key, user, nonce, ttl, absolute_ttl, rule, words_behind)
   if #replaced > 0 then
     update_online(bucket, user)
   else
-    set_online_end(bucket, user, math.max(ends, (online_end(bucket, user))))
+    set_online_end(bucket, user, ends, true)
   end
   tidy_bucket(bucket)
   if #replaced == 0 then return issued_at end
