@@ -6,12 +6,14 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from ..near_cache import LONGEST_SILENCE, NearCache
 
@@ -88,7 +90,8 @@ class RedisTracking:
                 self._time = None
                 for cache in self._caches:
                     cache.shut()
-                await connection.disconnect(nowait=True)
+                with suppress(RedisError, OSError):  # it is given up in any case
+                    await connection.disconnect(nowait=True)
             # Not all processes at the same moment when a server comes back.
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
 
@@ -108,7 +111,7 @@ class RedisTracking:
         """Take what Redis pushes until the connection is lost."""
         # redis-py has no public way to it for its asyncio client yet (its issue 3916).
         parser = connection._parser
-        parser.set_invalidation_push_handler(self._changed)
+        parser.set_invalidation_push_handler(_take)
         parser.set_pubsub_push_handler(_pass_over)
         heard = due = time.monotonic()
         await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
@@ -127,7 +130,9 @@ class RedisTracking:
             answer = await connection.read_response(timeout=due - now, push_request=True)
             if answer is None and is_late:
                 raise TimeoutError
-            if answer is not None and answer is not _PUSHED:
+            if isinstance(answer, _Change):
+                self._apply(answer)
+            elif answer is not None and answer is not _PUSHED:
                 heard = asked.popleft()
                 self._synchronize(answer, heard)
 
@@ -144,24 +149,34 @@ class RedisTracking:
             self._is_down = False
             logger.info("The connection on which Redis pushes what changes is up again.")
 
-    async def _changed(self, message: Sequence[Any]) -> object:
-        """Take what Redis pushed: the names of keys, or nothing when all are gone."""
-        keys = message[1]
-        if keys is None:
+    def _apply(self, change: "_Change") -> None:
+        if change.keys is None:
             for cache in self._caches:
                 cache.forget_all()
         else:
-            self.forget(key.decode(errors="replace").rpartition(":")[2] for key in keys)
-        return _PUSHED
+            self.forget(key.decode(errors="replace").rpartition(":")[2] for key in change.keys)
 
     def _report_down(self, error: Exception) -> None:
         if not self._is_down:
             self._is_down = True
+            unknown = None if isinstance(error, (RedisError, OSError)) else error
             logger.warning(
                 "The connection on which Redis pushes what changes is down, so near caches are "
                 "not used until it is up again: %s",
                 type(error).__name__,
+                exc_info=unknown,
             )
+
+
+class _Change(NamedTuple):
+    """What Redis pushed: the names of keys, or None when all are gone."""
+
+    keys: Sequence[bytes] | None
+
+
+async def _take(message: Sequence[Any]) -> _Change:
+    # Not applied in here: what a handler raises redis-py only logs, and the change would be lost.
+    return _Change(message[1])
 
 
 async def _pass_over(_: object) -> object:
