@@ -1,10 +1,11 @@
 """What the tests of near caches on Redis share: their services, and how they wait."""
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import AuthResult, MPAuthX, WeChatSimulator
@@ -17,9 +18,12 @@ from .service_calls import log_in
 __all__ = [
     "BOUND",
     "Make",
+    "admin",
     "cache_of",
+    "make",
     "maker",
     "refused_in_time",
+    "server",
     "trackers",
     "until_kept",
     "warm",
@@ -49,6 +53,24 @@ def maker(wx: WeChatSimulator, server: RedisServer, directory: Path) -> Make:
         return MPAuthX(**(settings | changes))
 
     return make
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A Redis of the test's own."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def admin(server: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
+    return maker(wx, server, tmp_path)
 
 
 def cache_of(auth: MPAuthX) -> NearCache:

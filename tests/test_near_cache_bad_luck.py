@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -24,9 +24,11 @@ from mpauthx_async.stores.conformance.examples import until
 from .near_services import (
     BOUND,
     Make,
+    admin,
     cache_of,
-    maker,
+    make,
     refused_in_time,
+    server,
     trackers,
     until_kept,
     warm,
@@ -37,28 +39,12 @@ from .redis_proxy import RedisProxy
 from .redis_server import RedisServer
 from .service_calls import log_in
 
+__all__ = ["admin", "make", "server"]
+
 ROOT = Path(__file__).parents[1]
 LOGGER = "mpauthx_async.stores.redis_tracking"
 USERS = 60
 PAUSE = 5  # seconds
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A Redis of the test's own."""
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def admin(server: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis.from_url(server.url) as client:
-        yield client
-
-
-@pytest.fixture
-def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
-    return maker(wx, server, tmp_path)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,11 @@ from mpauthx_async.stores.conformance.examples import until
 
 from .near_services import (
     Make,
+    admin,
     cache_of,
-    maker,
+    make,
     refused_in_time,
+    server,
     trackers,
     warm,
     with_near_cache,
@@ -33,25 +34,9 @@ from .near_services import (
 from .redis_server import RedisServer
 from .service_calls import log_in
 
+__all__ = ["admin", "make", "server"]
+
 LOGGER = "mpauthx_async.stores.redis_tracking"
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A Redis of the test's own."""
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def admin(server: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis.from_url(server.url) as client:
-        yield client
-
-
-@pytest.fixture
-def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
-    return maker(wx, server, tmp_path)
 
 
 async def until_alone(admin: Redis) -> None:

@@ -8,7 +8,7 @@ import gc
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,12 @@ from mpauthx_async.stores.conformance.examples import until
 
 from .near_services import (
     Make,
+    admin,
     cache_of,
+    make,
     maker,
     refused_in_time,
+    server,
     trackers,
     until_kept,
     warm,
@@ -42,25 +45,9 @@ from .redis_proxy import RedisProxy
 from .redis_server import RedisServer
 from .service_calls import hear, log_in, of_kind
 
+__all__ = ["admin", "make", "server"]
+
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A Redis of the test's own."""
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def admin(server: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis.from_url(server.url) as client:
-        yield client
-
-
-@pytest.fixture
-def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
-    return maker(wx, server, tmp_path)
 
 
 @pytest.fixture
