@@ -202,18 +202,21 @@ async def _lags_while(calls: Sequence[_Call], a_tick: int) -> _Lags:
 
 @contextmanager
 def heartbeat(
-    interval: float = _INTERVAL, clock: Callable[[], float] = time.monotonic
+    interval: float = _INTERVAL,
+    clock: Callable[[], float] = time.monotonic,
+    call_later: Callable[[float, Callable[[], None]], asyncio.Handle] | None = None,
 ) -> Iterator[_Lags]:
     """Note by how much later each heartbeat comes than it was due, in seconds, until left.
 
     Args:
         interval: in seconds.
         clock: tells the time. A loop's own will not do: uvloop's stands still during a tick.
+        call_later: calls a function after so many seconds; by default as the running loop does.
     """
-    loop = asyncio.get_running_loop()
+    call_later = call_later or asyncio.get_running_loop().call_later
     lags: _Lags = []
     due = clock() + interval
-    timer: asyncio.TimerHandle | None = None
+    timer: asyncio.Handle
 
     def beat() -> None:
         nonlocal due, timer
@@ -221,9 +224,9 @@ def heartbeat(
         while due <= now:
             lags.append(now - due)
             due += interval
-        timer = loop.call_at(loop.time() + due - now, beat)
+        timer = call_later(due - now, beat)
 
-    timer = loop.call_at(loop.time() + interval, beat)
+    timer = call_later(interval, beat)
     try:
         yield lags
     finally:

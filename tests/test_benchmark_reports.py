@@ -8,15 +8,15 @@ import importlib.util
 import json
 import math
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import __main__ as command_line
 from benchmarks.child_process import ChildProcess, Pipe
 from benchmarks.http import Connection
 from benchmarks.loop_lag import heartbeat
@@ -35,6 +35,7 @@ from benchmarks.report import number_text, save, save_plots, table
 from benchmarks.scale import hundred_million_users, sizes_that_fit
 from benchmarks.sessions import mget_calls, near
 
+ROOT = Path(__file__).parents[1]
 ORDER = ["revocation", "scale", "validate"]
 ONCE = Spread((1.0, 3.0, 2.0))
 
@@ -142,14 +143,11 @@ if importlib.util.find_spec("matplotlib") is not None:  # it comes with the extr
         assert save_plots(tmp_path, [bars(chart=nothing)], Settings(uvloop=True)) == ""
         assert (tmp_path / "validate-uvloop.svg").exists()
 
+else:
 
-def test_without_matplotlib_there_is_a_note_and_no_plot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-
-    assert "matplotlib is not installed" in save_plots(tmp_path, [bars()], Settings())
-    assert list(tmp_path.iterdir()) == []
+    def test_without_matplotlib_there_is_a_note_and_no_plot(tmp_path: Path) -> None:
+        assert "matplotlib is not installed" in save_plots(tmp_path, [bars()], Settings())
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_page_says_which_bounds_hold_and_shows_the_plots(tmp_path: Path) -> None:
@@ -216,22 +214,17 @@ def test_what_a_hundred_million_users_need_is_reckoned() -> None:
     assert "7 for checks through Redis and 3 for logins" in processes
 
 
-async def test_heartbeats_that_a_held_up_loop_missed_count_each(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    loop = asyncio.get_running_loop()
+async def test_heartbeats_that_a_held_up_loop_missed_count_each() -> None:
     times = iter([100.0, 100.45, 100.62])
-    beats: list[Any] = []
+    beats: list[Callable[[], None]] = []
 
-    def call_at(when: float, beat: Any) -> asyncio.TimerHandle:
+    def call_later(delay: float, beat: Callable[[], None]) -> asyncio.Handle:
         beats.append(beat)
-        return asyncio.TimerHandle(when, beat, (), loop)
+        return asyncio.Handle(beat, (), asyncio.get_running_loop())
 
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "call_at", call_at)
-        with heartbeat(0.1, lambda: next(times)) as found:
-            beats[0]()
-            beats[1]()
+    with heartbeat(0.1, lambda: next(times), call_later) as found:
+        beats[0]()
+        beats[1]()
 
     assert found == pytest.approx([0.35, 0.25, 0.15, 0.05, 0.12, 0.02])
     assert len(beats) == 3
@@ -357,18 +350,24 @@ def test_table_without_figures_has_no_empty_heads() -> None:
     assert shown.splitlines() == ["validate: 3 rounds; uvloop", "", "  Left out: nothing."]
 
 
-def test_report_is_made_by_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(command_line, "_RESULTS", tmp_path / "results")
-    monkeypatch.setattr(command_line, "_DOCS", tmp_path / "docs")
+def test_report_is_made_by_the_command_line(tmp_path: Path) -> None:
+    """In a copy, for the command knows its folders by where it stands."""
+    for part in ("benchmarks/*.py", "tests/__init__.py", "tests/redis_server.py"):
+        for file in ROOT.glob(part):
+            copy = tmp_path / file.relative_to(ROOT)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(file.read_bytes())
 
-    with pytest.raises(SystemExit) as refused:
-        command_line.main(["report"])
-    keep(tmp_path / "results", bars())
+    def report() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "benchmarks", "report"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert refused.value.code == 2
-    assert "There are no results" in capsys.readouterr().err
-    assert command_line.main(["report"]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "docs" / "benchmarks.md")
+    refused = report()
+    assert refused.returncode == 2
+    assert "There are no results" in refused.stderr
+
+    keep(tmp_path / "benchmarks" / "results", bars())
+    made = report()
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.strip() == str(tmp_path / "docs" / "benchmarks.md")
     assert "## validate" in (tmp_path / "docs" / "benchmarks.md").read_text()
