@@ -1,7 +1,7 @@
 """Text from clients as a terminal can show it: whatever it holds, it stays in its place."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from unicodedata import category, east_asian_width
 
@@ -21,14 +21,15 @@ class Page:
 
     Args:
         encoding: the terminal's.
+        clock: tells the time in Unix seconds.
     """
 
-    def __init__(self, encoding: str) -> None:
+    def __init__(self, encoding: str, clock: Callable[[], float] = time.time) -> None:
         self.encoding = encoding
         # One offset for all times, also for those beyond a change of the clocks.
         now = datetime.now().astimezone()
         self._zone = now.tzinfo
-        self._now = time.time() * 1000
+        self._now = clock() * 1000
         offset = f"{now:%z}"
         self.zone = f"UTC{offset[:3]}:{offset[3:5]}"
 

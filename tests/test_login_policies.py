@@ -252,7 +252,7 @@ async def test_a_refresh_ends_the_shared_token_as_any_other(
 def test_a_policy_does_not_change() -> None:
     policy = LoginPolicy(max_sessions=3)
     with pytest.raises(FrozenInstanceError):
-        policy.max_sessions = 4  # type: ignore[misc]
+        policy.max_sessions = 4
     assert policy == LoginPolicy(max_sessions=3)
     assert LoginPolicy() == LoginPolicy(None, one_per_kind=False, shared_token=False)
 

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,17 @@ class TestEmptyRedis:
 
 Write = Callable[[RedisTokenStore, SessionRef, SessionRef], Awaitable[Any]]
 
+
+async def _issue(
+    policy: LoginPolicy, store: RedisTokenStore, ref: SessionRef, old: SessionRef
+) -> object:
+    return await store.issue(
+        [new_session(ttl=DAY, policy=policy), new_session("bob", policy=policy)]
+    )
+
+
 GROWS: dict[str, Write] = {
-    **{
-        f"issue, {policy}": lambda store, ref, old, policy=policy: store.issue(  # type: ignore[misc]
-            [new_session(ttl=DAY, policy=policy), new_session("bob", policy=policy)]
-        )
-        for policy in POLICIES
-    },
+    **{f"issue, {policy}": partial(_issue, policy) for policy in POLICIES},
     "rotate": lambda store, ref, old: store.rotate([ref], ttl=DAY, grace=HOUR),
     "rotate without grace": lambda store, ref, old: store.rotate([ref], ttl=1, grace=0),
     "renew": lambda store, ref, old: store.renew([ref], ttl=DAY),

@@ -208,7 +208,6 @@ class TestOnline:
     def test_page_after_page(self, sessions: Command) -> None:
         for user_id in ("alice", "bob", "carol"):
             sessions.begin(user_id)
-            time.sleep(0.002)
         sessions.begin("alice")
         first = sessions("online", "--limit", "2")
         heading, blank, *users, blank_too, more = first.out.splitlines()

@@ -98,9 +98,8 @@ def test_columns_stand_below_each_other() -> None:
     assert columns(second) == 80
 
 
-def test_times_tell_when_and_how_far_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)
-    page = Page("utf-8")
+def test_times_tell_when_and_how_far_from_now() -> None:
+    page = Page("utf-8", clock=lambda: 1_700_000_000.0)
     now = 1_700_000_000_000
     distances = {0: "now", -400: "now", 1000: "in 1s", -180_000: "3m ago"}
     distances |= {7_200_000: "in 2h", -172_800_000: "2d ago", 172_799_000: "in 48h"}
