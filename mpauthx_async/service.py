@@ -100,19 +100,10 @@ class MPAuthX:
         exchange: CodeExchange | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        for name, seconds, least in (
-            ("token_ttl", token_ttl, 0.001),
-            ("absolute_ttl", token_ttl if absolute_ttl is None else absolute_ttl, token_ttl),
-            ("rotation_grace", rotation_grace, 0),
-        ):
-            if not isinstance(seconds, (int, float)) or not least <= seconds <= _LONGEST_TTL:
-                raise ConfigurationError(
-                    f"{name} must be a number of seconds, at least {least} and up to ten years."
-                )
-        if not isinstance(max_concurrent_logins, int) or max_concurrent_logins < 1:
-            raise ConfigurationError("max_concurrent_logins must be a whole number above zero.")
-        if policy is not None and not isinstance(policy, LoginPolicy):
-            raise ConfigurationError("policy must be a LoginPolicy.")
+        _check(token_ttl, absolute_ttl, rotation_grace, max_concurrent_logins, policy)
+        policy = policy or LoginPolicy()
+        ttl = int(token_ttl * 1000)
+        longest = None if absolute_ttl is None else int(absolute_ttl * 1000)
         self._app_id = app_id
         self._sku = sku
         self._clock = clock
@@ -145,9 +136,9 @@ class MPAuthX:
             tokens=self._tokens,
             connections=self._connections,
             events=self._events,
-            policy=LoginPolicy() if policy is None else policy,
-            ttl=int(token_ttl * 1000),
-            absolute_ttl=None if absolute_ttl is None else int(absolute_ttl * 1000),
+            policy=policy,
+            ttl=ttl,
+            absolute_ttl=longest,
             max_concurrent=max_concurrent_logins,
             clock=clock,
         )
@@ -157,9 +148,9 @@ class MPAuthX:
             users=self._users,
             tokens=self._tokens,
             events=self._events,
-            ttl=int(token_ttl * 1000),
-            absolute_ttl=None if absolute_ttl is None else int(absolute_ttl * 1000),
-            shares=policy is not None and policy.shared_token,
+            ttl=ttl,
+            absolute_ttl=longest,
+            shares=policy.shared_token,
             grace=int(rotation_grace * 1000),
             clock=clock,
         )
@@ -703,6 +694,36 @@ class MPAuthX:
             store = opener(store)
             self._opened.append(store)
         return store
+
+
+def _check(
+    token_ttl: object,
+    absolute_ttl: object,
+    rotation_grace: object,
+    max_concurrent_logins: object,
+    policy: object,
+) -> None:
+    """Raise ConfigurationError for settings that cannot work."""
+    least = _check_seconds("token_ttl", token_ttl, 0.001)
+    if absolute_ttl is not None:
+        _check_seconds("absolute_ttl", absolute_ttl, least)
+    _check_seconds("rotation_grace", rotation_grace, 0)
+    if type(max_concurrent_logins) is not int or max_concurrent_logins < 1:
+        raise ConfigurationError("max_concurrent_logins must be a whole number above zero.")
+    if policy is not None and not isinstance(policy, LoginPolicy):
+        raise ConfigurationError("policy must be a LoginPolicy.")
+
+
+def _check_seconds(name: str, seconds: object, least: float) -> float:
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, (int, float))
+        or not least <= seconds <= _LONGEST_TTL
+    ):
+        raise ConfigurationError(
+            f"{name} must be a number of seconds, at least {least} and up to ten years."
+        )
+    return seconds
 
 
 def _no_records(what: str) -> ConfigurationError:

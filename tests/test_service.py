@@ -467,6 +467,8 @@ async def test_a_store_that_is_down_raises_and_never_answers(
         {"app_secret": ""},
         {"app_secret": None},
         {"token_ttl": 0},
+        {"token_ttl": True},
+        {"max_concurrent_logins": True},
         {"token_ttl": float("inf")},
         {"token_ttl": float("nan")},
         {"token_ttl": 10**16},
