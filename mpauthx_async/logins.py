@@ -330,11 +330,7 @@ class Logins:
         self, arrivals: "Sequence[_Arrival]", policy: LoginPolicy | None = None
     ) -> list[AuthResult | Exception]:
         policy = policy or self._policy
-        banned = await self._banned_by_open_id(arrivals)
-        admitted = [a for a in arrivals if a.user.open_id not in banned]
-        new = [self._new_session(arrival, policy) for arrival in admitted]
-        issued = iter(await self._tokens.issue(new))
-        sessions = [banned.get(a.user.open_id) or next(issued) for a in arrivals]
+        sessions = await self._tokens.issue([self._new_session(a, policy) for a in arrivals])
         results = [
             self._result(arrival, session)
             for arrival, session in zip(arrivals, sessions, strict=True)
@@ -344,24 +340,22 @@ class Logins:
             return list(await asyncio.gather(*map(keep, arrivals, results)))
         return results
 
-    async def _banned_by_open_id(self, arrivals: "Sequence[_Arrival]") -> dict[str, Ban]:
-        """Who was banned before their unionId was known; the store knows the bans of their ids."""
-        open_ids = {a.user.open_id for a in arrivals if a.user.open_id != a.user.id}
-        if not open_ids:
-            return {}
-        read = getattr(self._tokens, "bans", None)  # a store of one's own may know none
-        if read is None:
-            return {}
-        bans = await read([Subject(self._sku, open_id) for open_id in open_ids])
-        return {ban.user_id: ban for ban in bans if ban is not None}
-
     def _new_session(self, arrival: "_Arrival", policy: LoginPolicy) -> NewSession:
         user, nonce, sealed_key, login, _ = arrival
+        user_id, open_id = user.id, user.open_id
         if sealed_key is not None:
-            sealed_key = with_open_id(sealed_key, user.open_id, user.id)
+            sealed_key = with_open_id(sealed_key, open_id, user_id)
         device, kind = (login and login.device) or _NO_DEVICE
-        ref = SessionRef(self._sku, user.id, nonce)
-        return NewSession(ref, self._ttl, policy, sealed_key, device, kind, self._absolute_ttl)
+        return NewSession(
+            SessionRef(self._sku, user_id, nonce),
+            self._ttl,
+            policy,
+            sealed_key,
+            device,
+            kind,
+            self._absolute_ttl,
+            None if open_id == user_id else open_id,
+        )
 
     def _result(self, arrival: "_Arrival", session: Session | Ban) -> AuthResult | Exception:
         if isinstance(session, Ban):

@@ -102,6 +102,8 @@ class NewSession:
         device_kind: such as phone or desktop, likewise; None when the device's name is its kind.
         absolute_ttl: how long it lives at most, however often it is renewed or rotated, in
             milliseconds; None for no such end.
+        open_id: the user's openId where their id is another, the unionId: a ban of either holds,
+            for they may have been banned before their unionId was known.
     """
 
     ref: SessionRef
@@ -111,6 +113,7 @@ class NewSession:
     device: str | None = None
     device_kind: str | None = None
     absolute_ttl: int | None = None
+    open_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

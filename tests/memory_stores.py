@@ -117,9 +117,10 @@ class MemoryTokens:
 
     def _begin(self, new: NewSession) -> Session | Ban:
         subject, now = new.ref.subject, _now()
-        ban = self._bans.get(subject)
-        if ban and (ban.until is None or ban.until > now):
-            return ban
+        for user_id in (new.ref.user_id, new.open_id or ""):
+            ban = self._bans.get(subject._replace(user_id=user_id))
+            if ban and (ban.until is None or ban.until > now):
+                return ban
         known = self._find(new.ref)
         if known is not None:
             return known.session

@@ -71,7 +71,7 @@ class TokenStore(Protocol):
         Returns:
             The session begun for each, in the same order, with what it `replaced`; under a policy
             of shared_token the one that lives already, if one does: the newest, its life begun
-            anew. The ban where the subject is banned; then nothing began.
+            anew. The ban where the subject is banned, or their `open_id` is; then nothing began.
         """
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:

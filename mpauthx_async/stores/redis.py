@@ -84,22 +84,13 @@ class RedisTokenStore:
         self._replace_sealed_key = register(scripts.REPLACE_SEALED_KEY)
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
-        """Begin sessions: token, list and expiry of each in one atomic step."""
-        args = []
-        policy, rule = None, ""
-        for session in sessions:
-            if session.policy is not policy:  # most often all have the same
-                policy = session.policy
-                rule = _rule(policy)
-            absolute_ttl = "" if session.absolute_ttl is None else session.absolute_ttl
-            _, user_id, nonce, _ = session.ref
-            args.append((user_id, nonce, session.ttl, absolute_ttl, rule, _words(session)))
-        answers = await self._each(self._issue, [session.ref for session in sessions], args)
-        issued = [_issued(new, answer) for new, answer in zip(sessions, answers, strict=True)]
-        for begun in issued:
-            if isinstance(begun, Session):
-                self._forget(begun.replaced)
-        return issued
+        """Begin sessions: token, list and expiry of each in one atomic step.
+
+        In a cluster the ban of an `open_id` lies elsewhere, and is looked for in a step before.
+        """
+        if self._database.is_cluster:
+            return await self._issue_in_cluster(sessions)
+        return await self._begin(sessions, [_other_ban(session) for session in sessions])
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         """Tell when sessions end, with one MGET."""
@@ -248,6 +239,43 @@ class RedisTokenStore:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    async def _begin(
+        self, sessions: Sequence[NewSession], other_bans: Sequence[str]
+    ) -> list[Session | Ban]:
+        """Begin sessions, unless one of the bans holds: the user's own, or that of another key."""
+        args = []
+        last, terms = None, ""
+        for session, other_ban in zip(sessions, other_bans, strict=True):
+            own = session.policy, session.ttl, session.absolute_ttl
+            if own != last:  # most often all have the same
+                last, terms = own, _terms(session)
+            _, user_id, nonce, _ = session.ref
+            args.append((user_id, nonce, terms, _words(session), other_ban))
+        answers = await self._each(self._issue, [session.ref for session in sessions], args)
+        issued = [_issued(new, answer) for new, answer in zip(sessions, answers, strict=True)]
+        for begun in issued:
+            if isinstance(begun, Session) and begun.replaced:
+                self._forget(begun.replaced)
+        return issued
+
+    async def _issue_in_cluster(self, sessions: Sequence[NewSession]) -> list[Session | Ban]:
+        found = await self.bans(
+            [
+                Subject(new.ref.sku, user_id)
+                for new in sessions
+                if new.open_id is not None
+                for user_id in (new.ref.user_id, new.open_id)
+            ]
+        )
+        of_two_ids = iter(zip(found[::2], found[1::2], strict=True))
+        banned: list[Ban | None] = []
+        for new in sessions:
+            own, other = (None, None) if new.open_id is None else next(of_two_ids)
+            banned.append(own or other)
+        admitted = [new for new, ban in zip(sessions, banned, strict=True) if ban is None]
+        begun = iter(await self._begin(admitted, [""] * len(admitted)))
+        return [next(begun) if ban is None else ban for ban in banned]
+
     async def _end_all(self, script: Any, subject: Subject, *args: str | int) -> int:
         """Run a script that ends sessions of a user; returns how many."""
         nonces = await self._for_user(script, subject, *args)
@@ -317,11 +345,20 @@ class RedisTokenStore:
             return await script(keys, args, client=redis)
 
 
-def _rule(policy: LoginPolicy) -> str:
-    """A policy as the script takes it: nothing for that by which all sessions stay."""
-    if policy == LoginPolicy():
+def _terms(session: NewSession) -> str:
+    """How long a session lives and what it replaces, as the script takes it."""
+    policy, longest = session.policy, session.absolute_ttl
+    rule = ""  # by which all sessions stay
+    if policy != LoginPolicy():
+        rule = f"{policy.max_sessions or 0},{policy.one_per_kind:d},{policy.shared_token:d}"
+    return f"{session.ttl},{'' if longest is None else longest},{rule}"
+
+
+def _other_ban(session: NewSession) -> str:
+    """The key of a ban of the openId, where that is not the user's id."""
+    if session.open_id is None:
         return ""
-    return f"{policy.max_sessions or 0},{policy.one_per_kind:d},{policy.shared_token:d}"
+    return _ban_key(Subject(session.ref.sku, session.open_id))
 
 
 def _words(session: NewSession) -> str:
@@ -387,8 +424,9 @@ def _issued(new: NewSession, answer: Any) -> Session | Ban:
     replaced: tuple[SessionRef, ...] = ()
     if isinstance(answer, list):
         kind, *rest = answer
-        if kind == 2:
-            return _parsed_ban(ref.user_id, rest[0])
+        if kind in (2, 3):
+            user_id = ref.user_id if kind == 2 else new.open_id or ""
+            return _parsed_ban(user_id, rest[0])
         if kind == 0:
             return _session(ref.subject, *rest)
         answer, flat = rest

@@ -39,16 +39,25 @@ local TIDIED = 8  -- lines of a user, and users of a bucket, that a login looks 
 local TIME = redis.call('TIME')
 local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
 
-local function int(number) return string.format('%d', number) end
-
--- The keys of a bucket, by its hash tag in braces.
-local function bucket_of(tag)
-  return {
-    session = 'mpauthx:t:' .. tag .. ':', ban = 'mpauthx:b:' .. tag .. ':',
-    grace = 'mpauthx:g:' .. tag .. ':', users = 'mpauthx:u:' .. tag,
-    online = 'mpauthx:o:' .. tag, longer = 'mpauthx:l:' .. tag, ends = 'mpauthx:e:' .. tag,
-  }
+local texts = {}  -- of numbers: of a batch's many times most are the same
+local function int(number)
+  if not texts[number] then texts[number] = string.format('%d', number) end
+  return texts[number]
 end
+
+-- The keys of a bucket, or what they begin with, each made when it is first needed.
+local FORMS = {
+  session = 'mpauthx:t:%s:', ban = 'mpauthx:b:%s:', grace = 'mpauthx:g:%s:',
+  users = 'mpauthx:u:%s',
+  online = 'mpauthx:o:%s', longer = 'mpauthx:l:%s', ends = 'mpauthx:e:%s',
+}
+local BUCKET = {__index = function(bucket, name)
+  bucket[name] = string.format(FORMS[name], bucket.tag)
+  return bucket[name]
+end}
+
+-- A bucket by its hash tag in braces.
+local function bucket_of(tag) return setmetatable({tag = tag}, BUCKET) end
 
 local function bucket_of_users(key) return bucket_of(string.sub(key, 11)) end
 local function bucket_of_session(key, nonce)
@@ -252,11 +261,12 @@ local function end_sessions(bucket, user, spared, status)
 end
 """
 
-# KEYS: of each session its own. ARGV: for each its user, nonce, ttl, absolute ttl or nothing, rule
-# ("max_sessions,one_per_kind,shared_token", or nothing), and its words from the sealed key on, in
-# full where there is an absolute ttl.
+# KEYS: of each session its own. ARGV: for each its user; its nonce; its terms, "ttl,absolute ttl or
+# nothing,rule", where the rule is "max_sessions,one_per_kind,shared_token" or nothing; its words
+# from the sealed key on, in full where there is an absolute ttl; the key of another ban that holds
+# for the user, or nothing.
 # Returns for each: when it was issued; {0, value, line} of one that was there already;
-# {1, when, {nonce and generation of each that it replaced}}; {2, ban}.
+# {1, when, {nonce and generation of each that it replaced}}; {2, ban}, or {3, ban} for the other.
 ISSUE = (
     _COMMON
     + """
@@ -338,39 +348,57 @@ local function replace(bucket, text, rule, new_line)
   return table.concat(kept, '\\n'), replaced
 end
 
-local function issue(key, user, nonce, ttl, absolute_ttl, rule, words_behind)
+local terms_text, ttl, absolute_ttl, rule  -- of the session before: most often all have the same
+
+local function issue(key, user, nonce, terms, words_behind, other_ban)
   local bucket = bucket_of_session(key, nonce)
-  local ban = redis.call('GET', bucket.ban .. user)
-  if ban then return {2, ban} end
-  local value = redis.call('GET', key)
+  local ban = bucket.ban .. user
+  local found = other_ban == '' and redis.call('MGET', key, ban)
+    or redis.call('MGET', key, ban, other_ban)
+  local value = found[1]
+  if found[2] then return {2, found[2]} end
+  if found[3] then return {3, found[3]} end
   if value then return repeated(bucket, user, nonce, value) end
+  if terms ~= terms_text then
+    terms_text = terms
+    ttl, absolute_ttl, rule = string.match(terms, '^(%d+),(%d*),(.*)$')
+    ttl, absolute_ttl = tonumber(ttl), tonumber(absolute_ttl)
+  end
   if string.sub(rule, -1) == '1' then
     local shared = share(bucket, user, ttl)
     if shared then return shared end
   end
-  local text = redis.call('HGET', bucket.users, user) or ''
+  local stored = redis.call('HGET', bucket.users, user)
+  local text = stored or ''
   local newest = string.match(text, '^.*\\n(.*)$') or text
   -- No two sessions of a user begin in the same millisecond, so that their order is known.
   local issued_at = math.max(NOW, tonumber(string.match(newest, '^[^\\t]*\\t(%d+)') or 0) + 1)
   local line = nonce .. '\\t' .. int(issued_at)
   if words_behind ~= '' then line = line .. '\\t' .. words_behind end
   local ends = issued_at + ttl
-  if absolute_ttl ~= '' then
+  if absolute_ttl then
     local absolute_end = issued_at + absolute_ttl
     line = line .. '\\t' .. int(absolute_end)
     ends = math.min(ends, absolute_end)
   end
   redis.call('SET', key, int(ends), 'PXAT', int(ends))
-  if rule == '' and #text > MOST_BYTES then rule = MOST .. ',0,0' end
+  local limit = rule
+  if rule == '' and #text > MOST_BYTES then limit = MOST .. ',0,0' end
   local replaced = {}
-  if rule == '' or string.sub(rule, -1) == '1' then
+  if limit == '' or string.sub(limit, -1) == '1' then
     text = tidied(bucket, text)
   else
-    text, replaced = replace(bucket, text, rule, line)
+    text, replaced = replace(bucket, text, limit, line)
   end
+  local left = stored and -1 or redis.call('PTTL', bucket.users)
   redis.call('HSET', bucket.users, user, join(text, line))
   if #replaced > 0 then
     update_online(bucket, user)
+  elseif left >= ends - NOW then  -- by far the most frequent case: nobody has known them
+    redis.call('ZADD', bucket.online, int(ends), user)
+    if redis.call('PTTL', bucket.online) == -1 then
+      redis.call('PEXPIREAT', bucket.online, int(NOW + left))
+    end
   else
     set_online_end(bucket, user, ends, true)
   end
@@ -380,7 +408,7 @@ local function issue(key, user, nonce, ttl, absolute_ttl, rule, words_behind)
 end
 
 local answers = {}
-for i, key in ipairs(KEYS) do answers[i] = issue(key, unpack(ARGV, 6 * i - 5, 6 * i)) end
+for i, key in ipairs(KEYS) do answers[i] = issue(key, unpack(ARGV, 5 * i - 4, 5 * i)) end
 return answers
 """
 )

@@ -65,7 +65,8 @@ ALIVE = "ended IS NULL AND expires_at > :now"
 _OF_SUBJECT = f"sku = :sku AND user_id = :user_id AND {ALIVE}"
 _NEWEST = f"FROM mpauthx_session WHERE {_OF_SUBJECT} ORDER BY issued_at DESC LIMIT 1"
 _BANNED = (
-    "FROM mpauthx_ban WHERE sku = :sku AND user_id = :user_id AND (until IS NULL OR until > :now)"
+    "FROM mpauthx_ban WHERE sku = :sku AND user_id IN (:user_id, :open_id)"
+    " AND (until IS NULL OR until > :now)"
 )
 
 
@@ -195,14 +196,15 @@ def begin(cursor: sqlite3.Cursor, new: NewSession, now: int) -> Session | Ban:
         "device": new.device,
         "device_kind": new.device_kind,
         "absolute_end": absolute_end,
+        "open_id": new.open_id,
     }
     if new.policy.shared_token:
-        answer = _refused(cursor, new.ref, now) or _shared(cursor, values)
+        answer = _refused(cursor, new, now) or _shared(cursor, values)
         if answer is not None:
             return answer
     rows = cursor.execute(_INSERT, values).fetchall()
     if not rows:
-        answer = _refused(cursor, new.ref, now)
+        answer = _refused(cursor, new, now)
         if answer is None:
             raise StoreError("The session's nonce is that of another user's; log in again.")
         return answer
@@ -211,12 +213,13 @@ def begin(cursor: sqlite3.Cursor, new: NewSession, now: int) -> Session | Ban:
     return Session(new.ref, issued_at, end, new.device, new.device_kind, replaced=tuple(replaced))
 
 
-def _refused(cursor: sqlite3.Cursor, ref: SessionRef, now: int) -> Session | Ban | None:
+def _refused(cursor: sqlite3.Cursor, new: NewSession, now: int) -> Session | Ban | None:
     """What forbids to begin a session: a ban, or the session, dead or alive, as it is repeated."""
-    (ban,) = bans_of(cursor, [ref.subject], now)
-    if ban is not None:
-        return ban
-    row = find(cursor, [ref], now=0).get(ref[:3])
+    ids = filter(None, (new.ref.user_id, new.open_id))
+    for ban in bans_of(cursor, [Subject(new.ref.sku, user_id) for user_id in ids], now):
+        if ban is not None:
+            return ban
+    row = find(cursor, [new.ref], now=0).get(new.ref[:3])
     return None if row is None else row.session()
 
 

@@ -86,6 +86,7 @@ def new_session(
     device: str | None = None,
     device_kind: str | None = None,
     absolute_ttl: int | None = None,
+    open_id: str | None = None,
 ) -> NewSession:
     """A session that is to begin, under a nonce of its own.
 
@@ -98,9 +99,10 @@ def new_session(
         device: what the user would know the device by.
         device_kind: such as phone.
         absolute_ttl: how long it lives at most, in milliseconds.
+        open_id: the user's openId, where that is not their id.
     """
     ref = SessionRef(sku, user_id, new_nonce())
-    return NewSession(ref, ttl, policy, sealed_key, device, device_kind, absolute_ttl)
+    return NewSession(ref, ttl, policy, sealed_key, device, device_kind, absolute_ttl, open_id)
 
 
 def mixed_batch() -> list[NewSession]:
