@@ -11,7 +11,7 @@ __all__ = ["Coalescer", "settle"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_Call = tuple[Item, list["asyncio.Future[Result]"]]
+_Batch = dict[Item, list["asyncio.Future[Result]"]]
 
 
 class Coalescer(Generic[Item, Result]):
@@ -45,7 +45,7 @@ class Coalescer(Generic[Item, Result]):
         self._run = run
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
-        self._waiting: dict[Item, list[asyncio.Future[Result]]] = {}
+        self._waiting: _Batch[Item, Result] = {}
         self._in_flight: set[asyncio.Task[None]] = set()
         self._dispatch_scheduled = False
         self._closed = False
@@ -66,11 +66,7 @@ class Coalescer(Generic[Item, Result]):
             raise ClosedError("This service is closed: it takes no more calls.")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        futures = self._waiting.get(item)
-        if futures is not None:
-            futures.append(future)
-            return future
-        self._waiting[item] = [future]
+        self._waiting.setdefault(item, []).append(future)
         if not self._dispatch_scheduled:
             self._dispatch_scheduled = True
             loop.call_soon(self._dispatch)
@@ -93,40 +89,45 @@ class Coalescer(Generic[Item, Result]):
                 self._in_flight.add(task)
                 task.add_done_callback(self._landed)
 
-    def _next_batch(self) -> "list[_Call[Item, Result]]":
-        calls = list(islice(self._waiting.items(), self._max_batch))
-        if len(calls) == len(self._waiting):
+    def _next_batch(self) -> "_Batch[Item, Result]":
+        batch = self._waiting
+        if len(batch) <= self._max_batch:
             self._waiting = {}
         else:
-            for item, _ in calls:
+            batch = dict(islice(batch.items(), self._max_batch))
+            for item in batch:
                 del self._waiting[item]
-        return [call for call in calls if not call[1][0].cancelled() or _is_wanted(call[1])]
+        for item in [item for item, futures in batch.items() if futures[0].cancelled()]:
+            if all(future.cancelled() for future in batch[item]):
+                del batch[item]
+        return batch
 
-    async def _answer(self, batch: "list[_Call[Item, Result]]") -> None:
+    async def _answer(self, batch: "_Batch[Item, Result]") -> None:
         try:
-            results = await self._run([item for item, _ in batch])
-            answers = list(zip(batch, results, strict=True))
+            results = await self._results(list(batch))
         except BaseException as error:
-            for _, futures in batch:
+            for futures in batch.values():
                 settle(futures, error)
             if not isinstance(error, Exception):
                 raise
         else:
-            for (_, futures), result in answers:
+            for futures, result in zip(batch.values(), results, strict=True):
                 if len(futures) == 1 and not isinstance(result, BaseException):
                     if not futures[0].done():  # by far the most frequent case
                         futures[0].set_result(result)
                 else:
                     settle(futures, result)
 
+    async def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
+        results = await self._run(items)
+        if len(results) != len(items):
+            raise RuntimeError(f"{len(results)} results came for a batch of {len(items)}.")
+        return results
+
     def _landed(self, task: "asyncio.Task[None]") -> None:
         self._in_flight.discard(task)
         if self._waiting:
             self._dispatch()
-
-
-def _is_wanted(futures: "list[asyncio.Future[Result]]") -> bool:
-    return not all(future.cancelled() for future in futures)
 
 
 def settle(futures: "Iterable[asyncio.Future[Result]]", outcome: Result | BaseException) -> bool:

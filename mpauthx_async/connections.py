@@ -4,9 +4,10 @@ import asyncio
 import re
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import aiohttp
+import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -167,6 +168,15 @@ def _open_redis(url: str) -> Redis:
 
 
 def _packing_in_c(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
-    """A connection that packs commands as redis-py's blocking one does, nine times as fast."""
-    pack = staticmethod(HiredisRespSerializer().pack)
-    return type(connection_class.__name__, (connection_class,), {"pack_command": pack})
+    """A connection that packs commands nine times as fast, as redis-py's blocking one does."""
+    pack_anything = HiredisRespSerializer().pack
+
+    def pack_command(*args: Any) -> list[bytes]:
+        with suppress(TypeError):
+            if " " not in args[0]:  # else the words are arguments of their own
+                return [hiredis.pack_command(args)]
+        return list(pack_anything(*args))
+
+    return type(
+        connection_class.__name__, (connection_class,), {"pack_command": staticmethod(pack_command)}
+    )

@@ -12,6 +12,9 @@ __all__ = ["OpenCalls"]
 class OpenCalls:
     """Counts the calls in progress, so that closing can wait for them.
 
+    Attributes:
+        are_refused: whether no more calls are taken.
+
     Args:
         what: is closed, as its error says it.
     """
@@ -21,11 +24,11 @@ class OpenCalls:
         self._count = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._closed = False
+        self.are_refused = False
 
     def check_open(self) -> None:
         """Raise ClosedError after `close()`."""
-        if self._closed:
+        if self.are_refused:
             raise ClosedError(f"{self._what} is closed. Create a new one to go on.")
 
     @contextmanager
@@ -43,7 +46,7 @@ class OpenCalls:
 
     def refuse_more(self) -> None:
         """Take no more calls."""
-        self._closed = True
+        self.are_refused = True
 
     async def close(self) -> None:
         """Take no more calls, and return when those in progress are done."""

@@ -274,7 +274,8 @@ class MPAuthX:
         near_cache = self._near_cache
         if near_cache is not None and near_cache.knows(token):
             return True
-        self._calls.check_open()
+        if self._calls.are_refused:
+            self._calls.check_open()
         return await self._sessions.is_valid(token)
 
     async def refresh_token(self, user_id: str) -> AuthResult:
