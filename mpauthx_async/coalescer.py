@@ -121,7 +121,7 @@ class Coalescer(Generic[Item, Result]):
     async def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         results = await self._run(items)
         if len(results) != len(items):
-            raise RuntimeError(f"{len(results)} results came for a batch of {len(items)}.")
+            raise ValueError(f"{len(results)} results came for a batch of {len(items)}.")
         return results
 
     def _landed(self, task: "asyncio.Task[None]") -> None:

@@ -111,13 +111,15 @@ class Sessions:
         """Tell whether a token is good. The hot path."""
         ref = self._signer.verify(token)
         if ref is None:
-            self._count_without_trip(is_valid=False)
+            if self._events.has_listeners:
+                self._count_without_trip(is_valid=False)
             return False
         near = self._near
         if near is None:
             end = await self._lookups.submit(ref)
         elif near.knows(token):
-            self._count_without_trip(is_valid=True)
+            if self._events.has_listeners:
+                self._count_without_trip(is_valid=True)
             end = TokenStatus.active
         else:
             end = await self._end_of(ref, token, near)
@@ -294,10 +296,9 @@ class Sessions:
         return await self._tokens.read(refs)
 
     def _count_without_trip(self, *, is_valid: bool) -> None:
-        if self._events.has_listeners:
-            if not any(self._without_trip):
-                asyncio.get_running_loop().call_soon(self._tell_without_trip)
-            self._without_trip[is_valid] += 1
+        if not any(self._without_trip):
+            asyncio.get_running_loop().call_soon(self._tell_without_trip)
+        self._without_trip[is_valid] += 1
 
     def _tell_without_trip(self) -> None:
         refused, valid = self._without_trip

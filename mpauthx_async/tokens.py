@@ -36,6 +36,7 @@ _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MIN_KEY = 16  # bytes
 _NONCE = 12  # bytes
 _GENERATION = 4  # bytes
+_SIGNED = _NONCE + _GENERATION  # bytes, of a session
 _MAC = 16  # bytes
 _SESSION = 43  # characters: the base64 of nonce, generation and MAC without padding
 _NONCE_TEXT = 16  # characters: the base64 of a nonce
@@ -146,21 +147,24 @@ class TokenSigner:
 
     def _verify(self, token: str) -> SessionRef | None:
         parts = token.split("|", 3)
-        if len(parts) != 3 or parts[1] != self._sku or len(parts[2]) != _SESSION:
+        if len(parts) != 3:
             return None
-        user_id, _, session = parts
+        user_id, sku, session = parts
+        # base64 has several spellings for the same bytes; only the one that mint writes is good.
+        # What is none gives fewer bytes, which no MAC is equal to.
+        if sku != self._sku or len(session) != _SESSION or session[-1] not in _LAST_CHARACTERS:
+            return None
         try:
             encoded = token.encode()
             raw = a2b_base64(encoded[-_SESSION:].translate(_STANDARD) + b"=")
         except ValueError:
             return None
-        # base64 has several spellings for the same bytes; only the one that mint writes is good.
-        if len(raw) != _NONCE + _GENERATION + _MAC or session[-1] not in _LAST_CHARACTERS:
-            return None
-        signed = encoded[:-_SESSION] + raw[:-_MAC]
-        for mac in self._macs:
-            if compare_digest(digest(mac, signed), raw[-_MAC:]):
-                generation = int.from_bytes(raw[_NONCE:-_MAC])
+        signed, given = encoded[:-_SESSION] + raw[:_SIGNED], raw[_SIGNED:]
+        for keyed in self._macs:
+            mac = keyed.copy()  # the hot path: `digest`, written out
+            mac.update(signed)
+            if compare_digest(mac.digest(), given):
+                generation = int.from_bytes(raw[_NONCE:_SIGNED])
                 return SessionRef(self._sku, user_id, session[:_NONCE_TEXT], generation)
         return None
 
