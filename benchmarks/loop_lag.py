@@ -8,6 +8,9 @@ The zero line, in turn with it, is the same heartbeat while as many tasks only s
 that the calls before it took, each until its own moment of that: what timers and the machine, and
 waking that many tasks, cost by themselves.
 
+The longest garbage collection stands beside: Python's own, which holds the loop up as well, and the
+longer the more waits. What was alive before the calls is frozen (`gc.freeze`).
+
 Both ways in which calls come are measured, each with a zero line whose tasks come likewise: all
 20,000 in a single tick of the loop, and 100 in each tick, as from sockets. The simulator has a
 process of its own, and every login is of a new user.
@@ -21,6 +24,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from mpauthx_async import MPAuthX
 from tests.redis_server import RedisServer
@@ -58,6 +62,13 @@ _Call = Callable[[], Awaitable[None]]
 _Lags = list[float]
 
 
+class _Round(NamedTuple):
+    """What a round gave: in seconds."""
+
+    lags: _Lags
+    longest_collection: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Size:
     rounds: int
@@ -78,19 +89,19 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         auth = await stack.enter_async_context(service(folder, server.url, api_base=wechat.url))
         took = dict.fromkeys((_AT_ONCE, _IN_TICKS), 0.0)
 
-        async def loaded(way: str) -> _Lags:
+        async def loaded(way: str) -> _Round:
             calls = await _calls(auth, wechat, tokens)
             started = time.perf_counter()
-            lags = await _lags_while(calls, len(calls) if way == _AT_ONCE else _A_TICK)
+            round_ = await _lags_while(calls, len(calls) if way == _AT_ONCE else _A_TICK)
             took[way] = time.perf_counter() - started
-            return lags
+            return round_
 
-        async def asleep(way: str) -> _Lags:
+        async def asleep(way: str) -> _Round:
             count = 2 * size.calls
             sleeps = [_sleep(took[way] * (number + 1) / count) for number in range(count)]
             return await _lags_while(sleeps, count if way == _AT_ONCE else _A_TICK)
 
-        lags = await turns(
+        given = await turns(
             [
                 Party(f"{_AT_ONCE}: calls", lambda: loaded(_AT_ONCE)),
                 Party(f"{_AT_ONCE}: sleeping", lambda: asleep(_AT_ONCE)),
@@ -100,17 +111,19 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
             size.rounds,
             progress,
         )
-    return _outcome(lags, size)
+    return _outcome(given, size)
 
 
-def _outcome(lags: dict[str, list[_Lags]], size: _Size) -> Outcome:
-    measured = {
-        f"{name}, {statistic}": Spread(
-            tuple(1000 * percentile(sorted(values), share) for values in rounds)
+def _outcome(given: dict[str, list[_Round]], size: _Size) -> Outcome:
+    measured = {}
+    for name, rounds in given.items():
+        for statistic, share in _STATISTICS:
+            measured[f"{name}, {statistic}"] = Spread(
+                tuple(1000 * percentile(sorted(one.lags), share) for one in rounds)
+            )
+        measured[f"{name}, longest GC"] = Spread(
+            tuple(1000 * one.longest_collection for one in rounds)
         )
-        for name, rounds in lags.items()
-        for statistic, share in _STATISTICS
-    }
     bounds = {"p99": _P99_AT_MOST, "worst": _WORST_AT_MOST}
     figures = [
         Figure(
@@ -124,7 +137,7 @@ def _outcome(lags: dict[str, list[_Lags]], size: _Size) -> Outcome:
         for statistic, _ in _STATISTICS
     ]
     values = {
-        name: [1000 * lag for lag in chain.from_iterable(rounds)] for name, rounds in lags.items()
+        name: [1000 * lag for one in rounds for lag in one.lags] for name, rounds in given.items()
     }
     return Outcome(
         "loop_lag",
@@ -169,7 +182,7 @@ def _sleep(seconds: float) -> _Call:
     return call
 
 
-async def _lags_while(calls: Sequence[_Call], a_tick: int) -> _Lags:
+async def _lags_while(calls: Sequence[_Call], a_tick: int) -> _Round:
     """The lags while calls are made, so many of them in each tick of the loop.
 
     Their tasks are there before, and wait: what making tasks takes is not measured.
@@ -189,7 +202,7 @@ async def _lags_while(calls: Sequence[_Call], a_tick: int) -> _Lags:
         await asyncio.sleep(0)  # now all of them wait
         gc.collect()
         gc.freeze()  # as a server does once it has started
-        with heartbeat() as lags:
+        with heartbeat() as lags, _collections() as collections:
             for gate in gates:
                 gate.set()
                 await asyncio.sleep(0)
@@ -197,7 +210,27 @@ async def _lags_while(calls: Sequence[_Call], a_tick: int) -> _Lags:
     finally:
         gc.unfreeze()
         all_done.cancel()
-    return lags
+    return _Round(lags, max(collections, default=0.0))
+
+
+@contextmanager
+def _collections() -> Iterator[list[float]]:
+    """Note how long each garbage collection takes, in seconds, until left."""
+    took: list[float] = []
+    started = 0.0
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        nonlocal started
+        if phase == "start":
+            started = time.perf_counter()
+        else:
+            took.append(time.perf_counter() - started)
+
+    gc.callbacks.append(note)
+    try:
+        yield took
+    finally:
+        gc.callbacks.remove(note)
 
 
 @contextmanager

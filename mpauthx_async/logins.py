@@ -36,12 +36,12 @@ from .models import (
     is_user_id,
 )
 from .session_keys import SessionKeySealer, with_open_id
-from .sessions import Device
+from .sessions import NO_DEVICE, Device
 from .stores import SessionKeyStore, TokenStore, UserStore
 from .tokens import TokenSigner, new_nonce, new_nonces
 from .userdata import decrypt_user_data
 
-__all__ = ["Logins", "SealedData"]
+__all__ = ["Logins"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +49,6 @@ _MOST_BEGUN = 8  # logins in one tick: to begin one takes aiohttp 0.1 ms
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class SealedData(NamedTuple):
-    """What a client got sealed: two base64 texts."""
-
-    encrypted_data: str
-    iv: str
 
 
 class Logins:
@@ -117,23 +110,31 @@ class Logins:
 
     def log_in(
         self,
-        key: Hashable,
-        trade: Callable[[], Awaitable[CodeSession | User]],
-        data: SealedData | None = None,
-        device: Device | None = None,
+        trade: Callable[[str], Awaitable[CodeSession | User]],
+        code: str,
+        encrypted_data: str | None = None,
+        iv: str | None = None,
+        device: Device = NO_DEVICE,
+        *,
+        on_web: bool = False,
     ) -> Awaitable[AuthResult]:
-        """Log a user in. Concurrent calls with one key are one login, with one token.
+        """Log a user in. Concurrent calls with the same arguments are one login, with one token.
 
         Args:
-            key: equal for calls that ask for the same.
             trade: trades the code, for a mini-program's session or for a user who is known by it.
-            data: what the client sent along, sealed in the session that the trade gives.
+            code: what WeChat gave the client.
+            encrypted_data: what the client sent along, sealed in the session that the trade gives.
+            iv: likewise; None without encrypted_data.
             device: what the session is to say of the device.
+            on_web: whether the code is one of a web login.
         """
         self._check_open()
+        # Of texts alone: thousands may wait, and what refers to nothing is no work for the garbage
+        # collector.
+        key = (on_web, code, encrypted_data, iv, device.name, device.kind)
         login = self._under_way.get(key)
         if login is None:
-            login = self._under_way[key] = _Login(key, trade, data, device)
+            login = self._under_way[key] = _Login(key, trade, code, encrypted_data, iv, device)
             self._waiting.append(login)
             self._begin_some()
         return self._outcome(login)
@@ -195,7 +196,7 @@ class Logins:
 
     async def _trade(self, login: "_Login") -> None:
         try:
-            login.traded = await login.trade()
+            login.traded = await login.trade(login.code)
             answer = self._traded.submit(login)
         except BaseException as error:
             self._end(login, error)
@@ -300,12 +301,12 @@ class Logins:
         return arrivals
 
     def _user(self, login: "_Login", now: int) -> User:
-        session, data = login.traded, login.data
+        session, encrypted_data, iv = login.traded, login.encrypted_data, login.iv
         if isinstance(session, User):
             return session
-        if data is None:
+        if encrypted_data is None or iv is None:
             return User.from_wechat(session, {}, now)
-        payload = decrypt_user_data(session.session_key, data.encrypted_data, data.iv, self._app_id)
+        payload = decrypt_user_data(session.session_key, encrypted_data, iv, self._app_id)
         if not self._is_of(session, payload):
             raise IdentityMismatchError(
                 "The user data does not name the user of this code. Send the code and the data of "
@@ -345,7 +346,7 @@ class Logins:
         user_id, open_id = user.id, user.open_id
         if sealed_key is not None:
             sealed_key = with_open_id(sealed_key, open_id, user_id)
-        device, kind = (login and login.device) or _NO_DEVICE
+        device, kind = NO_DEVICE if login is None else login.device
         return NewSession(
             SessionRef(self._sku, user_id, nonce),
             self._ttl,
@@ -385,7 +386,6 @@ class Logins:
 
 
 _SOLE = LoginPolicy(max_sessions=1)
-_NO_DEVICE = Device()
 
 
 @dataclass(slots=True, eq=False)
@@ -393,9 +393,11 @@ class _Login:
     """A login under way, which others may have joined. No two are equal."""
 
     key: Hashable
-    trade: Callable[[], Awaitable[CodeSession | User]]
-    data: SealedData | None
-    device: Device | None
+    trade: Callable[[str], Awaitable[CodeSession | User]]
+    code: str
+    encrypted_data: str | None
+    iv: str | None
+    device: Device
     begun_at: float = field(default_factory=time.perf_counter)
     callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
     task: "asyncio.Task[None]" = field(init=False)

@@ -15,7 +15,7 @@ from .errors import (
     ParameterError,
 )
 from .events import Events, Listener, WeChatFailed
-from .logins import Logins, SealedData
+from .logins import Logins
 from .models import AuthResult, Ban, LoginPolicy, OnlinePage, PhoneNumber, Session, User
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
@@ -118,6 +118,7 @@ class MPAuthX:
             exchange=exchange,
             on_refused=lambda errcode: self._events.emit(WeChatFailed(errcode)),
         )
+        self._trade = self._api.code_to_session
         keys = [app_secret] if signing_keys is None else signing_keys
         self._signer = TokenSigner(app_id=app_id, sku=sku, keys=keys)
         sealer = SessionKeySealer(app_id=app_id, keys=keys)
@@ -214,20 +215,17 @@ class MPAuthX:
             ClosedError: the service is closed, or was while this call waited for its turn.
         """
         check_code(code)
-        data = None
-        if encrypted_data or iv:
-            if not (
-                isinstance(encrypted_data, str) and isinstance(iv, str) and encrypted_data and iv
-            ):
-                raise ParameterError(
-                    "encrypted_data and iv come together, both texts from wx.getUserInfo, or not "
-                    "at all."
-                )
-            data = SealedData(encrypted_data, iv)
+        if not (encrypted_data or iv):
+            encrypted_data = iv = None
+        elif not (
+            isinstance(encrypted_data, str) and isinstance(iv, str) and encrypted_data and iv
+        ):
+            raise ParameterError(
+                "encrypted_data and iv come together, both texts from wx.getUserInfo, or not at "
+                "all."
+            )
         known_as = Device.checked(device, device_kind)
-        return await self._logins.log_in(
-            (code, data, known_as), partial(self._api.code_to_session, code), data, known_as
-        )
+        return await self._logins.log_in(self._trade, code, encrypted_data, iv, known_as)
 
     async def authorize_web(
         self, code: str, *, device: str | None = None, device_kind: str | None = None
@@ -253,9 +251,8 @@ class MPAuthX:
         if web is None:
             raise _no_records("authorize_web needs `web`, or")
         known_as = Device.checked(device, device_kind)
-        return await self._logins.log_in(
-            ("web", code, known_as), partial(self._identify, web, code), device=known_as
-        )
+        identify = partial(self._identify, web)
+        return await self._logins.log_in(identify, code, device=known_as, on_web=True)
 
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is good: given out by this app and sku, and still alive.

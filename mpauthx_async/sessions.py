@@ -6,7 +6,7 @@ import time
 import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, TypeVar
 
 from .coalescer import Coalescer
 from .constants import TokenStatus
@@ -25,7 +25,7 @@ from .near_cache import NearCache, NearCaching
 from .stores import TokenStore, UserStore
 from .tokens import TokenSigner
 
-__all__ = ["Device", "Sessions", "check_user_id", "invalid_token"]
+__all__ = ["NO_DEVICE", "Device", "Sessions", "check_user_id", "invalid_token"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,19 @@ class Device(NamedTuple):
     kind: str | None = None
 
     @classmethod
-    def checked(cls, name: object, kind: object) -> Self:
+    def checked(cls, name: object, kind: object) -> "Device":
         """Take what may be anything.
 
         Raises:
             ParameterError: for what is no text, too long, or of more than one line.
         """
+        if name is None and kind is None:
+            return NO_DEVICE
         return cls(_device_text("device", name), _device_text("device_kind", kind))
+
+
+NO_DEVICE = Device()
+"""What a login says that tells nothing of the device."""
 
 
 class Sessions:
