@@ -273,7 +273,11 @@ class MPAuthX:
             return True
         if self._calls.are_refused:
             self._calls.check_open()
-        return await self._sessions.is_valid(token)
+        ref = self._signer.verify(token)
+        if ref is None:
+            self._sessions.count_refused()
+            return False
+        return await self._sessions.is_alive(ref, token)
 
     async def refresh_token(self, user_id: str) -> AuthResult:
         """Give a user a new token; every earlier one of theirs for this sku dies.

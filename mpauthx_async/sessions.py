@@ -108,18 +108,18 @@ class Sessions:
         self._reuses = Coalescer(events.watched("end_reused", self._end_reused))
         self._renewals = Coalescer(events.watched("renew", self._renew), max_in_flight=1)
         self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None
-        # What may be asked before `is_valid`; not where lives slide, for it notes a token's use.
+        # What may be asked before `is_alive`; not where lives slide, for it notes a token's use.
         self.near_cache = self._near if absolute_ttl is None else None
         self._due: dict[SessionRef, float] = {}  # when a session may be renewed again
         self._without_trip = [0, 0]  # refused and good tokens of this tick that needed no trip
 
-    async def is_valid(self, token: object) -> bool:
-        """Tell whether a token is good. The hot path."""
-        ref = self._signer.verify(token)
-        if ref is None:
-            if self._events.has_listeners:
-                self._count_without_trip(is_valid=False)
-            return False
+    def count_refused(self) -> None:
+        """A token was refused without asking anybody."""
+        if self._events.has_listeners:
+            self._count_without_trip(is_valid=False)
+
+    async def is_alive(self, ref: SessionRef, token: object) -> bool:
+        """Tell whether a token that has verified is good. The hot path."""
         near = self._near
         if near is None:
             end = await self._lookups.submit(ref)
@@ -149,15 +149,13 @@ class Sessions:
 
     async def find(self, token: object) -> Session | None:
         """Read the session of a token; None when the token is not good."""
-        ref = self._signer.verify(token)
-        if ref is None or not await self.is_valid(token):
-            return None
-        return await self._reads.submit(ref)
+        ref = await self._alive(token)
+        return None if ref is None else await self._reads.submit(ref)
 
     async def current(self, token: object) -> SessionRef:
         """The session of a token; InvalidTokenError when the token is not good."""
-        ref = self._signer.verify(token)
-        if ref is None or not await self.is_valid(token):
+        ref = await self._alive(token)
+        if ref is None:
             raise invalid_token(await self.status(token))
         return ref
 
@@ -259,6 +257,14 @@ class Sessions:
         await self._revocations.close()
         await self._reuses.close()
         await self._renewals.close()
+
+    async def _alive(self, token: object) -> SessionRef | None:
+        """The session of a token that is good, else None."""
+        ref = self._signer.verify(token)
+        if ref is None:
+            self.count_refused()
+            return None
+        return ref if await self.is_alive(ref, token) else None
 
     async def _end_of(self, ref: SessionRef, token: object, near: NearCache) -> int | None:
         """Ask the store when a session ends, and let the near cache remember a good token."""

@@ -136,16 +136,9 @@ class TokenSigner:
         """
         if not isinstance(token, str) or len(token) > _MAX_TOKEN:
             return None
-        ref = self._verified.get(token)
-        if ref is None:
-            ref = self._verify(token)
-            if ref is not None:
-                if len(self._verified) >= _REMEMBERED:
-                    self._verified.clear()
-                self._verified[token] = ref
-        return ref
-
-    def _verify(self, token: str) -> SessionRef | None:
+        known = self._verified.get(token)
+        if known is not None:
+            return known
         parts = token.split("|", 3)
         if len(parts) != 3:
             return None
@@ -165,7 +158,11 @@ class TokenSigner:
             mac.update(signed)
             if compare_digest(mac.digest(), given):
                 generation = int.from_bytes(raw[_NONCE:_SIGNED])
-                return SessionRef(self._sku, user_id, session[:_NONCE_TEXT], generation)
+                ref = SessionRef(self._sku, user_id, session[:_NONCE_TEXT], generation)
+                if len(self._verified) >= _REMEMBERED:
+                    self._verified.clear()
+                self._verified[token] = ref
+                return ref
         return None
 
 
