@@ -108,7 +108,7 @@ class Sessions:
         self._reuses = Coalescer(events.watched("end_reused", self._end_reused))
         self._renewals = Coalescer(events.watched("renew", self._renew), max_in_flight=1)
         self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None
-        # What may be asked before `is_alive`; not where lives slide, for it notes a token's use.
+        # What may be asked before `end_of`; not where lives slide, for a use has to be noted.
         self.near_cache = self._near if absolute_ttl is None else None
         self._due: dict[SessionRef, float] = {}  # when a session may be renewed again
         self._without_trip = [0, 0]  # refused and good tokens of this tick that needed no trip
@@ -118,17 +118,14 @@ class Sessions:
         if self._events.has_listeners:
             self._count_without_trip(is_valid=False)
 
-    async def is_alive(self, ref: SessionRef, token: object) -> bool:
-        """Tell whether a token that has verified is good. The hot path."""
-        near = self._near
-        if near is None:
-            end = await self._lookups.submit(ref)
-        elif near.knows(token):
-            if self._events.has_listeners:
-                self._count_without_trip(is_valid=True)
-            end = TokenStatus.active
-        else:
-            end = await self._end_of(ref, token, near)
+    def end_of(self, ref: SessionRef, token: object) -> Awaitable[int | None]:
+        """Ask when the session of a token that has verified ends. The hot path."""
+        if self._near is None:
+            return self._lookups.submit(ref)
+        return self._end_by_near_cache(ref, token, self._near)
+
+    async def conclude(self, ref: SessionRef, end: int | None) -> bool:
+        """Tell by its session's end whether a token is good, and do what follows from its use."""
         if end is None or end <= 0:
             if end == TokenStatus.rotated:
                 await self._reuses.submit(ref)
@@ -264,10 +261,16 @@ class Sessions:
         if ref is None:
             self.count_refused()
             return None
-        return ref if await self.is_alive(ref, token) else None
+        return ref if await self.conclude(ref, await self.end_of(ref, token)) else None
 
-    async def _end_of(self, ref: SessionRef, token: object, near: NearCache) -> int | None:
-        """Ask the store when a session ends, and let the near cache remember a good token."""
+    async def _end_by_near_cache(
+        self, ref: SessionRef, token: object, near: NearCache
+    ) -> int | None:
+        """Ask the near cache first; it remembers a good token that it did not know."""
+        if near.knows(token):
+            if self._events.has_listeners:
+                self._count_without_trip(is_valid=True)
+            return TokenStatus.active
         expected, end = near.expect(ref.nonce), None
         try:
             end = await self._lookups.submit(ref)

@@ -20,6 +20,7 @@ sessions, and the lists of users: give it `noeviction`.
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Self
 from zlib import crc32
@@ -100,15 +101,15 @@ class RedisTokenStore:
             self._tracking.start()
         # The hot path: _key, written out.
         keys = [
-            f"mpauthx:t:{{{sku}:{crc32(user_id.encode()) & 255}}}:{nonce}"
+            _key_heads(sku)[crc32(user_id.encode()) & 255] + nonce
             for sku, user_id, nonce, _ in refs
         ]
         with self._database.trip() as redis:
             values = await self._mget(redis, keys)
             if not any(map(_GENERATION, refs)):
                 try:
-                    return [None if value is None else int(value) for value in values]
-                except ValueError:  # the tokens of some were rotated
+                    return list(map(int, values))
+                except (TypeError, ValueError):  # some are gone, or their tokens were rotated
                     pass
             return [_end(value, ref) for value, ref in zip(values, refs, strict=True)]
 
@@ -373,8 +374,15 @@ def _tag(sku: str, user_id: str) -> str:
     return f"{sku}:{crc32(user_id.encode()) & 255}"
 
 
+@lru_cache
+def _key_heads(sku: str) -> tuple[str, ...]:
+    """What the keys of a sku's sessions begin with, by bucket."""
+    return tuple(f"mpauthx:t:{{{sku}:{bucket}}}:" for bucket in range(_BUCKETS))
+
+
 def _key(ref: SessionRef) -> str:
-    return f"mpauthx:t:{{{_tag(ref.sku, ref.user_id)}}}:{ref.nonce}"
+    sku, user_id, nonce, _ = ref
+    return _key_heads(sku)[crc32(user_id.encode()) & 255] + nonce
 
 
 def _ban_key(subject: Subject) -> str:
