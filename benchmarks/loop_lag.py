@@ -1,8 +1,8 @@
 """How late the event loop is while 10,000 authorize and 10,000 is_token_valid calls are in flight.
 
-A heartbeat is due each millisecond (`loop.call_at`); its lag is by how much later it comes. A loop
-that is held up for 20 ms misses twenty heartbeats, and each of them counts with its own lag: so the
-percentiles are of time, not of heartbeats that came through.
+A heartbeat is due each millisecond (`loop.call_later`); its lag is by how much later it comes. A
+loop that is held up for 20 ms misses twenty heartbeats, and each of them counts with its own lag:
+so the percentiles are of time, not of heartbeats that came through.
 
 The zero line, in turn with it, is the same heartbeat while as many tasks only sleep, over the time
 that the calls before it took, each until its own moment of that: what timers and the machine, and
@@ -92,9 +92,9 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         async def loaded(way: str) -> _Round:
             calls = await _calls(auth, wechat, tokens)
             started = time.perf_counter()
-            round_ = await _lags_while(calls, len(calls) if way == _AT_ONCE else _A_TICK)
+            outcome = await _lags_while(calls, len(calls) if way == _AT_ONCE else _A_TICK)
             took[way] = time.perf_counter() - started
-            return round_
+            return outcome
 
         async def asleep(way: str) -> _Round:
             count = 2 * size.calls

@@ -13,7 +13,7 @@ class OpenCalls:
     """Counts the calls in progress, so that closing can wait for them.
 
     Attributes:
-        are_refused: whether no more calls are taken.
+        is_closed: whether no more calls are taken.
 
     Args:
         what: is closed, as its error says it.
@@ -24,11 +24,11 @@ class OpenCalls:
         self._count = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self.are_refused = False
+        self.is_closed = False
 
     def check_open(self) -> None:
         """Raise ClosedError after `close()`."""
-        if self.are_refused:
+        if self.is_closed:
             raise ClosedError(f"{self._what} is closed. Create a new one to go on.")
 
     @contextmanager
@@ -46,7 +46,7 @@ class OpenCalls:
 
     def refuse_more(self) -> None:
         """Take no more calls."""
-        self.are_refused = True
+        self.is_closed = True
 
     async def close(self) -> None:
         """Take no more calls, and return when those in progress are done."""

@@ -119,7 +119,7 @@ class MPAuthX:
             exchange=exchange,
             on_refused=lambda errcode: self._events.emit(WeChatFailed(errcode)),
         )
-        self._trade = self._api.code_to_session
+        self._trade_code = self._api.code_to_session
         keys = [app_secret] if signing_keys is None else signing_keys
         self._signer = TokenSigner(app_id=app_id, sku=sku, keys=keys)
         sealer = SessionKeySealer(app_id=app_id, keys=keys)
@@ -226,7 +226,7 @@ class MPAuthX:
                 "all."
             )
         known_as = Device.checked(device, device_kind)
-        return await self._logins.log_in(self._trade, code, encrypted_data, iv, known_as)
+        return await self._logins.log_in(self._trade_code, code, encrypted_data, iv, known_as)
 
     async def authorize_web(
         self, code: str, *, device: str | None = None, device_kind: str | None = None
@@ -272,7 +272,7 @@ class MPAuthX:
         near_cache = self._near_cache
         if near_cache is not None and near_cache.knows(token):
             return True
-        if self._calls.are_refused:
+        if self._calls.is_closed:  # asked here, for a call of check_open takes its time
             self._calls.check_open()
         ref = self._signer.verify(token)
         if ref is None:

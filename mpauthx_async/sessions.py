@@ -258,10 +258,9 @@ class Sessions:
     async def _alive(self, token: object) -> SessionRef | None:
         """The session of a token that is good, else None."""
         ref = self._signer.verify(token)
-        if ref is None:
-            self.count_refused()
+        if ref is None or not await self.conclude(ref, await self.end_of(ref, token)):
             return None
-        return ref if await self.conclude(ref, await self.end_of(ref, token)) else None
+        return ref
 
     async def _end_by_near_cache(
         self, ref: SessionRef, token: object, near: NearCache

@@ -325,6 +325,27 @@ class TestRemains:
         await store.revoke([second.ref])
         assert set(await dump(redis)) == {session_key(first.ref), session_key(second.ref)}
 
+    @pytest.mark.parametrize("is_over", [False, True])
+    async def test_who_comes_back_after_their_text_was_evicted_is_online_once(
+        self, store: RedisTokenStore, redis: Redis, *, is_over: bool
+    ) -> None:
+        for _ in range(2):  # who logs in twice stands apart, with position and end
+            await begin(store, new_session(ttl=100 if is_over else HOUR))
+        await redis.delete(USERS)
+        await begin(store, new_session(MATES[0], ttl=DAY))
+
+        async def is_gone() -> bool:
+            return await store.online_count("shop") == 1
+
+        if is_over:
+            await until(is_gone)
+        (back,) = await begin(store, new_session(ttl=HOUR))
+        assert await store.online_count("shop") == 2
+        page = await store.online("shop", cursor=None, limit=10)
+        assert sorted(page.user_ids) == sorted([MATES[0], "alice"])
+        assert back.ref in await listed(store)
+        assert list(await store.revoke([back.ref])) == [True]
+
 
 class TestOwnership:
     async def test_a_client_that_was_given_stays_open(self, redis: Redis) -> None:

@@ -245,11 +245,11 @@ class RedisTokenStore:
     ) -> list[Session | Ban]:
         """Begin sessions, unless one of the bans holds: the user's own, or that of another key."""
         args = []
-        last, terms = None, ""
+        rules, terms = None, ""
         for session, other_ban in zip(sessions, other_bans, strict=True):
-            own = session.policy, session.ttl, session.absolute_ttl
-            if own != last:  # most often all have the same
-                last, terms = own, _terms(session)
+            its_rules = session.policy, session.ttl, session.absolute_ttl
+            if its_rules != rules:  # most often all have the same
+                rules, terms = its_rules, _terms(session)
             _, user_id, nonce, _ = session.ref
             args.append((user_id, nonce, terms, _words(session), other_ban))
         answers = await self._each(self._issue, [session.ref for session in sessions], args)

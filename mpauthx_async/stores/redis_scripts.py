@@ -352,9 +352,9 @@ local terms_text, ttl, absolute_ttl, rule  -- of the session before: most often 
 
 local function issue(key, user, nonce, terms, words_behind, other_ban)
   local bucket = bucket_of_session(key, nonce)
-  local ban = bucket.ban .. user
-  local found = other_ban == '' and redis.call('MGET', key, ban)
-    or redis.call('MGET', key, ban, other_ban)
+  local ban_key = bucket.ban .. user
+  local found = other_ban == '' and redis.call('MGET', key, ban_key)
+    or redis.call('MGET', key, ban_key, other_ban)
   local value = found[1]
   if found[2] then return {2, found[2]} end
   if found[3] then return {3, found[3]} end
@@ -390,7 +390,9 @@ local function issue(key, user, nonce, terms, words_behind, other_ban)
   else
     text, replaced = replace(bucket, text, limit, line)
   end
-  local left = stored and -1 or redis.call('PTTL', bucket.users)
+  -- Who has no text is not online; but where Redis evicted the texts, they may stand apart.
+  local is_known = stored or redis.call('ZSCORE', bucket.ends, user)
+  local left = is_known and -1 or redis.call('PTTL', bucket.users)
   redis.call('HSET', bucket.users, user, join(text, line))
   if #replaced > 0 then
     update_online(bucket, user)

@@ -90,7 +90,7 @@ class RedisTracking:
                 self._time = None
                 for cache in self._caches:
                     cache.shut()
-                with suppress(RedisError, OSError):  # it is given up in any case
+                with suppress(Exception):  # it is given up in any case
                     await connection.disconnect(nowait=True)
             # Not all processes at the same moment when a server comes back.
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
