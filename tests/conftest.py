@@ -20,6 +20,20 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A Redis of the test's own."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def admin(server: RedisServer) -> AsyncIterator[Redis]:
+    """A client of the test's own Redis."""
+    async with Redis.from_url(server.url) as client:
+        yield client
+
+
+@pytest.fixture
 async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
     """A client of an empty Redis."""
     async with Redis.from_url(redis_server.url) as client:

@@ -1,7 +1,7 @@
 """What the tests of near caches on Redis share: their services, and how they wait."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,12 +18,10 @@ from .service_calls import log_in
 __all__ = [
     "BOUND",
     "Make",
-    "admin",
     "cache_of",
     "make",
     "maker",
     "refused_in_time",
-    "server",
     "trackers",
     "until_kept",
     "warm",
@@ -53,19 +51,6 @@ def maker(wx: WeChatSimulator, server: RedisServer, directory: Path) -> Make:
         return MPAuthX(**(settings | changes))
 
     return make
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A Redis of the test's own."""
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def admin(server: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis.from_url(server.url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -24,11 +24,9 @@ from mpauthx_async.stores.conformance.examples import until
 from .near_services import (
     BOUND,
     Make,
-    admin,
     cache_of,
     make,
     refused_in_time,
-    server,
     trackers,
     until_kept,
     warm,
@@ -39,7 +37,7 @@ from .redis_proxy import RedisProxy
 from .redis_server import RedisServer
 from .service_calls import log_in
 
-__all__ = ["admin", "make", "server"]
+__all__ = ["make"]
 
 ROOT = Path(__file__).parents[1]
 LOGGER = "mpauthx_async.stores.redis_tracking"

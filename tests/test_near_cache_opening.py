@@ -22,11 +22,9 @@ from mpauthx_async.stores.conformance.examples import until
 
 from .near_services import (
     Make,
-    admin,
     cache_of,
     make,
     refused_in_time,
-    server,
     trackers,
     warm,
     with_near_cache,
@@ -34,7 +32,7 @@ from .near_services import (
 from .redis_server import RedisServer
 from .service_calls import log_in
 
-__all__ = ["admin", "make", "server"]
+__all__ = ["make"]
 
 LOGGER = "mpauthx_async.stores.redis_tracking"
 

@@ -31,13 +31,6 @@ from .redis_server import RedisServer
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A Redis of the test's own."""
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
 async def admin(server: RedisServer) -> AsyncIterator[Redis]:
     async with Redis.from_url(server.url, decode_responses=True) as client:
         yield client

@@ -29,12 +29,10 @@ from mpauthx_async.stores.conformance.examples import until
 
 from .near_services import (
     Make,
-    admin,
     cache_of,
     make,
     maker,
     refused_in_time,
-    server,
     trackers,
     until_kept,
     warm,
@@ -45,7 +43,7 @@ from .redis_proxy import RedisProxy
 from .redis_server import RedisServer
 from .service_calls import hear, log_in, of_kind
 
-__all__ = ["admin", "make", "server"]
+__all__ = ["make"]
 
 ROOT = Path(__file__).parents[1]
 

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,19 +39,6 @@ from .redis_server import RedisServer
 DAY = 24 * HOUR
 ONE_PER_KIND, SHARED = LoginPolicy(one_per_kind=True), LoginPolicy(shared_token=True)
 POLICIES = [LoginPolicy(), SOLE, LoginPolicy(max_sessions=2), ONE_PER_KIND, SHARED]
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A Redis of the test's own."""
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def admin(server: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis.from_url(server.url) as client:
-        yield client
 
 
 @pytest.fixture
