@@ -141,6 +141,8 @@ def settle(futures: "Iterable[asyncio.Future[Result]]", outcome: Result | BaseEx
             future.set_result(outcome)
         elif isinstance(outcome, asyncio.CancelledError):
             future.cancel()
+        elif isinstance(outcome, StopIteration):  # which no future takes: see PEP 479
+            future.set_exception(RuntimeError("The answer is a StopIteration."))
         else:
             future.set_exception(outcome)
     return anybody

@@ -121,6 +121,18 @@ async def test_a_wrong_number_of_answers_is_a_failure_and_not_a_mix_up() -> None
     assert [type(answer) for answer in answers] == [ValueError] * 3
 
 
+async def test_an_answer_that_no_future_takes_fails_its_own_callers_alone() -> None:
+    async def odd(items: Sequence[int]) -> list[int | Exception]:
+        return [StopIteration() if item == 1 else 2 * item for item in items]
+
+    coalescer = Coalescer(odd)
+    first, again, *others = await asyncio.gather(
+        *(coalescer.submit(item) for item in (1, 1, 2, 3)), return_exceptions=True
+    )
+    assert [type(first), type(again)] == [RuntimeError] * 2
+    assert others == [4, 6]
+
+
 async def test_a_cancelled_caller_harms_nobody_who_shares_its_item() -> None:
     trips = Trips()
     coalescer = Coalescer(trips.run)
