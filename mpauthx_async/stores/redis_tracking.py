@@ -6,7 +6,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -90,8 +89,7 @@ class RedisTracking:
                 self._time = None
                 for cache in self._caches:
                     cache.shut()
-                with suppress(Exception):  # it is given up in any case
-                    await connection.disconnect(nowait=True)
+                await _give_up(connection)
             # Not all processes at the same moment when a server comes back.
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
 
@@ -172,6 +170,13 @@ class _Change(NamedTuple):
     """What Redis pushed: the names of keys, or None when all are gone."""
 
     keys: Sequence[bytes] | None
+
+
+async def _give_up(connection: Any) -> None:
+    try:
+        await connection.disconnect(nowait=True)
+    except Exception:
+        logger.warning("A connection that was given up could not be closed.", exc_info=True)
 
 
 async def _take(message: Sequence[Any]) -> _Change:
