@@ -168,7 +168,7 @@ def _open_redis(url: str) -> Redis:
 
 
 def _packing_in_c(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
-    """A connection that packs commands nine times as fast, as redis-py's blocking one does."""
+    """A connection that packs commands in C, as redis-py does only for its blocking client."""
     pack_anything = HiredisRespSerializer().pack
 
     def pack_command(*args: Any) -> list[bytes]:

@@ -388,9 +388,12 @@ class Logins:
 _SOLE = LoginPolicy(max_sessions=1)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class _Login:
-    """A login under way, which others may have joined. No two are equal."""
+    """A login under way, which others may have joined. No two are equal.
+
+    It has no repr: in its debug mode asyncio logs that, and it would hold what the client sent.
+    """
 
     key: Hashable
     trade: Callable[[str], Awaitable[CodeSession | User]]
