@@ -3,6 +3,7 @@
 The package is an extra: without it the parties that need it are left out.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -10,7 +11,14 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-__all__ = ["LEFT_OUT", "TrivialUserManager", "is_installed", "strategy", "write_tokens"]
+__all__ = [
+    "LEFT_OUT",
+    "TrivialUserManager",
+    "is_installed",
+    "strategy",
+    "token_writer",
+    "write_tokens",
+]
 
 LEFT_OUT = "Left out: fastapi-users is not installed (pip install '.[benchmark]')."
 
@@ -49,7 +57,17 @@ def strategy(redis: Redis) -> Any:
     return import_module("fastapi_users.authentication").RedisStrategy(redis, _LIFETIME)
 
 
+def token_writer(redis: Redis) -> Callable[[str], Awaitable[str]]:
+    """What has it give out a token of a user, by their id."""
+    writes = strategy(redis)
+
+    async def write(user_id: str) -> str:
+        return str(await writes.write_token(_User(user_id)))
+
+    return write
+
+
 async def write_tokens(redis: Redis, count: int) -> list[str]:
     """Have it give out tokens, each of another user."""
-    writes = strategy(redis)
-    return [await writes.write_token(_User(f"t{number:027}")) for number in range(count)]
+    write = token_writer(redis)
+    return [await write(f"t{number:027}") for number in range(count)]

@@ -17,6 +17,7 @@ __all__ = [
     "APP_ID",
     "APP_SECRET",
     "SKU",
+    "TTL",
     "begin_sessions",
     "living_tokens",
     "mget_calls",
@@ -34,7 +35,7 @@ SKU = "shop"
 
 _BATCH = 500
 _SAID_EVERY = 50_000
-_TTL = 259_200_000  # milliseconds: three days, as by default
+TTL = 259_200_000  # milliseconds: three days, as by default
 _NEAR_CACHE = 100_000  # tokens
 _WARM_UP = 15  # seconds
 
@@ -51,7 +52,7 @@ def session_refs(count: int) -> Iterator[SessionRef]:
 
 def new_session(ref: SessionRef) -> NewSession:
     """What a login without a session key begins."""
-    return NewSession(ref, _TTL)
+    return NewSession(ref, TTL)
 
 
 async def begin_sessions(
