@@ -181,8 +181,8 @@ class SessionKeySealer:
         Returns:
             What to store for each; None for what is no session key.
         """
-        ivs = [_nonce_bytes(nonce) for nonce, _ in items]
-        records = self._records(ivs, items)
+        sessions = [_nonce_bytes(nonce) for nonce, _ in items]
+        records = self._records(sessions, sessions, [session_key for _, session_key in items])
         return [None if record is None else _encode(record) for record in records]
 
     async def replace(
@@ -225,25 +225,25 @@ class SessionKeySealer:
     def _seal_again(self, nonce: str, session_key: str) -> str | None:
         """Seal another session key of a session; None for what is none."""
         iv = secrets.token_bytes(_IV)
-        (record,) = self._records([iv], [(nonce, session_key)])
+        (record,) = self._records([iv], [_nonce_bytes(nonce)], [session_key])
         return None if record is None else _encode(iv + record)
 
     def _records(
-        self, ivs: Sequence[bytes], items: Sequence[tuple[str, str]]
+        self, ivs: Sequence[bytes], sessions: Sequence[bytes], session_keys: Sequence[str]
     ) -> list[bytes | None]:
-        keys = [_session_key_bytes(session_key) for _, session_key in items]
         # Of each record the two blocks that GCM encrypts: for the tag and for the 16 bytes.
         counters = b"".join(iv + counter for iv in ivs for counter in _COUNTERS)
-        stream = AES.new(self._keys[0], AES.MODE_ECB).encrypt(counters) if items else b""
+        stream = AES.new(self._keys[0], AES.MODE_ECB).encrypt(counters) if ivs else b""
+        keys, pieces = map(_session_key_bytes, session_keys), _pieces(stream, 2 * _BLOCK)
         return [
-            None if key is None else self._record(nonce, key, piece)
-            for (nonce, _), key, piece in zip(items, keys, _pieces(stream, 2 * _BLOCK), strict=True)
+            None if key is None else self._record(session, key, piece)
+            for session, key, piece in zip(sessions, keys, pieces, strict=True)
         ]
 
-    def _record(self, nonce: str, session_key: bytes, stream: bytes) -> bytes:
+    def _record(self, session: bytes, session_key: bytes, stream: bytes) -> bytes:
         encrypted = (int.from_bytes(session_key) ^ int.from_bytes(stream[_BLOCK:])).to_bytes(_BLOCK)
-        session = _nonce_bytes(nonce) + bytes(_BLOCK - _IV)  # GCM fills a block up with zeros
-        tag = int.from_bytes(stream[:_BLOCK]) ^ self._hash(session + encrypted)
+        # GCM fills the authenticated block up with zeros.
+        tag = int.from_bytes(stream[:_BLOCK]) ^ self._hash(session + _FILLING + encrypted)
         return encrypted + tag.to_bytes(_BLOCK)
 
     def _hash(self, blocks: bytes) -> int:
@@ -304,6 +304,7 @@ def with_open_id(sealed_key: str, open_id: str, user_id: str) -> str:
 _AES_KEY = 32  # bytes
 _BLOCK = 16  # bytes: of AES, of a session key, of a tag
 _IV = 12  # bytes: also of a session's nonce
+_FILLING = bytes(_BLOCK - _IV)
 _COUNTERS = ((1).to_bytes(4), (2).to_bytes(4))
 _LENGTHS = 8 * _IV << 64 | 8 * _BLOCK  # of what is authenticated and what is encrypted, in bits
 _POLYNOMIAL = 0xE1 << 120
