@@ -9,9 +9,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from .coalescer import Coalescer, settle
 from .connections import Connections
@@ -45,7 +46,8 @@ __all__ = ["Logins"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_BEGUN = 8  # logins in one tick: to begin one takes aiohttp 0.1 ms
+_MOST_BEGUN = 4  # logins in one tick: to begin one takes aiohttp 0.1 ms
+_MOST_FINISHED = 256  # logins in one batch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -103,7 +105,12 @@ class Logins:
         self._waiting: deque[_Login] = deque()
         self._free_places = max_concurrent
         self._begun_in_tick = 0
-        self._traded = Coalescer(events.watched("login", self._finish_logins), max_in_flight=1)
+        self._executor_at_work = False
+        self._traded = Coalescer(
+            events.watched("login", self._finish_logins),
+            max_batch=_MOST_FINISHED,
+            max_in_flight=1,
+        )
         self._refreshes = Coalescer(events.watched("refresh", self._finish_refreshes), max_batch=64)
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -153,8 +160,8 @@ class Logins:
             login = self._waiting.popleft()
             del self._under_way[login.key]
             settle(login.callers, _closed())
-        if self._under_way:
-            await asyncio.wait([login.task for login in self._under_way.values()])
+        if trades := [one.trade_task for one in self._under_way.values() if one.trade_task]:
+            await asyncio.wait(trades)
         await self._traded.close()
         await self._refreshes.close()
         while self._withdrawals:
@@ -178,8 +185,18 @@ class Logins:
             raise
 
     def _begin_some(self) -> None:
-        """Begin what waits, if there is a place, but not so much in one tick that it gets long."""
-        while self._waiting and self._free_places and self._begun_in_tick < _MOST_BEGUN:
+        """Begin what waits, if there is a place, but not so much in one tick that it gets long.
+
+        Nothing begins while the executor decrypts. That takes two milliseconds for a hundred
+        logins when the event loop is idle; when it is busy, several times as long, for the two take
+        the interpreter's lock from each other with each call into C, and both are slower for it.
+        """
+        while (
+            self._waiting
+            and self._free_places
+            and self._begun_in_tick < _MOST_BEGUN
+            and not self._executor_at_work
+        ):
             login = self._waiting.popleft()
             if login.callers and all(caller.done() for caller in login.callers):
                 del self._under_way[login.key]  # all have left
@@ -188,7 +205,7 @@ class Logins:
                 asyncio.get_running_loop().call_soon(self._next_tick)
             self._begun_in_tick += 1
             self._free_places -= 1
-            login.task = asyncio.create_task(self._trade(login))
+            login.trade_task = asyncio.create_task(self._trade(login), context=login.context)
 
     def _next_tick(self) -> None:
         self._begun_in_tick = 0
@@ -203,7 +220,8 @@ class Logins:
             if not isinstance(error, Exception):
                 raise  # this task was cancelled, or the process is told to end
         else:
-            answer.add_done_callback(partial(self._end_with, login))
+            login.trade_task = None  # let go of it now: thousands may wait here
+            answer.add_done_callback(partial(self._end_with, login), context=login.context)
 
     def _end_with(self, login: "_Login", answer: "asyncio.Future[AuthResult]") -> None:
         self._end(login, _outcome_of(answer))
@@ -257,9 +275,15 @@ class Logins:
     async def _finish_logins(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
         """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
         now = int(self._clock() * 1000)
-        arrivals = await asyncio.get_running_loop().run_in_executor(
-            self._connections.executor, self._read, logins, now
-        )
+        self._executor_at_work = True
+        try:
+            await asyncio.sleep(0)  # what has begun in this tick sends its request first
+            arrivals = await asyncio.get_running_loop().run_in_executor(
+                self._connections.executor, self._read, logins, now
+            )
+        finally:
+            self._executor_at_work = False
+            self._begin_some()
         kept = await _for_good(arrivals, self._keep)
         return await _for_good(kept, self._give_tokens)
 
@@ -315,17 +339,17 @@ class Logins:
             )
         return User.from_wechat(session, payload, now)
 
-    async def _keep(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival]":
+    async def _keep(self, arrivals: "Sequence[_Arrival]") -> "Sequence[_Arrival]":
         """Save the users; each is then as stored, under this app's openId, and known to be new."""
         is_new = await self._users.save([arrival.user for arrival in arrivals])
-        known = [arrival.user.id for arrival, new in zip(arrivals, is_new, strict=True) if not new]
-        stored = iter(await self._users.get(known) if known else ())
-        return [
-            arrival._replace(is_new=True)
-            if new
-            else arrival._replace(user=_as_stored(arrival.user, next(stored)))
-            for arrival, new in zip(arrivals, is_new, strict=True)
-        ]
+        for arrival, new in zip(arrivals, is_new, strict=True):
+            arrival.is_new = new
+        known = [arrival for arrival in arrivals if not arrival.is_new]
+        if known:
+            stored = await self._users.get([arrival.user.id for arrival in known])
+            for arrival, user in zip(known, stored, strict=True):
+                arrival.user = _as_stored(arrival.user, user)
+        return arrivals
 
     async def _give_tokens(
         self, arrivals: "Sequence[_Arrival]", policy: LoginPolicy | None = None
@@ -342,13 +366,13 @@ class Logins:
         return results
 
     def _new_session(self, arrival: "_Arrival", policy: LoginPolicy) -> NewSession:
-        user, nonce, sealed_key, login, _ = arrival
-        user_id, open_id = user.id, user.open_id
+        user_id, open_id = arrival.user.id, arrival.user.open_id
+        sealed_key, login = arrival.sealed_key, arrival.login
         if sealed_key is not None:
             sealed_key = with_open_id(sealed_key, open_id, user_id)
         device, kind = NO_DEVICE if login is None else login.device
         return NewSession(
-            SessionRef(self._sku, user_id, nonce),
+            SessionRef(self._sku, user_id, arrival.nonce),
             self._ttl,
             policy,
             sealed_key,
@@ -403,11 +427,13 @@ class _Login:
     device: Device
     begun_at: float = field(default_factory=time.perf_counter)
     callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
-    task: "asyncio.Task[None]" = field(init=False)
+    context: Context = field(default_factory=copy_context)  # of the caller who came first
+    trade_task: "asyncio.Task[None] | None" = field(init=False, default=None)
     traded: CodeSession | User = field(init=False)
 
 
-class _Arrival(NamedTuple):
+@dataclass(slots=True, eq=False, repr=False)
+class _Arrival:
     """A user who is about to get a token."""
 
     user: User

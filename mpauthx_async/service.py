@@ -95,7 +95,7 @@ class MPAuthX:
         policy: LoginPolicy | None = None,
         absolute_ttl: float | None = None,
         rotation_grace: float = 10.0,
-        max_concurrent_logins: int = 128,
+        max_concurrent_logins: int = 512,
         web: WeChatOAuth | None = None,
         exchange: CodeExchange | None = None,
         clock: Callable[[], float] = time.time,

@@ -1,7 +1,9 @@
 """Other doors to the same login: a third-party platform's, and WeCom's, end to end."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -62,6 +64,27 @@ async def component(
     exchange = ComponentExchange(wx.component_app_id, token)
     async with make(tokens=tokens, app_secret="unused" * 5, exchange=exchange) as auth:
         yield auth
+
+
+async def test_a_login_that_waited_runs_in_the_context_of_its_caller(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    """For what traces and logs requests, such as OpenTelemetry."""
+    request_id: ContextVar[int] = ContextVar("request_id")
+    seen = []
+
+    async def token() -> str:
+        seen.append(request_id.get())
+        return wx.component_access_token
+
+    async def call(number: int) -> None:
+        request_id.set(number)
+        await auth.authorize(wx.login(f"user-{number}"))
+
+    exchange = ComponentExchange(wx.component_app_id, token)
+    async with make(exchange=exchange, max_concurrent_logins=1) as auth:
+        await asyncio.gather(*map(call, range(5)))
+    assert seen == [0, 1, 2, 3, 4]
 
 
 async def wecom_token(wx: WeChatSimulator) -> str:

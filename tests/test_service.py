@@ -515,6 +515,40 @@ async def test_logins_beyond_the_limit_wait_in_order(
     assert [request.query["js_code"] for request in wx.requests] == codes
 
 
+class Observed(ThreadPoolExecutor):
+    """An executor of one thread that tells when it got work."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.got_work = asyncio.Event()
+
+    def submit(self, *args: Any, **named: Any) -> Any:
+        self.got_work.set()
+        return super().submit(*args, **named)
+
+
+async def test_no_login_begins_while_the_executor_decrypts(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    let_go = Event()
+    with Observed() as executor:
+        connections = Connections(executor=executor)
+        async with connections, make(connections=connections) as auth:
+            executor.submit(let_go.wait)
+            executor.got_work.clear()
+            first = asyncio.create_task(auth.authorize(*login(wx, "first")))
+            await executor.got_work.wait()
+            second = asyncio.create_task(auth.authorize(*login(wx, "second")))
+            for _ in range(50):  # by when whatever had begun would have been asked for
+                async with connections.http.get(f"{wx.url}/sns/jscode2session") as response:
+                    await response.read()
+            begun = sum("js_code" in request.query for request in wx.requests)
+            let_go.set()
+            assert begun == 1
+            results = [await first, await second]
+            assert all([await auth.is_token_valid(result.response) for result in results])
+
+
 class Stage:
     """A service whose logins stop at one stage until they are let go."""
 
