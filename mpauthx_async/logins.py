@@ -47,6 +47,7 @@ __all__ = ["Logins"]
 logger = logging.getLogger(__name__)
 
 _MOST_BEGUN = 4  # logins in one tick: to begin one takes aiohttp 0.1 ms
+_MOST_TRADES = 128  # at once: half of what Connections opens to WeChat, where waiting has an end
 _MOST_FINISHED = 256  # logins in one batch
 
 Item = TypeVar("Item")
@@ -104,8 +105,9 @@ class Logins:
         self._under_way: dict[Hashable, _Login] = {}
         self._waiting: deque[_Login] = deque()
         self._free_places = max_concurrent
+        self._trades = 0
         self._begun_in_tick = 0
-        self._executor_at_work = False
+        self._reading = False
         self._traded = Coalescer(
             events.watched("login", self._finish_logins),
             max_batch=_MOST_FINISHED,
@@ -143,15 +145,17 @@ class Logins:
         if login is None:
             login = self._under_way[key] = _Login(key, trade, code, encrypted_data, iv, device)
             self._waiting.append(login)
-            self._begin_some()
-        return self._outcome(login)
+        outcome = self._outcome(login, _join(login))
+        self._begin_some()
+        return outcome
 
     async def refresh(self, user_id: str) -> AuthResult:
         """Give a known user a token that ends all their others."""
         self._check_open()
         refresh = _Refresh(user_id)
+        caller = _join(refresh)
         self._refreshes.submit(refresh).add_done_callback(partial(self._answer, refresh))
-        return await self._outcome(refresh)
+        return await self._outcome(refresh, caller)
 
     async def close(self) -> None:
         """Refuse what waits for its turn, and let what has begun finish."""
@@ -171,10 +175,8 @@ class Logins:
         if self._closed:
             raise _closed()
 
-    async def _outcome(self, call: "_Call") -> AuthResult:
+    async def _outcome(self, call: "_Call", caller: "asyncio.Future[AuthResult]") -> AuthResult:
         """Wait for what a call comes to. It goes on when a caller is cancelled."""
-        caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
-        call.callers.append(caller)
         try:
             return await caller
         except asyncio.CancelledError:
@@ -187,24 +189,26 @@ class Logins:
     def _begin_some(self) -> None:
         """Begin what waits, if there is a place, but not so much in one tick that it gets long.
 
-        Nothing begins while the executor decrypts. That takes two milliseconds for a hundred
-        logins when the event loop is idle; when it is busy, several times as long, for the two take
-        the interpreter's lock from each other with each call into C, and both are slower for it.
+        Nothing begins while the executor has a batch to decrypt. That takes two milliseconds for a
+        hundred logins when the event loop is idle; when it is busy, several times as long, for the
+        two take the interpreter's lock from each other with each call into C, and both are slower.
         """
         while (
             self._waiting
             and self._free_places
+            and self._trades < _MOST_TRADES
             and self._begun_in_tick < _MOST_BEGUN
-            and not self._executor_at_work
+            and not self._reading
         ):
             login = self._waiting.popleft()
-            if login.callers and all(caller.done() for caller in login.callers):
+            if all(caller.done() for caller in login.callers):
                 del self._under_way[login.key]  # all have left
                 continue
             if not self._begun_in_tick:
                 asyncio.get_running_loop().call_soon(self._next_tick)
             self._begun_in_tick += 1
             self._free_places -= 1
+            self._trades += 1
             login.trade_task = asyncio.create_task(self._trade(login), context=login.context)
 
     def _next_tick(self) -> None:
@@ -216,12 +220,15 @@ class Logins:
             login.traded = await login.trade(login.code)
             answer = self._traded.submit(login)
         except BaseException as error:
+            self._trades -= 1
             self._end(login, error)
             if not isinstance(error, Exception):
                 raise  # this task was cancelled, or the process is told to end
         else:
-            login.trade_task = None  # let go of it now: thousands may wait here
+            self._trades -= 1
+            login.trade_task = None  # let go of it now, for it may be long until the end
             answer.add_done_callback(partial(self._end_with, login), context=login.context)
+            self._begin_some()
 
     def _end_with(self, login: "_Login", answer: "asyncio.Future[AuthResult]") -> None:
         self._end(login, _outcome_of(answer))
@@ -275,14 +282,14 @@ class Logins:
     async def _finish_logins(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
         """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
         now = int(self._clock() * 1000)
-        self._executor_at_work = True
+        self._reading = True
         try:
-            await asyncio.sleep(0)  # what has begun in this tick sends its request first
+            await asyncio.sleep(0)  # what has begun in this tick can send its request first
             arrivals = await asyncio.get_running_loop().run_in_executor(
                 self._connections.executor, self._read, logins, now
             )
         finally:
-            self._executor_at_work = False
+            self._reading = False
             self._begin_some()
         kept = await _for_good(arrivals, self._keep)
         return await _for_good(kept, self._give_tokens)
@@ -452,6 +459,13 @@ class _Refresh:
 
 
 _Call: TypeAlias = _Login | _Refresh
+
+
+def _join(call: _Call) -> "asyncio.Future[AuthResult]":
+    """Have one more caller wait for what a call comes to."""
+    caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
+    call.callers.append(caller)
+    return caller
 
 
 def _outcome_of(answer: "asyncio.Future[AuthResult]") -> AuthResult | BaseException:

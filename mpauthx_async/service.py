@@ -67,7 +67,8 @@ class MPAuthX:
             is how long a session lives at most, in seconds.
         rotation_grace: for how long a client that lost the answer of `rotate` gets it again, in
             seconds; so does the Redis client here, which repeats what was lost.
-        max_concurrent_logins: how many logins are worked on at once; others wait in order.
+        max_concurrent_logins: how many logins are worked on at once, up to 128 of them at WeChat;
+            others wait in order.
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to trade the codes of `authorize` than the app's own: a
             ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and calls

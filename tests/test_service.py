@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import aiohttp
 import pytest
 from redis.asyncio import Redis
 
@@ -513,6 +514,38 @@ async def test_logins_beyond_the_limit_wait_in_order(
     async with make(max_concurrent_logins=1) as auth:
         await asyncio.gather(*map(auth.authorize, codes))
     assert [request.query["js_code"] for request in wx.requests] == codes
+
+
+async def test_no_login_waits_for_a_connection_where_that_has_an_end(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    wx.latency = 0.6
+    timeout = aiohttp.ClientTimeout(total=5, connect=0.5)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=128), timeout=timeout
+    ) as http:
+        connections = Connections(http=http)
+        async with connections, make(connections=connections) as auth:
+            results = await asyncio.gather(
+                *(auth.authorize(wx.login(f"user-{number}")) for number in range(300))
+            )
+    assert len({result.response for result in results}) == 300
+
+
+async def test_a_login_whose_callers_left_while_it_waited_is_not_begun(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    wx.latency = 0.2
+    async with make(max_concurrent_logins=1) as auth:
+        first = asyncio.create_task(auth.authorize(wx.login("first")))
+        await requests_at(wx, 1)
+        leaving = asyncio.create_task(auth.authorize(wx.login("leaving")))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await first
+        await auth.authorize(wx.login("last"))
+    assert len(wx.requests) == 2
 
 
 class Observed(ThreadPoolExecutor):
