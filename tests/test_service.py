@@ -519,17 +519,14 @@ async def test_logins_beyond_the_limit_wait_in_order(
 async def test_no_login_waits_for_a_connection_where_that_has_an_end(
     make: Callable[..., MPAuthX], wx: WeChatSimulator
 ) -> None:
-    wx.latency = 0.6
-    timeout = aiohttp.ClientTimeout(total=5, connect=0.5)
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=128), timeout=timeout
-    ) as http:
+    wx.latency = 1  # second: the last of them would wait for three others
+    connector, timeout = aiohttp.TCPConnector(limit=128), aiohttp.ClientTimeout(total=2.5)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
         connections = Connections(http=http)
         async with connections, make(connections=connections) as auth:
-            results = await asyncio.gather(
-                *(auth.authorize(wx.login(f"user-{number}")) for number in range(300))
-            )
-    assert len({result.response for result in results}) == 300
+            codes = [wx.login(f"user-{number}") for number in range(400)]
+            results = await asyncio.gather(*map(auth.authorize, codes))
+    assert len({result.response for result in results}) == 400
 
 
 async def test_a_login_whose_callers_left_while_it_waited_is_not_begun(
