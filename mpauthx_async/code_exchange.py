@@ -20,7 +20,10 @@ class CodeExchange(Protocol):
         """The servers to ask, in the order in which to try them."""
 
     def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> Awaitable[CodeSession]:
-        """Trade a code of the app; raises as `WeChatHTTP.get`."""
+        """Trade a code of the app; raises as `WeChatHTTP.get`.
+
+        It has to end, sooner or later: until then, one of the places at WeChat is taken.
+        """
 
     def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of the session."""

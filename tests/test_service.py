@@ -16,6 +16,7 @@ from mpauthx_async import (
     Ban,
     BannedError,
     ClosedError,
+    ComponentExchange,
     ConfigurationError,
     Connections,
     DecryptionError,
@@ -717,6 +718,17 @@ if hasattr(asyncio, "eager_task_factory"):  # from Python 3.12 on
             assert answers == [True] * 3
             with pytest.raises(WeChatAPIError):
                 await auth.authorize("x" * 32)
+
+    async def test_a_login_that_fails_at_once_tells_its_caller_where_tasks_begin_at_once(
+        make: Callable[..., MPAuthX], wx: WeChatSimulator
+    ) -> None:
+        async def refused() -> str:
+            raise ConfigurationError("no access token")
+
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with make(exchange=ComponentExchange("wx0", refused)) as auth:
+            with pytest.raises(ConfigurationError, match="no access token"):
+                await asyncio.wait_for(auth.authorize(wx.login("anybody")), 5)
 
 
 async def test_a_login_given_up_by_all_still_tells_the_log_why_it_failed(
