@@ -44,6 +44,9 @@ class Connections:
         redis: a ready-made redis-py asyncio client, of a single Redis or of a Redis Cluster.
         executor: a ready-made thread pool for what would hold up the event loop.
 
+    Attributes:
+        redis_epoch: how often the connections to Redis were left because they were stale.
+
     Raises:
         ConfigurationError: for both `redis_url` and `redis`, or a URL that redis-py refuses.
     """
@@ -66,6 +69,7 @@ class Connections:
         self._owns_redis = redis is None
         self._owns_executor = executor is None
         self._closed = False
+        self.redis_epoch = 0
 
     @property
     def http(self) -> aiohttp.ClientSession:
@@ -117,6 +121,28 @@ class Connections:
                 "These Connections already hold a Redis, which this URL does not name. Pass "
                 "RedisTokenStore(connections) to use theirs, or RedisTokenStore(url) for another."
             )
+
+    async def renew_redis(self, epoch: int) -> None:
+        """Leave the connections to Redis that were opened in this epoch, and begin another one.
+
+        A connection in use is closed when it is given back. A Redis Cluster's client sees to its
+        connections by itself.
+
+        Args:
+            epoch: what `redis_epoch` was before the call that failed. Nothing happens when another
+                call was faster.
+        """
+        if epoch != self.redis_epoch:
+            return
+        self.redis_epoch += 1
+        pool = getattr(self._redis, "connection_pool", None)
+        if pool is None:
+            return
+        for connection in list(pool._in_use_connections):
+            connection.mark_for_reconnect()
+        # Not pool.disconnect(): while that waits for a connection to close, a call may be given it.
+        for connection in list(pool._available_connections):
+            await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
         """Close what was opened here and leave ready-made parts open; may be called again."""

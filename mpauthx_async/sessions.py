@@ -22,6 +22,7 @@ from .events import (
 )
 from .models import AuthResult, Ban, OnlinePage, Session, SessionRef, Subject, User, is_user_id
 from .near_cache import NearCache, NearCaching
+from .store_boundary import only_store_errors
 from .stores import TokenStore, UserStore
 from .tokens import TokenSigner
 
@@ -298,7 +299,8 @@ class Sessions:
     async def _lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         events = self._events
         if not events.has_listeners:
-            return await self._tokens.lookup(refs)
+            with only_store_errors():
+                return await self._tokens.lookup(refs)
         started = time.perf_counter()
         ends = await events.watched("lookup", self._tokens.lookup)(refs)
         valid = sum(end is not None and end > 0 for end in ends)

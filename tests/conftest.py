@@ -7,6 +7,7 @@ from redis.asyncio import Redis, RedisCluster
 
 from mpauthx_async import WeChatSimulator
 
+from .redis_cluster import RedisClusterServers
 from .redis_server import RedisServer
 
 pytest.register_assert_rewrite("mpauthx_async.stores.conformance")
@@ -58,6 +59,13 @@ async def cluster(cluster_server: RedisServer) -> AsyncIterator[RedisCluster]:
     async with RedisCluster(host="127.0.0.1", port=cluster_server.port) as client:
         await client.flushall()
         yield client
+
+
+@pytest.fixture
+def cluster_servers() -> Iterator[RedisClusterServers]:
+    """A Redis Cluster of the test's own, of three primaries and three replicas."""
+    with RedisClusterServers() as servers:
+        yield servers
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from ..constants import TokenStatus
 from ..errors import ConfigurationError, StoreError
 from ..models import Ban, LoginPolicy, NewSession, OnlinePage, Session, SessionRef, Subject
 from ..near_cache import NearCache
+from ..store_boundary import raises_store_errors
 from . import redis_scripts as scripts
 from .online_cursor import OnlineCursor
 from .redis_database import AnyRedis, RedisDatabase
@@ -43,6 +44,7 @@ _AT_ONCE = 16  # buckets of a cluster that are asked at the same time
 _GENERATION = itemgetter(3)  # of a SessionRef
 
 
+@raises_store_errors
 class RedisTokenStore:
     """Keeps sessions in a Redis of version 6.2 or later, or in a Redis Cluster.
 
@@ -104,14 +106,13 @@ class RedisTokenStore:
             _key_heads(sku)[crc32(user_id.encode()) & 255] + nonce
             for sku, user_id, nonce, _ in refs
         ]
-        with self._database.trip() as redis:
-            values = await self._mget(redis, keys)
-            if not any(map(_GENERATION, refs)):
-                try:
-                    return list(map(int, values))
-                except (TypeError, ValueError):  # some are gone, or their tokens were rotated
-                    pass
-            return [_end(value, ref) for value, ref in zip(values, refs, strict=True)]
+        values = await self._mget(keys)
+        if not any(map(_GENERATION, refs)):
+            try:
+                return list(map(int, values))
+            except (TypeError, ValueError):  # some are gone, or their tokens were rotated
+                pass
+        return [_end(value, ref) for value, ref in zip(values, refs, strict=True)]
 
     async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
         """Read sessions in full, with one script."""
@@ -170,19 +171,18 @@ class RedisTokenStore:
 
     async def unban(self, subject: Subject) -> bool:
         """Let a subject log in again; False when it was not banned."""
-        with self._database.trip() as redis:
-            return bool(await redis.delete(_ban_key(subject)))
+        key = _ban_key(subject)
+        return bool(await self._database.run(lambda redis: redis.delete(key)))
 
     async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
         """Read the bans of subjects, with one MGET."""
         if not subjects:
             return []
-        with self._database.trip() as redis:
-            texts = await self._mget(redis, [_ban_key(subject) for subject in subjects])
-            return [
-                None if text is None else _parsed_ban(subject.user_id, text)
-                for subject, text in zip(subjects, texts, strict=True)
-            ]
+        texts = await self._mget([_ban_key(subject) for subject in subjects])
+        return [
+            None if text is None else _parsed_ban(subject.user_id, text)
+            for subject, text in zip(subjects, texts, strict=True)
+        ]
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session, those who came online last first."""
@@ -337,13 +337,15 @@ class RedisTokenStore:
         answers = await asyncio.gather(*map(one, keys))
         return [answer for part in answers for answer in part]
 
-    async def _mget(self, redis: Any, keys: Sequence[str]) -> list[Any]:
-        mget = redis.mget_nonatomic if self._database.is_cluster else redis.mget
-        return list(await mget(keys))
+    async def _mget(self, keys: Sequence[str]) -> list[Any]:
+        mget = "mget_nonatomic" if self._database.is_cluster else "mget"
+        values: Any = await self._database.run(lambda redis: getattr(redis, mget)(keys))
+        if not isinstance(values, list) or len(values) != len(keys):
+            raise StoreError("Redis did not answer with a value for each key. Check what it is.")
+        return values
 
     async def _call(self, script: Any, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        with self._database.trip() as redis:
-            return await script(keys, args, client=redis)
+        return await self._database.run(lambda redis: script(keys, args, client=redis))
 
 
 def _terms(session: NewSession) -> str:

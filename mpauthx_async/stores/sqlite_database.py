@@ -10,7 +10,8 @@ from typing import TypeAlias, TypeVar
 
 import aiosqlite
 
-from ..errors import ClosedError, StoreError
+from ..errors import MPAuthXError, StoreError
+from ..open_calls import OpenCalls
 
 __all__ = ["Database", "SqliteDatabase", "transaction"]
 
@@ -43,7 +44,7 @@ class SqliteDatabase:
         self._prepare = prepare
         self._opening = asyncio.Lock()
         self._connection: aiosqlite.Connection | None = None
-        self._closed = False
+        self._calls = OpenCalls("This SQLite store")
 
     async def run(self, work: Callable[[sqlite3.Cursor], Result]) -> Result:
         """Do work in the thread, after what is in progress.
@@ -56,24 +57,23 @@ class SqliteDatabase:
             ClosedError: after `close()`.
             StoreError: for whatever SQLite cannot do.
         """
-        try:
-            async with self._opening:
-                if self._closed:
-                    raise ClosedError("This SQLite store is closed.")
-                if self._connection is None:
-                    self._connection = await self._open()
-            return await _in_thread(self._connection, work)
-        except (sqlite3.Error, ValueError, OverflowError) as error:
-            # aiosqlite's own is a ValueError; OverflowError is a number beyond 64 bits.
-            raise _store_error(error) from error
+        with self._calls.one():
+            try:
+                async with self._opening:
+                    if self._connection is None:
+                        self._connection = await self._open()
+                return await _in_thread(self._connection, work)
+            except MPAuthXError:
+                raise
+            except Exception as error:
+                raise _store_error(error) from error
 
     async def close(self) -> None:
         """Close the connection if it was opened here, after what is in progress."""
-        async with self._opening:
-            self._closed = True
-            connection, self._connection = self._connection, None
-            if connection is not None and connection is not self._database:
-                await connection.close()
+        await self._calls.close()
+        connection, self._connection = self._connection, None
+        if connection is not None and connection is not self._database:
+            await connection.close()
 
     async def _open(self) -> aiosqlite.Connection:
         if isinstance(self._database, aiosqlite.Connection):

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from ..errors import MPAuthXError, StoreError
+from ..store_boundary import raises_store_errors
 from .records import LOCK_TTL
 from .sqlite_database import Database, SqliteDatabase, transaction
 
@@ -35,6 +36,7 @@ _CLEAR = (
 _RELEASE = "DELETE FROM mpauthx_record WHERE key = ? AND text = ?"
 
 
+@raises_store_errors
 class SqliteRecords:
     """Keeps named texts in a SQLite database, in a table named mpauthx_record.
 

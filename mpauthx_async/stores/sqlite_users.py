@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from ..errors import StoreError
 from ..models import User
+from ..store_boundary import raises_store_errors
 from .sqlite_database import Database, SqliteDatabase, transaction
 
 __all__ = ["SqliteUserStore"]
@@ -18,6 +19,7 @@ _BUSY_TIMEOUT = 5.0  # seconds
 _INSERT_ROWS = 500  # in one statement, which SQLite lets bind 32,766 values
 
 
+@raises_store_errors
 class SqliteUserStore:
     """Keeps users in a SQLite table named user: an existing one as it is, else a new one.
 
