@@ -16,6 +16,7 @@ from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError, RedisError
 
 from .errors import ClosedError, ConfigurationError
+from .open_calls import OpenCalls
 
 __all__ = ["Connections", "RedisClient"]
 
@@ -36,6 +37,7 @@ class Connections:
     """The ways out of the process, shared by any number of services.
 
     Everything opens when it is first used, so this can be created anywhere, without an event loop.
+    From then on it belongs to that event loop and process, and raises ConfigurationError in others.
     Ready-made parts are used as they are and never closed here.
 
     Args:
@@ -68,13 +70,13 @@ class Connections:
         self._owns_http = http is None
         self._owns_redis = redis is None
         self._owns_executor = executor is None
-        self._closed = False
+        self._calls = OpenCalls(self, "This Connections object")
         self.redis_epoch = 0
 
     @property
     def http(self) -> aiohttp.ClientSession:
         """The aiohttp session; the first use needs a running event loop."""
-        self._check_open()
+        self._calls.check_here()
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=_HTTP_CONNECTIONS, ttl_dns_cache=_DNS_CACHE),
@@ -87,8 +89,14 @@ class Connections:
 
     @property
     def redis(self) -> RedisClient:
-        """The Redis client over the one pool."""
-        self._check_open()
+        """The Redis client over the one pool, for the running event loop."""
+        self._calls.check_here()
+        return self.configured_redis
+
+    @property
+    def configured_redis(self) -> RedisClient:
+        """The Redis client, for what needs no connection and so no event loop."""
+        self._calls.check_open()
         if self._redis is None:
             raise ConfigurationError("These Connections know no Redis: give them a redis_url.")
         return self._redis
@@ -101,7 +109,7 @@ class Connections:
     @property
     def executor(self) -> Executor:
         """The thread pool for what would hold up the event loop."""
-        self._check_open()
+        self._calls.check_here()
         if self._executor is None:
             self._executor = ThreadPoolExecutor(_EXECUTOR_THREADS, thread_name_prefix="mpauthx")
         return self._executor
@@ -112,7 +120,7 @@ class Connections:
         Raises:
             ConfigurationError: when these Connections already hold another Redis.
         """
-        self._check_open()
+        self._calls.check_open()
         if self._redis is None:
             self._redis = _open_redis(url)
             self._redis_url = url
@@ -146,7 +154,7 @@ class Connections:
 
     async def close(self) -> None:
         """Close what was opened here and leave ready-made parts open; may be called again."""
-        self._closed = True
+        self._calls.refuse_more()
         if self._owns_http and self._http is not None:
             await self._http.close()
         if self._owns_redis and self._redis is not None:
@@ -161,10 +169,6 @@ class Connections:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("These Connections are closed.")
 
 
 def _open_redis(url: str) -> Redis:

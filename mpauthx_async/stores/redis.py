@@ -25,8 +25,6 @@ from operator import itemgetter
 from typing import Any, Self
 from zlib import crc32
 
-from redis.asyncio import RedisCluster
-
 from ..constants import TokenStatus
 from ..errors import ConfigurationError, StoreError
 from ..models import Ban, LoginPolicy, NewSession, OnlinePage, Session, SessionRef, Subject
@@ -66,12 +64,11 @@ class RedisTokenStore:
         self._near_cache = near_cache
         self._tracking: RedisTracking | None = None
         if near_cache:
-            client = self._database.client
-            if isinstance(client, RedisCluster):
+            if self._database.is_cluster:
                 raise ConfigurationError(
                     "A near cache needs a single Redis: with a Redis Cluster set near_cache to 0."
                 )
-            self._tracking = RedisTracking(client, "mpauthx:t:")
+            self._tracking = RedisTracking(self._database.connections, "mpauthx:t:")
         register = self._database.client.register_script
         self._issue = register(scripts.ISSUE)
         self._read = register(scripts.READ)
@@ -100,6 +97,7 @@ class RedisTokenStore:
         if not refs:
             return []
         if self._tracking is not None:
+            self._database.check_here()
             self._tracking.start()
         # The hot path: _key, written out.
         keys = [
@@ -230,6 +228,7 @@ class RedisTokenStore:
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
+        self._database.refuse_more()
         if self._tracking is not None:
             await self._tracking.close()
         await self._database.close()

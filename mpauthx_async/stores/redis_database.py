@@ -54,10 +54,10 @@ class RedisDatabase:
             self.connections = Connections(redis)
         else:
             self.connections = Connections(redis=redis)
-        self.client = self.connections.redis
+        self.client = self.connections.configured_redis
         self.is_cluster = isinstance(self.client, RedisCluster)
         self._repeats_by_itself = _repeats_by_itself(self.client)
-        self._calls = OpenCalls("This Redis store")
+        self._calls = OpenCalls(self, "This Redis store")
 
     async def run(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
         """Make one trip to Redis, on new connections when those in the pool turn out to be stale.
@@ -81,6 +81,14 @@ class RedisDatabase:
                 raise
             except Exception as error:
                 raise _store_error(error) from error
+
+    def check_here(self) -> None:
+        """Check that a call may be made in the running event loop."""
+        self._calls.check_here()
+
+    def refuse_more(self) -> None:
+        """Take no more calls."""
+        self._calls.refuse_more()
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
