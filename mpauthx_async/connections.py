@@ -1,6 +1,7 @@
 """Connections: one aiohttp session, one Redis pool, one executor, and who closes them."""
 
 import asyncio
+import logging
 import re
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +22,8 @@ from .open_calls import OpenCalls
 __all__ = ["Connections", "RedisClient"]
 
 RedisClient: TypeAlias = Redis | RedisCluster
+
+logger = logging.getLogger(__name__)
 
 _HTTP_CONNECTIONS = 256
 _HTTP_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5, sock_connect=3)  # seconds
@@ -158,7 +161,10 @@ class Connections:
         if self._owns_http and self._http is not None:
             await self._http.close()
         if self._owns_redis and self._redis is not None:
-            await self._redis.aclose()
+            try:
+                await self._redis.aclose()
+            except RedisError as error:  # they are given up all the same
+                logger.warning("Connections to Redis did not close in time: %s", error)
         if self._owns_executor and self._executor is not None:
             executor = self._executor
             # Its threads may be at work; waiting for them here would hold up the event loop.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,9 @@ from mpauthx_async import MPAuthX, WeChatSimulator
 
 from .redis_server import RedisServer
 from .service_calls import log_in
+from .test_loops_and_forks import settings
+
+__all__ = ["settings"]
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60  # seconds; a process that does not end takes for ever
@@ -66,27 +70,9 @@ def run(program: str, *given: object) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-@pytest.fixture(params=["sqlite", "redis", "near cache"])
-def settings(
-    request: pytest.FixtureRequest, redis_server: RedisServer, wx: WeChatSimulator, tmp_path: Path
-) -> dict[str, str]:
-    tokens = {
-        "sqlite": f"sqlite:///{tmp_path}/tokens.db",
-        "redis": redis_server.url,
-        "near cache": f"{redis_server.url}?near_cache=100",
-    }
-    return {
-        "app_id": wx.app_id,
-        "app_secret": wx.app_secret,
-        "users": f"sqlite:///{tmp_path}/users.db",
-        "tokens": tokens[request.param],
-        "api_base": wx.url,
-    }
-
-
 @pytest.mark.parametrize("how", ["asyncio.run", "a loop that is never closed"])
 async def test_the_interpreter_ends_and_names_the_service(
-    how: str, settings: dict[str, str], wx: WeChatSimulator
+    how: str, settings: dict[str, Any], wx: WeChatSimulator
 ) -> None:
     out, err = await asyncio.to_thread(run, USE, settings, wx.login("bob"), how)
     assert out == "used\n"
@@ -96,7 +82,7 @@ async def test_the_interpreter_ends_and_names_the_service(
 
 
 async def test_the_interpreter_ends_and_names_a_web_service(
-    settings: dict[str, str], wx: WeChatSimulator
+    settings: dict[str, Any], wx: WeChatSimulator
 ) -> None:
     if "near_cache" in settings["tokens"]:
         settings["tokens"] = settings["tokens"].partition("?")[0]
@@ -106,7 +92,7 @@ async def test_the_interpreter_ends_and_names_a_web_service(
 
 
 async def test_a_service_that_was_not_used_needs_no_closing(
-    settings: dict[str, str], wx: WeChatSimulator
+    settings: dict[str, Any], wx: WeChatSimulator
 ) -> None:
     assert await asyncio.to_thread(run, UNUSED, settings, "", "") == ("made\n", "")
 
