@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from .errors import ClosedError
+from .open_calls import belongs_elsewhere
 
 __all__ = ["Coalescer", "settle"]
 
@@ -49,6 +50,7 @@ class Coalescer(Generic[Item, Result]):
         self._in_flight: set[asyncio.Task[None]] = set()
         self._dispatch_scheduled = False
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the first call
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Put an item into the next batch.
@@ -61,10 +63,15 @@ class Coalescer(Generic[Item, Result]):
 
         Raises:
             ClosedError: after `close()`.
+            ConfigurationError: in another event loop than the first call's.
         """
         if self._closed:
             raise ClosedError("This service is closed: it takes no more calls.")
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None:
+                raise belongs_elsewhere("This service", "event loop")
+            self._loop = loop
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.setdefault(item, []).append(future)
         if not self._dispatch_scheduled:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from .errors import ClosedError, ConfigurationError, MPAuthXError
 from .forks import never_free, unwatch, watch
 
-__all__ = ["OpenCalls"]
+__all__ = ["OpenCalls", "belongs_elsewhere"]
 
 
 class OpenCalls:
@@ -19,8 +19,7 @@ class OpenCalls:
     forked child process, raise ConfigurationError; before the first call both are free.
 
     Attributes:
-        is_closed: whether calls are refused.
-        loop: the event loop of the first call; None before it.
+        is_open: whether a first call was made and calls are still taken; else `check_here` tells.
 
     Args:
         owner: what is called and closed.
@@ -38,22 +37,23 @@ class OpenCalls:
         self._idle.set()
         self._is_inherited = False
         self._warning: weakref.finalize[..., object] | None = None
-        self.is_closed = False
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.is_open = False
 
     def check_open(self) -> None:
         """Raise ClosedError after `close()`, and ConfigurationError in a forked child process."""
-        if self.is_closed:
+        if self._is_closed:
             raise self._refusal()
 
     def check_here(self) -> None:
         """Check that a call may be made in the running event loop, which the first call binds."""
         self.check_open()
         loop = asyncio.get_running_loop()
-        if self.loop is None:
+        if self._loop is None:
             self._bind(loop)
-        elif loop is not self.loop:
-            raise self._belongs_elsewhere("event loop")
+        elif loop is not self._loop:
+            raise belongs_elsewhere(self._what, "event loop")
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -74,13 +74,13 @@ class OpenCalls:
         Raises:
             ConfigurationError: in another event loop or process than the first call's.
         """
-        if self.is_closed:
+        if self._is_closed:
             if self._is_inherited:
                 raise self._refusal()
             return
-        if self.loop is not None and asyncio.get_running_loop() is not self.loop:
-            raise self._belongs_elsewhere("event loop")
-        self.is_closed = True
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            raise belongs_elsewhere(self._what, "event loop")
+        self._is_closed, self.is_open = True, False
         unwatch(self)
         if self._warning is not None:
             self._warning.detach()
@@ -92,16 +92,17 @@ class OpenCalls:
 
     def leave_to_parent(self) -> None:
         """Refuse all calls in a forked child process, and never free what the parent uses."""
-        if self.is_closed:
+        if self._is_closed:
             return
-        self.is_closed = self._is_inherited = True
+        self._is_closed = self._is_inherited = True
+        self.is_open = False
         if self._warning is not None:
             self._warning.detach()
         never_free(self._owner())
-        never_free(self.loop)
+        never_free(self._loop)
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self._loop, self.is_open = loop, True
         watch(self)
         owner = self._owner()
         if self._name is not None and owner is not None:
@@ -109,14 +110,16 @@ class OpenCalls:
 
     def _refusal(self) -> MPAuthXError:
         if self._is_inherited:
-            return self._belongs_elsewhere("process")
+            return belongs_elsewhere(self._what, "process")
         return ClosedError(f"{self._what} is closed. Create a new one to go on.")
 
-    def _belongs_elsewhere(self, where: str) -> ConfigurationError:
-        return ConfigurationError(
-            f"{self._what} belongs to the {where} in which it was first used, and this is another "
-            "one. Create one in each, and close it there."
-        )
+
+def belongs_elsewhere(what: str, where: str) -> ConfigurationError:
+    """The error of a call in another event loop or process than the first one."""
+    return ConfigurationError(
+        f"{what} belongs to the {where} in which it was first used, and this is another one. "
+        "Create one in each, and close it there."
+    )
 
 
 def _warn(name: str) -> None:

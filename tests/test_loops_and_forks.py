@@ -57,7 +57,6 @@ def _service(tokens: str, path: Path) -> _Used:
         **store_calls(auth, token, "x"),
         "authorize": lambda: auth.authorize("code"),
         "authorize_web": lambda: auth.authorize_web("code"),
-        "a forged token": lambda: auth.is_token_valid("bob|shop|x"),
         "access_token": auth.access_token,
     }
     return _Used(auth, lambda: auth.is_token_valid(token), calls)
