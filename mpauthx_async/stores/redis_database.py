@@ -34,7 +34,8 @@ _BACKOFF = 0.1  # seconds before the second attempt, at most; doubles with each
 # is a ClusterDownError. redis-py answers NOSCRIPT by loading the script, but a failover may lead
 # the next call to another server.
 _PASSING = (ReadOnlyError, ClusterDownError, TryAgainError, NoScriptError)
-# A server that hangs is not asked again: its callers have waited long enough.
+# What redis-py documents. With all else that it raises, a connection was lost. A server that hangs
+# (TimeoutError) is not asked again: its callers have waited long enough.
 _DOCUMENTED = (RedisError, RedisClusterException, OSError)
 
 

@@ -80,9 +80,10 @@ class RedisTracking:
         backoff = 0.0
         while not _is_cancelled():
             connection = self._new_connection()
+            epoch = self._connections.redis_epoch
             try:
                 await connection.connect()
-                await self._listen(connection)
+                await self._listen(connection, epoch)
             except Exception as error:  # noqa: BLE001 (whatever it is, this has to come back)
                 backoff = 0.0 if self._time else backoff
                 backoff = min(_LONGEST_BACKOFF, 2 * backoff + _SHORTEST_BACKOFF)
@@ -107,9 +108,8 @@ class RedisTracking:
             settings.pop(name, None)
         return self._pool.connection_class(**settings)
 
-    async def _listen(self, connection: Any) -> None:
-        """Take what Redis pushes until the connection is lost."""
-        epoch = self._connections.redis_epoch
+    async def _listen(self, connection: Any, epoch: int) -> None:
+        """Take what Redis pushes until the connection is lost, or was opened in an earlier epoch."""
         # redis-py has no public way to it for its asyncio client yet (its issue 3916).
         parser = connection._parser
         parser.set_invalidation_push_handler(_take)
