@@ -109,7 +109,7 @@ class RedisTracking:
         return self._pool.connection_class(**settings)
 
     async def _listen(self, connection: Any, epoch: int) -> None:
-        """Take what Redis pushes until the connection is lost, or was opened in an earlier epoch."""
+        """Take what Redis pushes until the connection is lost or its epoch is over."""
         # redis-py has no public way to it for its asyncio client yet (its issue 3916).
         parser = connection._parser
         parser.set_invalidation_push_handler(_take)
