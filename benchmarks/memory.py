@@ -27,7 +27,7 @@ from redis.asyncio import Redis
 
 from mpauthx_async import NewSession, RedisTokenStore, SessionRef
 from mpauthx_async.near_cache import NearCache
-from mpauthx_async.session_keys import SessionKeySealer, with_open_id
+from mpauthx_async.sealing import SessionKeySealer, with_open_id
 from mpauthx_async.tokens import nonce_of
 from tests.redis_server import RedisServer
 
@@ -52,9 +52,11 @@ _LOGIN = "a waiting login, in Python"
 _SEALER = SessionKeySealer(app_id=APP_ID, keys=[APP_SECRET])
 
 
-def _with_key(ref: SessionRef) -> NewSession:
+def _with_key(ref: SessionRef, open_id: str | None = None) -> NewSession:
     session_key = base64.b64encode(secrets.token_bytes(16)).decode()
-    (sealed_key,) = _SEALER.seal([(ref.nonce, session_key)])
+    open_id = ref.user_id if open_id is None else open_id
+    (sealed_key,) = _SEALER.seal([(ref.nonce, open_id, session_key)])
+    sealed_key = sealed_key and with_open_id(sealed_key, open_id, ref.user_id)
     return replace(new_session(ref), sealed_key=sealed_key)
 
 
@@ -63,10 +65,7 @@ def _with_device(ref: SessionRef) -> NewSession:
 
 
 def _with_union_id(ref: SessionRef) -> NewSession:
-    session = _with_key(ref)
-    open_id = secrets.token_urlsafe(21)
-    sealed_key = session.sealed_key and with_open_id(session.sealed_key, open_id, ref.user_id)
-    return replace(session, sealed_key=sealed_key)
+    return _with_key(ref, secrets.token_urlsafe(21))
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:

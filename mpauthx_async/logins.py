@@ -36,7 +36,8 @@ from .models import (
     User,
     is_user_id,
 )
-from .session_keys import SessionKeySealer, with_open_id
+from .sealing import SessionKeySealer, with_open_id
+from .session_keys import replace_session_key
 from .sessions import NO_DEVICE, Device
 from .stores import SessionKeyStore, TokenStore, UserStore
 from .tokens import TokenSigner, new_nonce, new_nonces
@@ -316,11 +317,9 @@ class Logins:
     def _read(self, logins: "Sequence[_Login]", now: int) -> "list[_Arrival | Exception]":
         """Make the users of logins, decrypting what the clients sent; and seal the session keys."""
         nonces = new_nonces(len(logins))
-        session_keys = [
-            login.traded.session_key if isinstance(login.traded, CodeSession) else ""
-            for login in logins
-        ]
-        sealed_keys = self._sealer.seal(list(zip(nonces, session_keys, strict=True)))
+        sealed_keys = self._sealer.seal(
+            [(nonce, *_key_to_seal(login)) for nonce, login in zip(nonces, logins, strict=True)]
+        )
         arrivals: list[_Arrival | Exception] = []
         for login, nonce, sealed_key in zip(logins, nonces, sealed_keys, strict=True):
             try:
@@ -408,9 +407,8 @@ class Logins:
             and isinstance(traded, CodeSession)
             and arrival.sealed_key is not None
         ):
-            key, open_id = traded.session_key, arrival.user.open_id
             try:
-                await self._sealer.replace(store, result.session.ref, key, open_id)
+                await replace_session_key(self._sealer, store, result.session.ref, traded)
             except MPAuthXError as error:
                 return error
         return result
@@ -481,6 +479,12 @@ async def _for_good(
     good = [item for item in items if not isinstance(item, Exception)]
     results = iter(await step(good) if good else ())
     return [item if isinstance(item, Exception) else next(results) for item in items]
+
+
+def _key_to_seal(login: _Login) -> tuple[str, str]:
+    """The openId and session key that the trade gave; a web login's key is empty."""
+    traded = login.traded
+    return traded.open_id, traded.session_key if isinstance(traded, CodeSession) else ""
 
 
 def _as_stored(user: User, stored: User | None) -> User:

@@ -19,7 +19,8 @@ from .logins import Logins
 from .models import AuthResult, Ban, LoginPolicy, OnlinePage, PhoneNumber, Session, User
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
-from .session_keys import SessionKeys, SessionKeySealer
+from .sealing import SessionKeySealer
+from .session_keys import SessionKeys
 from .sessions import Device, Sessions
 from .stores import (
     RecordOAuthTokenStore,

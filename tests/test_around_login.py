@@ -343,6 +343,22 @@ async def test_a_key_moved_to_another_session_does_not_open(
         assert await outcomes(key_calls(auth, eve.response)) == [SessionKeyLostError] * 5
 
 
+@pytest.mark.parametrize("union_id", [None, "union-bob"])
+@pytest.mark.parametrize("suffix", ["|eve", "|union-bob", "|", ""])
+async def test_a_key_whose_open_id_was_changed_does_not_open(
+    auth: MPAuthX, wx: WeChatSimulator, union_id: str | None, suffix: str
+) -> None:
+    result = await auth.authorize(wx.login("bob", union_id))
+    ref = result.session.ref
+    (stored,) = await auth._tokens.sealed_keys([ref])
+    sealed_key, _, open_id = stored.partition("|")
+    assert open_id == ("bob" if union_id else "")
+    await auth._tokens.replace_sealed_key(ref, sealed_key + suffix)
+    is_unchanged = union_id is None and suffix in ("|", "")  # the openId is the user's id
+    expected = DecryptionError if is_unchanged else SessionKeyLostError
+    assert (await outcomes([auth.decrypt(result.response, "data", "iv")])) == [expected]
+
+
 # Arguments and answers that are none
 
 
