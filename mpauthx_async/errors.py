@@ -120,7 +120,7 @@ class WeChatAPIError(MPAuthXError):
 
 
 class NoOAuthTokenError(MPAuthXError):
-    """No web OAuth token of this user is kept: they have to authorize first."""
+    """No web OAuth token of this user is kept, or it does not open: they have to authorize."""
 
     code = StatusCode.invalid_access_token
 

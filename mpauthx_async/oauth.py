@@ -71,8 +71,10 @@ class WeChatOAuth:
             of your own, with its timeouts and proxies, is passed as `Connections(http=session)`.
         api_base: WeChat's address, or several in the order in which to try them.
         page_base: the address of the pages that a browser is sent to.
-        signing_keys: what signs states, oldest to newest, at least 16 bytes each: the newest signs,
-            all verify. By default the app_secret alone.
+        signing_keys: what signs states, and encrypts the tokens that are kept at a URL, oldest to
+            newest, at least 16 bytes each: the newest signs and encrypts, all verify and decrypt.
+            By default the app_secret alone; after a change of the secret, `[old_secret,
+            new_secret]`. A user whose token does not decrypt has to authorize again.
         clock: tells the time in Unix seconds.
 
     Raises:
@@ -106,11 +108,10 @@ class WeChatOAuth:
             connections=self._connections,
             api_base=api_base,
         )
-        self._states = StateSigner(
-            app_id=app_id, keys=[app_secret] if signing_keys is None else signing_keys
-        )
+        keys = [app_secret] if signing_keys is None else signing_keys
+        self._states = StateSigner(app_id=app_id, keys=keys)
         self._opened: RecordOAuthTokenStore | None = None
-        self._tokens = self._open(tokens)
+        self._tokens = self._open(tokens, keys)
         self._refreshes: Flights[OAuthToken, OAuthToken] = Flights()
         self._calls = OpenCalls("This service")
 
@@ -239,10 +240,11 @@ class WeChatOAuth:
             lang: of the place names: `zh_CN`, `zh_TW` or `en`.
 
         Raises:
-            NoOAuthTokenError: no token is saved; the user has to authorize first.
+            NoOAuthTokenError: no token is saved, or it does not decrypt, because it was encrypted
+                under other signing_keys or is damaged; the user has to authorize (again).
             WeChatAPIError: 48001 when they granted no more than snsapi_base; 42002 or 40030 when
                 they have to authorize again.
-            StoreError: the store could not answer, or the saved token is damaged.
+            StoreError: the store could not answer.
             And as `get_access_token`.
         """
         with self._calls.one():
@@ -394,8 +396,8 @@ class WeChatOAuth:
         """What is there before a login replaces it."""
         try:
             return await self._tokens.get(open_id)
-        except StoreError as error:
-            # Damaged, and now replaced; when the store is down, saving says so.
+        except (NoOAuthTokenError, StoreError) as error:
+            # What does not open is replaced now; when the store is down, saving says so.
             logger.warning("A saved OAuth token could not be read: %s", error)
             return None
 
@@ -427,10 +429,14 @@ class WeChatOAuth:
             raise IdentityMismatchError("The user data does not name the user of this code.")
         return OAuthUser.from_wechat(session.open_id, session.union_id, payload)
 
-    def _open(self, tokens: str | OAuthTokenStore | OAuthTokenFunctions) -> OAuthTokenStore:
+    def _open(
+        self,
+        tokens: str | OAuthTokenStore | OAuthTokenFunctions,
+        keys: Sequence[str | bytes],
+    ) -> OAuthTokenStore:
         if isinstance(tokens, str):
             records = open_records(tokens, self._connections, self._clock)
-            self._opened = RecordOAuthTokenStore(records, app_id=self._app_id)
+            self._opened = RecordOAuthTokenStore(records, app_id=self._app_id, keys=keys)
             return self._opened
         functions: Any
         if isinstance(tokens, (tuple, list)):

@@ -19,6 +19,7 @@ from .logins import Logins
 from .models import AuthResult, Ban, LoginPolicy, OnlinePage, PhoneNumber, Session, User
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
+from .record_sealer import RecordSealer
 from .sealing import SessionKeySealer
 from .session_keys import SessionKeys
 from .sessions import Device, Sessions
@@ -59,10 +60,10 @@ class MPAuthX:
         token_ttl: how long a token lives, in seconds.
         connections: shared with other services, and closed by whoever made them.
         api_base: WeChat's address, or several in the order in which to try them.
-        signing_keys: what signs tokens, and encrypts the session keys that are kept, oldest to
-            newest, at least 16 bytes each: the newest signs, all verify. By default the app_secret
-            alone; after a change of the secret, `[old_secret, new_secret]` lets earlier tokens live
-            on.
+        signing_keys: what signs tokens, and encrypts the session keys, web OAuth tokens and access
+            token that are kept, oldest to newest, at least 16 bytes each: the newest signs and
+            encrypts, all verify and decrypt. By default the app_secret alone; after a change of the
+            secret, `[old_secret, new_secret]` lets earlier tokens live on.
         policy: which sessions of a user live side by side; by default all.
         absolute_ttl: when given, lives slide: `token_ttl` counts from a token's last use, and this
             is how long a session lives at most, in seconds.
@@ -677,12 +678,13 @@ class MPAuthX:
             lambda force: self._api.get_stable_token(force_refresh=force),
             records,
             f"access_token|{app_id}",
+            RecordSealer(b"mpauthx access", app_id=app_id, keys=keys),
             self._clock,
         )
         self._own_web = WeChatOAuth(
             app_id=app_id,
             app_secret=app_secret,
-            tokens=RecordOAuthTokenStore(records, app_id=app_id),
+            tokens=RecordOAuthTokenStore(records, app_id=app_id, keys=keys),
             connections=self._connections,
             api_base=API_HOSTS if api_base is None else api_base,
             signing_keys=keys,

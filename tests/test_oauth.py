@@ -550,10 +550,27 @@ class TestWhatIsKnownOfAUser:
             await oauth.get_access_token(wx.web_login("bob"))
             (key,) = await redis.keys("mpauthx:r:*oauth_token*")
             await redis.set(key, "{")
-            with pytest.raises(StoreError, match="damaged"):
+            with pytest.raises(NoOAuthTokenError, match="damaged"):
                 await oauth.get_user("bob")
             await oauth.get_access_token(wx.web_login("bob"))
             assert (await oauth.get_user("bob")).open_id == "bob"
+
+    async def test_after_a_change_of_the_secret_users_authorize_again_unless_the_old_is_listed(
+        self, wx: WeChatSimulator, clock: Clock, tmp_path: Path
+    ) -> None:
+        tokens, old, new = f"sqlite:///{tmp_path}/oauth.db", wx.app_secret, "a-new-app-secret"
+        async with service(wx, tokens, clock) as before:
+            await before.get_access_token(wx.web_login("bob"))
+        wx.app_secret = new
+        async with (
+            service(wx, tokens, clock, signing_keys=[old, new]) as listed,
+            service(wx, tokens, clock) as changed,
+        ):
+            assert (await listed.get_user("bob")).open_id == "bob"
+            with pytest.raises(NoOAuthTokenError, match="list the old ones before the new one"):
+                await changed.get_user("bob")
+            await changed.get_access_token(wx.web_login("bob"))
+            assert (await changed.get_user("bob")).open_id == "bob"
 
     async def test_a_store_that_gets_and_saves_is_enough(
         self, wx: WeChatSimulator, clock: Clock

@@ -212,7 +212,11 @@ class OAuthTokenStore(Protocol):
     """
 
     async def get(self, open_id: str) -> OAuthToken | None:
-        """Read the token of a user; None when there is none."""
+        """Read the token of a user; None when there is none.
+
+        It may raise NoOAuthTokenError for a token that it keeps and cannot decrypt: the user has
+        to authorize again.
+        """
 
     async def save(self, open_id: str, token: OAuthToken) -> None:
         """Keep the token of a user, in place of an earlier one."""
