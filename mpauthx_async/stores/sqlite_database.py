@@ -1,6 +1,7 @@
 """SqliteDatabase: what the SQLite stores share, a connection that opens when it is needed."""
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +19,9 @@ Database: TypeAlias = str | Path | aiosqlite.Connection
 Result = TypeVar("Result")
 
 _WAL_RETRY = 0.01  # seconds
+_OWNER_ONLY = 0o600  # a file's mode
+_NO_FILES = ("", ":memory:")
+_URI = "file:"  # which some builds of SQLite take without being asked to
 
 
 class SqliteDatabase:
@@ -25,6 +29,9 @@ class SqliteDatabase:
 
     Each trip to a thread and back waits for the interpreter's lock, for milliseconds when the
     event loop is busy. So a batch is one trip: a function that is given a cursor and does all.
+
+    A file that does not exist is created with mode 0600, whatever the umask; SQLite gives its
+    `-wal` and `-shm` files the same mode. An existing file keeps its mode.
 
     Args:
         database: the file's path, or an open aiosqlite connection, which stays open.
@@ -63,7 +70,7 @@ class SqliteDatabase:
                 if self._connection is None:
                     self._connection = await self._open()
             return await _in_thread(self._connection, work)
-        except (sqlite3.Error, ValueError, OverflowError) as error:
+        except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
             # aiosqlite's own is a ValueError; OverflowError is a number beyond 64 bits.
             raise _store_error(error) from error
 
@@ -153,7 +160,18 @@ async def _in_thread(
 
 
 def _try_to_open(path: str | Path) -> None:
+    if str(path) not in _NO_FILES and not str(path).startswith(_URI):
+        _create(path)
     sqlite3.connect(path).close()
+
+
+def _create(path: str | Path) -> None:
+    """Create a file that only its owner may read; SQLite would create it readable for others.
+
+    Through a symbolic link, which SQLite follows and O_EXCL does not.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, _OWNER_ONLY))
 
 
 def _store_error(error: Exception) -> StoreError:
