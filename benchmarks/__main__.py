@@ -24,6 +24,7 @@ from .progress import Progress
 from .report import save, save_plots, table
 from .revocation import REVOCATION
 from .scale import SCALE
+from .sealing import SEALING
 from .validate import VALIDATE
 
 BENCHMARKS = {
@@ -38,6 +39,7 @@ BENCHMARKS = {
         HTTP,
         SCALE,
         MEMORY,
+        SEALING,
     )
 }
 
