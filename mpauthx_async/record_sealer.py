@@ -35,6 +35,8 @@ class RecordSealer:
     Source: NIST SP 800-38D.
     """
 
+    __slots__ = ("_keys",)  # without a __dict__, whose repr would show the keys
+
     def __init__(self, purpose: bytes, *, app_id: str, keys: Sequence[str | bytes]) -> None:
         self._keys = tuple(key[:_KEY] for key in derived_keys(purpose, app_id, keys))
 
