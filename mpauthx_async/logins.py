@@ -126,6 +126,7 @@ class Logins:
         iv: str | None = None,
         device: Device = NO_DEVICE,
         *,
+        max_age: float | None = None,
         on_web: bool = False,
     ) -> Awaitable[AuthResult]:
         """Log a user in. Concurrent calls with the same arguments are one login, with one token.
@@ -136,15 +137,18 @@ class Logins:
             encrypted_data: what the client sent along, sealed in the session that the trade gives.
             iv: likewise; None without encrypted_data.
             device: what the session is to say of the device.
+            max_age: how many seconds ago that data may have been sealed; None for any time.
             on_web: whether the code is one of a web login.
         """
         self._check_open()
         # Of texts alone: thousands may wait, and what refers to nothing is no work for the garbage
         # collector.
-        key = (on_web, code, encrypted_data, iv, device.name, device.kind)
+        key = (on_web, code, encrypted_data, iv, max_age, device.name, device.kind)
         login = self._under_way.get(key)
         if login is None:
-            login = self._under_way[key] = _Login(key, trade, code, encrypted_data, iv, device)
+            login = self._under_way[key] = _Login(
+                key, trade, code, encrypted_data, iv, max_age, device
+            )
             self._waiting.append(login)
         outcome = self._outcome(login, _join(login))
         self._begin_some()
@@ -336,7 +340,14 @@ class Logins:
             return session
         if encrypted_data is None or iv is None:
             return User.from_wechat(session, {}, now)
-        payload = decrypt_user_data(session.session_key, encrypted_data, iv, self._app_id)
+        payload = decrypt_user_data(
+            session.session_key,
+            encrypted_data,
+            iv,
+            self._app_id,
+            max_age=login.max_age,
+            now=now / 1000,
+        )
         if not self._is_of(session, payload):
             raise IdentityMismatchError(
                 "The user data does not name the user of this code. Send the code and the data of "
@@ -429,6 +440,7 @@ class _Login:
     code: str
     encrypted_data: str | None
     iv: str | None
+    max_age: float | None
     device: Device
     begun_at: float = field(default_factory=time.perf_counter)
     callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)

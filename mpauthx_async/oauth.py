@@ -34,7 +34,7 @@ from .stores import (
     open_records,
 )
 from .stores.records import within_lock
-from .userdata import decrypt_user_data
+from .userdata import check_sealed, decrypt_user_data
 from .wechat import WeChatAPI, check_lang
 from .wechat_http import API_HOSTS, is_address
 
@@ -273,6 +273,7 @@ class WeChatOAuth:
         session key that opens the data.
 
         Raises:
+            ParameterError: encrypted_data and iv do not come together, or are too long.
             SnapshotUserError: the page was shown to a virtual account.
             DecryptionError, IdentityMismatchError: the data was not sealed in the session of this
                 code, or belongs to somebody else.
@@ -280,9 +281,8 @@ class WeChatOAuth:
         """
         with self._calls.one():
             if encrypted_data is not None or iv is not None:
-                if not isinstance(encrypted_data, str) or not isinstance(iv, str):
-                    raise ParameterError("encrypted_data and iv come together, or not at all.")
-                return await self._get_mini_program_user(code, encrypted_data, iv)
+                sealed = check_sealed(encrypted_data, iv)  # before the code is used up
+                return await self._get_mini_program_user(code, *sealed)
             check_lang(lang)  # before the code is used up
             return await self._api.get_oauth_user(await self._trade_of_person(code), lang)
 

@@ -34,7 +34,7 @@ from .stores import (
     open_user_store,
 )
 from .tokens import TokenSigner, parse_token
-from .userdata import verify_raw_data
+from .userdata import check_max_age, check_sealed, verify_raw_data
 from .wechat import WeChatAPI, check_code
 from .wechat_http import API_HOSTS
 
@@ -188,6 +188,7 @@ class MPAuthX:
         *,
         device: str | None = None,
         device_kind: str | None = None,
+        max_age: float | None = None,
     ) -> AuthResult:
         """Log a user in: trade the code at WeChat, keep the user, give a token.
 
@@ -203,34 +204,34 @@ class MPAuthX:
             device: what the user would know the device by, such as "iPhone 15": one line of at
                 most 128 characters.
             device_kind: such as "phone" or "desktop", likewise; by default the device's name.
+            max_age: how many seconds ago WeChat may have sealed the data; None for any time.
 
         Returns:
             The result, with the token in `response`.
 
         Raises:
-            ParameterError: the code is missing, or one of encrypted_data and iv is; or for a
-                device that is no such text.
+            ParameterError: the code is missing, or one of encrypted_data and iv is; or they are
+                too long; or for a device or max_age that is not as above.
             WeChatAPIError: WeChat refused the code.
             HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError,
             ConnectionFailedError: WeChat did not answer as it should.
-            DecryptionError: the data was not sealed in the session of this code, or is damaged.
+            DecryptionError: the data was not sealed in the session of this code, is damaged, or
+                older than max_age.
             IdentityMismatchError: the data belongs to somebody else.
             BannedError: the user is banned.
             StoreError: the user or the token could not be stored; no token was given.
             ClosedError: the service is closed, or was while this call waited for its turn.
         """
         check_code(code)
-        if not (encrypted_data or iv):
+        check_max_age(max_age)
+        if encrypted_data or iv:
+            check_sealed(encrypted_data, iv)
+        else:
             encrypted_data = iv = None
-        elif not (
-            isinstance(encrypted_data, str) and isinstance(iv, str) and encrypted_data and iv
-        ):
-            raise ParameterError(
-                "encrypted_data and iv come together, both texts from wx.getUserInfo, or not at "
-                "all."
-            )
         known_as = Device.checked(device, device_kind)
-        return await self._logins.log_in(self._trade_code, code, encrypted_data, iv, known_as)
+        return await self._logins.log_in(
+            self._trade_code, code, encrypted_data, iv, known_as, max_age=max_age
+        )
 
     async def authorize_web(
         self, code: str, *, device: str | None = None, device_kind: str | None = None
@@ -496,41 +497,50 @@ class MPAuthX:
         self._near_cache = None  # what it knows is counted too from now on, behind `is_valid`
         return self._events.subscribe(listener)
 
-    async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
+    async def decrypt(
+        self, token: object, encrypted_data: str, iv: str, *, max_age: float | None = None
+    ) -> dict[str, Any]:
         """Decrypt what a client got sealed in the session of its login: share info, run data …
 
         Args:
             token: what the login gave.
             encrypted_data: the client's `encryptedData`.
             iv: the client's `iv`.
+            max_age: how many seconds ago WeChat may have sealed the data, by the timestamp in its
+                watermark and this service's clock; None for any time.
 
         Returns:
             The payload with WeChat's own field names.
 
         Raises:
-            ParameterError: encrypted_data or iv is no text.
+            ParameterError: encrypted_data or iv is not a text, is empty or is too long; or max_age
+                is not a positive number.
             InvalidTokenError: the token is not valid.
             SessionKeyLostError: no session key is kept for this token; the client has to log in
                 again.
             DecryptionError: the data was sealed with another key, because the client has called
-                wx.login since, or is damaged; the client has to log in again.
+                wx.login since, or is damaged: the client has to log in again. Or it is older than
+                max_age: the client has to get it anew.
             ConfigurationError: the token store keeps no session keys.
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        if not isinstance(encrypted_data, str) or not isinstance(iv, str):
-            raise ParameterError("encrypted_data and iv are required, both texts from the client.")
+        check_sealed(encrypted_data, iv)
+        check_max_age(max_age)
         with self._calls.one():
-            return await self._session_keys.decrypt(token, encrypted_data, iv)
+            now = self._clock()
+            return await self._session_keys.decrypt(token, encrypted_data, iv, max_age, now)
 
     async def decrypt_phone_number(
-        self, token: object, encrypted_data: str, iv: str
+        self, token: object, encrypted_data: str, iv: str, *, max_age: float | None = None
     ) -> PhoneNumber:
         """Decrypt the phone number that the button gave the client; raises as `decrypt`.
 
         It is the old form; today's clients get a code: `get_phone_number`.
         """
-        number = PhoneNumber.from_wechat(await self.decrypt(token, encrypted_data, iv))
+        number = PhoneNumber.from_wechat(
+            await self.decrypt(token, encrypted_data, iv, max_age=max_age)
+        )
         if number is None:
             raise DecryptionError("The data holds no phone number.")
         return number

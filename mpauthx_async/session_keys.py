@@ -73,10 +73,12 @@ class SessionKeys:
         """
         return await self._finds.submit(await self._sessions.current(token))
 
-    async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
+    async def decrypt(
+        self, token: object, encrypted_data: str, iv: str, max_age: float | None, now: float
+    ) -> dict[str, Any]:
         """Decrypt what a client got sealed in the session of its token."""
         session = await self.of(token)
-        sealed = _Sealed(session.session_key, encrypted_data, iv)
+        sealed = _Sealed(session.session_key, encrypted_data, iv, max_age, now)
         payload: dict[str, Any] = await self._decryptions.submit(sealed)
         return payload
 
@@ -171,6 +173,8 @@ class _Sealed:
     session_key: str = field(repr=False)
     encrypted_data: str
     iv: str
+    max_age: float | None
+    now: float
 
 
 def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] | Exception]:
@@ -178,7 +182,14 @@ def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] 
     for data in sealed:
         try:
             payloads.append(
-                decrypt_user_data(data.session_key, data.encrypted_data, data.iv, app_id)
+                decrypt_user_data(
+                    data.session_key,
+                    data.encrypted_data,
+                    data.iv,
+                    app_id,
+                    max_age=data.max_age,
+                    now=data.now,
+                )
             )
         except MPAuthXError as error:
             payloads.append(error)

@@ -623,12 +623,20 @@ class TestMiniProgramMode:
         with pytest.raises(IdentityMismatchError):
             await oauth.get_user_by_code(code, encrypted_data=encrypted_data, iv=iv)
 
-    @pytest.mark.parametrize("half", [{"iv": "iv"}, {"encrypted_data": "data"}])
-    async def test_data_and_iv_come_together(
-        self, oauth: WeChatOAuth, wx: WeChatSimulator, half: dict[str, str]
+    @pytest.mark.parametrize(
+        "sealed",
+        [
+            {"iv": "iv"},
+            {"encrypted_data": "data"},
+            {"encrypted_data": "A" * 16_385, "iv": "iv"},
+            {"encrypted_data": "data", "iv": "A" * 65},
+        ],
+    )
+    async def test_data_and_iv_come_together_and_of_a_limited_length(
+        self, oauth: WeChatOAuth, wx: WeChatSimulator, sealed: dict[str, str]
     ) -> None:
         with pytest.raises(ParameterError, match="come together"):
-            await oauth.get_user_by_code(wx.login("bob"), **half)
+            await oauth.get_user_by_code(wx.login("bob"), **sealed)
         assert not wx.requests
 
 

@@ -383,9 +383,18 @@ async def test_a_missing_or_impossible_code_is_refused_without_asking_wechat(
 
 
 @pytest.mark.parametrize(
-    ("encrypted_data", "iv"), [("data", None), (None, "iv"), ("data", ""), ("", "iv"), (5, 5)]
+    ("encrypted_data", "iv"),
+    [
+        ("data", None),
+        (None, "iv"),
+        ("data", ""),
+        ("", "iv"),
+        (5, 5),
+        ("A" * 16_385, "iv"),
+        ("data", "A" * 65),
+    ],
 )
-async def test_data_and_iv_come_together_or_not_at_all(
+async def test_data_and_iv_come_together_of_a_limited_length_or_not_at_all(
     auth: MPAuthX, wx: WeChatSimulator, encrypted_data: Any, iv: Any
 ) -> None:
     with pytest.raises(ParameterError):
