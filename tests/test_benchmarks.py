@@ -261,6 +261,7 @@ def test_benchmarks_are_listed() -> None:
         "scale",
         "memory",
         "sealing",
+        "padding",
     ]
 
 
