@@ -14,6 +14,7 @@ from .errors import (
     HTTPStatusError,
     IdentityMismatchError,
     IncompleteResponseError,
+    InvalidPushEventError,
     InvalidResponseError,
     InvalidStateError,
     InvalidTokenError,
@@ -42,6 +43,7 @@ from .models import (
     User,
 )
 from .oauth import WeChatOAuth
+from .push_events import PushEvent, parse_push_event, verify_push_url
 from .service import MPAuthX
 from .simulator import SealedUserInfo, WeChatSimulator
 from .stores import (
@@ -77,6 +79,7 @@ __all__ = [
     "HTTPStatusError",
     "IdentityMismatchError",
     "IncompleteResponseError",
+    "InvalidPushEventError",
     "InvalidResponseError",
     "InvalidStateError",
     "InvalidTokenError",
@@ -92,6 +95,7 @@ __all__ = [
     "OnlinePage",
     "ParameterError",
     "PhoneNumber",
+    "PushEvent",
     "RecordOAuthTokenStore",
     "Records",
     "RedisRecords",
@@ -119,6 +123,8 @@ __all__ = [
     "WeChatSimulator",
     "WeComExchange",
     "decrypt_user_data",
+    "parse_push_event",
     "sign_user_state",
+    "verify_push_url",
     "verify_raw_data",
 ]

@@ -15,6 +15,7 @@ __all__ = [
     "HTTPStatusError",
     "IdentityMismatchError",
     "IncompleteResponseError",
+    "InvalidPushEventError",
     "InvalidResponseError",
     "InvalidStateError",
     "InvalidTokenError",
@@ -159,6 +160,12 @@ class InvalidStateError(MPAuthXError):
     """The state of a web login is forged, expired, used up or another browser's."""
 
     code = StatusCode.invalid_state
+
+
+class InvalidPushEventError(MPAuthXError):
+    """A pushed event is not from WeChat, is malformed, stale or repeated, or is another app's."""
+
+    code = StatusCode.invalid_push_event
 
 
 class SnapshotUserError(MPAuthXError):

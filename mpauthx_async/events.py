@@ -16,6 +16,7 @@ from typing import TypeAlias, TypeVar
 
 from .errors import ClosedError, ParameterError, StoreError
 from .models import Ban, Session, SessionRef, User
+from .push_events import PushEvent
 
 __all__ = [
     "Banned",
@@ -25,6 +26,7 @@ __all__ = [
     "Listener",
     "LoggedIn",
     "LoginFailed",
+    "PushEventReceived",
     "Refreshed",
     "Replaced",
     "Revoked",
@@ -149,6 +151,18 @@ class TokenReuseDetected:
 
 
 @dataclass(frozen=True, slots=True)
+class PushEventReceived:
+    """WeChat pushed an event, and what it asks for was done.
+
+    Attributes:
+        event: as parsed. One with `is_encrypted` False may be forged by whoever has seen the URL of
+            another: erase nothing because of it.
+    """
+
+    event: PushEvent
+
+
+@dataclass(frozen=True, slots=True)
 class TokensValidated:
     """Tokens were looked at: those of one trip to the store, or of one tick without a trip.
 
@@ -202,6 +216,7 @@ Event: TypeAlias = (
     | Banned
     | Unbanned
     | TokenReuseDetected
+    | PushEventReceived
     | TokensValidated
     | BatchFinished
     | WeChatFailed

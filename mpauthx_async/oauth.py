@@ -118,6 +118,11 @@ class WeChatOAuth:
     def __repr__(self) -> str:
         return f"<WeChatOAuth {self._app_id}>"
 
+    @property
+    def app_id(self) -> str:
+        """The AppID of the Official Account or website."""
+        return self._app_id
+
     def get_authorize_url(
         self, redirect_uri: str, state: str = "", scope: str = "snsapi_base"
     ) -> str:

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from .access_token import AppAccessToken
-from .code_exchange import CodeExchange
+from .code_exchange import CodeExchange, ComponentExchange
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
 from .errors import (
@@ -19,6 +19,8 @@ from .logins import Logins
 from .models import AuthResult, Ban, LoginPolicy, OnlinePage, PhoneNumber, Session, User
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
+from .push_events import PushEvent
+from .push_handling import PushEventHandler, UserEraser
 from .record_sealer import RecordSealer
 from .sealing import SessionKeySealer
 from .session_keys import SessionKeys
@@ -172,9 +174,21 @@ class MPAuthX:
         )
         self._access_token: AppAccessToken | None = None
         self._own_web: WeChatOAuth | None = None
-        if exchange is None:  # else the app's own secret is not known
-            self._open_app(app_id, app_secret, tokens, api_base, keys)
+        records = self._open_records(tokens)
+        if exchange is None and records is not None:  # else the app's own secret is not known
+            self._open_app(app_id, app_secret, records, api_base, keys)
         self._web = web or self._own_web
+        app_ids = {app_id} if web is None else {app_id, web.app_id}
+        platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()
+        self._push_events = PushEventHandler(
+            app_ids=app_ids,
+            recipients=app_ids | platform,
+            purpose=f"{app_id}|{sku}",
+            users=cast(UserEraser, self),
+            records=records,
+            events=self._events,
+            clock=clock,
+        )
         self._calls = OpenCalls("This service")
 
     def __repr__(self) -> str:
@@ -607,6 +621,30 @@ class MPAuthX:
         with self._calls.one():
             return await self._app_access().get()
 
+    async def handle_push_event(self, event: PushEvent) -> None:
+        """Do what an event obliges to that WeChat pushed: erase users, or parts of their profiles.
+
+        user_authorization_cancellation forgets the user (a ban stays), user_authorization_revoke
+        clears the fields of the profile that `revoke_info` names; any other is only told to
+        listeners, as a PushEventReceived. Repeat the call when it fails with anything but
+        InvalidPushEventError: what was done already does no harm.
+
+        Args:
+            event: what `parse_push_event` returned.
+
+        Raises:
+            InvalidPushEventError: it was handled before, is about another app, or would erase
+                something although it came in plain mode, whose signature does not cover the body.
+            ParameterError: it is not a PushEvent.
+            StoreError: a store could not answer.
+            ClosedError: the service is closed.
+            And as `forget_user` and `clear_profile`.
+
+        Source: https://developers.weixin.qq.com/miniprogram/dev/server/event_push/platform/authorized_user_information_changes
+        """
+        with self._calls.one():
+            await self._push_events.handle(event)
+
     @staticmethod
     def extract_open_id(token: object) -> str | None:
         """The user id that a token names; proven only once `is_token_valid` says True.
@@ -676,14 +714,11 @@ class MPAuthX:
         self,
         app_id: str,
         app_secret: str,
-        tokens: str | TokenStore,
+        records: Records,
         api_base: str | Sequence[str] | None,
         keys: Sequence[str | bytes],
     ) -> None:
-        """Make what needs the app's own secret, if there is a place for what it keeps."""
-        records = self._open_records(tokens)
-        if records is None:
-            return
+        """Make what needs the app's own secret, and a place for what it keeps."""
         self._access_token = AppAccessToken(
             lambda force: self._api.get_stable_token(force_refresh=force),
             records,
