@@ -21,6 +21,7 @@ from mpauthx_async import (
     HTTPStatusError,
     IdentityMismatchError,
     IncompleteResponseError,
+    InvalidPushEventError,
     InvalidResponseError,
     InvalidStateError,
     InvalidTokenError,
@@ -366,6 +367,7 @@ ERRORS = {
     InvalidTokenError: 6104,
     SessionKeyLostError: 6105,
     BannedError: 6106,
+    InvalidPushEventError: 6108,
 }
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from fastapi import Cookie, FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi import Cookie, FastAPI, Request
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from redis.asyncio import Redis
 
 from mpauthx_async import (
@@ -21,6 +21,8 @@ from mpauthx_async import (
     WeChatOAuth,
     WeChatSimulator,
     errors,
+    parse_push_event,
+    verify_push_url,
 )
 
 from .redis_server import RedisServer
@@ -68,6 +70,7 @@ async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
         "phone_code",
         "WeChatOAuth(",
         "LoginPolicy(",
+        "verify_push_url",
     )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
 
@@ -200,6 +203,34 @@ async def test_the_web_login(wx: WeChatSimulator, redis: Redis, redis_server: Re
         assert answer.json()["user"]["open_id"] == "bob"
         with pytest.raises(InvalidStateError):
             await browser.get(back)
+
+
+async def test_the_url_for_pushed_events(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    app = (await run(snippet_with("FastAPI("), wx, redis_server))["app"]
+    names = {
+        "app": app,
+        "Request": Request,
+        "PlainTextResponse": PlainTextResponse,
+        "parse_push_event": parse_push_event,
+        "verify_push_url": verify_push_url,
+        "PUSH_TOKEN": wx.push.token,
+        "PUSH_AES_KEY": wx.push.aes_key,
+    }
+    await run(snippet_with("verify_push_url"), wx, redis_server, **names)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as wechat,
+    ):
+        challenge = wx.push.challenge()
+        answer = await wechat.get("/wechat", params=challenge)
+        assert answer.text == challenge["echostr"]
+        pushed = wx.push_event("user_info_modified", "bob")
+        answer = await wechat.post("/wechat", params=pushed.query, content=pushed.body)
+        assert (answer.status_code, answer.text) == (200, "success")
+        answer = await wechat.post("/wechat", params=pushed.query, content=pushed.body)
+        assert answer.json() == {"status_code": 6108}
 
 
 def test_the_table_of_status_codes_is_complete_and_right() -> None:

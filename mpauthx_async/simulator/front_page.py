@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .control import CONTROLS
 from .faults import Fault
+from .push import PUSH_AES_KEY, PUSH_TOKEN
 from .routes import Route
 from .web_oauth import SCOPES
 
@@ -28,10 +29,16 @@ def front_page(wx: WeChatSimulator, routes: Sequence[Route]) -> str:
         *(f"GET {path}{page} ({' or '.join(scopes)})" for path, scopes in SCOPES.items()),
         *(f"POST {path} {example}" for path, (_, example) in CONTROLS.items()),
         *(f"  {fault.name}: {fault.value}" for fault in Fault),
-        "\nWhat the routes of the platform and of WeCom ask for:\n",
+        "\nWhat the routes of the platform and of WeCom ask for, and what pushed events need:\n",
         f"component_appid {wx.component_app_id}",
         f"component_access_token {wx.component_access_token}",
         f"corpid {wx.corp_id}",
-        f"corpsecret {CORP_SECRET if wx.corp_secret == CORP_SECRET else '(your own)'}",
+        f"corpsecret {_shown(wx.corp_secret, CORP_SECRET)}",
+        f"push token {_shown(wx.push.token, PUSH_TOKEN)}",
+        f"push EncodingAESKey {_shown(wx.push.aes_key, PUSH_AES_KEY)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _shown(secret: str, default: str) -> str:
+    return secret if secret == default else "(your own)"

@@ -16,11 +16,14 @@ from Crypto.Util.Padding import pad
 from .routes import to_json
 from .state import State
 
-__all__ = ["PushFormat", "PushMode", "PushedEvent", "Pusher"]
+__all__ = ["PUSH_AES_KEY", "PUSH_TOKEN", "PushFormat", "PushMode", "PushedEvent", "Pusher"]
 
 PushMode: TypeAlias = Literal["safe", "compatible", "plain"]
 PushFormat: TypeAlias = Literal["json", "xml"]
 _Fields: TypeAlias = Mapping[str, str | int]
+
+PUSH_TOKEN = "7e577e57"  # noqa: S105
+PUSH_AES_KEY = "7e577e57" * 5 + "7e4"
 
 _TO = "gh_7e577e577e57"
 _FROM = "o7e57-of-wechats-push-service"
@@ -62,8 +65,8 @@ class Pusher:
     """
 
     def __init__(self, state: State) -> None:
-        self.token = "7e577e57"  # noqa: S105
-        self.aes_key = "7e577e57" * 5 + "7e4"
+        self.token = PUSH_TOKEN
+        self.aes_key = PUSH_AES_KEY
         self._state = state
 
     def challenge(self) -> dict[str, str]:
