@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from Crypto.Cipher import AES
@@ -76,6 +75,7 @@ def decrypt_user_data(
     """
     check_max_age(max_age)
     payload = _open(session_key, encrypted_data, iv, app_id)
+    del session_key, encrypted_data, iv  # a raised exception shows the locals of this frame
     if payload is None:
         # Raised here, because an exception of `_open` as its context would tell what failed.
         raise DecryptionError(
@@ -85,7 +85,14 @@ def decrypt_user_data(
             "get the data, then send the code and the data together."
         )
     if max_age is not None:
-        _check_age(payload["watermark"], max_age, time.time() if now is None else now)
+        timestamp = payload["watermark"].get("timestamp")
+        if not _is_within(timestamp, max_age, time.time() if now is None else now):
+            del payload
+            raise DecryptionError(
+                f"The user data was not sealed within the last {max_age:g} seconds, or does not "
+                "tell when it was: the client has to get the data anew and send it at once. If "
+                "this happens often, check this server's clock."
+            )
     return payload
 
 
@@ -105,6 +112,7 @@ def check_sealed(encrypted_data: object, iv: object) -> tuple[str, str]:
         and 0 < len(iv) <= MAX_IV
     ):
         return encrypted_data, iv
+    del encrypted_data, iv
     raise ParameterError(
         "encrypted_data and iv come together, both texts as the client got them from WeChat, of "
         f"at most {MAX_ENCRYPTED_DATA} and {MAX_IV} characters."
@@ -161,7 +169,8 @@ def _open(session_key: str, encrypted_data: str, iv: str, app_id: str) -> dict[s
     "Security Flaws Induced by CBC Padding", EUROCRYPT 2002). Padding that is checked first saves a
     wrong one the parsing, which takes longer the more data there is. So everything is decoded and
     parsed whatever the padding is, and the padding is compared last, in constant time, together
-    with the watermark.
+    with the watermark. How far a changed text still parses as JSON shows in a few microseconds;
+    data without a MAC cannot be parsed without that.
     """
     try:
         if len(encrypted_data) > MAX_ENCRYPTED_DATA or len(iv) > MAX_IV:
@@ -193,15 +202,9 @@ def _is_sealed_for(app_id: str, payload: object) -> bool:
     return isinstance(watermark, dict) and watermark.get("appid") == app_id
 
 
-def _check_age(watermark: Mapping[str, Any], max_age: float, now: float) -> None:
-    timestamp = watermark.get("timestamp")
+def _is_within(timestamp: object, max_age: float, now: float) -> bool:
     # NaN is in no range.
-    if not _is_number(timestamp) or not now - max_age <= timestamp <= now + _MAX_AHEAD:
-        raise DecryptionError(
-            f"The user data was not sealed within the last {max_age:g} seconds, or does not tell "
-            "when it was: the client has to get the data anew and send it at once. If this happens "
-            "often, check this server's clock."
-        )
+    return _is_number(timestamp) and now - max_age <= timestamp <= now + _MAX_AHEAD
 
 
 def _is_number(value: object) -> TypeGuard[float]:

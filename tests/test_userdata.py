@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import traceback
 from typing import Any
 
 import pytest
@@ -313,6 +314,17 @@ def test_the_refusal_holds_neither_key_nor_data():
     text = f"{error!s} {error!r} {error.args!r}"
     for secret in (SESSION_KEY[:-2], ENCRYPTED_DATA[:20], IV[:-2], OPEN_ID, UNION_ID):
         assert secret not in text
+
+
+def test_no_frame_of_a_refusal_holds_key_data_or_payload():
+    for app_id, max_age in (("wx0000000000000000", None), (APP_ID, 1)):
+        with pytest.raises(DecryptionError) as caught:
+            decrypt_user_data(SESSION_KEY, ENCRYPTED_DATA, IV, app_id, max_age=max_age)
+        frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+        told = repr([frame.f_locals for frame in frames[1:]])
+        assert app_id in told
+        for secret in (SESSION_KEY[:-2], ENCRYPTED_DATA[:20], IV[:-2], OPEN_ID, UNION_ID):
+            assert secret not in told
 
 
 def test_data_of_up_to_16384_characters_decrypts_and_longer_data_is_refused():
