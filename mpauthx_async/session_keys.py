@@ -12,7 +12,7 @@ from typing import Any
 from Crypto.Cipher import AES
 
 from .access_token import AppAccessToken
-from .coalescer import Coalescer
+from .coalescer import Coalescer, answers_of
 from .connections import Connections
 from .constants import TokenStatus
 from .errors import (
@@ -20,6 +20,7 @@ from .errors import (
     InvalidResponseError,
     MPAuthXError,
     SessionKeyLostError,
+    StoreError,
 )
 from .events import Events
 from .flights import Flights
@@ -125,17 +126,20 @@ class SessionKeys:
         return self._tokens
 
     async def _find(self, refs: Sequence[SessionRef]) -> list[CodeSession | Exception]:
-        sealed_keys = await self._store.sealed_keys(refs)
+        sealed_keys = await answers_of(self._store.sealed_keys(refs))
         opened = await asyncio.get_running_loop().run_in_executor(
             self._connections.executor, self._open_all, refs, sealed_keys
         )
         return [session or _lost() for session in opened]
 
     def _open_all(
-        self, refs: Sequence[SessionRef], sealed_keys: Sequence[str | None]
-    ) -> list[CodeSession | None]:
-        sessions: list[CodeSession | None] = []
+        self, refs: Sequence[SessionRef], sealed_keys: Sequence[str | StoreError | None]
+    ) -> list[CodeSession | StoreError | None]:
+        sessions: list[CodeSession | StoreError | None] = []
         for ref, stored in zip(refs, sealed_keys, strict=True):
+            if isinstance(stored, StoreError):
+                sessions.append(stored)
+                continue
             sealed_key, _, open_id = (stored or "").partition("|")
             session_key = self._sealer.open(ref.nonce, sealed_key)
             sessions.append(

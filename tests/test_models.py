@@ -30,6 +30,7 @@ from mpauthx_async import (
     NewSession,
     NoOAuthTokenError,
     ParameterError,
+    PartialStoreError,
     Session,
     SessionKeyLostError,
     SessionRef,
@@ -269,7 +270,8 @@ def test_what_a_session_replaced_makes_it_no_other():
         {"max_sessions": -1},
         {"max_sessions": True},
         {"max_sessions": 1.5},
-        {"shared_token": True, "max_sessions": 1},
+        {"max_sessions": None},
+        {"max_sessions": 1001},
         {"shared_token": True, "one_per_kind": True},
     ],
 )
@@ -348,6 +350,7 @@ def test_the_status_codes_are_those_of_mpauthx_and_new_ones_start_at_6100():
 ERRORS = {
     MPAuthXError: 9999,
     StoreError: 6000,
+    PartialStoreError: 6000,
     ParameterError: 6001,
     HTTPStatusError: 6002,
     EmptyResponseError: 6003,
