@@ -19,6 +19,7 @@ from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
 from .memory import MEMORY
 from .near_cache import NEAR_CACHE
+from .neighbours import NEIGHBOURS
 from .page import write_page
 from .progress import Progress
 from .report import save, save_plots, table
@@ -38,6 +39,7 @@ BENCHMARKS = {
         HTTP,
         SCALE,
         MEMORY,
+        NEIGHBOURS,
     )
 }
 

@@ -260,6 +260,7 @@ def test_benchmarks_are_listed() -> None:
         "http",
         "scale",
         "memory",
+        "neighbours",
     ]
 
 

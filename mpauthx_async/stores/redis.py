@@ -67,9 +67,9 @@ class RedisTokenStore:
     """Keeps sessions in a Redis of version 6.2 or later, or in a Redis Cluster.
 
     `read`, `rotate`, `renew`, `end_reused`, `sealed_keys` and `replace_sealed_key` cost the same
-    however many sessions a user has; only a rotation that shortens the user's longest session reads
-    the user's others. `issue`, `revoke`, `revoke_subject`, `sessions` and `ban` read them at most
-    once for each user of a batch.
+    however many sessions a user has; when they end or shorten the user's longest session, they read
+    the user's other sessions once. `issue`, `revoke`, `revoke_subject`, `sessions` and `ban` read
+    them at most once for each user of a batch.
 
     Args:
         redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of

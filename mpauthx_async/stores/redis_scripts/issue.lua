@@ -9,25 +9,27 @@ local function kind_of(parts)
   return kind ~= '' and kind or parts[3] or ''
 end
 
-local function add(user, session)
-  local kind = kind_of(session.parts)
-  user.of_kind[kind] = user.of_kind[kind] or {}
-  table.insert(user.of_kind[kind], session)
-  table.insert(user.living, session)
-  user.count = user.count + 1
-end
-
 -- Read a user's sessions, once a batch, oldest first. What a login replaces stays in the lists,
 -- with end 0; the newest is always alive.
 local function load(user)
-  local living, gone = sessions_of(user)
-  for _, session in ipairs(living) do
-    session.parts = decode(session.details)
-    session.issued_at = tonumber(session.parts[1]) or 0
+  user.living, user.gone = sessions_of(user)
+  for _, session in ipairs(user.living) do
+    session.issued_at = tonumber(string.match(session.details, '^%[(%d+)')) or 0
   end
-  table.sort(living, function(a, b) return a.issued_at < b.issued_at end)
-  user.living, user.of_kind, user.gone, user.count, user.oldest = {}, {}, gone, 0, 1
-  for _, session in ipairs(living) do add(user, session) end
+  table.sort(user.living, function(a, b) return a.issued_at < b.issued_at end)
+  user.count, user.oldest, user.of_kind, user.sorted = #user.living, 1, {}, 0
+end
+
+-- The sessions of a kind. Those that began since the last call are sorted by their kinds first.
+local function take_kind(user, kind)
+  for i = user.sorted + 1, #user.living do
+    local its_kind = kind_of(decode(user.living[i].details))
+    user.of_kind[its_kind] = user.of_kind[its_kind] or {}
+    table.insert(user.of_kind[its_kind], user.living[i])
+  end
+  local found = user.of_kind[kind] or {}
+  user.sorted, user.of_kind[kind] = #user.living, nil
+  return found
 end
 
 local function make_room(user, kind, max_sessions, one_per_kind)
@@ -40,8 +42,7 @@ local function make_room(user, kind, max_sessions, one_per_kind)
     table.insert(replaced, session.generation)
   end
   if one_per_kind then
-    for _, session in ipairs(user.of_kind[kind] or {}) do replace(session) end
-    user.of_kind[kind] = nil
+    for _, session in ipairs(take_kind(user, kind)) do replace(session) end
   end
   while user.count >= max_sessions do
     replace(user.living[user.oldest])
@@ -52,8 +53,7 @@ end
 
 -- Remove what is over of the user's sessions, and a few users of the bucket who are offline.
 local function clear(user)
-  for _, nonce in ipairs(user.gone) do redis.call('HDEL', user.key, nonce) end
-  user.gone = {}
+  while #user.gone > 0 do redis.call('HDEL', user.key, table.remove(user.gone)) end
   local few = {'ZRANGEBYSCORE', user.ends, '-inf', '(' .. NOW, 'LIMIT', 0, 8}
   for _, id in ipairs(redis.call(unpack(few))) do
     redis.call('ZREM', user.online, id)
@@ -73,7 +73,7 @@ return each(0, function(session, user, nonce, new)
     unpack(cjson.decode(new))
   local last = user.living[#user.living]
   if shared_token and last then
-    live_until(user, last, math.min(NOW + ttl, tonumber(last.parts[5]) or math.huge))
+    live_until(user, last, math.min(NOW + ttl, tonumber(decode(last.details)[5]) or math.huge))
     return {'known', last.nonce, last.value, last.details}
   end
   -- No two sessions of a user begin in the same millisecond, so that their order is known.
@@ -86,8 +86,9 @@ return each(0, function(session, user, nonce, new)
   redis.call('HSET', user.key, nonce, details)
   stay_online(user, ends, true)
   local replaced = make_room(user, kind_of(parts), max_sessions, one_per_kind)
-  add(user, {key = key, nonce = nonce, ends = ends, generation = 0, grace_until = 0,
-    issued_at = issued_at, parts = parts, details = details})
+  table.insert(user.living, {key = key, nonce = nonce, ends = ends, generation = 0,
+    grace_until = 0, issued_at = issued_at, details = details})
+  user.count = user.count + 1
   clear(user)
   return {'begun', issued_at, unpack(replaced)}
 end)
