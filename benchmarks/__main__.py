@@ -19,6 +19,7 @@ from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
 from .memory import MEMORY
 from .near_cache import NEAR_CACHE
+from .neighbours import NEIGHBOURS
 from .padding import PADDING
 from .page import write_page
 from .progress import Progress
@@ -42,6 +43,7 @@ BENCHMARKS = {
         MEMORY,
         SEALING,
         PADDING,
+        NEIGHBOURS,
     )
 }
 

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
-from .errors import ClosedError
+from .errors import ClosedError, PartialStoreError, StoreError
 
-__all__ = ["Coalescer", "settle"]
+__all__ = ["Coalescer", "answers_of", "settle"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,6 +27,7 @@ class Coalescer(Generic[Item, Result]):
         - Equal items in one batch are asked for once.
         - A cancelled caller harms no other; an item that nobody waits for any more is not asked.
         - When `run` fails, every caller of that batch gets the failure, and no other batch does.
+          A PartialStoreError reaches only the callers of the items that failed.
 
     Args:
         run: takes the items of a batch and returns one result for each, in the same order; a
@@ -119,7 +120,7 @@ class Coalescer(Generic[Item, Result]):
                     settle(futures, result)
 
     async def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
-        results = await self._run(items)
+        results = await answers_of(self._run(items))
         if len(results) != len(items):
             raise ValueError(f"{len(results)} results came for a batch of {len(items)}.")
         return results
@@ -128,6 +129,16 @@ class Coalescer(Generic[Item, Result]):
         self._in_flight.discard(task)
         if self._waiting:
             self._dispatch()
+
+
+async def answers_of(
+    batch: Awaitable[Sequence[Result]],
+) -> "Sequence[Result | StoreError]":
+    """Await a store's answers to a batch, with a StoreError for each item that alone failed."""
+    try:
+        return await batch
+    except PartialStoreError as error:
+        return error.answers
 
 
 def settle(futures: "Iterable[asyncio.Future[Result]]", outcome: Result | BaseException) -> bool:

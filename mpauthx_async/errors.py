@@ -1,7 +1,8 @@
 """One exception class for each way to fail, each with its status code."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .constants import StatusCode, TokenStatus
 
@@ -22,6 +23,7 @@ __all__ = [
     "MPAuthXError",
     "NoOAuthTokenError",
     "ParameterError",
+    "PartialStoreError",
     "SessionKeyLostError",
     "SnapshotUserError",
     "StoreError",
@@ -40,6 +42,18 @@ class StoreError(MPAuthXError):
     """A store could not answer: the question is still open."""
 
     code = StatusCode.database_related_error
+
+
+class PartialStoreError(StoreError):
+    """A store could answer for some items of a batch only; services tell each caller their own.
+
+    Attributes:
+        answers: of each item the answer or a StoreError, in the order of the batch.
+    """
+
+    def __init__(self, answers: Sequence[Any]) -> None:
+        super().__init__("The store could not answer for some items: see `answers`.")
+        self.answers = answers
 
 
 class ParameterError(MPAuthXError):

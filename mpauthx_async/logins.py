@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from .coalescer import Coalescer, settle
+from .coalescer import Coalescer, answers_of, settle
 from .connections import Connections
 from .errors import (
     BannedError,
     ClosedError,
     IdentityMismatchError,
     MPAuthXError,
+    StoreError,
     UserNotFoundError,
 )
 from .events import Events, LoggedIn, LoginFailed, Refreshed, Replaced, Revoked
@@ -372,7 +373,9 @@ class Logins:
         self, arrivals: "Sequence[_Arrival]", policy: LoginPolicy | None = None
     ) -> list[AuthResult | Exception]:
         policy = policy or self._policy
-        sessions = await self._tokens.issue([self._new_session(a, policy) for a in arrivals])
+        sessions = await answers_of(
+            self._tokens.issue([self._new_session(a, policy) for a in arrivals])
+        )
         results = [
             self._result(arrival, session)
             for arrival, session in zip(arrivals, sessions, strict=True)
@@ -396,10 +399,13 @@ class Logins:
             device,
             kind,
             self._absolute_ttl,
-            None if open_id == user_id else open_id,
         )
 
-    def _result(self, arrival: "_Arrival", session: Session | Ban) -> AuthResult | Exception:
+    def _result(
+        self, arrival: "_Arrival", session: Session | Ban | StoreError
+    ) -> AuthResult | Exception:
+        if isinstance(session, StoreError):
+            return session
         if isinstance(session, Ban):
             return BannedError(session.user_id, session.reason, session.until)
         for ref in session.replaced:

@@ -27,6 +27,7 @@ __all__ = [
 
 _ANONYMOUS_NICK_NAME = "微信用户"
 _USER_ID = re.compile(r"[^|\x00-\x20\x7f\ud800-\udfff]{1,128}")
+_MAX_SESSIONS = 1000  # of a user, because a login reads all of them
 _PROFILE = ("nick_name", "gender", "city", "province", "country", "language", "avatar_url")
 
 
@@ -60,32 +61,38 @@ class SessionRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoginPolicy:
-    """Which sessions of a user live side by side; by default as many as they like.
+    """Which sessions of a user live side by side; by default the 100 newest.
 
     Attributes:
-        max_sessions: how many; when there are more, the oldest are replaced. 1 is one only. There
-            are never more than 1,000, so that a login costs no more than that.
+        max_sessions: how many sessions, from 1 to 1,000; when there are more, the oldest are
+            replaced. It does not apply with shared_token.
         one_per_kind: whether a new session replaces those of the same kind of device. Logins that
             say neither device nor kind are of one kind.
         shared_token: whether a login while a session lives gives its token again, with its life
-            begun anew, in place of a session of its own. It goes with neither of the others.
+            begun anew, in place of a session of its own. It excludes one_per_kind.
 
     Raises:
-        ConfigurationError: for a policy that cannot be.
+        ConfigurationError: if an option is out of range or the options conflict.
     """
 
-    max_sessions: int | None = None
+    max_sessions: int = 100
     one_per_kind: bool = False
     shared_token: bool = False
 
     def __post_init__(self) -> None:
         most = self.max_sessions
-        if most is not None and (type(most) is not int or most < 1):
-            raise ConfigurationError("max_sessions must be a whole number of at least 1, or None.")
+        if type(most) is not int or not 1 <= most <= _MAX_SESSIONS:
+            raise ConfigurationError(
+                f"max_sessions must be a whole number from 1 to {_MAX_SESSIONS:,}; leave it out "
+                "for the default of 100."
+            )
         if type(self.one_per_kind) is not bool or type(self.shared_token) is not bool:
             raise ConfigurationError("one_per_kind and shared_token must be True or False.")
-        if self.shared_token and (self.one_per_kind or most is not None):
-            raise ConfigurationError("With shared_token there is one session: no other rule helps.")
+        if self.shared_token and self.one_per_kind:
+            raise ConfigurationError(
+                "one_per_kind has no effect with shared_token, which keeps one session: choose one "
+                "of the two."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +109,6 @@ class NewSession:
         device_kind: such as phone or desktop, likewise; None when the device's name is its kind.
         absolute_ttl: how long it lives at most, however often it is renewed or rotated, in
             milliseconds; None for no such end.
-        open_id: the user's openId where their id is another, the unionId: a ban of either holds,
-            for they may have been banned before their unionId was known.
     """
 
     ref: SessionRef
@@ -113,7 +118,6 @@ class NewSession:
     device: str | None = None
     device_kind: str | None = None
     absolute_ttl: int | None = None
-    open_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

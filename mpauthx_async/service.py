@@ -64,9 +64,10 @@ class MPAuthX:
         api_base: WeChat's address, or several in the order in which to try them.
         signing_keys: what signs tokens, and encrypts the session keys, web OAuth tokens and access
             token that are kept, oldest to newest, at least 16 bytes each: the newest signs and
-            encrypts, all verify and decrypt. By default the app_secret alone; after a change of the
-            secret, `[old_secret, new_secret]` lets earlier tokens live on.
-        policy: which sessions of a user live side by side; by default all.
+            encrypts, all verify and decrypt. Random keys of your own are recommended. By default
+            the app_secret alone signs, which travels in the URLs of calls to WeChat.
+            `[old_key, new_key]` lets earlier tokens outlive a change.
+        policy: which sessions of a user live side by side; by default the 100 newest.
         absolute_ttl: when given, lives slide: `token_ttl` counts from a token's last use, and this
             is how long a session lives at most, in seconds.
         rotation_grace: for how long a client that lost the answer of `rotate` gets it again, in
@@ -216,7 +217,7 @@ class MPAuthX:
                 together with `iv` or not at all.
             iv: likewise.
             device: what the user would know the device by, such as "iPhone 15": one line of at
-                most 128 characters.
+                most 64 characters and 200 bytes of UTF-8.
             device_kind: such as "phone" or "desktop", likewise; by default the device's name.
             max_age: how many seconds ago WeChat may have sealed the data; None for any time.
 

@@ -8,9 +8,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from .coalescer import Coalescer
+from .coalescer import Coalescer, answers_of
 from .constants import TokenStatus
-from .errors import ConfigurationError, InvalidTokenError, ParameterError, UserNotFoundError
+from .errors import (
+    ConfigurationError,
+    InvalidTokenError,
+    ParameterError,
+    StoreError,
+    UserNotFoundError,
+)
 from .events import (
     Banned,
     Events,
@@ -31,7 +37,8 @@ logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-_LONGEST_DEVICE = 128  # characters
+_MAX_DEVICE_CHARACTERS = 64
+_MAX_DEVICE_BYTES = 200  # of UTF-8
 _LONGEST_REASON = 1000  # characters
 _LONGEST_BAN = 3_153_600_000  # seconds: a hundred years
 _LARGEST_PAGE = 1000  # users
@@ -46,10 +53,14 @@ class Device(NamedTuple):
 
     @classmethod
     def checked(cls, name: object, kind: object) -> "Device":
-        """Take what may be anything.
+        """Validate untrusted input.
+
+        Args:
+            name: a text of at most 64 characters and 200 bytes of UTF-8, or None.
+            kind: likewise.
 
         Raises:
-            ParameterError: for what is no text, too long, or of more than one line.
+            ParameterError: if one of them is not a text, is too long, or has a control character.
         """
         if name is None and kind is None:
             return NO_DEVICE
@@ -325,7 +336,7 @@ class Sessions:
         rotated = dict(
             zip(
                 known,
-                await self._tokens.rotate(known, ttl=self._ttl, grace=self._grace),
+                await answers_of(self._tokens.rotate(known, ttl=self._ttl, grace=self._grace)),
                 strict=True,
             )
         )
@@ -333,7 +344,7 @@ class Sessions:
         if stale:
             ended = await self._end_reused(stale)
             rotated |= {
-                ref: TokenStatus.reused
+                ref: is_over if isinstance(is_over, StoreError) else TokenStatus.reused
                 for ref, is_over in zip(stale, ended, strict=True)
                 if is_over
             }
@@ -342,7 +353,11 @@ class Sessions:
             for ref, user in zip(refs, users, strict=True)
         ]
 
-    def _rotation(self, user: User, answer: Session | TokenStatus) -> AuthResult | Exception:
+    def _rotation(
+        self, user: User, answer: Session | TokenStatus | StoreError
+    ) -> AuthResult | Exception:
+        if isinstance(answer, StoreError):
+            return answer
         if isinstance(answer, TokenStatus):
             return invalid_token(answer)
         self._events.emit(Rotated(answer))
@@ -350,10 +365,10 @@ class Sessions:
         token = self._signer.mint(ref.user_id, ref.nonce, ref.generation)
         return AuthResult(1, "OK", token, user, answer)
 
-    async def _end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
-        ended = await self._tokens.end_reused(refs)
+    async def _end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool | StoreError]:
+        ended = await answers_of(self._tokens.end_reused(refs))
         for ref, is_over in zip(refs, ended, strict=True):
-            if is_over:
+            if is_over and not isinstance(is_over, StoreError):
                 logger.warning("A token that had been rotated away was used: its session is over.")
                 self._events.emit(TokenReuseDetected(ref))
         return ended
@@ -412,10 +427,15 @@ def _no_user() -> UserNotFoundError:
 def _device_text(parameter: str, text: object) -> str | None:
     if text is None or text == "":
         return None
-    if not isinstance(text, str) or len(text) > _LONGEST_DEVICE or not _is_one_line(text):
+    if (
+        not isinstance(text, str)
+        or len(text) > _MAX_DEVICE_CHARACTERS
+        or not _is_one_line(text)
+        or len(text.encode()) > _MAX_DEVICE_BYTES
+    ):
         raise ParameterError(
-            f"{parameter} must be a text of one line, of at most {_LONGEST_DEVICE} characters, "
-            "none of them a control character."
+            f"{parameter} must be a text of one line without control characters, of at most "
+            f"{_MAX_DEVICE_CHARACTERS} characters and {_MAX_DEVICE_BYTES} bytes of UTF-8."
         )
     return text
 

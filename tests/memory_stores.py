@@ -117,10 +117,9 @@ class MemoryTokens:
 
     def _begin(self, new: NewSession) -> Session | Ban:
         subject, now = new.ref.subject, _now()
-        for user_id in (new.ref.user_id, new.open_id or ""):
-            ban = self._bans.get(subject._replace(user_id=user_id))
-            if ban and (ban.until is None or ban.until > now):
-                return ban
+        ban = self._bans.get(subject)
+        if ban and (ban.until is None or ban.until > now):
+            return ban
         known = self._find(new.ref)
         if known is not None:
             return known.session
@@ -227,5 +226,4 @@ def _end(kept: _Kept, ttl: int) -> int:
 def _replaced_by(policy: LoginPolicy, kind: str | None, living: list[_Kept]) -> list[_Kept]:
     same = [kept for kept in living if policy.one_per_kind and kept.kind == kind]
     others = [kept for kept in living if kept not in same]
-    most = min(policy.max_sessions or 1000, 1000)
-    return same + others[: max(0, len(others) - most + 1)]
+    return same + others[: max(0, len(others) - policy.max_sessions + 1)]

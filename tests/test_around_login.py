@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import pytest
 from redis.asyncio import Redis
@@ -33,6 +32,7 @@ from mpauthx_async.models import PhoneNumber
 from mpauthx_async.simulator import Fault
 
 from .memory_stores import MemoryTokens, MemoryUsers
+from .redis_contents import user_key
 from .redis_server import RedisServer
 from .simulator_client import Clock
 from .test_service import make, requests_at, tokens
@@ -313,9 +313,9 @@ async def test_a_tampered_record_is_a_lost_key_and_nobody_elses(
     sealed = wx.seal("eve", {"n": 1})
     nonce = result.session.ref.nonce
     if tokens.startswith("redis"):
-        users = f"mpauthx:u:{{shop:{crc32(b'bob') & 255}}}"
-        words = (await redis.hget(users, "bob")).split(b"\t")
-        await redis.hset(users, "bob", b"\t".join((*words[:2], garbage)))
+        issued_at = str(result.session.issued_at).encode()
+        key = user_key("u", result.session.ref.subject)
+        await redis.hset(key, nonce, b'[%s,"%s"]' % (issued_at, garbage))
     else:
         with closing(sqlite3.connect(tmp_path / "tokens.db")) as connection, connection:
             connection.execute(

@@ -262,6 +262,7 @@ def test_benchmarks_are_listed() -> None:
         "memory",
         "sealing",
         "padding",
+        "neighbours",
     ]
 
 

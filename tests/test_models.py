@@ -31,6 +31,7 @@ from mpauthx_async import (
     NewSession,
     NoOAuthTokenError,
     ParameterError,
+    PartialStoreError,
     Session,
     SessionKeyLostError,
     SessionRef,
@@ -270,7 +271,8 @@ def test_what_a_session_replaced_makes_it_no_other():
         {"max_sessions": -1},
         {"max_sessions": True},
         {"max_sessions": 1.5},
-        {"shared_token": True, "max_sessions": 1},
+        {"max_sessions": None},
+        {"max_sessions": 1001},
         {"shared_token": True, "one_per_kind": True},
     ],
 )
@@ -349,6 +351,7 @@ def test_the_status_codes_are_those_of_mpauthx_and_new_ones_start_at_6100():
 ERRORS = {
     MPAuthXError: 9999,
     StoreError: 6000,
+    PartialStoreError: 6000,
     ParameterError: 6001,
     HTTPStatusError: 6002,
     EmptyResponseError: 6003,

@@ -57,8 +57,9 @@ __all__ = [
 class TokenStore(Protocol):
     """Keeps which sessions are alive, and for a time why others died.
 
-    Every method raises StoreError when it cannot answer. Time is the store's own, one clock for
-    all who use it. What a method does to one session or subject is one atomic step.
+    Every method raises StoreError when it cannot answer, or PartialStoreError when it can for some
+    items of a batch. Time is the store's own, one clock for all who use it. What a method does to
+    one session or subject is one atomic step.
     """
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
@@ -71,7 +72,7 @@ class TokenStore(Protocol):
         Returns:
             The session begun for each, in the same order, with what it `replaced`; under a policy
             of shared_token the one that lives already, if one does: the newest, its life begun
-            anew. The ban where the subject is banned, or their `open_id` is; then nothing began.
+            anew. The ban where the subject is banned; then nothing began.
         """
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:

@@ -11,7 +11,7 @@ from ..connections import Connections, RedisClient
 from ..errors import StoreError
 from ..open_calls import OpenCalls
 
-__all__ = ["AnyRedis", "RedisDatabase"]
+__all__ = ["AnyRedis", "RedisDatabase", "store_error"]
 
 AnyRedis: TypeAlias = Connections | RedisClient | str
 
@@ -51,7 +51,7 @@ class RedisDatabase:
             try:
                 yield self._connections.redis
             except _ERRORS as error:
-                raise _store_error(error) from error
+                raise store_error(error) from error
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
@@ -61,7 +61,8 @@ class RedisDatabase:
             await self._connections.close()
 
 
-def _store_error(error: Exception) -> StoreError:
+def store_error(error: Exception) -> StoreError:
+    """What a failure of redis-py means to callers, and what to do about it."""
     advice = "Check that it is up, reachable and writable; the call can be repeated."
     if isinstance(error, AuthenticationError):
         advice = "Check the user and the password in its URL."

@@ -26,7 +26,6 @@ __all__ = [
     "select_rows",
 ]
 
-_MOST = 1000  # sessions of a user
 _REMEMBERED = 30 * 24 * 3_600_000  # milliseconds for which a session that died is remembered
 
 _COLUMNS = {
@@ -65,8 +64,7 @@ ALIVE = "ended IS NULL AND expires_at > :now"
 _OF_SUBJECT = f"sku = :sku AND user_id = :user_id AND {ALIVE}"
 _NEWEST = f"FROM mpauthx_session WHERE {_OF_SUBJECT} ORDER BY issued_at DESC LIMIT 1"
 _BANNED = (
-    "FROM mpauthx_ban WHERE sku = :sku AND user_id IN (:user_id, :open_id)"
-    " AND (until IS NULL OR until > :now)"
+    "FROM mpauthx_ban WHERE sku = :sku AND user_id = :user_id AND (until IS NULL OR until > :now)"
 )
 
 
@@ -196,7 +194,6 @@ def begin(cursor: sqlite3.Cursor, new: NewSession, now: int) -> Session | Ban:
         "device": new.device,
         "device_kind": new.device_kind,
         "absolute_end": absolute_end,
-        "open_id": new.open_id,
     }
     if new.policy.shared_token:
         answer = _refused(cursor, new, now) or _shared(cursor, values)
@@ -215,10 +212,9 @@ def begin(cursor: sqlite3.Cursor, new: NewSession, now: int) -> Session | Ban:
 
 def _refused(cursor: sqlite3.Cursor, new: NewSession, now: int) -> Session | Ban | None:
     """What forbids to begin a session: a ban, or the session, dead or alive, as it is repeated."""
-    ids = filter(None, (new.ref.user_id, new.open_id))
-    for ban in bans_of(cursor, [Subject(new.ref.sku, user_id) for user_id in ids], now):
-        if ban is not None:
-            return ban
+    (ban,) = bans_of(cursor, [new.ref.subject], now)
+    if ban is not None:
+        return ban
     row = find(cursor, [new.ref], now=0).get(new.ref[:3])
     return None if row is None else row.session()
 
@@ -237,7 +233,7 @@ def _replaced(
         kind = new.device if new.device_kind is None else new.device_kind
         of_kind = values | {"kind": kind or ""}
         replaced += end_sessions(cursor, TokenStatus.replaced, _OF_KIND, of_kind)
-    beyond = values | {"most": min(policy.max_sessions or _MOST, _MOST)}
+    beyond = values | {"most": policy.max_sessions}
     return replaced + end_sessions(cursor, TokenStatus.replaced, _BEYOND_MOST, beyond)
 
 

@@ -33,6 +33,19 @@ class SessionDeaths:
         assert await is_alive(store, alice) == [True]
         assert await listed(store) == [alice.ref]
 
+    async def test_a_session_is_alive_for_its_own_user_only(self, store: TokenStore) -> None:
+        (alice,) = await begin(store, new_session(sealed_key="SEALED"))
+        await begin(store, *(new_session(f"user-{i}") for i in range(300)))
+        refs = [alice.ref._replace(user_id=f"user-{i}") for i in range(300)]
+        assert list(await store.lookup(refs)) == [None] * 300
+        assert list(await store.read(refs)) == [None] * 300
+        answers = await store.rotate(refs, ttl=2 * HOUR, grace=HOUR)
+        assert list(answers) == [TokenStatus.unknown] * 300
+        assert list(await store.renew(refs, ttl=2 * HOUR)) == [None] * 300
+        for ref in refs:
+            assert len(await listed(store, ref.subject)) == 1
+        assert list(await store.sessions(ALICE)) == [alice]
+
     async def test_lookup_tells_why_a_session_died(self, store: TokenStore) -> None:
         replaced, sole = new_session(), new_session(policy=SOLE)
         revoked, thrown_out = new_session("bob"), new_session("bob")
