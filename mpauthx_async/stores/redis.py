@@ -134,6 +134,10 @@ class RedisTokenStore:
         """End all sessions of a subject but one, in one atomic step."""
         return await self._end_all(self._revoke_subject, subject, spared or "")
 
+    async def forget_subject(self, subject: Subject) -> int:
+        """End and erase all sessions of a subject; returns how many were alive."""
+        return await self.revoke_subject(subject)
+
     async def rotate(
         self, refs: Sequence[SessionRef], *, ttl: int, grace: int
     ) -> Sequence[Session | TokenStatus]:

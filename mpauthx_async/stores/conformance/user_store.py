@@ -8,11 +8,13 @@ from typing import ClassVar
 from ...models import User
 from .. import UserStore
 from .examples import UNUSUAL_IDS
+from .forgotten_users import ForgottenUsers
+from .linked_users import LinkedUsers
 
 __all__ = ["UserStoreConformance"]
 
 
-class UserStoreConformance:
+class UserStoreConformance(LinkedUsers, ForgottenUsers):
     """What a UserStore promises.
 
     Attributes:
