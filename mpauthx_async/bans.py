@@ -3,6 +3,7 @@
 import asyncio
 import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -134,14 +135,15 @@ class Bans:
         return ban
 
     async def _copy(self, ban: Ban, subject: Subject) -> None:
-        if ban.until is None:
-            await self._tokens.ban(subject, reason=ban.reason, ttl=None)
-            return
-        left = ban.until - int(self._clock() * 1000)
-        await self._tokens.ban(subject, reason=ban.reason, ttl=max(left, _MIN_COPY))
+        """Ban another id of a user for the same time; this may end sessions."""
+        left = None if ban.until is None else ban.until - int(self._clock() * 1000)
+        ttl = None if left is None else max(left, _MIN_COPY)
+        ended = await self._tokens.ban(subject, reason=ban.reason, ttl=ttl)
+        if ended:
+            self._events.emit(Banned(replace(ban, user_id=subject.user_id), self._sku, ended))
         # The store counts by a clock of its own: the copy shows it.
         (copy,) = await self._of([subject])
-        if copy and abs((copy.until or 0) - ban.until) > _CLOCK_TOLERANCE:
+        if copy and ban.until and abs((copy.until or 0) - ban.until) > _CLOCK_TOLERANCE:
             ttl = max(ban.until - copy.banned_at, 1)
             await self._tokens.ban(subject, reason=ban.reason, ttl=ttl)
 

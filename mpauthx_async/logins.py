@@ -517,8 +517,10 @@ async def _for_good(
 
 def _as_stored(user: User, stored: User | None) -> User:
     """The user as stored, under the ids of this login; `stored` is None if deleted meanwhile."""
-    if stored is None:
-        return user
+    if stored is None or (
+        user.id == stored.union_id != user.union_id and user.id != stored.open_id
+    ):
+        return user  # `get` found another user, whose unionId has the text of this openId
     union_id = user.union_id or (stored.union_id if is_user_id(stored.union_id) else None)
     linked_ids = tuple(one for one in stored.ids if one not in (user.open_id, union_id))
     return replace(

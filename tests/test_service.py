@@ -105,10 +105,10 @@ class Gated:
         if name not in self._gated:
             return method
 
-        async def wait_and_do(*args: Any) -> Any:
+        async def wait_and_do(*args: Any, **options: Any) -> Any:
             self.reached.set()
             await self.gate.wait()
-            return await method(*args)
+            return await method(*args, **options)
 
         return wait_and_do
 
