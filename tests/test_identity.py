@@ -248,6 +248,17 @@ async def test_a_ban_is_copied_before_a_linked_id_gets_a_token(
     assert await auth.sessions("union-bob") == []
 
 
+async def test_a_ban_of_another_id_refuses_a_refresh(
+    auth: MPAuthX, wx: WeChatSimulator, tokens: str, tmp_path: Path
+) -> None:
+    await auth.ban("bob", reason="spam")
+    async with SqliteUserStore(tmp_path / "users.db") as users:
+        await users.save([User("bob", "union-bob")])
+    with pytest.raises(BannedError, match="spam"):
+        await auth.refresh_token("union-bob")
+    assert None not in await bans_in_store(tokens, "bob", "union-bob")
+
+
 @pytest.mark.parametrize("offset", [-86_400, 86_400])
 async def test_a_copy_lasts_as_long_by_the_clock_of_the_store(
     make: Callable[..., MPAuthX],

@@ -154,6 +154,13 @@ async def test_a_batch_that_fails_links_nobody(path: Path) -> None:
     assert links(path) == []
 
 
+async def test_an_open_id_may_be_linked_to_a_union_id_of_the_same_text(path: Path) -> None:
+    async with SqliteUserStore(path) as store:
+        await store.save([User("o-shop", "same-text"), User("same-text", "same-text")])
+        assert list(await store.save([User("same-text")])) == [False]
+    assert links(path) == [("same-text", 0, None, "same-text")]
+
+
 async def test_a_login_that_tells_nothing_new_writes_no_links(path: Path) -> None:
     users = [User("o-shop", "u-old", app_id="shop"), User("o-game", "u-old", app_id="game")]
     with closing(sqlite3.connect(path)) as observer:

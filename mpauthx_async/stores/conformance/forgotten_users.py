@@ -60,6 +60,13 @@ class ForgottenUsers:
         assert await store.forget("o-game", app_ids={"game"}) is True
         assert list(await store.get(["o-game", "u-alice", "o-shop"])) == [None] * 3
 
+    async def test_earlier_union_ids_that_another_app_needs_stay(self, store: UserStore) -> None:
+        shop, game = User("o-shop", "u-old", app_id="shop"), User("o-game", "u-old", app_id="game")
+        await store.save([shop, game, replace(game, union_id="u-new")])
+        assert await store.forget("o-shop", app_ids={"shop"}) is True
+        found = await store.get(["u-old", "u-new", "o-game"])
+        assert [user and user.id for user in found] == ["u-new"] * 3
+
     async def test_an_app_that_joined_later_is_forgotten_alone(self, store: UserStore) -> None:
         await store.save([User("o-shop", "u-alice", app_id="shop")])
         await store.save([User("o-game", "u-alice", app_id="game")])
