@@ -26,6 +26,7 @@ __all__ = [
     "Listener",
     "LoggedIn",
     "LoginFailed",
+    "ProfileCleared",
     "PushEventReceived",
     "Refreshed",
     "Replaced",
@@ -35,6 +36,8 @@ __all__ = [
     "TokenReuseDetected",
     "TokensValidated",
     "Unbanned",
+    "UserForgotten",
+    "UserLinked",
     "WeChatFailed",
 ]
 
@@ -144,6 +147,49 @@ class Unbanned:
 
 
 @dataclass(frozen=True, slots=True)
+class UserLinked:
+    """WeChat gave a known user another unionId, or their first; further logins are under it.
+
+    Tokens given before keep the earlier id.
+
+    Attributes:
+        old_id: under which the user was known.
+        new_id: the unionId.
+    """
+
+    sku: str
+    old_id: str
+    new_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserForgotten:
+    """A user was erased.
+
+    Attributes:
+        user_id: the id that the caller named.
+        ended: how many sessions it ended.
+    """
+
+    sku: str
+    user_id: str
+    ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileCleared:
+    """Fields of a user's profile were erased.
+
+    Attributes:
+        user_id: the id that the caller named.
+        fields: which, by their names in `User`.
+    """
+
+    user_id: str
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenReuseDetected:
     """A token that had been rotated away was used again, a sign of theft: its session ended."""
 
@@ -215,6 +261,9 @@ Event: TypeAlias = (
     | Revoked
     | Banned
     | Unbanned
+    | UserLinked
+    | UserForgotten
+    | ProfileCleared
     | TokenReuseDetected
     | PushEventReceived
     | TokensValidated

@@ -1,7 +1,7 @@
 """Logins: the way from a traded code to a token, for many at once.
 
 A login waits for its turn, trades its code, and then goes on in a batch with all others that have
-come as far: decrypt (executor), save the users, issue the tokens.
+come as far: decrypt (executor), save the users, refuse the banned, issue the tokens.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
+from .bans import Bans
 from .coalescer import Coalescer, answers_of, settle
 from .connections import Connections
 from .errors import (
@@ -24,7 +25,7 @@ from .errors import (
     StoreError,
     UserNotFoundError,
 )
-from .events import Events, LoggedIn, LoginFailed, Refreshed, Replaced, Revoked
+from .events import Events, LoggedIn, LoginFailed, Refreshed, Replaced, Revoked, UserLinked
 from .models import (
     AuthResult,
     Ban,
@@ -66,6 +67,7 @@ class Logins:
         signer: signs the tokens.
         sealer: encrypts the session keys that are stored with them.
         events: is told what happens.
+        bans: refuses users whose other ids are banned.
         policy: which sessions of a user live side by side.
         ttl: how long a token lives, in milliseconds.
         absolute_ttl: how long its session lives at most, in milliseconds; None for no such end.
@@ -85,6 +87,7 @@ class Logins:
         tokens: TokenStore,
         connections: Connections,
         events: Events,
+        bans: Bans,
         policy: LoginPolicy,
         ttl: int,
         absolute_ttl: int | None,
@@ -100,6 +103,7 @@ class Logins:
         self._tokens = tokens
         self._connections = connections
         self._events = events
+        self._bans = bans
         self._policy = policy
         self._ttl = ttl
         self._absolute_ttl = absolute_ttl
@@ -298,22 +302,19 @@ class Logins:
             self._reading = False
             self._begin_some()
         kept = await _for_good(arrivals, self._keep)
-        return await _for_good(kept, self._give_tokens)
+        admitted = await _for_good(kept, self._admit)
+        return await _for_good(admitted, self._give_tokens)
 
     async def _finish_refreshes(
         self, refreshes: "Sequence[_Refresh]"
     ) -> Sequence[AuthResult | Exception]:
         found = await self._users.get([refresh.user_id for refresh in refreshes])
-        for user in found:
-            if user is not None and user.open_id != user.id:
-                # Tokens from before the unionId was known.
-                ended = await self._tokens.revoke_subject(Subject(self._sku, user.open_id))
-                if ended:
-                    self._events.emit(Revoked(self._sku, user.open_id, None, ended))
         known = [
             _not_found() if user is None else _Arrival(user, new_nonce(), None) for user in found
         ]
-        results = await _for_good(known, partial(self._give_tokens, policy=_SOLE))
+        admitted = await _for_good(known, self._admit)
+        alone = await _for_good(admitted, self._end_others)
+        results = await _for_good(alone, partial(self._give_tokens, policy=_SOLE))
         for result in results:
             if isinstance(result, AuthResult):
                 self._events.emit(Refreshed(result.session))
@@ -340,7 +341,7 @@ class Logins:
         if isinstance(session, User):
             return session
         if encrypted_data is None or iv is None:
-            return User.from_wechat(session, {}, now)
+            return User.from_wechat(session, {}, now, self._app_id)
         payload = decrypt_user_data(
             session.session_key,
             encrypted_data,
@@ -355,10 +356,11 @@ class Logins:
                 "one wx.login together; data without an openId (wx.getUserProfile) proves nobody's "
                 "identity, so send the code alone."
             )
-        return User.from_wechat(session, payload, now)
+        return User.from_wechat(session, payload, now, self._app_id)
 
     async def _keep(self, arrivals: "Sequence[_Arrival]") -> "Sequence[_Arrival]":
         """Save the users; each is then as stored, under this app's openId, and known to be new."""
+        earlier_ids = await self._earlier_ids(arrivals) if self._events.has_listeners else {}
         is_new = await self._users.save([arrival.user for arrival in arrivals])
         for arrival, new in zip(arrivals, is_new, strict=True):
             arrival.is_new = new
@@ -367,7 +369,38 @@ class Logins:
             stored = await self._users.get([arrival.user.id for arrival in known])
             for arrival, user in zip(known, stored, strict=True):
                 arrival.user = _as_stored(arrival.user, user)
+        for old_id, new_id in earlier_ids.items():
+            self._events.emit(UserLinked(self._sku, old_id, new_id))
         return arrivals
+
+    async def _earlier_ids(self, arrivals: "Sequence[_Arrival]") -> dict[str, str]:
+        """The ids that users had, where WeChat gave them another; each with that."""
+        new_ids = {a.user.open_id: a.user.union_id for a in arrivals if a.user.union_id}
+        known = await self._users.get(list(new_ids)) if new_ids else []
+        return {
+            user.id: new_id
+            for user, new_id in zip(known, new_ids.values(), strict=True)
+            if user is not None and user.id != new_id
+        }
+
+    async def _admit(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
+        """Refuse those whom a ban of any of their ids keeps out."""
+        refusals = await self._bans.refusals([arrival.user for arrival in arrivals])
+        return [refused or a for a, refused in zip(arrivals, refusals, strict=True)]
+
+    async def _end_others(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
+        """End the sessions under the other ids of users, of whom each is to have one token."""
+        return await asyncio.gather(*map(self._end_other, arrivals))
+
+    async def _end_other(self, arrival: "_Arrival") -> "_Arrival | Exception":
+        try:
+            for user_id in arrival.user.ids[1:]:
+                ended = await self._tokens.revoke_subject(Subject(self._sku, user_id))
+                if ended:
+                    self._events.emit(Revoked(self._sku, user_id, None, ended))
+        except MPAuthXError as error:
+            return error
+        return arrival
 
     async def _give_tokens(
         self, arrivals: "Sequence[_Arrival]", policy: LoginPolicy | None = None
@@ -507,10 +540,15 @@ def _key_to_seal(login: _Login) -> tuple[str, str]:
 
 def _as_stored(user: User, stored: User | None) -> User:
     """The user as stored, under the ids of this login; `stored` is None if deleted meanwhile."""
-    if stored is None:
-        return user
+    if stored is None or (
+        user.id == stored.union_id != user.union_id and user.id != stored.open_id
+    ):
+        return user  # `get` found another user, whose unionId has the text of this openId
     union_id = user.union_id or (stored.union_id if is_user_id(stored.union_id) else None)
-    return replace(stored, open_id=user.open_id, union_id=union_id)
+    linked_ids = tuple(one for one in stored.ids if one not in (user.open_id, union_id))
+    return replace(
+        stored, open_id=user.open_id, union_id=union_id, app_id=user.app_id, linked_ids=linked_ids
+    )
 
 
 def _not_found() -> UserNotFoundError:

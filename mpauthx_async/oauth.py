@@ -64,9 +64,10 @@ class WeChatOAuth:
         app_id: the AppID of the Official Account, or of the website on the Open Platform.
         app_secret: its secret. It appears in no log line, repr or exception.
         tokens: where the users' tokens are kept: a URL (`redis://localhost:6379/0`,
-            `sqlite:///oauth.db`); or any OAuthTokenStore, which stays open; or two async functions
-            `(get_token, save_token)`, called with `(open_id)` and `(open_id, token)`. With
-            functions each process refreshes, and uses states up, for itself alone.
+            `sqlite:///oauth.db`); or any OAuthTokenStore, which stays open; or async functions
+            `(get_token, save_token)` or `(get_token, save_token, delete_token)`, called with
+            `(open_id)`, `(open_id, token)` and `(open_id)`. With functions each process refreshes,
+            and uses states up, for itself alone.
         connections: shared with other services, and closed by whoever made them. An aiohttp session
             of your own, with its timeouts and proxies, is passed as `Connections(http=session)`.
         api_base: WeChat's address, or several in the order in which to try them.
@@ -318,6 +319,25 @@ class WeChatOAuth:
         with self._calls.one():
             return await self._api.is_oauth_token_valid(open_id, access_token)
 
+    async def forget(self, open_id: str) -> None:
+        """Delete the saved token of a user, if there is one.
+
+        It waits for a refresh of the token in progress, so that this does not save it again.
+
+        Args:
+            open_id: the user in this app.
+
+        Raises:
+            ParameterError: open_id is malformed.
+            ConfigurationError: `tokens` is a pair of functions, without `delete_token`.
+            StoreError: the store could not answer; the token may still be there.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            _check_open_id(open_id)
+            async with self._tokens.lock(open_id):
+                await self._tokens.delete(open_id)
+
     async def get_session_key(self, code: str) -> CodeSession:
         """Trade the code of a mini-program's `wx.login`; raises as `get_access_token`."""
         with self._calls.one():
@@ -390,8 +410,7 @@ class WeChatOAuth:
         return token
 
     async def _saved(self, open_id: str) -> OAuthToken:
-        if not is_user_id(open_id):
-            raise ParameterError("open_id is required, as WeChat gave it.")
+        _check_open_id(open_id)
         token = await self._tokens.get(open_id)
         if token is None:
             raise NoOAuthTokenError(f"No token of {open_id!r} is saved: authorize first.")
@@ -430,7 +449,7 @@ class WeChatOAuth:
             iv,
             self._app_id,
         )
-        if payload.get("openId") != session.open_id:
+        if not self._api.is_of(session, payload):
             raise IdentityMismatchError("The user data does not name the user of this code.")
         return OAuthUser.from_wechat(session.open_id, session.union_id, payload)
 
@@ -448,18 +467,25 @@ class WeChatOAuth:
             functions = tokens
         elif hasattr(tokens, "lock") and hasattr(tokens, "spend_state"):
             return tokens
-        else:  # a store that can do no more than two functions could
+        else:  # a store that can do no more than functions could
             functions = getattr(tokens, "get", None), getattr(tokens, "save", None)
-        if len(functions) != 2 or not all(map(callable, functions)):
+            if hasattr(tokens, "delete"):
+                functions = *functions, tokens.delete
+        if len(functions) not in (2, 3) or not all(map(callable, functions)):
             raise ConfigurationError(
-                "tokens must be a URL, an OAuthTokenStore, or a pair of functions: "
-                "get_token, save_token, both async."
+                "tokens must be a URL, an OAuthTokenStore, a pair of functions, get_token and "
+                "save_token, or three with delete_token; all of them async."
             )
         return FunctionOAuthTokenStore(functions, clock=self._clock)
 
     def _now(self) -> int:
         """The time in Unix milliseconds."""
         return int(self._clock() * 1000)
+
+
+def _check_open_id(open_id: object) -> None:
+    if not is_user_id(open_id):
+        raise ParameterError("open_id is required, as WeChat gave it.")
 
 
 def _knowing(token: OAuthToken, saved: OAuthToken) -> OAuthToken:

@@ -1,14 +1,16 @@
 """MPAuthX: the mini-program service."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from .access_token import AppAccessToken
+from .bans import Bans
 from .code_exchange import CodeExchange, ComponentExchange
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
+from .erasure import Erasure
 from .errors import (
     ConfigurationError,
     DecryptionError,
@@ -20,7 +22,7 @@ from .models import AuthResult, Ban, LoginPolicy, OnlinePage, PhoneNumber, Sessi
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
 from .push_events import PushEvent
-from .push_handling import PushEventHandler, UserEraser
+from .push_handling import PushEventHandler
 from .record_sealer import RecordSealer
 from .sealing import SessionKeySealer
 from .session_keys import SessionKeys
@@ -35,6 +37,7 @@ from .stores import (
     open_token_store,
     open_user_store,
 )
+from .subjects import Subjects
 from .tokens import TokenSigner, parse_token
 from .userdata import check_max_age, check_sealed, verify_raw_data
 from .wechat import WeChatAPI, check_code
@@ -135,6 +138,14 @@ class MPAuthX:
         self._tokens: TokenStore = self._open(
             tokens, lambda url: open_token_store(url, self._connections, clock)
         )
+        self._subjects = Subjects(sku=sku, users=self._users, events=self._events)
+        self._bans = Bans(
+            sku=sku,
+            subjects=self._subjects,
+            tokens=self._tokens,
+            events=self._events,
+            clock=clock,
+        )
         self._logins = Logins(
             app_id=app_id,
             sku=sku,
@@ -145,6 +156,7 @@ class MPAuthX:
             tokens=self._tokens,
             connections=self._connections,
             events=self._events,
+            bans=self._bans,
             policy=policy,
             ttl=ttl,
             absolute_ttl=longest,
@@ -155,6 +167,7 @@ class MPAuthX:
             sku=sku,
             signer=self._signer,
             users=self._users,
+            subjects=self._subjects,
             tokens=self._tokens,
             events=self._events,
             ttl=ttl,
@@ -179,13 +192,23 @@ class MPAuthX:
         if exchange is None and records is not None:  # else the app's own secret is not known
             self._open_app(app_id, app_secret, records, api_base, keys)
         self._web = web or self._own_web
+        self._erasure = Erasure(
+            sku=sku,
+            app_id=app_id,
+            web=self._web,
+            users=self._users,
+            subjects=self._subjects,
+            tokens=self._tokens,
+            bans=self._bans,
+            events=self._events,
+        )
         app_ids = {app_id} if web is None else {app_id, web.app_id}
         platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()
         self._push_events = PushEventHandler(
             app_ids=app_ids,
             recipients=app_ids | platform,
             purpose=f"{app_id}|{sku}",
-            users=cast(UserEraser, self),
+            users=self,
             records=records,
             events=self._events,
             clock=clock,
@@ -449,12 +472,12 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._sessions.ban(user_id, seconds, reason)
+            return await self._bans.ban(user_id, seconds, reason)
 
     async def unban(self, user_id: str) -> bool:
         """Let a user log in again; False when they were not banned. Raises as `ban_of`."""
         with self._calls.one():
-            return await self._sessions.unban(user_id)
+            return await self._bans.unban(user_id)
 
     async def ban_of(self, user_id: str) -> Ban | None:
         """Read the ban of a user; None when there is none, or it is over.
@@ -465,7 +488,55 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._sessions.ban_of(user_id)
+            return await self._bans.find(user_id)
+
+    async def forget_user(self, user_id: str, lift_ban: bool = False) -> bool:
+        """Erase a user for this service's sku and app, as WeChat demands when they leave.
+
+        Erases their sessions for this sku under all their ids, with the session keys; the saved
+        tokens of their web logins; and their row in the user store with all that links it, unless
+        it also holds the openId of an app that is neither this service's nor that of its web
+        logins. An openId whose app is not known, because it was stored before its user logged in
+        here, counts as this app's. A ban stays, under all ids that the user had.
+
+        After a failure, call it again: it finds whatever is left. The user may log in again, and
+        is new then if the row was erased.
+
+        Args:
+            user_id: any id of the user.
+            lift_ban: whether to end a ban too.
+
+        Returns:
+            False if the user store does not know the user and no session was alive.
+
+        Raises:
+            ParameterError: user_id is malformed.
+            ConfigurationError: `web` keeps its tokens with a pair of functions, which cannot delete
+                them; nothing was erased.
+            StoreError: a store could not answer; some of it may be erased.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._erasure.forget(user_id, lift_ban)
+
+    async def clear_profile(self, user_id: str, fields: Collection[str]) -> bool:
+        """Erase fields of a user's profile, for all apps that share the user store.
+
+        Args:
+            user_id: any id of the user.
+            fields: which: nick_name, avatar_url, gender, city, province, country, language. A later
+                login with sealed data, or on the web, fills them again.
+
+        Returns:
+            False if the user is not known.
+
+        Raises:
+            ParameterError: user_id is malformed, or fields are empty or name something else.
+            StoreError: the user store could not answer.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._erasure.clear(user_id, fields)
 
     async def online(self, cursor: str | None = None, limit: int = 100) -> OnlinePage:
         """Page through the users who have a living session, those who came online last first.
@@ -709,6 +780,7 @@ class MPAuthX:
             found.avatar_url,
             created_at=now,
             updated_at=now,
+            app_id=web.app_id,
         )
 
     def _open_app(

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+from .bans import is_one_line
 from .coalescer import Coalescer, answers_of
 from .constants import TokenStatus
 from .errors import (
@@ -17,21 +17,14 @@ from .errors import (
     StoreError,
     UserNotFoundError,
 )
-from .events import (
-    Banned,
-    Events,
-    Revoked,
-    Rotated,
-    TokenReuseDetected,
-    TokensValidated,
-    Unbanned,
-)
-from .models import AuthResult, Ban, OnlinePage, Session, SessionRef, Subject, User, is_user_id
+from .events import Events, Revoked, Rotated, TokenReuseDetected, TokensValidated
+from .models import AuthResult, OnlinePage, Session, SessionRef, User
 from .near_cache import NearCache, NearCaching
 from .stores import TokenStore, UserStore
+from .subjects import Subjects
 from .tokens import TokenSigner
 
-__all__ = ["NO_DEVICE", "Device", "Sessions", "check_user_id", "invalid_token"]
+__all__ = ["NO_DEVICE", "Device", "Sessions", "invalid_token"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +32,6 @@ Answer = TypeVar("Answer")
 
 _MAX_DEVICE_CHARACTERS = 64
 _MAX_DEVICE_BYTES = 200  # of UTF-8
-_LONGEST_REASON = 1000  # characters
-_LONGEST_BAN = 3_153_600_000  # seconds: a hundred years
 _LARGEST_PAGE = 1000  # users
 _RENEWED = 32_768  # sessions whose next renewal is remembered, some 300 bytes each
 
@@ -77,7 +68,8 @@ class Sessions:
     Args:
         sku: whose sessions these are.
         signer: verifies and mints the tokens.
-        users: the users, whose earlier ids may have sessions too.
+        users: the users.
+        subjects: finds the ids under which a user's sessions are kept.
         tokens: the store of the sessions.
         events: is told what happens.
         ttl: how long a token lives, in milliseconds.
@@ -94,6 +86,7 @@ class Sessions:
         sku: str,
         signer: TokenSigner,
         users: UserStore,
+        subjects: Subjects,
         tokens: TokenStore,
         events: Events,
         ttl: int,
@@ -105,6 +98,7 @@ class Sessions:
         self._sku = sku
         self._signer = signer
         self._users = users
+        self._subjects = subjects
         self._tokens = tokens
         self._events = events
         self._ttl = ttl
@@ -170,7 +164,7 @@ class Sessions:
     async def of_user(self, user_id: str) -> list[Session]:
         """List the living sessions of a user, newest first."""
         found: list[Session] = []
-        for subject in await self._subjects(user_id):
+        for subject in await self._subjects.find(user_id):
             found += await self._ask("sessions", self._tokens.sessions(subject))
         return sorted(found, key=lambda session: session.issued_at, reverse=True)
 
@@ -190,7 +184,7 @@ class Sessions:
 
     async def revoke_user(self, user_id: str, except_token: object = None) -> int:
         """End the sessions of a user but for that of a token; returns how many were alive."""
-        subjects = await self._subjects(user_id)
+        subjects = await self._subjects.find(user_id)
         spared = None
         if except_token is not None:
             spared = self._signer.verify(except_token)
@@ -219,33 +213,6 @@ class Sessions:
         if ref is None:
             raise invalid_token(TokenStatus.unknown)
         return await self._rotations.submit(ref)
-
-    async def ban(self, user_id: str, seconds: float | None, reason: str) -> int:
-        """Refuse the logins of a user and end their sessions; returns how many were alive."""
-        ttl = _ban_ttl(seconds)
-        _check_reason(reason)
-        ended = 0
-        for subject in await self._subjects(user_id):
-            ended += await self._ask("ban", self._tokens.ban(subject, reason=reason, ttl=ttl))
-        now = int(self._clock() * 1000)
-        until = None if ttl is None else now + ttl
-        self._events.emit(Banned(Ban(user_id, reason, now, until), self._sku, ended))
-        return ended
-
-    async def unban(self, user_id: str) -> bool:
-        """Let a user log in again; False when they were not banned."""
-        was_banned = False
-        for subject in await self._subjects(user_id):
-            was_banned |= await self._ask("unban", self._tokens.unban(subject))
-        if was_banned:
-            self._events.emit(Unbanned(self._sku, user_id))
-        return was_banned
-
-    async def ban_of(self, user_id: str) -> Ban | None:
-        """Read the ban of a user; None when there is none."""
-        subjects = await self._subjects(user_id)
-        bans = await self._ask("bans", self._tokens.bans(subjects))
-        return next((ban for ban in bans if ban is not None), None)
 
     async def online(self, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session."""
@@ -293,14 +260,6 @@ class Sessions:
         if ended:
             self._events.emit(Revoked(ref.sku, ref.user_id, ref.nonce, 1))
         return ended
-
-    async def _subjects(self, user_id: str) -> list[Subject]:
-        """Under which ids a user may have sessions: under the openId before a unionId was known."""
-        check_user_id(user_id)
-        with self._events.store_failures("get"):
-            (user,) = await self._users.get([user_id])
-        ids = [user_id] if user is None else [user.id, user_id, user.open_id]
-        return [Subject(self._sku, one) for one in dict.fromkeys(ids)]
 
     async def _ask(self, operation: str, answer: Awaitable[Answer]) -> Answer:
         with self._events.store_failures(operation):
@@ -398,12 +357,6 @@ class Sessions:
             logger.warning("A session was not renewed; its next use tries again: %s", error)
 
 
-def check_user_id(user_id: object) -> None:
-    """Raise ParameterError for what can be no user's id."""
-    if not is_user_id(user_id):
-        raise ParameterError("user_id is required, as a text: a unionId, or an openId.")
-
-
 def invalid_token(status: TokenStatus) -> InvalidTokenError:
     """The error of a token that is not good, for this reason."""
     return InvalidTokenError(_ADVICE.get(status, _ADVICE[TokenStatus.unknown]), status)
@@ -430,7 +383,7 @@ def _device_text(parameter: str, text: object) -> str | None:
     if (
         not isinstance(text, str)
         or len(text) > _MAX_DEVICE_CHARACTERS
-        or not _is_one_line(text)
+        or not is_one_line(text)
         or len(text.encode()) > _MAX_DEVICE_BYTES
     ):
         raise ParameterError(
@@ -438,29 +391,3 @@ def _device_text(parameter: str, text: object) -> str | None:
             f"{_MAX_DEVICE_CHARACTERS} characters and {_MAX_DEVICE_BYTES} bytes of UTF-8."
         )
     return text
-
-
-def _is_one_line(text: str) -> bool:
-    """Whether a text has no control characters, line ends or halves of characters."""
-    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
-
-
-def _ban_ttl(seconds: object) -> int | None:
-    if seconds is None:
-        return None
-    if (
-        not isinstance(seconds, (int, float))
-        or isinstance(seconds, bool)
-        or not 0.001 <= seconds <= _LONGEST_BAN
-    ):
-        raise ParameterError(
-            "seconds must be a number above zero, up to a hundred years, or None for ever."
-        )
-    return int(seconds * 1000)
-
-
-def _check_reason(reason: object) -> None:
-    if not isinstance(reason, str) or len(reason) > _LONGEST_REASON or not _is_one_line(reason):
-        raise ParameterError(
-            f"reason must be a text of one line, of at most {_LONGEST_REASON} characters."
-        )

@@ -126,7 +126,10 @@ class WeChatAPI:
         )
         if answer.get("openid") != token.open_id:
             raise InvalidResponseError("WeChat's answer does not have the openid asked for.")
-        return OAuthUser.from_wechat(token.open_id, token.union_id, answer)
+        union_id = answer.get("unionid")
+        return OAuthUser.from_wechat(
+            token.open_id, union_id if is_user_id(union_id) else token.union_id, answer
+        )
 
     async def is_oauth_token_valid(self, open_id: str, access_token: str) -> bool:
         """Ask whether an access token is this user's and still good.

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -65,6 +65,12 @@ class MemoryTokens:
         return self._end_all(
             (kept for kept in self._of(subject) if kept.session.id != spared), TokenStatus.revoked
         )
+
+    async def forget_subject(self, subject: Subject) -> int:
+        ended = await self.revoke_subject(subject)
+        self._kept = {ref: kept for ref, kept in self._kept.items() if ref.subject != subject}
+        self._came_online.pop(subject, None)
+        return ended
 
     async def rotate(
         self, refs: Sequence[SessionRef], *, ttl: int, grace: int
@@ -193,21 +199,73 @@ class MemoryTokens:
         return [OnlineCursor(self._came_online[subject], subject.user_id) for subject in subjects]
 
 
+@dataclass(eq=False)
+class _Person:
+    user: User
+    apps: dict[tuple[str, bool], str | None]  # by id: its text, and whether it is a unionId
+
+
 class MemoryUsers:
     """The least that a UserStore can be."""
 
     def __init__(self) -> None:
-        self.known: dict[str, User] = {}
+        self._people: dict[tuple[str, bool], _Person] = {}
 
     async def save(self, users: Sequence[User]) -> Sequence[bool]:
-        answers = []
-        for user in users:
-            answers.append(user.id not in self.known)
-            self.known[user.id] = user
-        return answers
+        return [self._save(user) for user in users]
 
     async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
-        return [self.known.get(user_id) for user_id in user_ids]
+        return [person and self._user(person) for person in map(self._find, user_ids)]
+
+    async def forget(self, user_id: str, *, app_ids: Collection[str]) -> bool:
+        person = self._find(user_id)
+        if person is None:
+            return False
+        others = {id_ for id_, app_id in person.apps.items() if app_id and app_id not in app_ids}
+        for id_ in person.apps.keys() - others:
+            if not (others and id_[1]):
+                del self._people[id_], person.apps[id_]
+        return True
+
+    async def clear(self, user_id: str, fields: Collection[str]) -> bool:
+        person = self._find(user_id)
+        if person is None:
+            return False
+        person.user = replace(person.user, **dict.fromkeys(fields), updated_at=_now())
+        return True
+
+    def _save(self, user: User) -> bool:
+        ids = [(user.open_id, False)] + ([(user.union_id, True)] if user.union_id else [])
+        known = [person for id_ in ids if (person := self._people.get(id_))]
+        is_new = not known
+        if is_new:
+            now = _now()
+            known = [_Person(replace(user, created_at=now, updated_at=now), {})]
+        person = known[-1]
+        if known[0] is not person:
+            person.apps |= known[0].apps
+            person.user = replace(
+                known[0].user.updated_by(person.user), open_id=person.user.open_id
+            )
+        person.apps.setdefault(ids[0])
+        person.apps[ids[0]] = person.apps[ids[0]] or user.app_id
+        person.apps |= dict.fromkeys(ids[1:])
+        self._people |= dict.fromkeys(person.apps, person)
+        newer = person.user.updated_by(user)
+        if newer != person.user:
+            person.user = replace(newer, updated_at=_now())
+        return is_new
+
+    def _find(self, user_id: str) -> _Person | None:
+        return self._people.get((user_id, True)) or self._people.get((user_id, False))
+
+    def _user(self, person: _Person) -> User:
+        user, texts = person.user, {text for text, _ in person.apps}
+        return replace(
+            user,
+            app_id=person.apps.get((user.open_id, False)),
+            linked_ids=tuple(sorted(texts - {user.open_id, user.union_id})),
+        )
 
 
 def _now() -> int:

@@ -30,6 +30,7 @@ from mpauthx_async import (
     MPAuthXError,
     NewSession,
     NoOAuthTokenError,
+    OAuthUser,
     ParameterError,
     PartialStoreError,
     Session,
@@ -91,7 +92,7 @@ def test_the_stand_in_that_wechat_gives_for_a_profile_is_anonymous():
 
 def test_wechats_published_sample_becomes_a_user():
     payload = decrypt_user_data(SESSION_KEY, ENCRYPTED_DATA, IV, APP_ID)
-    user = User.from_wechat(CodeSession(OPEN_ID, SESSION_KEY), payload)
+    user = User.from_wechat(CodeSession(OPEN_ID, SESSION_KEY, UNION_ID), payload)
     assert user == User(
         OPEN_ID,
         UNION_ID,
@@ -106,19 +107,24 @@ def test_a_code_alone_makes_a_user_without_a_profile():
     )
 
 
-def test_the_identity_that_comes_with_the_code_counts_more_than_that_in_the_data():
-    session = CodeSession("bob", SESSION_KEY, "union-bob")
-    user = User.from_wechat(session, {"openId": "eve", "unionId": "union-eve"})
-    assert (user.open_id, user.union_id) == ("bob", "union-bob")
+def test_the_identity_is_that_of_the_code_whatever_the_data_says():
+    payload = {"openId": "eve", "unionId": "union-eve", "city": "Wuhan"}
+    assert User.from_wechat(BOB, payload) == User("bob", city="Wuhan")
+    with_union_id = CodeSession("bob", SESSION_KEY, "union-bob")
+    assert User.from_wechat(with_union_id, payload) == User("bob", "union-bob", city="Wuhan")
 
 
-def test_the_unionid_is_taken_from_the_data_when_the_code_gave_none():
-    assert User.from_wechat(BOB, {"unionId": "union-bob"}).id == "union-bob"
+def test_the_profile_of_a_web_user_holds_no_ids():
+    payload = {"openid": "eve", "unionid": "union-eve", "unionId": "union-eve", "nickname": "Bob"}
+    assert OAuthUser.from_wechat("bob", None, payload) == OAuthUser("bob", nick_name="Bob")
+    assert OAuthUser.from_wechat("bob", "union-bob", payload).union_id == "union-bob"
 
 
-@pytest.mark.parametrize("wrong", ["", "union|bob", "union bob", "union\n", "u" * 129, "u\ud800"])
-def test_a_unionid_that_no_token_could_hold_is_ignored(wrong):
-    assert User.from_wechat(BOB, {"unionId": wrong}) == User("bob")
+def test_a_user_has_all_ids_once_and_the_current_one_first():
+    assert User("bob").ids == ("bob",)
+    assert User("bob", "union-bob").ids == ("union-bob", "bob")
+    linked = User("bob", "union-bob", linked_ids=("bob-web", "bob"))
+    assert linked.ids == ("union-bob", "bob", "bob-web")
 
 
 def test_a_user_is_made_with_no_times_because_the_store_knows_them():
@@ -129,7 +135,6 @@ def test_a_user_is_made_with_no_times_because_the_store_knows_them():
 @pytest.mark.parametrize("wrong", [None, 7, 0.5, True, [], ["x"], {"x": "y"}])
 def test_texts_that_are_none_are_ignored(wrong):
     names = (
-        "unionId",
         "nickName",
         "city",
         "province",

@@ -847,8 +847,10 @@ class TestOutages:
             with pytest.raises(LookupError, match="The table is gone"):
                 await oauth.get_user("bob")
 
-    @pytest.mark.parametrize("tokens", [(), (print,), (print, print, print), (print, 5)])
-    async def test_what_is_no_pair_of_functions_is_refused(
+    @pytest.mark.parametrize(
+        "tokens", [(), (print,), (print, print, print, print), (print, 5), (print, print, 5)]
+    )
+    async def test_what_are_no_such_functions_is_refused(
         self, wx: WeChatSimulator, clock: Clock, tokens: Any
     ) -> None:
         with pytest.raises(ConfigurationError, match="pair of functions"):

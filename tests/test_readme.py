@@ -55,6 +55,17 @@ async def run(
     return namespace
 
 
+def service(wx: WeChatSimulator, server: RedisServer) -> MPAuthX:
+    return MPAuthX(
+        app_id=wx.app_id,
+        app_secret=wx.app_secret,
+        sku="shop",
+        users="sqlite:///users.db",
+        tokens=server.url,
+        api_base=wx.url,
+    )
+
+
 def snippet_with(text: str) -> str:
     (snippet,) = (snippet for snippet in SNIPPETS if text in snippet)
     return snippet
@@ -70,6 +81,7 @@ async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
         "phone_code",
         "WeChatOAuth(",
         "LoginPolicy(",
+        "forget_user(",
         "verify_push_url",
     )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
@@ -125,16 +137,9 @@ async def test_the_test_with_the_simulator(wx: WeChatSimulator, redis_server: Re
 
 
 async def test_the_calls_around_login(
-    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis, tmp_path: Path
+    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis
 ) -> None:
-    async with MPAuthX(
-        app_id=wx.app_id,
-        app_secret=wx.app_secret,
-        sku="shop",
-        users=f"sqlite:///{tmp_path}/users.db",
-        tokens=redis_server.url,
-        api_base=wx.url,
-    ) as auth:
+    async with service(wx, redis_server) as auth:
         code, phone, info = wx.login("bob"), wx.get_phone_number("bob"), wx.get_user_info("bob")
         namespace = await run(
             snippet_with("phone_code"),
@@ -150,6 +155,16 @@ async def test_the_calls_around_login(
         )
     assert namespace["number"].phone_number == namespace["payload"]["phoneNumber"] == "13800138000"
     assert namespace["genuine"] is True
+
+
+async def test_forgetting_a_user(
+    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis
+) -> None:
+    async with service(wx, redis_server) as auth:
+        result = await auth.authorize(wx.login("bob"))
+        await run(snippet_with("forget_user("), wx, redis_server, auth=auth, user_id="bob")
+        assert not await auth.is_token_valid(result.response)
+        assert (await auth.authorize(wx.login("bob"))).is_new_user
 
 
 async def test_sessions_that_people_manage(

@@ -105,10 +105,10 @@ class Gated:
         if name not in self._gated:
             return method
 
-        async def wait_and_do(*args: Any) -> Any:
+        async def wait_and_do(*args: Any, **options: Any) -> Any:
             self.reached.set()
             await self.gate.wait()
-            return await method(*args)
+            return await method(*args, **options)
 
         return wait_and_do
 
@@ -144,18 +144,18 @@ async def test_the_code_alone_is_enough(auth: MPAuthX, wx: WeChatSimulator) -> N
     assert result.user.nick_name is None
 
 
-async def test_wechats_own_sample_logs_in_under_its_union_id(
-    make: Callable[..., MPAuthX], tokens: str
+@pytest.mark.parametrize("union_id", [None, UNION_ID])
+async def test_wechats_own_sample_logs_in_under_the_id_that_the_code_gives(
+    make: Callable[..., MPAuthX], tokens: str, union_id: str | None
 ) -> None:
     async with (
         WeChatSimulator(app_id=APP_ID) as wx,
         make(app_id=APP_ID, app_secret=wx.app_secret, tokens=tokens, api_base=wx.url) as auth,
     ):
-        code = wx.login(OPEN_ID, session_key=SESSION_KEY)
+        code = wx.login(OPEN_ID, union_id, session_key=SESSION_KEY)
         result = await auth.authorize(code, ENCRYPTED_DATA, IV)
-        assert auth.extract_open_id(result.response) == UNION_ID
-        assert result.user.id == UNION_ID
-        assert result.user.open_id == OPEN_ID
+        assert auth.extract_open_id(result.response) == (union_id or OPEN_ID)
+        assert (result.user.open_id, result.user.union_id) == (OPEN_ID, union_id)
         assert (result.user.nick_name, result.user.city) == ("Band", "Guangzhou")
 
 

@@ -47,6 +47,11 @@ class RedisRecords:
         with self._database.trip() as redis:
             await redis.set(_key(key), text, px=_milliseconds(ttl))
 
+    async def delete(self, key: str) -> None:
+        """Delete a record, if there is one."""
+        with self._database.trip() as redis:
+            await redis.delete(_key(key))
+
     async def add(self, key: str, text: str, ttl: float) -> bool:
         """Write a record for `ttl` seconds if there is none; of all who try one gets True."""
         with self._database.trip() as redis:

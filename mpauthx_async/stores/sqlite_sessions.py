@@ -23,6 +23,7 @@ __all__ = [
     "create_tables",
     "end_sessions",
     "find",
+    "forget",
     "select_rows",
 ]
 
@@ -55,6 +56,8 @@ _INDEXES = (
     "CREATE INDEX IF NOT EXISTS mpauthx_session_expires_at ON mpauthx_session (expires_at)",
     "CREATE INDEX IF NOT EXISTS mpauthx_session_living ON mpauthx_session"
     " (sku, user_id, issued_at) WHERE ended IS NULL",
+    "CREATE INDEX IF NOT EXISTS mpauthx_session_dead ON mpauthx_session"
+    " (sku, user_id) WHERE ended IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS mpauthx_session_online ON mpauthx_session"
     " (sku, online_since, user_id, expires_at, ended) WHERE ended IS NULL",  # all that is asked
     "CREATE INDEX IF NOT EXISTS mpauthx_ban_until ON mpauthx_ban (until)",
@@ -258,6 +261,19 @@ def end_sessions(
         {**values, "status": int(status), "remembered": _REMEMBERED},
     ).fetchall()
     return [SessionRef(*ref) for _, *ref in sorted(rows)]
+
+
+def forget(cursor: sqlite3.Cursor, subject: Subject, now: int) -> int:
+    """Delete all sessions of a subject, dead ones too; returns how many were alive."""
+    which = "sku = :sku AND user_id = :user_id"
+    values = _named(subject, now)
+    cursor.execute(f"DELETE FROM mpauthx_session WHERE {which} AND ended IS NOT NULL", values)  # noqa: S608
+    rows = cursor.execute(
+        f"DELETE FROM mpauthx_session WHERE {which} AND ended IS NULL"  # noqa: S608
+        " RETURNING expires_at > :now",
+        values,
+    )
+    return sum(is_alive for (is_alive,) in rows.fetchall())
 
 
 def find(
