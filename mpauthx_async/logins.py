@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from .coalescer import Coalescer, answers_of, settle
 from .connections import Connections
+from .devices import NO_DEVICE, Device
 from .errors import (
     BannedError,
     ClosedError,
@@ -38,7 +39,6 @@ from .models import (
     is_user_id,
 )
 from .session_keys import SessionKeySealer, with_open_id
-from .sessions import NO_DEVICE, Device
 from .stores import SessionKeyStore, TokenStore, UserStore
 from .tokens import TokenSigner, new_nonce, new_nonces
 from .userdata import decrypt_user_data

@@ -9,6 +9,7 @@ from .access_token import AppAccessToken
 from .code_exchange import CodeExchange
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
+from .devices import Device
 from .errors import (
     ConfigurationError,
     DecryptionError,
@@ -20,7 +21,7 @@ from .models import AuthResult, Ban, LoginPolicy, OnlinePage, PhoneNumber, Sessi
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
 from .session_keys import SessionKeys, SessionKeySealer
-from .sessions import Device, Sessions
+from .sessions import Sessions
 from .stores import (
     RecordOAuthTokenStore,
     Records,

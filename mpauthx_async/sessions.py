@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import time
-import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from .coalescer import Coalescer, answers_of
 from .constants import TokenStatus
+from .devices import is_one_line
 from .errors import (
     ConfigurationError,
     InvalidTokenError,
@@ -31,44 +31,16 @@ from .near_cache import NearCache, NearCaching
 from .stores import TokenStore, UserStore
 from .tokens import TokenSigner
 
-__all__ = ["NO_DEVICE", "Device", "Sessions", "check_user_id", "invalid_token"]
+__all__ = ["Sessions", "check_user_id", "invalid_token"]
 
 logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-_MAX_DEVICE_CHARACTERS = 64
-_MAX_DEVICE_BYTES = 200  # of UTF-8
 _LONGEST_REASON = 1000  # characters
 _LONGEST_BAN = 3_153_600_000  # seconds: a hundred years
 _LARGEST_PAGE = 1000  # users
 _RENEWED = 32_768  # sessions whose next renewal is remembered, some 300 bytes each
-
-
-class Device(NamedTuple):
-    """What a login says of the device: its name, and of which kind it is."""
-
-    name: str | None = None
-    kind: str | None = None
-
-    @classmethod
-    def checked(cls, name: object, kind: object) -> "Device":
-        """Validate untrusted input.
-
-        Args:
-            name: a text of at most 64 characters and 200 bytes of UTF-8, or None.
-            kind: likewise.
-
-        Raises:
-            ParameterError: if one of them is not a text, is too long, or has a control character.
-        """
-        if name is None and kind is None:
-            return NO_DEVICE
-        return cls(_device_text("device", name), _device_text("device_kind", kind))
-
-
-NO_DEVICE = Device()
-"""What a login says that tells nothing of the device."""
 
 
 class Sessions:
@@ -424,27 +396,6 @@ def _no_user() -> UserNotFoundError:
     return UserNotFoundError("The user of this token is not known any more: authorize again.")
 
 
-def _device_text(parameter: str, text: object) -> str | None:
-    if text is None or text == "":
-        return None
-    if (
-        not isinstance(text, str)
-        or len(text) > _MAX_DEVICE_CHARACTERS
-        or not _is_one_line(text)
-        or len(text.encode()) > _MAX_DEVICE_BYTES
-    ):
-        raise ParameterError(
-            f"{parameter} must be a text of one line without control characters, of at most "
-            f"{_MAX_DEVICE_CHARACTERS} characters and {_MAX_DEVICE_BYTES} bytes of UTF-8."
-        )
-    return text
-
-
-def _is_one_line(text: str) -> bool:
-    """Whether a text has no control characters, line ends or halves of characters."""
-    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
-
-
 def _ban_ttl(seconds: object) -> int | None:
     if seconds is None:
         return None
@@ -460,7 +411,7 @@ def _ban_ttl(seconds: object) -> int | None:
 
 
 def _check_reason(reason: object) -> None:
-    if not isinstance(reason, str) or len(reason) > _LONGEST_REASON or not _is_one_line(reason):
+    if not isinstance(reason, str) or len(reason) > _LONGEST_REASON or not is_one_line(reason):
         raise ParameterError(
             f"reason must be a text of one line, of at most {_LONGEST_REASON} characters."
         )
