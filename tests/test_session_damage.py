@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import (
+    AuthResult,
     LoginPolicy,
     MPAuthX,
     PartialStoreError,
@@ -141,6 +142,21 @@ async def test_of_concurrent_logins_those_of_the_damaged_user_fail(
     assert isinstance(failure, StoreError)
     assert isinstance(session, Session)
     assert await is_alive(store, session) == [True]
+
+
+async def test_of_concurrent_logins_of_a_service_those_of_the_damaged_user_fail(
+    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator
+) -> None:
+    async with make() as auth:
+        await redis.set(user_key("u", Subject("shop", "bob")), "not a hash")
+        failure, *others = await asyncio.gather(
+            *(auth.authorize(wx.login(name)) for name in ("bob", "eve", "dave")),
+            return_exceptions=True,
+        )
+        assert isinstance(failure, StoreError)
+        for result in others:
+            assert isinstance(result, AuthResult)
+            assert await auth.is_token_valid(result.response)
 
 
 async def test_a_damaged_ban_fails_its_own_caller_alone(
