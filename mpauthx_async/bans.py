@@ -1,20 +1,20 @@
 """Bans: who may not log in, under whatever id."""
 
 import asyncio
-import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+from .devices import is_one_line
 from .errors import BannedError, MPAuthXError, ParameterError
 from .events import Banned, Events, Unbanned
 from .models import Ban, Subject, User
 from .stores import TokenStore
 from .subjects import Subjects
 
-__all__ = ["Bans", "is_one_line"]
+__all__ = ["Bans"]
 
 Answer = TypeVar("Answer")
 
@@ -175,11 +175,6 @@ def _ends_before(ban: Ban, other: Ban) -> bool:
     if ban.until is None or other.until is None:
         return ban.until is not None and other.until is None
     return ban.until + _SAME_END < other.until
-
-
-def is_one_line(text: str) -> bool:
-    """Whether a text has no control characters, line ends or halves of characters."""
-    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def _ban_ttl(seconds: object) -> int | None:

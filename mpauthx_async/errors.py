@@ -52,7 +52,11 @@ class PartialStoreError(StoreError):
     """
 
     def __init__(self, answers: Sequence[Any]) -> None:
-        super().__init__("The store could not answer for some items: see `answers`.")
+        failures = [answer for answer in answers if isinstance(answer, StoreError)]
+        super().__init__(
+            f"The store could not answer for {len(failures)} of {len(answers)} items, which "
+            f"`answers` has with the others. {failures[0] if failures else ''}"
+        )
         self.answers = answers
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 from .bans import Bans
 from .coalescer import Coalescer, answers_of, settle
 from .connections import Connections
+from .devices import NO_DEVICE, Device
 from .errors import (
     BannedError,
     ClosedError,
@@ -40,7 +41,6 @@ from .models import (
 )
 from .sealing import SessionKeySealer, with_open_id
 from .session_keys import replace_session_key
-from .sessions import NO_DEVICE, Device
 from .stores import SessionKeyStore, TokenStore, UserStore
 from .tokens import TokenSigner, new_nonce, new_nonces
 from .userdata import decrypt_user_data

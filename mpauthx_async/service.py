@@ -10,6 +10,7 @@ from .bans import Bans
 from .code_exchange import CodeExchange, ComponentExchange
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
+from .devices import Device
 from .erasure import Erasure
 from .errors import (
     ConfigurationError,
@@ -26,7 +27,7 @@ from .push_handling import PushEventHandler
 from .record_sealer import RecordSealer
 from .sealing import SessionKeySealer
 from .session_keys import SessionKeys
-from .sessions import Device, Sessions
+from .sessions import Sessions
 from .stores import (
     RecordOAuthTokenStore,
     Records,

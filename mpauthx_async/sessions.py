@@ -5,9 +5,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from .bans import is_one_line
 from .coalescer import Coalescer, answers_of
 from .constants import TokenStatus
 from .errors import (
@@ -24,42 +23,14 @@ from .stores import TokenStore, UserStore
 from .subjects import Subjects
 from .tokens import TokenSigner
 
-__all__ = ["NO_DEVICE", "Device", "Sessions", "invalid_token"]
+__all__ = ["Sessions", "invalid_token"]
 
 logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-_MAX_DEVICE_CHARACTERS = 64
-_MAX_DEVICE_BYTES = 200  # of UTF-8
 _LARGEST_PAGE = 1000  # users
 _RENEWED = 32_768  # sessions whose next renewal is remembered, some 300 bytes each
-
-
-class Device(NamedTuple):
-    """What a login says of the device: its name, and of which kind it is."""
-
-    name: str | None = None
-    kind: str | None = None
-
-    @classmethod
-    def checked(cls, name: object, kind: object) -> "Device":
-        """Validate untrusted input.
-
-        Args:
-            name: a text of at most 64 characters and 200 bytes of UTF-8, or None.
-            kind: likewise.
-
-        Raises:
-            ParameterError: if one of them is not a text, is too long, or has a control character.
-        """
-        if name is None and kind is None:
-            return NO_DEVICE
-        return cls(_device_text("device", name), _device_text("device_kind", kind))
-
-
-NO_DEVICE = Device()
-"""What a login says that tells nothing of the device."""
 
 
 class Sessions:
@@ -377,17 +348,3 @@ def _no_user() -> UserNotFoundError:
     return UserNotFoundError("The user of this token is not known any more: authorize again.")
 
 
-def _device_text(parameter: str, text: object) -> str | None:
-    if text is None or text == "":
-        return None
-    if (
-        not isinstance(text, str)
-        or len(text) > _MAX_DEVICE_CHARACTERS
-        or not is_one_line(text)
-        or len(text.encode()) > _MAX_DEVICE_BYTES
-    ):
-        raise ParameterError(
-            f"{parameter} must be a text of one line without control characters, of at most "
-            f"{_MAX_DEVICE_CHARACTERS} characters and {_MAX_DEVICE_BYTES} bytes of UTF-8."
-        )
-    return text

@@ -203,7 +203,7 @@ def test_only_sizes_that_fit_side_by_side_are_filled() -> None:
     sizes = (0, 10_000, 1_000_000, 5_000_000)
 
     assert sizes_that_fit(sizes, math.inf) == list(sizes)
-    assert sizes_that_fit(sizes, 1e9) == [0, 10_000, 1_000_000]
+    assert sizes_that_fit(sizes, 1.2e9) == [0, 10_000, 1_000_000]
     assert sizes_that_fit(sizes, 0) == [0]
 
 

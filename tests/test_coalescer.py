@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpauthx_async import ClosedError
+from mpauthx_async import ClosedError, PartialStoreError, StoreError
 from mpauthx_async.coalescer import Coalescer
 
 
@@ -130,6 +130,18 @@ async def test_an_answer_that_no_future_takes_fails_its_own_callers_alone() -> N
         *(coalescer.submit(item) for item in (1, 1, 2, 3)), return_exceptions=True
     )
     assert [type(first), type(again)] == [RuntimeError] * 2
+    assert others == [4, 6]
+
+
+async def test_a_store_that_fails_for_one_item_fails_its_own_callers_alone() -> None:
+    async def store(items: Sequence[int]) -> list[int]:
+        raise PartialStoreError([StoreError("damaged") if i == 1 else 2 * i for i in items])
+
+    coalescer: Coalescer[int, int] = Coalescer(store)
+    first, again, *others = await asyncio.gather(
+        *(coalescer.submit(item) for item in (1, 1, 2, 3)), return_exceptions=True
+    )
+    assert [str(first), str(again)] == ["damaged"] * 2
     assert others == [4, 6]
 
 

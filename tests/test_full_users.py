@@ -1,17 +1,19 @@
 """A user with as many sessions as a policy allows holds nobody up."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 
 import pytest
+from redis.asyncio import Redis
 
-from mpauthx_async import AuthResult, LoginPolicy, MPAuthX, RedisTokenStore, WeChatSimulator
+from mpauthx_async import AuthResult, MPAuthX, RedisTokenStore, WeChatSimulator
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import LARGEST, begin
 from mpauthx_async.tokens import TokenSigner
 
-from .redis_server import RedisServer
+from .test_service import make
+
+__all__ = ["make"]
 
 DEVICE = "📱" * 50  # of as many bytes as a device may have
 CALLS = 500
@@ -19,29 +21,21 @@ LOGINS = 99  # WeChat allows a user 100 in a minute
 
 
 @pytest.fixture
-async def auth(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> AsyncIterator[MPAuthX]:
-    async with MPAuthX(
-        app_id=wx.app_id,
-        app_secret=wx.app_secret,
-        sku="shop",
-        users=f"sqlite:///{tmp_path}/users.db",
-        tokens=server.url,
-        api_base=wx.url,
-        policy=LoginPolicy(max_sessions=1000),
-    ) as service:
+async def auth(make: Callable[..., MPAuthX]) -> AsyncIterator[MPAuthX]:
+    async with make(policy=LARGEST) as service:
         yield service
 
 
 @pytest.fixture
-async def full(auth: MPAuthX, wx: WeChatSimulator, server: RedisServer) -> list[str]:
+async def full(auth: MPAuthX, wx: WeChatSimulator, redis: Redis) -> list[str]:
     """The tokens of Bob's 1,000 sessions."""
     await auth.authorize(wx.login("bob"))
     signer = TokenSigner(app_id=wx.app_id, sku="shop", keys=[wx.app_secret])
     batch = [
         new_session("bob", policy=LARGEST, device=DEVICE, device_kind=DEVICE) for _ in range(1000)
     ]
-    async with RedisTokenStore(server.url) as store:
-        return [signer.mint("bob", session.id) for session in await begin(store, *batch)]
+    begun = await begin(RedisTokenStore(redis), *batch)
+    return [signer.mint("bob", session.id) for session in begun]
 
 
 async def test_concurrent_reads_all_succeed(auth: MPAuthX, full: list[str]) -> None:

@@ -396,6 +396,12 @@ def test_an_error_tells_what_it_knows():
     assert str(HTTPStatusError("It answered 502.", 502)) == "It answered 502."
     assert HTTPStatusError("It answered 502.", 502).status == 502
     assert ConnectionFailedError("No connection.", sent=False).sent is False
+    partial = PartialStoreError([1, StoreError("It is damaged."), None])
+    assert partial.answers[::2] == [1, None]
+    assert str(partial) == (
+        "The store could not answer for 1 of 3 items, which `answers` has with the others. "
+        "It is damaged."
+    )
     revoked = InvalidTokenError("Log in again.", TokenStatus.revoked)
     error = WeChatAPIError(40029, "invalid code", rid="6129ee10", hint="Log in again.")
     assert (error.errcode, error.errmsg) == (40029, "invalid code")

@@ -138,9 +138,10 @@ class RedisTokenStore:
     async def sessions(self, subject: Subject) -> Sequence[Session]:
         """List the sessions of a subject that are alive, newest first."""
         answers = await self._for_user("sessions", subject)
-        sessions = _all_or_partial(
-            _parsed(parse_session, ((subject, text_of(nonce), *rest) for nonce, *rest in answers))
-        )
+        try:
+            sessions = [parse_session(subject, text_of(nonce), *rest) for nonce, *rest in answers]
+        except ValueError as error:
+            raise _damaged() from error
         return sorted(sessions, key=lambda session: session.issued_at, reverse=True)
 
     async def revoke_subject(self, subject: Subject, *, spared: str | None = None) -> int:
