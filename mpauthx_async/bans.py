@@ -94,15 +94,16 @@ class Bans:
             None for the others. A user of one id is left to `TokenStore.issue`.
         """
         refusals: list[Exception | None] = [None] * len(users)
-        several = {i: self._subjects.of(user) for i, user in enumerate(users) if len(user.ids) > 1}
+        subjects = [self._subjects.of(user) for user in users]
+        several = [i for i, own in enumerate(subjects) if len(own) > 1]
         if not several:
             return refusals
-        bans = await self._tokens.bans([one for subjects in several.values() for one in subjects])
-        if any(bans):
-            left = iter(bans)
-            found = {i: list(islice(left, len(subjects))) for i, subjects in several.items()}
-            banned = [i for i, of_user in found.items() if any(of_user)]
-            answers = await asyncio.gather(*(self._refusal(several[i], found[i]) for i in banned))
+        found = await self._tokens.bans([subject for i in several for subject in subjects[i]])
+        if any(found):
+            left = iter(found)
+            bans = {i: list(islice(left, len(subjects[i]))) for i in several}
+            banned = [i for i in several if any(bans[i])]
+            answers = await asyncio.gather(*(self._refusal(subjects[i], bans[i]) for i in banned))
             for i, answer in zip(banned, answers, strict=True):
                 refusals[i] = answer
         return refusals

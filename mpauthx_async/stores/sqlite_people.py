@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from ..models import PROFILE_FIELDS, User
-from .sqlite_user_table import Statement, UserTable
+from .sqlite_user_table import Statement, UserTable, insert_rows
 
 __all__ = ["People", "create_link_table"]
 
@@ -39,11 +39,7 @@ _SELECT = (
     " OR (is_union_id = 1 AND id IN (SELECT value FROM json_each(:union_ids)))"
     " OR union_id IN (SELECT value FROM json_each(:union_ids)))"
 )
-_WRITE = (
-    "INSERT OR REPLACE INTO mpauthx_link (id, is_union_id, app_id, union_id)"
-    " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),"
-    " json_extract(value, '$[2]'), json_extract(value, '$[3]') FROM json_each(?)"
-)
+_WRITE = "INSERT OR REPLACE INTO mpauthx_link (id, is_union_id, app_id, union_id) VALUES "
 _DELETE = (
     "DELETE FROM mpauthx_link WHERE (id, is_union_id) IN"
     " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
@@ -64,6 +60,9 @@ class _Link(NamedTuple):
     is_union_id: int
     app_id: str | None
     union_id: str | None
+
+
+_NOTHING = _Link("", 0, None, None)
 
 
 @dataclass(slots=True, eq=False)
@@ -218,15 +217,9 @@ class People:
         for row in changed:
             if row.is_stored:
                 yield self._table.update(row.user)
-        links = [
-            link
-            for person in self._all()
-            if person.has_logged_in
-            for link in _links(person)
-            if link != self._links.get(link[:2], _Link(*link[:2], None, None))
-        ]
-        if links:
-            yield _WRITE, [json.dumps(links)]
+        logged_in = [person for person in self._all() if person.has_logged_in]
+        links = [link for person in logged_in for link in self._links_to_write(person)]
+        yield from insert_rows(_WRITE, links)
 
     def forget(self, user_id: str, app_ids: Collection[str]) -> list[Statement] | None:
         """What erases a person as far as these apps know them; None for a stranger."""
@@ -290,6 +283,17 @@ class People:
             row.user = replace(user, updated_at=now)
             row.is_changed = True
 
+    def _links_to_write(self, person: _Person) -> Iterator[_Link]:
+        """The rows of mpauthx_link that do not say what they have to of a person's ids."""
+        union_id = person.union_id
+        said = {row.user.open_id for row in person.rows if row.user.union_id == union_id}
+        for id_, app_id in person.ids.items():
+            text, is_union_id = id_
+            is_said = text == union_id if is_union_id else text in said
+            link = _Link(text, is_union_id, app_id, None if is_said else union_id)
+            if link[2:] != self._links.get(id_, _NOTHING)[2:]:
+                yield link
+
     def _insert(self, person: _Person, user: User, now: int) -> None:
         if user.union_id != person.union_id or user.created_at is None:
             user = replace(
@@ -314,14 +318,6 @@ def _query(
     }
     ((rows, links),) = cursor.execute(f"SELECT {table.select}, {_SELECT}", values)
     return [table.user(row) for row in json.loads(rows)], [_Link(*row) for row in json.loads(links)]
-
-
-def _links(person: _Person) -> Iterator[_Link]:
-    """What mpauthx_link has to say of a person's ids."""
-    said = {row.user.open_id for row in person.rows if row.user.union_id == person.union_id}
-    for (text, is_union_id), app_id in person.ids.items():
-        is_said = text == person.union_id if is_union_id else text in said
-        yield _Link(text, is_union_id, app_id, None if is_said else person.union_id)
 
 
 def _age(user: User) -> tuple[float, str]:

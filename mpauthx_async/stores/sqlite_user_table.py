@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import StoreError
 from ..models import User
 
-__all__ = ["Statement", "UserTable"]
+__all__ = ["Statement", "UserTable", "insert_rows"]
 
 Statement = tuple[str, Sequence[Any]]
 """SQL, and what to bind to it."""
@@ -76,7 +76,6 @@ class UserTable:
             f" OR {'unionId' if self.has_union_id else 'openId'} IN {union_ids})"
         )
         self._insert = f"INSERT INTO user ({', '.join(self._names)}) VALUES "  # noqa: S608
-        self._marks = f"({', '.join('?' * len(columns))})"
         # An openId never changes: it is set to what it is, so that a table of it alone works too.
         changes = ", ".join(f"{name} = ?" for name in self._names)
         self._update = f"UPDATE user SET {changes} WHERE openId = ?"  # noqa: S608
@@ -117,10 +116,7 @@ class UserTable:
 
     def insert(self, users: Sequence[User]) -> Iterable[Statement]:
         """Add rows."""
-        for start in range(0, len(users), _INSERT_ROWS):
-            rows = [self.row(user) for user in users[start : start + _INSERT_ROWS]]
-            sql = self._insert + ", ".join([self._marks] * len(rows))
-            yield sql, [value for row in rows for value in row]
+        return insert_rows(self._insert, [self.row(user) for user in users])
 
     def update(self, user: User) -> Statement:
         """Write a row anew; its openId stays."""
@@ -143,6 +139,14 @@ class UserTable:
     def delete(self, open_ids: Sequence[str]) -> Statement:
         """Delete rows."""
         return f"DELETE FROM user {_AMONG}", [json.dumps(open_ids)]  # noqa: S608
+
+
+def insert_rows(head: str, rows: Sequence[Sequence[Any]]) -> Iterable[Statement]:
+    """Add rows; `head` is the SQL up to VALUES."""
+    for start in range(0, len(rows), _INSERT_ROWS):
+        some = rows[start : start + _INSERT_ROWS]
+        marks = f"({', '.join('?' * len(some[0]))})"
+        yield head + ", ".join([marks] * len(some)), [value for row in some for value in row]
 
 
 _AMONG = "WHERE openId IN (SELECT value FROM json_each(?))"
