@@ -346,5 +346,3 @@ _ADVICE = {
 
 def _no_user() -> UserNotFoundError:
     return UserNotFoundError("The user of this token is not known any more: authorize again.")
-
-
