@@ -29,6 +29,7 @@ from redis.asyncio import RedisCluster
 
 from ..constants import TokenStatus
 from ..errors import ConfigurationError, StoreError
+from ..frames import methods_clear_frames
 from ..models import Ban, LoginPolicy, NewSession, OnlinePage, Session, SessionRef, Subject
 from ..near_cache import NearCache
 from . import redis_scripts as scripts
@@ -43,6 +44,7 @@ _AT_ONCE = 16  # buckets of a cluster that are asked at the same time
 _GENERATION = itemgetter(3)  # of a SessionRef
 
 
+@methods_clear_frames()
 class RedisTokenStore:
     """Keeps sessions in a Redis of version 6.2 or later, or in a Redis Cluster.
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from ..errors import MPAuthXError, StoreError
+from ..frames import methods_clear_frames
 from .records import LOCK_TTL
 from .sqlite_database import Database, SqliteDatabase, transaction
 
@@ -35,6 +36,7 @@ _CLEAR = (
 _RELEASE = "DELETE FROM mpauthx_record WHERE key = ? AND text = ?"
 
 
+@methods_clear_frames()
 class SqliteRecords:
     """Keeps named texts in a SQLite database, in a table named mpauthx_record.
 
