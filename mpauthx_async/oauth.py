@@ -23,6 +23,7 @@ from .errors import (
     WeChatAPIError,
 )
 from .flights import Flights
+from .frames import methods_clear_frames
 from .models import CodeSession, OAuthToken, OAuthUser, is_user_id
 from .oauth_state import MAX_STATE, StateSigner
 from .open_calls import OpenCalls
@@ -54,6 +55,7 @@ _LONGEST_STATE_TTL = 86_400  # seconds
 _CLOCK_SKEW = 60  # seconds that the clocks of two servers may differ
 
 
+@methods_clear_frames()
 class WeChatOAuth:
     """Logs users of web pages in, and keeps their tokens for all processes.
 

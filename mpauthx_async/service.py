@@ -18,6 +18,7 @@ from .errors import (
     ParameterError,
 )
 from .events import Events, Listener, WeChatFailed
+from .frames import clear_frames, methods_clear_frames
 from .logins import Logins
 from .models import AuthResult, Ban, LoginPolicy, OnlinePage, PhoneNumber, Session, User
 from .oauth import WeChatOAuth
@@ -49,6 +50,7 @@ __all__ = ["MPAuthX"]
 _LONGEST_TTL = 315_360_000  # seconds: ten years
 
 
+@methods_clear_frames("is_token_valid")
 class MPAuthX:
     """Logs mini-program users in and answers for their tokens.
 
@@ -316,16 +318,21 @@ class MPAuthX:
         near_cache = self._near_cache
         if near_cache is not None and near_cache.knows(token):
             return True
-        if self._calls.is_closed:  # asked here, for a call of check_open takes its time
-            self._calls.check_open()
-        ref = self._signer.verify(token)
-        if ref is None:
-            self._sessions.count_refused()
-            return False
-        end = await self._sessions.end_of(ref, token)
-        if end is not None and end > 0 and not self._slides:
-            return True  # by far the most frequent case
-        return await self._sessions.conclude(ref, end)
+        try:
+            if self._calls.is_closed:  # asked here, for a call of check_open takes its time
+                self._calls.check_open()
+            ref = self._signer.verify(token)
+            if ref is None:
+                self._sessions.count_refused()
+                return False
+            end = await self._sessions.end_of(ref, token)
+            if end is not None and end > 0 and not self._slides:
+                return True  # by far the most frequent case
+            return await self._sessions.conclude(ref, end)
+        except BaseException as error:  # here, because a decorator would take its time
+            del token
+            clear_frames(error)
+            raise
 
     async def refresh_token(self, user_id: str) -> AuthResult:
         """Give a user a new token; every earlier one of theirs for this sku dies.

@@ -176,8 +176,8 @@ class _Sealed:
     """Data to decrypt. No two are equal: each caller gets a payload of its own to change."""
 
     session_key: str = field(repr=False)
-    encrypted_data: str
-    iv: str
+    encrypted_data: str = field(repr=False)
+    iv: str = field(repr=False)
     max_age: float | None
     now: float
 

@@ -158,8 +158,9 @@ def sign_user_state(session_key: str, body: str | bytes = b"") -> str:
 
     Source: https://developers.weixin.qq.com/miniprogram/en/dev/framework/server-ability/signature.html
     """
-    message = body.encode() if isinstance(body, str) else body
-    return hmac.new(session_key.encode(), message, hashlib.sha256).hexdigest()
+    # A UnicodeEncodeError would quote the session key.
+    message = _encode(body) if isinstance(body, str) else body
+    return hmac.new(_encode(session_key), message, hashlib.sha256).hexdigest()
 
 
 def _open(session_key: str, encrypted_data: str, iv: str, app_id: str) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """What a service does with the session key behind a token: decrypt, verify, check, reset."""
 
 import asyncio
-import logging
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,7 +19,6 @@ from mpauthx_async import (
     DecryptionError,
     InvalidTokenError,
     MPAuthX,
-    MPAuthXError,
     ParameterError,
     SessionKeyLostError,
     StatusCode,
@@ -29,14 +27,13 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.models import PhoneNumber
-from mpauthx_async.simulator import Fault
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_contents import user_key
 from .redis_server import RedisServer
 from .simulator_client import Clock
 from .test_service import make, requests_at, tokens
-from .test_wechat import debugging, everything_logged, everything_told
+from .test_wechat import debugging
 
 __all__ = ["debugging", "make", "tokens"]
 
@@ -551,58 +548,3 @@ async def test_a_closed_service_says_so(
     await auth.close()
     calls = [*key_calls(auth, token), auth.get_phone_number("code"), auth.access_token()]
     assert await outcomes(calls) == [ClosedError] * 7
-
-
-# Secrets
-
-
-async def test_no_secret_is_told_or_logged_whatever_fails(
-    make: Callable[..., MPAuthX],
-    tokens: str,
-    redis: Redis,
-    wx: WeChatSimulator,
-    debugging: pytest.LogCaptureFixture,
-) -> None:
-    signing_key = "a-signing-key-of-ours"
-    told: list[str] = []
-    keys: list[str] = []
-
-    async def try_to(call: Awaitable[object]) -> None:
-        try:
-            told.append(repr(await call))
-        except MPAuthXError as error:
-            logging.getLogger("application").exception("It failed.")
-            told.append(everything_told(error))
-
-    async with make(tokens=tokens, signing_keys=[signing_key]) as auth:
-        token = await log_in(auth, wx)
-        web = await auth.authorize_web(wx.web_login("bob"))
-        access_token = await auth.access_token()
-        oauth_token = await auth._own_web._tokens.get("bob")
-        assert oauth_token is not None
-        for fault in (None, *Fault):
-            for call in (
-                lambda: auth.decrypt(token, *wx.seal("bob", {"n": 1})),
-                lambda: auth.decrypt(token, "garbage", "garbage"),
-                lambda: auth.decrypt(token + "x", "garbage", "garbage"),
-                lambda: auth.verify_raw_data(token, "{}", "0" * 40),
-                lambda: auth.get_phone_number(wx.get_phone_number("bob").code),
-                lambda: auth.check_session(token),
-                lambda: auth.reset_session(token),
-                lambda: auth.authorize_web(wx.web_login("bob")),
-            ):
-                if fault is not None:
-                    wx.fail_next(fault, 3 if fault is Fault.SYSTEM_BUSY else 1)
-                await try_to(call())
-                wx._faults.clear()
-                keys.append(wx._known_user("bob", None).session_key or "")
-        wx.login("bob")
-        await try_to(auth.check_session(token))
-        await try_to(auth.reset_session(token))
-        told += [repr(each) for each in (auth, auth._session_keys, auth._access_token, auth._web)]
-        told += [repr(vars(auth)), repr(vars(auth._session_keys)), repr(vars(auth._access_token))]
-    told.append(everything_logged(debugging.records))
-    secrets = {signing_key, wx.app_secret, token, token[-43:], web.response, web.response[-43:]}
-    secrets |= {access_token, oauth_token.access_token, oauth_token.refresh_token, *keys}
-    for secret in secrets:
-        assert not [text for text in told if secret in text]

@@ -1,11 +1,12 @@
 import asyncio
+import traceback
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpauthx_async import ClosedError, PartialStoreError, StoreError
+from mpauthx_async import ClosedError, PartialStoreError, StoreError, WeChatAPIError
 from mpauthx_async.coalescer import Coalescer
 
 
@@ -108,6 +109,25 @@ async def test_a_failed_trip_fails_every_waiter_of_its_batch_and_no_other() -> N
     assert [type(answer) for answer in answers[:3]] == [ConnectionError] * 3
     assert answers[3:] == [6, 8]
     assert await coalescer.submit(5) == 10
+
+
+async def test_callers_of_one_failure_get_an_exception_each() -> None:
+    async def fail(items: Sequence[str]) -> Sequence[str]:
+        raise WeChatAPIError(40029, "invalid code", rid="rid", hint="A hint.") from ValueError()
+
+    async def ask(name: str) -> WeChatAPIError:
+        with pytest.raises(WeChatAPIError) as caught:
+            await coalescer.submit("one item")
+        return caught.value
+
+    coalescer = Coalescer[str, str](fail)
+    first, second, other = await asyncio.gather(*map(ask, ("first", "second", "other")))
+    assert len({id(error) for error in (first, second, other)}) == 3
+    for error in (first, second, other):
+        assert (str(error), vars(error)) == (str(first), vars(first))
+        assert type(error.__cause__) is ValueError
+        asked = [f for f, _ in traceback.walk_tb(error.__traceback__) if f.f_code.co_name == "ask"]
+        assert len(asked) == 1
 
 
 async def test_a_wrong_number_of_answers_is_a_failure_and_not_a_mix_up() -> None:

@@ -576,5 +576,9 @@ def test_text_is_signed_as_its_utf_8():
     assert sign_user_state(STATE_KEY, "微信") == sign_user_state(STATE_KEY, "微信".encode())
 
 
+def test_no_text_is_quoted_by_an_error_of_encoding():
+    assert re.fullmatch("[0-9a-f]{64}", sign_user_state(STATE_KEY + "\ud800", "\ud800"))
+
+
 def test_the_user_state_of_another_session_is_signed_otherwise():
     assert sign_user_state(STATE_KEY, "x") != sign_user_state(SESSION_KEY, "x")

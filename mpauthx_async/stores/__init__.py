@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..constants import TokenStatus
 from ..errors import ConfigurationError
+from ..frames import clears_frames
 from ..models import (
     Ban,
     NewSession,
@@ -289,6 +290,7 @@ class OAuthTokenStore(Protocol):
         """
 
 
+@clears_frames
 def open_token_store(
     url: str, connections: "Connections", clock: Callable[[], float] = time.time
 ) -> RedisTokenStore | SqliteTokenStore:
@@ -316,6 +318,7 @@ def open_token_store(
     )
 
 
+@clears_frames
 def open_records(
     url: str, connections: "Connections", clock: Callable[[], float] = time.time
 ) -> RedisRecords | SqliteRecords:

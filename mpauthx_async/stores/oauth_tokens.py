@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from ..errors import ConfigurationError, NoOAuthTokenError, StoreError
+from ..frames import methods_clear_frames
 from ..models import OAuthToken
 from ..record_sealer import RecordSealer
 from .records import Records
@@ -28,6 +29,7 @@ _TEXTS = ("open_id", "access_token", "refresh_token", "scope")
 _LIFE = 30 * 86_400  # seconds: what WeChat gives a refresh token
 
 
+@methods_clear_frames()
 class RecordOAuthTokenStore:
     """Keeps OAuth tokens encrypted in records, each for 30 days after it was written.
 

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from ..constants import TokenStatus
 from ..errors import ConfigurationError, PartialStoreError, StoreError
+from ..frames import methods_clear_frames
 from ..models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ..near_cache import NearCache
 from .online_cursor import OnlineCursor
@@ -63,6 +64,7 @@ _AT_ONCE = 16  # buckets of a cluster that are asked at the same time
 _GENERATION = itemgetter(3)  # of a SessionRef
 
 
+@methods_clear_frames()
 class RedisTokenStore:
     """Keeps sessions in a Redis of version 6.2 or later, or in a Redis Cluster.
 

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from ..errors import MPAuthXError, StoreError
+from ..frames import methods_clear_frames
 from .records import LOCK_TTL
 from .redis_database import AnyRedis, RedisDatabase
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 _POLL = 0.05  # seconds between two looks at a lock that another holds
 
 
+@methods_clear_frames()
 class RedisRecords:
     """Keeps named texts in a Redis of version 6.2 or later, or in a Redis Cluster.
 

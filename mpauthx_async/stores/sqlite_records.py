@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from ..errors import MPAuthXError, StoreError
+from ..frames import methods_clear_frames
 from .records import LOCK_TTL
 from .sqlite_database import Database, SqliteDatabase, transaction
 
@@ -36,6 +37,7 @@ _DELETE = "DELETE FROM mpauthx_record WHERE key = ?"
 _RELEASE = f"{_DELETE} AND text = ?"
 
 
+@methods_clear_frames()
 class SqliteRecords:
     """Keeps named texts in a SQLite database, in a table named mpauthx_record.
 
