@@ -157,6 +157,8 @@ AUTH = {
     "check_session": Row(lambda w: w.auth.check_session(w.token), "wechat tokens token"),
     "reset_session": Row(lambda w: w.auth.reset_session(w.token), "wechat tokens token"),
     "access_token": Row(lambda w: w.later().auth.access_token(), "wechat tokens"),
+    "forget_user": Row(lambda w: w.auth.forget_user("eve"), "users tokens"),
+    "clear_profile": Row(lambda w: w.auth.clear_profile("bob", ["city"]), "users"),
     "handle_push_event": Row(lambda w: w.auth.handle_push_event(EVENT), "tokens"),
 }
 OAUTH = {
@@ -171,6 +173,7 @@ OAUTH = {
     ),
     "identify": Row(lambda w: w.oauth.identify(w.web_code()), "wechat tokens"),
     "verify_token": Row(lambda w: w.oauth.verify_token("bob", w.web.access_token), "wechat"),
+    "forget": Row(lambda w: w.oauth.forget("eve"), "tokens"),
     "get_session_key": Row(lambda w: w.oauth.get_session_key(w.code()), "wechat"),
 }
 API = {
