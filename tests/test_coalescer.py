@@ -225,7 +225,7 @@ calls = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     calls=calls,
     max_batch=st.integers(1, 8),

@@ -5,7 +5,7 @@ import json
 import pickle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import mpauthx_async
@@ -243,7 +243,6 @@ USERS = st.builds(
 
 
 @given(USERS, USERS)
-@settings(deadline=None)
 def test_an_update_loses_nothing_and_repeating_it_changes_nothing(known, newer):
     updated = known.updated_by(newer)
     assert updated.updated_by(newer) == updated

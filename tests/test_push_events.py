@@ -507,7 +507,7 @@ KEYS: dict[str, Any] = {"token": WX.push.token, "aes_key": WX.push.aes_key, "now
 
 
 @given(data=st.data(), form=st.sampled_from(sorted(CANCELLED)))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_no_changed_byte_of_an_encrypted_body_changes_the_event(data: st.DataObject, form: Any):
     pushed = CANCELLED[form]
     good = parse_push_event(pushed.query, pushed.body, **KEYS)
@@ -525,7 +525,7 @@ def test_no_changed_byte_of_an_encrypted_body_changes_the_event(data: st.DataObj
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_every_changed_character_of_what_is_signed_is_refused(data: st.DataObject):
     pushed = CANCELLED["json"]
     query, body = dict(pushed.query), json.loads(pushed.body)
@@ -543,7 +543,7 @@ def test_every_changed_character_of_what_is_signed_is_refused(data: st.DataObjec
     | st.text("<>/&;![]CDAT=\"' xml?-", max_size=80),
     is_sealed=st.booleans(),
 )
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_no_body_makes_it_raise_anything_else(body: bytes | str, is_sealed: bool):
     with suppress(InvalidPushEventError):
         if is_sealed:
@@ -563,7 +563,7 @@ def test_no_body_makes_it_raise_anything_else(body: bytes | str, is_sealed: bool
         ),
     )
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_whatever_the_fields_hold_an_event_is_well_formed(fields: dict[str, Any]):
     try:
         event = parse_safe(*sealed_message(json.dumps(fields).encode()))
@@ -577,7 +577,7 @@ def test_whatever_the_fields_hold_an_event_is_well_formed(fields: dict[str, Any]
 
 
 @given(plaintext=st.binary(max_size=200))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_no_plaintext_makes_it_raise_anything_else(plaintext: bytes):
     with suppress(InvalidPushEventError):
         parse_safe(*encrypted(pad(plaintext, 32)))

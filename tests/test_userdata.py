@@ -173,7 +173,7 @@ def damaged(draw: st.DrawFn, text: str) -> str:
 @given(
     data=st.data(), key=st.binary(min_size=16, max_size=16), iv=st.binary(min_size=16, max_size=16)
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_mix_of_damages_still_decrypts(data, key, iv):
     payload = {"x": data.draw(st.text(max_size=40)), "watermark": WATERMARK}
     sealed = seal(json.dumps(payload).encode(), key=encode(key), iv=encode(iv))
@@ -353,13 +353,13 @@ def test_a_megabyte_is_refused():
 
 
 @given(ANY_TEXT | st.just(SESSION_KEY), ANY_TEXT | st.just(ENCRYPTED_DATA), ANY_TEXT, ANY_TEXT)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_no_text_makes_it_raise_anything_else(session_key, encrypted_data, iv, app_id):
     assert refusal(session_key, encrypted_data, iv, app_id).code == 6011
 
 
 @given(plaintext=st.binary(max_size=200), padded=st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_nothing_that_is_sealed_makes_it_raise_anything_else(plaintext, padded):
     assume(padded or len(plaintext) % 16 == 0)
     sealed = seal(plaintext, padded=padded)
@@ -374,13 +374,13 @@ JSON_VALUES = st.recursive(
 
 
 @given(payload=st.dictionaries(st.sampled_from(["watermark", "openId", "x"]), JSON_VALUES))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_no_json_without_our_watermark_is_taken(payload):
     assert refusal(SESSION_KEY, seal_json(payload), IV, APP_ID).code == 6011
 
 
 @given(position=st.integers(0, 399), mask=st.integers(1, 255))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_changed_ciphertext_never_raises_anything_else(position, mask):
     sealed = bytearray(base64.b64decode(ENCRYPTED_DATA))
     sealed[position] ^= mask
@@ -397,7 +397,7 @@ def test_changed_ciphertext_never_raises_anything_else(position, mask):
     payload=st.dictionaries(st.text(max_size=8), st.text() | st.integers() | st.none()),
     junk=st.binary(min_size=1, max_size=32),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_a_payload_with_anything_after_it_but_its_padding_is_refused(payload, junk):
     plaintext = json.dumps({**payload, "watermark": WATERMARK}).encode()
     sealed = seal(plaintext)
@@ -550,7 +550,6 @@ def test_a_session_key_that_is_no_text_is_wrong(session_key):
 
 
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
-@settings(deadline=None)
 def test_no_text_makes_verifying_raise(session_key, raw_data, signature):
     assert verify_raw_data(session_key, raw_data, signature) is False
 

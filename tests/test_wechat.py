@@ -490,7 +490,7 @@ FIELDS = {
 
 
 @given(body=st.binary() | st.fixed_dictionaries({}, optional=FIELDS).map(json.dumps))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 async def test_any_answer_is_a_session_or_an_error_that_is_documented(body):
     async with Server(Answer(body)) as server, asking(server.url) as wechat:
         try:
