@@ -19,11 +19,14 @@ from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
 from .memory import MEMORY
 from .near_cache import NEAR_CACHE
+from .neighbours import NEIGHBOURS
+from .padding import PADDING
 from .page import write_page
 from .progress import Progress
 from .report import save, save_plots, table
 from .revocation import REVOCATION
 from .scale import SCALE
+from .sealing import SEALING
 from .validate import VALIDATE
 
 BENCHMARKS = {
@@ -38,6 +41,9 @@ BENCHMARKS = {
         HTTP,
         SCALE,
         MEMORY,
+        SEALING,
+        PADDING,
+        NEIGHBOURS,
     )
 }
 

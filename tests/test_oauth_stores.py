@@ -7,8 +7,9 @@ import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mpauthx_async import (
     ClosedError,
     ConfigurationError,
     Connections,
+    NoOAuthTokenError,
     OAuthToken,
     OAuthTokenStore,
     RecordOAuthTokenStore,
@@ -28,6 +30,7 @@ from mpauthx_async import (
     SqliteRecords,
     StoreError,
 )
+from mpauthx_async.record_sealer import RecordSealer
 from mpauthx_async.stores import FunctionOAuthTokenStore, open_records
 from mpauthx_async.stores.conformance import OAuthTokenStoreConformance, new_oauth_token
 
@@ -36,12 +39,15 @@ from .redis_server import RedisServer
 APP = "wx4f4bc4dec97d474b"
 ALICE = new_oauth_token("alice")
 TOKEN_KEY = f"oauth_token|{APP}|alice"
+SECRET = "5e4c2e7d00c0ffee5e4c2e7d00c0ffee"
+SEALER = RecordSealer(b"mpauthx oauth", app_id=APP, keys=[SECRET])
 DAY = 86_400
 
 Asked = Callable[[OAuthTokenStore], Awaitable[Any]]
 ASKED: dict[str, Asked] = {
     "get": lambda store: store.get("alice"),
     "save": lambda store: store.save("alice", ALICE),
+    "delete": lambda store: store.delete("bob"),
     "lock": lambda store: locking(store),
     "spend_state": lambda store: store.spend_state("0123456789abcdef", 60),
 }
@@ -52,8 +58,10 @@ async def locking(store: OAuthTokenStore | Records, name: str = "alice") -> None
         pass
 
 
-def tokens(records: Records, app_id: str = APP) -> RecordOAuthTokenStore:
-    return RecordOAuthTokenStore(records, app_id=app_id)
+def tokens(
+    records: Records, app_id: str = APP, keys: Sequence[str] = (SECRET,)
+) -> RecordOAuthTokenStore:
+    return RecordOAuthTokenStore(records, app_id=app_id, keys=keys)
 
 
 @pytest.fixture
@@ -82,6 +90,9 @@ class DictOAuthTokenStore:
     async def save(self, open_id: str, token: OAuthToken) -> None:
         self._tokens[open_id] = token
 
+    async def delete(self, open_id: str) -> None:
+        self._tokens.pop(open_id, None)
+
     @asynccontextmanager
     async def lock(self, open_id: str) -> AsyncIterator[None]:
         async with self._locks.setdefault(open_id, asyncio.Lock()):
@@ -103,7 +114,7 @@ class TestFunctions(OAuthTokenStoreConformance):
     @pytest.fixture
     def store(self) -> FunctionOAuthTokenStore:
         kept = DictOAuthTokenStore()
-        return FunctionOAuthTokenStore((kept.get, kept.save))
+        return FunctionOAuthTokenStore((kept.get, kept.save, kept.delete))
 
 
 class TestRedis(OAuthTokenStoreConformance):
@@ -169,6 +180,40 @@ async def test_apps_that_share_a_database_do_not_share_tokens_or_states(records:
         await locking(theirs)
 
 
+async def test_a_token_is_kept_sealed_for_its_app_and_user(records: Records) -> None:
+    store = tokens(records)
+    await store.save("alice", ALICE)
+    sealed = await records.get(TOKEN_KEY) or ""
+    assert json.loads(SEALER.open(TOKEN_KEY, sealed) or "")["access_token"] == ALICE.access_token
+    for secret in (ALICE.access_token, ALICE.refresh_token, "access_token"):
+        assert secret not in sealed
+    await records.save(f"oauth_token|{APP}|bob", sealed, 60)
+    await records.save("oauth_token|wx0|alice", sealed, 60)
+    for moved_to, open_id in ((store, "bob"), (tokens(records, "wx0"), "alice")):
+        with pytest.raises(NoOAuthTokenError, match="does not open"):
+            await moved_to.get(open_id)
+
+
+async def test_a_token_outlives_a_change_of_keys_while_the_old_one_is_listed(
+    records: Records,
+) -> None:
+    old, new = SECRET, "a-new-secret-of-the-app"
+    await tokens(records, keys=[old]).save("alice", ALICE)
+    assert await tokens(records, keys=[old, new]).get("alice") == ALICE
+    changed = tokens(records, keys=[new])
+    with pytest.raises(NoOAuthTokenError, match=r"under other signing keys .* or is damaged"):
+        await changed.get("alice")
+    await changed.save("alice", ALICE)
+    assert await changed.get("alice") == ALICE
+
+
+@pytest.mark.parametrize("keys", [[], ["short"], "a text instead of a list"])
+def test_keys_that_cannot_work_are_refused(redis: Redis, keys: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        tokens(RedisRecords(redis), keys=keys)
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
 @pytest.mark.parametrize(
     "text",
     [
@@ -182,12 +227,14 @@ async def test_apps_that_share_a_database_do_not_share_tokens_or_states(records:
         json.dumps({"open_id": "alice", "access_token": "geheim"}),
     ],
 )
-async def test_a_damaged_record_is_a_store_error_that_tells_what_to_do(
-    records: Records, text: str
+async def test_a_damaged_record_is_an_error_that_tells_what_to_do(
+    records: Records, text: str, is_sealed: bool
 ) -> None:
     store = tokens(records)
-    await records.save(TOKEN_KEY, text, 60)
-    with pytest.raises(StoreError, match=r"'alice', is damaged\. Delete it, or let") as caught:
+    await records.save(TOKEN_KEY, SEALER.seal(TOKEN_KEY, text) if is_sealed else text, 60)
+    with pytest.raises(
+        NoOAuthTokenError, match=r"or is damaged\. Let the user authorize"
+    ) as caught:
         await store.get("alice")
     assert TOKEN_KEY in str(caught.value)
     assert "geheim" not in "".join(traceback.format_exception(caught.value))
@@ -217,10 +264,9 @@ async def test_a_record_with_a_wrong_field_is_damaged(
     records: Records, name: str, value: object
 ) -> None:
     store = tokens(records)
-    await store.save("alice", ALICE)
-    fields = json.loads(await records.get(TOKEN_KEY) or "")
-    await records.save(TOKEN_KEY, json.dumps(fields | {name: value}), 60)
-    with pytest.raises(StoreError, match="is damaged"):
+    text = json.dumps(asdict(ALICE) | {name: value})
+    await records.save(TOKEN_KEY, SEALER.seal(TOKEN_KEY, text), 60)
+    with pytest.raises(NoOAuthTokenError, match="is damaged"):
         await store.get("alice")
 
 
@@ -233,6 +279,15 @@ async def test_a_function_that_gives_something_else_is_a_store_error() -> None:
     with pytest.raises(StoreError, match="get_token must return an OAuthToken, or None") as caught:
         await FunctionOAuthTokenStore((get_token, save_token)).get("alice")
     assert "geheim" not in str(caught.value)
+
+
+async def test_a_pair_of_functions_deletes_nothing_and_says_what_it_needs() -> None:
+    kept = DictOAuthTokenStore()
+    store = FunctionOAuthTokenStore((kept.get, kept.save))
+    await store.save("alice", ALICE)
+    with pytest.raises(ConfigurationError, match="delete_token"):
+        await store.delete("alice")
+    assert await store.get("alice") == ALICE
 
 
 async def test_states_used_up_with_functions_are_forgotten_in_time() -> None:
@@ -400,7 +455,7 @@ class TestOutages:
             server.stop(signal.SIGKILL)
         assert "was not released, and ends by itself" in caplog.text
 
-    @pytest.mark.parametrize("asked", ["save", "lock", "spend_state"])
+    @pytest.mark.parametrize("asked", ["save", "delete", "lock", "spend_state"])
     async def test_a_locked_sqlite_file_is_a_store_error(self, asked: str, path: Path) -> None:
         async with SqliteRecords(path, busy_timeout=0.05) as records:
             store = tokens(records)
@@ -436,7 +491,7 @@ def test_what_is_no_url_of_a_store_is_refused(url: str) -> None:
 
 
 async def _is_damaged(store: RecordOAuthTokenStore) -> None:
-    with pytest.raises(StoreError, match="is damaged") as caught:
+    with pytest.raises(NoOAuthTokenError, match="is damaged") as caught:
         await store.get("alice")
     assert "geheim" not in "".join(traceback.format_exception(caught.value))
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from heapq import heappop, heappush
@@ -12,54 +12,74 @@ from types import NoneType
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
-from ..errors import StoreError
+from ..errors import ConfigurationError, NoOAuthTokenError, StoreError
+from ..frames import methods_clear_frames
 from ..models import OAuthToken
+from ..record_sealer import RecordSealer
 from .records import Records
 
 __all__ = ["FunctionOAuthTokenStore", "OAuthTokenFunctions", "RecordOAuthTokenStore"]
 
-OAuthTokenFunctions: TypeAlias = tuple[
-    Callable[[str], Awaitable[OAuthToken | None]], Callable[[str, OAuthToken], Awaitable[object]]
-]
+_Get: TypeAlias = Callable[[str], Awaitable[OAuthToken | None]]
+_Save: TypeAlias = Callable[[str, OAuthToken], Awaitable[object]]
+_Delete: TypeAlias = Callable[[str], Awaitable[object]]
+OAuthTokenFunctions: TypeAlias = tuple[_Get, _Save] | tuple[_Get, _Save, _Delete]
 
 _TEXTS = ("open_id", "access_token", "refresh_token", "scope")
 _LIFE = 30 * 86_400  # seconds: what WeChat gives a refresh token
 
 
+@methods_clear_frames()
 class RecordOAuthTokenStore:
-    """Keeps OAuth tokens as JSON in records, each for 30 days after it was written.
+    """Keeps OAuth tokens encrypted in records, each for 30 days after it was written.
+
+    A token is JSON, sealed by AES-256-GCM for its app and user: see `RecordSealer`.
 
     Args:
         records: where. They are closed together with this store.
         app_id: whose tokens: those of different apps never mix.
+        keys: what the encryption keys are derived from, oldest to newest, at least 16 bytes each:
+            the newest encrypts, all decrypt. All processes that share the records need the same.
+
+    Raises:
+        ConfigurationError: for keys that are too few or too short.
     """
 
-    def __init__(self, records: Records, *, app_id: str) -> None:
+    def __init__(self, records: Records, *, app_id: str, keys: Sequence[str | bytes]) -> None:
         self._records = records
         self._app_id = app_id
+        self._sealer = RecordSealer(b"mpauthx oauth", app_id=app_id, keys=keys)
 
     async def get(self, open_id: str) -> OAuthToken | None:
         """Read the token of a user; None when there is none.
 
         Raises:
-            StoreError: the store cannot answer, or what it holds is no token.
+            NoOAuthTokenError: the token does not open: it was sealed under other keys, or is
+                damaged. The user has to authorize again, which replaces it.
+            StoreError: the store cannot answer.
         """
         key = self._key("oauth_token", open_id)
-        text = await self._records.get(key)
-        if text is None:
+        sealed = await self._records.get(key)
+        if sealed is None:
             return None
-        token = _decode(text)
+        token = _decode(self._sealer.open(key, sealed))
         if token is None or token.open_id != open_id:
-            raise StoreError(
-                f"The record {key!r}, the OAuth token of {open_id!r}, is damaged. Delete it, or "
-                "let the user authorize again, which replaces it."
+            raise NoOAuthTokenError(
+                f"The record {key!r}, the OAuth token of {open_id!r}, does not open: it was sealed "
+                "under other signing keys (by default the app_secret), or is damaged. Let the user "
+                "authorize again, which replaces it; after a change of keys, list the old ones "
+                "before the new one."
             )
         return token
 
     async def save(self, open_id: str, token: OAuthToken) -> None:
         """Keep the token of a user, in place of an earlier one."""
-        text = json.dumps(asdict(token))
-        await self._records.save(self._key("oauth_token", open_id), text, _LIFE)
+        key = self._key("oauth_token", open_id)
+        await self._records.save(key, self._sealer.seal(key, json.dumps(asdict(token))), _LIFE)
+
+    async def delete(self, open_id: str) -> None:
+        """Delete the token of a user, if there is one."""
+        await self._records.delete(self._key("oauth_token", open_id))
 
     def lock(self, open_id: str) -> AbstractAsyncContextManager[None]:
         """Keep all others who would refresh this user's token out, in any process."""
@@ -78,18 +98,20 @@ class RecordOAuthTokenStore:
 
 
 class FunctionOAuthTokenStore:
-    """Keeps OAuth tokens by two functions; its locks and used states are this process's alone.
+    """Keeps OAuth tokens by functions; its locks and used states are this process's alone.
 
     Args:
-        functions: `get_token(open_id)`, which returns an OAuthToken or None, and
-            `save_token(open_id, token)`. What they raise reaches the caller as it is.
+        functions: `get_token(open_id)`, which returns an OAuthToken or None,
+            `save_token(open_id, token)`, and optionally `delete_token(open_id)`, without which no
+            user can be forgotten. What they raise reaches the caller as it is.
         clock: tells the time in Unix seconds.
     """
 
     def __init__(
         self, functions: OAuthTokenFunctions, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self._get, self._save = functions
+        self._get, self._save, *delete = functions
+        self._delete = delete[0] if delete else None
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._spent: set[str] = set()
@@ -105,6 +127,19 @@ class FunctionOAuthTokenStore:
     async def save(self, open_id: str, token: OAuthToken) -> None:
         """Keep the token of a user, in place of an earlier one."""
         await self._save(open_id, token)
+
+    async def delete(self, open_id: str) -> None:
+        """Delete the token of a user, if there is one.
+
+        Raises:
+            ConfigurationError: there is no function for it.
+        """
+        if self._delete is None:
+            raise ConfigurationError(
+                "To forget a user, their OAuth token has to be deleted: give a third function, "
+                "(get_token, save_token, delete_token)."
+            )
+        await self._delete(open_id)
 
     @asynccontextmanager
     async def lock(self, open_id: str) -> AsyncIterator[None]:
@@ -127,10 +162,10 @@ class FunctionOAuthTokenStore:
         return True
 
 
-def _decode(text: str) -> OAuthToken | None:
-    """The token that a record holds; None for what is none."""
+def _decode(text: str | None) -> OAuthToken | None:
+    """The token that an opened record holds; None if it holds something else."""
     try:
-        fields: Any = json.loads(text)
+        fields: Any = json.loads(text or "")
         return OAuthToken(**fields) if _is_token(fields) else None
     except (ValueError, RecursionError):
         return None  # the exception would quote the record

@@ -15,6 +15,7 @@ from redis.exceptions import (
     ReadOnlyError,
     RedisClusterException,
     RedisError,
+    ResponseError,
     TryAgainError,
 )
 
@@ -22,7 +23,7 @@ from ..connections import Connections, RedisClient
 from ..errors import MPAuthXError, StoreError
 from ..open_calls import OpenCalls
 
-__all__ = ["AnyRedis", "RedisDatabase"]
+__all__ = ["AnyRedis", "RedisDatabase", "is_read_only", "store_error"]
 
 AnyRedis: TypeAlias = Connections | RedisClient | str
 Result = TypeVar("Result")
@@ -33,7 +34,7 @@ _BACKOFF = 0.1  # seconds before the second attempt, at most; doubles with each
 # After these the server, or the one that took its place, may answer on a new connection. MASTERDOWN
 # is a ClusterDownError. redis-py answers NOSCRIPT by loading the script, but a failover may lead
 # the next call to another server.
-_PASSING = (ReadOnlyError, ClusterDownError, TryAgainError, NoScriptError)
+_PASSING = (ClusterDownError, TryAgainError, NoScriptError)
 # What redis-py documents. With all else that it raises, a connection was lost. A server that hangs
 # (TimeoutError) is not asked again: its callers have waited long enough.
 _DOCUMENTED = (RedisError, RedisClusterException, OSError)
@@ -81,7 +82,7 @@ class RedisDatabase:
             except MPAuthXError:
                 raise
             except Exception as error:
-                raise _store_error(error) from error
+                raise store_error(error) from error
 
     def check_here(self) -> None:
         """Check that a call may be made in the running event loop."""
@@ -118,7 +119,8 @@ class RedisDatabase:
         if isinstance(error, ConnectionError):  # LOADING is one too
             is_refused = isinstance(error, (AuthenticationError, AuthorizationError))
             return not is_refused and not self._repeats_by_itself
-        return isinstance(error, _PASSING) or not isinstance(error, _DOCUMENTED)
+        is_passing = isinstance(error, _PASSING) or is_read_only(error)
+        return is_passing or not isinstance(error, _DOCUMENTED)
 
 
 def _repeats_by_itself(client: RedisClient) -> bool:
@@ -129,11 +131,19 @@ def _repeats_by_itself(client: RedisClient) -> bool:
     return retry is not None and retry.get_retries() != 0
 
 
-def _store_error(error: Exception) -> StoreError:
+def is_read_only(answer: object) -> bool:
+    """Whether a server says that it is a replica: in an error of a script, before Redis 7."""
+    if isinstance(answer, ReadOnlyError):
+        return True
+    return isinstance(answer, ResponseError) and "-READONLY " in str(answer)
+
+
+def store_error(error: Exception) -> StoreError:
+    """What a failure of redis-py means to callers, and what to do about it."""
     advice = "Check that it is up, reachable and writable; the call can be repeated."
     if isinstance(error, AuthenticationError):
         advice = "Check the user and the password in its URL."
-    elif isinstance(error, ReadOnlyError):
+    elif is_read_only(error):
         advice = "Its address leads to a replica: it must lead to the primary."
     text = str(error).rstrip(".") or f"no answer within {_LONGEST_TRIP:.0f} seconds"
     return StoreError(

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from ..errors import MPAuthXError, StoreError
+from ..frames import methods_clear_frames
 from ..store_boundary import raises_store_errors
 from .records import LOCK_TTL
 from .redis_database import AnyRedis, RedisDatabase
@@ -27,6 +28,7 @@ _POLL = 0.1  # seconds between two looks at a lock that another holds, at most
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
+@methods_clear_frames()
 @raises_store_errors
 class RedisRecords:
     """Keeps named texts in a Redis of version 6.2 or later, or in a Redis Cluster.
@@ -52,6 +54,10 @@ class RedisRecords:
         """Write a record, in place of an earlier one, for `ttl` seconds."""
         px = _milliseconds(ttl)
         await self._database.run(lambda redis: redis.set(_key(key), text, px=px))
+
+    async def delete(self, key: str) -> None:
+        """Delete a record, if there is one."""
+        await self._database.run(lambda redis: redis.delete(_key(key)))
 
     async def add(self, key: str, text: str, ttl: float) -> bool:
         """Write a record for `ttl` seconds if there is none; of all who try one gets True."""

@@ -25,6 +25,9 @@ _WAL_RETRY = 0.01  # seconds
 # the parent, but its memory says that this process has them: a connection of the child would go
 # without, and lose what it writes.
 _left_to_parent: set[tuple[int, int]] = set()
+_OWNER_ONLY = 0o600  # a file's mode
+_NO_FILES = ("", ":memory:")
+_URI = "file:"  # which some builds of SQLite take without being asked to
 
 
 class SqliteDatabase:
@@ -32,6 +35,9 @@ class SqliteDatabase:
 
     Each trip to a thread and back waits for the interpreter's lock, for milliseconds when the
     event loop is busy. So a batch is one trip: a function that is given a cursor and does all.
+
+    A file that does not exist is created with mode 0600, whatever the umask; SQLite gives its
+    `-wal` and `-shm` files the same mode. An existing file keeps its mode.
 
     Args:
         database: the file's path, or an open aiosqlite connection, which stays open.
@@ -186,7 +192,18 @@ def _inode(path: str | Path) -> tuple[int, int] | None:
 
 
 def _try_to_open(path: str | Path) -> None:
+    if str(path) not in _NO_FILES and not str(path).startswith(_URI):
+        _create(path)
     sqlite3.connect(path).close()
+
+
+def _create(path: str | Path) -> None:
+    """Create a file that only its owner may read; SQLite would create it readable for others.
+
+    Through a symbolic link, which SQLite follows and O_EXCL does not.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, _OWNER_ONLY))
 
 
 def _store_error(error: Exception) -> StoreError:
