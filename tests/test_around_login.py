@@ -397,7 +397,7 @@ async def test_used_expired_and_foreign_phone_codes_are_refused(
         clock.now += 300
         with pytest.raises(WeChatAPIError) as caught:
             await auth.get_phone_number(late)
-        assert [*found, caught.value.errcode] == [40163, 40029, 40029, 40029, 40029]
+        assert [*found, caught.value.errcode] == [40029] * 5
 
 
 async def test_a_store_without_session_keys_logs_in_all_the_same(
@@ -566,7 +566,7 @@ async def test_no_secret_is_told_or_logged_whatever_fails(
                 if fault is not None:
                     wx.fail_next(fault, 3 if fault is Fault.SYSTEM_BUSY else 1)
                 await try_to(call())
-                wx._faults.clear()
+                wx.clear_faults()
                 keys.append(wx._known_user("bob", None).session_key or "")
         wx.login("bob")
         await try_to(auth.check_session(token))
