@@ -10,10 +10,10 @@ from .faults import Fault
 from .routes import Answer
 from .sealing import PhoneNumber, SealedUserInfo
 
-__all__ = ["CONTROLS", "as_handler"]
+__all__ = ["CONTROLS", "Simulator", "as_handler"]
 
 
-class _Simulator(Protocol):
+class Simulator(Protocol):
     """What of a WeChatSimulator another process can do."""
 
     def login(self, open_id: str, union_id: str | None, *, app_id: str | None) -> str: ...
@@ -31,10 +31,10 @@ class _Simulator(Protocol):
     def reset(self) -> None: ...
 
 
-_Control = Callable[[_Simulator, Mapping[str, Any]], Answer]
+_Control = Callable[[Simulator, Mapping[str, Any]], Answer]
 
 
-def as_handler(wx: _Simulator, path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def as_handler(wx: Simulator, path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Make the handler of a route below /simulator."""
     control, example = CONTROLS[path]
 
@@ -49,18 +49,18 @@ def as_handler(wx: _Simulator, path: str) -> Callable[[web.Request], Awaitable[w
     return handle
 
 
-def _login(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
+def _login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     union_id, app_id = _optional(body, "union_id"), _optional(body, "app_id")
     return {"code": wx.login(_text(body, "open_id"), union_id, app_id=app_id)}
 
 
-def _user_info(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
+def _user_info(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     info = wx.get_user_info(_text(body, "open_id"), app_id=_optional(body, "app_id"))
     sealed = {"encryptedData": info.encrypted_data, "iv": info.iv}
     return {**sealed, "rawData": info.raw_data, "signature": info.signature}
 
 
-def _phone_number(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
+def _phone_number(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     phone = wx.get_phone_number(
         _text(body, "open_id"),
         _optional(body, "phone_number") or "13800138000",
@@ -70,7 +70,7 @@ def _phone_number(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
     return {"code": phone.code, "encryptedData": phone.encrypted_data, "iv": phone.iv}
 
 
-def _web_login(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
+def _web_login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     code = wx.web_login(
         _text(body, "open_id"),
         _optional(body, "union_id"),
@@ -80,7 +80,7 @@ def _web_login(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
     return {"code": code}
 
 
-def _visit_as(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
+def _visit_as(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     declines = body.get("declines", False)
     if type(declines) is not bool:
         raise ValueError("'declines' must be true or false.")
@@ -88,11 +88,11 @@ def _visit_as(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
     return {"open_id": body["open_id"]}
 
 
-def _wecom_login(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
+def _wecom_login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     return {"code": wx.wecom_login(_text(body, "user_id"), _optional(body, "corp_id"))}
 
 
-def _faults(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
+def _faults(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     name, times = _text(body, "fault"), body.get("times", 1)
     if name not in Fault.__members__:
         raise ValueError(f"'fault' must be one of {', '.join(Fault.__members__)}.")
@@ -102,12 +102,12 @@ def _faults(wx: _Simulator, body: Mapping[str, Any]) -> Answer:
     return {"fault": name, "times": times}
 
 
-def _clear_faults(wx: _Simulator, _: Mapping[str, Any]) -> Answer:
+def _clear_faults(wx: Simulator, _: Mapping[str, Any]) -> Answer:
     wx.clear_faults()
     return {}
 
 
-def _reset(wx: _Simulator, _: Mapping[str, Any]) -> Answer:
+def _reset(wx: Simulator, _: Mapping[str, Any]) -> Answer:
     wx.reset()
     return {}
 

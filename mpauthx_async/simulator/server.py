@@ -8,11 +8,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Self
 
-from aiohttp import web
-
-from .control import CONTROLS, as_handler
+from .application import application
 from .faults import Fault
-from .front_page import front_page
 from .listener import Listener
 from .routes import Request
 from .sealing import PhoneNumber, SealedData, SealedUserInfo, new_session_key, seal, seal_user_info
@@ -155,7 +152,7 @@ class WeChatSimulator:
 
     async def start(self) -> None:
         """Listen, as `async with` does. RuntimeError: it runs already; OSError: port taken."""
-        await self._listener.start(self._application())
+        await self._listener.start(application(self, lambda: self._wechat))
 
     async def close(self) -> None:
         """Give requests in progress half a second, then free the port; twice is fine."""
@@ -383,17 +380,3 @@ class WeChatSimulator:
         """Give a user without making one: who is unknown has no session key."""
         app_id = self._state.app_id(app_id)
         return self._state.known_user(open_id, app_id) or User(app_id, open_id)
-
-    def _application(self) -> web.Application:
-        app = web.Application()
-        app.router.add_get("/", self._show_front_page)
-        for path in CONTROLS:
-            app.router.add_post(path, as_handler(self, path))
-        app.router.add_route("*", "/{path:.*}", self._answer)
-        return app
-
-    async def _show_front_page(self, _: web.Request) -> web.Response:
-        return web.Response(text=front_page(self._wechat))
-
-    async def _answer(self, request: web.Request) -> web.Response:
-        return await self._wechat.answer(request)
