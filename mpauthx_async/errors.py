@@ -116,8 +116,9 @@ class WeChatAPIError(MPAuthXError):
 
     Attributes:
         errcode: WeChat's number for what happened.
-        errmsg: WeChat's text, without the rid.
-        rid: the request's id, which WeChat's support asks for; None when WeChat gave none.
+        errmsg: WeChat's text, without rid and hint; at most 500 characters.
+        rid: the request's id, which WeChat's support asks for: the rid, or the hint in an answer
+            without a rid, such as WeCom's; None in an answer without either.
         hint: what a developer can do about it; empty for an errcode that is not known here.
     """
 
