@@ -7,7 +7,6 @@ come as far: decrypt (executor), save the users, issue the tokens.
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
@@ -21,9 +20,11 @@ from .errors import (
     ClosedError,
     IdentityMismatchError,
     MPAuthXError,
+    OverloadedError,
     UserNotFoundError,
 )
 from .events import Events, LoggedIn, LoginFailed, Refreshed, Replaced, Revoked
+from .login_queue import LoginQueue
 from .models import (
     AuthResult,
     Ban,
@@ -48,8 +49,7 @@ __all__ = ["Logins"]
 logger = logging.getLogger(__name__)
 
 _MOST_BEGUN = 4  # logins in one tick: to begin one takes aiohttp 0.1 ms
-_MOST_TRADES = 128  # at once: half of what Connections opens to WeChat, where waiting has an end
-_MOST_FINISHED = 256  # logins in one batch
+_MAX_BATCH = 256  # logins that are finished together
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -68,7 +68,8 @@ class Logins:
         policy: which sessions of a user live side by side.
         ttl: how long a token lives, in milliseconds.
         absolute_ttl: how long its session lives at most, in milliseconds; None for no such end.
-        max_concurrent: how many logins are worked on at once; others wait in order.
+        max_waiting: how many logins may wait to begin.
+        timeout: how long each may wait to begin, in seconds.
         clock: tells the time in Unix seconds.
     """
 
@@ -87,7 +88,8 @@ class Logins:
         policy: LoginPolicy,
         ttl: int,
         absolute_ttl: int | None,
-        max_concurrent: int,
+        max_waiting: int,
+        timeout: float,
         clock: Callable[[], float],
     ) -> None:
         self._app_id = app_id
@@ -104,14 +106,14 @@ class Logins:
         self._absolute_ttl = absolute_ttl
         self._clock = clock
         self._under_way: dict[Hashable, _Login] = {}
-        self._waiting: deque[_Login] = deque()
-        self._free_places = max_concurrent
-        self._trades = 0
+        self._waiting: LoginQueue[_Login] = LoginQueue(
+            max_waiting=max_waiting, timeout=timeout, expired=self._expire
+        )
         self._begun_in_tick = 0
         self._reading = False
         self._traded = Coalescer(
             events.watched("login", self._finish_logins),
-            max_batch=_MOST_FINISHED,
+            max_batch=_MAX_BATCH,
             max_in_flight=1,
         )
         self._refreshes = Coalescer(events.watched("refresh", self._finish_refreshes), max_batch=64)
@@ -145,13 +147,16 @@ class Logins:
         # collector.
         key = (on_web, code, encrypted_data, iv, max_age, device.name, device.kind)
         login = self._under_way.get(key)
-        if login is None:
-            login = self._under_way[key] = _Login(
-                key, trade, code, encrypted_data, iv, max_age, device
-            )
-            self._waiting.append(login)
+        if login is not None:
+            return self._outcome(login, _join(login))
+        login = _Login(key, trade, code, encrypted_data, iv, max_age, device)
         outcome = self._outcome(login, _join(login))
-        self._begin_some()
+        if self._waiting.is_full:
+            self._refuse(login, "max_waiting_logins are waiting already.")
+        else:
+            self._under_way[key] = login
+            self._waiting.add(login)
+            self._begin_some()
         return outcome
 
     async def refresh(self, user_id: str) -> AuthResult:
@@ -166,7 +171,7 @@ class Logins:
         """Refuse what waits for its turn, and let what has begun finish."""
         self._closed = True
         while self._waiting:
-            login = self._waiting.popleft()
+            login = self._waiting.pop()
             del self._under_way[login.key]
             settle(login.callers, _closed())
         if trades := [one.trade_task for one in self._under_way.values() if one.trade_task]:
@@ -180,12 +185,27 @@ class Logins:
         if self._closed:
             raise _closed()
 
+    def _expire(self, login: "_Login") -> None:
+        """Tell the callers of a login that it has waited too long to begin."""
+        del self._under_way[login.key]
+        self._refuse(login, "The login could not begin within login_timeout.")
+
+    def _refuse(self, login: "_Login", reason: str) -> None:
+        error = OverloadedError(
+            f"{reason} Its code was not used: the client can send it again within five minutes of "
+            "wx.login."
+        )
+        settle(login.callers, error)
+        self._report(login, error)
+
     async def _outcome(self, call: "_Call", caller: "asyncio.Future[AuthResult]") -> AuthResult:
         """Wait for what a call comes to. It goes on when a caller is cancelled."""
         try:
             return await caller
         except asyncio.CancelledError:
             call.callers.remove(caller)
+            if isinstance(call, _Login) and not call.callers and self._waiting.discard(call):
+                del self._under_way[call.key]
             if not caller.cancelled() and all(other.cancelled() for other in call.callers):
                 # Cancelled in the tick in which the answer came, and nobody else got it.
                 self._give_up(caller.exception() or caller.result())
@@ -200,20 +220,14 @@ class Logins:
         """
         while (
             self._waiting
-            and self._free_places
-            and self._trades < _MOST_TRADES
             and self._begun_in_tick < _MOST_BEGUN
             and not self._reading
+            and self._connections.login_limit.acquire(self._begin_some)
         ):
-            login = self._waiting.popleft()
-            if all(caller.done() for caller in login.callers):
-                del self._under_way[login.key]  # all have left
-                continue
+            login = self._waiting.pop()
             if not self._begun_in_tick:
                 asyncio.get_running_loop().call_soon(self._next_tick)
             self._begun_in_tick += 1
-            self._free_places -= 1
-            self._trades += 1
             login.trade_task = asyncio.create_task(self._trade(login), context=login.context)
 
     def _next_tick(self) -> None:
@@ -225,33 +239,31 @@ class Logins:
             login.traded = await login.trade(login.code)
             answer = self._traded.submit(login)
         except BaseException as error:
-            self._trades -= 1
+            self._connections.login_limit.exchanged()
             self._end(login, error)
             if not isinstance(error, Exception):
                 raise  # this task was cancelled, or the process is told to end
         else:
-            self._trades -= 1
             login.trade_task = None  # let go of it now, for it may be long until the end
             answer.add_done_callback(partial(self._end_with, login), context=login.context)
-            self._begin_some()
+            self._connections.login_limit.exchanged()
 
     def _end_with(self, login: "_Login", answer: "asyncio.Future[AuthResult]") -> None:
         self._end(login, _outcome_of(answer))
 
     def _end(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
         """Tell the callers of a login, and let the next one begin."""
+        self._connections.login_limit.release()
         del self._under_way[login.key]  # from here on nobody can join
-        self._free_places += 1
-        self._begin_some()
         was_heard = self._tell(login, outcome)
-        if self._events.has_listeners:
-            self._report(login, outcome, was_heard)
+        if was_heard or isinstance(outcome, Exception):
+            self._report(login, outcome)
 
-    def _report(
-        self, login: "_Login", outcome: AuthResult | BaseException, was_heard: bool
-    ) -> None:
+    def _report(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
+        if not self._events.has_listeners:
+            return
         seconds = time.perf_counter() - login.begun_at
-        if isinstance(outcome, AuthResult) and was_heard:
+        if isinstance(outcome, AuthResult):
             self._events.emit(LoggedIn(outcome.session, outcome.user, outcome.is_new_user, seconds))
         elif isinstance(outcome, Exception):
             self._events.emit(LoginFailed(outcome, seconds))
