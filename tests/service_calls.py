@@ -33,7 +33,9 @@ async def log_in(
 
 
 @asynccontextmanager
-async def narrow_connections(limit: int, redis_url: str | None = None) -> AsyncIterator[Connections]:
+async def narrow_connections(
+    limit: int, redis_url: str | None = None
+) -> AsyncIterator[Connections]:
     """Connections with so few HTTP connections."""
     connector = aiohttp.TCPConnector(limit=limit)
     async with (
