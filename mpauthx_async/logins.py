@@ -48,7 +48,6 @@ __all__ = ["Logins"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_BEGUN = 4  # logins in one tick: to begin one takes aiohttp 0.1 ms
 _MAX_BATCH = 256  # logins that are finished together
 
 Item = TypeVar("Item")
@@ -107,10 +106,12 @@ class Logins:
         self._clock = clock
         self._under_way: dict[Hashable, _Login] = {}
         self._waiting: LoginQueue[_Login] = LoginQueue(
-            max_waiting=max_waiting, timeout=timeout, expired=self._expire
+            connections,
+            max_waiting=max_waiting,
+            timeout=timeout,
+            begin=self._begin,
+            expire=self._expire,
         )
-        self._begun_in_tick = 0
-        self._reading = False
         self._traded = Coalescer(
             events.watched("login", self._finish_logins),
             max_batch=_MAX_BATCH,
@@ -151,12 +152,9 @@ class Logins:
             return self._outcome(login, _join(login))
         login = _Login(key, trade, code, encrypted_data, iv, max_age, device)
         outcome = self._outcome(login, _join(login))
-        if self._waiting.is_full:
-            self._refuse(login, "max_waiting_logins are waiting already.")
-        else:
-            self._under_way[key] = login
-            self._waiting.add(login)
-            self._begin_some()
+        self._under_way[key] = login
+        if not self._waiting.add(login):
+            self._overload(login, "max_waiting_logins are waiting already.")
         return outcome
 
     async def refresh(self, user_id: str) -> AuthResult:
@@ -170,8 +168,7 @@ class Logins:
     async def close(self) -> None:
         """Refuse what waits for its turn, and let what has begun finish."""
         self._closed = True
-        while self._waiting:
-            login = self._waiting.pop()
+        for login in self._waiting.drain():
             del self._under_way[login.key]
             settle(login.callers, _closed())
         if trades := [one.trade_task for one in self._under_way.values() if one.trade_task]:
@@ -185,12 +182,15 @@ class Logins:
         if self._closed:
             raise _closed()
 
-    def _expire(self, login: "_Login") -> None:
-        """Tell the callers of a login that it has waited too long to begin."""
-        del self._under_way[login.key]
-        self._refuse(login, "The login could not begin within login_timeout.")
+    def _begin(self, login: "_Login") -> None:
+        login.trade_task = asyncio.create_task(self._trade(login), context=login.context)
 
-    def _refuse(self, login: "_Login", reason: str) -> None:
+    def _expire(self, login: "_Login") -> None:
+        self._overload(login, "The login could not begin within login_timeout.")
+
+    def _overload(self, login: "_Login", reason: str) -> None:
+        """Tell the callers of a login that it does not begin."""
+        del self._under_way[login.key]
         error = OverloadedError(
             f"{reason} Its code was not used: the client can send it again within five minutes of "
             "wx.login."
@@ -210,29 +210,6 @@ class Logins:
                 # Cancelled in the tick in which the answer came, and nobody else got it.
                 self._give_up(caller.exception() or caller.result())
             raise
-
-    def _begin_some(self) -> None:
-        """Begin what waits, if there is a place, but not so much in one tick that it gets long.
-
-        Nothing begins while the executor has a batch to decrypt. That takes two milliseconds for a
-        hundred logins when the event loop is idle; when it is busy, several times as long, for the
-        two take the interpreter's lock from each other with each call into C, and both are slower.
-        """
-        while (
-            self._waiting
-            and self._begun_in_tick < _MOST_BEGUN
-            and not self._reading
-            and self._connections.login_limit.acquire(self._begin_some)
-        ):
-            login = self._waiting.pop()
-            if not self._begun_in_tick:
-                asyncio.get_running_loop().call_soon(self._next_tick)
-            self._begun_in_tick += 1
-            login.trade_task = asyncio.create_task(self._trade(login), context=login.context)
-
-    def _next_tick(self) -> None:
-        self._begun_in_tick = 0
-        self._begin_some()
 
     async def _trade(self, login: "_Login") -> None:
         try:
@@ -299,15 +276,13 @@ class Logins:
     async def _finish_logins(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
         """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
         now = int(self._clock() * 1000)
-        self._reading = True
-        try:
+        # Decrypting takes two milliseconds for a hundred logins while the event loop is idle, and
+        # several times as long while it is busy: both contend for the GIL.
+        with self._waiting.paused():
             await asyncio.sleep(0)  # what has begun in this tick can send its request first
             arrivals = await asyncio.get_running_loop().run_in_executor(
                 self._connections.executor, self._read, logins, now
             )
-        finally:
-            self._reading = False
-            self._begin_some()
         kept = await _for_good(arrivals, self._keep)
         return await _for_good(kept, self._give_tokens)
 
