@@ -22,6 +22,7 @@ __all__ = [
     "InvalidTokenError",
     "MPAuthXError",
     "NoOAuthTokenError",
+    "OverloadedError",
     "ParameterError",
     "PartialStoreError",
     "SessionKeyLostError",
@@ -235,3 +236,12 @@ class BannedError(MPAuthXError):
             until = datetime.fromtimestamp(self.until / 1000, UTC)
             end = f"until {until.isoformat(' ', timespec='seconds')}"
         return f"This user is banned {end}: {self.reason or 'no reason was given'}"
+
+
+class OverloadedError(MPAuthXError):
+    """The login did not begin, because too many others wait. Its code was not used.
+
+    The same call may succeed later.
+    """
+
+    code = StatusCode.overloaded

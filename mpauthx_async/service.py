@@ -78,8 +78,10 @@ class MPAuthX:
             is how long a session lives at most, in seconds.
         rotation_grace: for how long a client that lost the answer of `rotate` gets it again, in
             seconds; so does the Redis client here, which repeats what was lost.
-        max_concurrent_logins: how many logins are worked on at once, up to 128 of them at WeChat;
-            others wait in order.
+        login_timeout: how long a login may wait to begin, in seconds. What cannot begin in time
+            raises OverloadedError.
+        max_waiting_logins: how many logins may wait to begin; one more raises OverloadedError at
+            once.
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to trade the codes of `authorize` than the app's own: a
             ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and calls
@@ -107,12 +109,14 @@ class MPAuthX:
         policy: LoginPolicy | None = None,
         absolute_ttl: float | None = None,
         rotation_grace: float = 10.0,
-        max_concurrent_logins: int = 512,
+        login_timeout: float = 30.0,
+        max_waiting_logins: int = 10_000,
         web: WeChatOAuth | None = None,
         exchange: CodeExchange | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        _check(token_ttl, absolute_ttl, rotation_grace, max_concurrent_logins, policy)
+        _check(token_ttl, absolute_ttl, rotation_grace, policy)
+        _check_waiting(login_timeout, max_waiting_logins)
         policy = policy or LoginPolicy()
         ttl = int(token_ttl * 1000)
         longest = None if absolute_ttl is None else int(absolute_ttl * 1000)
@@ -163,7 +167,8 @@ class MPAuthX:
             policy=policy,
             ttl=ttl,
             absolute_ttl=longest,
-            max_concurrent=max_concurrent_logins,
+            max_waiting=max_waiting_logins,
+            timeout=login_timeout,
             clock=clock,
         )
         self._sessions = Sessions(
@@ -260,6 +265,8 @@ class MPAuthX:
                 older than max_age.
             IdentityMismatchError: the data belongs to somebody else.
             BannedError: the user is banned.
+            OverloadedError: `max_waiting_logins` others wait already, or the login could not begin
+                within `login_timeout`. The code was not used.
             StoreError: the user or the token could not be stored; no token was given.
             ClosedError: the service is closed, or was while this call waited for its turn.
         """
@@ -837,7 +844,6 @@ def _check(
     token_ttl: object,
     absolute_ttl: object,
     rotation_grace: object,
-    max_concurrent_logins: object,
     policy: object,
 ) -> None:
     """Raise ConfigurationError for settings that cannot work."""
@@ -845,10 +851,15 @@ def _check(
     if absolute_ttl is not None:
         _check_seconds("absolute_ttl", absolute_ttl, least)
     _check_seconds("rotation_grace", rotation_grace, 0)
-    if type(max_concurrent_logins) is not int or max_concurrent_logins < 1:
-        raise ConfigurationError("max_concurrent_logins must be a whole number above zero.")
     if policy is not None and not isinstance(policy, LoginPolicy):
         raise ConfigurationError("policy must be a LoginPolicy.")
+
+
+def _check_waiting(login_timeout: object, max_waiting_logins: object) -> None:
+    """Raise ConfigurationError for limits of waiting that cannot work."""
+    _check_seconds("login_timeout", login_timeout, 0.001)
+    if type(max_waiting_logins) is not int or max_waiting_logins < 1:
+        raise ConfigurationError("max_waiting_logins must be a whole number above zero.")
 
 
 def _check_seconds(name: str, seconds: object, least: float) -> float:

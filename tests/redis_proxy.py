@@ -13,14 +13,18 @@ __all__ = ["RedisProxy"]
 class RedisProxy:
     """Forwards connections; those that asked for CLIENT TRACKING are told from the others.
 
+    Args:
+        delay: seconds that what is said to Redis takes to arrive.
+
     Attributes:
         pushes: while it is cleared, what Redis says on connections with tracking does not arrive,
             nor what is said to it.
         answers: likewise what Redis says on the other connections; what is said to it does.
     """
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, *, delay: float = 0.0) -> None:
         self._server = server
+        self._delay = delay
         self._listener: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.pushes = asyncio.Event()
@@ -68,6 +72,8 @@ class RedisProxy:
                     is_pushed_to.set()
                 if is_pushed_to.is_set():
                     await self.pushes.wait()
+                if self._delay:
+                    await asyncio.sleep(self._delay)
                 to_server[1].write(data)
 
         async def back() -> None:

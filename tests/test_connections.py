@@ -1,6 +1,7 @@
 """Connections: opened when needed, shared by all, closed by whoever made them."""
 
 import asyncio
+import resource
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -505,8 +506,34 @@ async def test_http_connections_are_bounded_and_names_are_looked_up_once():
     async with Connections() as connections:
         connector = connections.http.connector
         assert isinstance(connector, aiohttp.TCPConnector)
-        assert 0 < connector.limit <= 1000
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert connector.limit == min(4096, descriptors // 2)
         assert connector.use_dns_cache is True
+
+
+async def test_without_a_limit_of_descriptors_connections_are_bounded_all_the_same(monkeypatch):
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
+    async with Connections() as connections:
+        assert connections.http.connector.limit == 4096
+
+
+@pytest.mark.parametrize(
+    ("options", "exchanges"),
+    [
+        ({"limit": 1}, 1),
+        ({"limit": 100}, 88),  # an eighth is left to other calls
+        ({"limit": 0, "limit_per_host": 16}, 14),
+        ({"limit": 0}, 512),  # as many as may begin before the loop is seen to be idle
+    ],
+)
+async def test_exchanges_keep_to_the_connector_of_a_ready_made_session(options, exchanges):
+    connector = aiohttp.TCPConnector(**options)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        limit = Connections(http=http).login_limit
+        while limit.acquire(lambda: None):
+            pass
+        assert limit.exchanges == exchanges
 
 
 async def test_no_cookie_of_one_answer_goes_into_the_next_request():
