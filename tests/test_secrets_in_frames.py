@@ -211,7 +211,9 @@ async def test_no_timeout_leaves_a_secret(world: World, make: Callable[..., Worl
         late = make(connections=Connections(http=http), api_base=server.url)
         late.go_on_with(world)
         for row in (each for each in ROWS.values() if "wechat" in each.asks):
+            server.asked.clear()
             error = await failure_of(row.call(late))
+            await server.asked.wait()
             assert isinstance(error, ConnectionFailedError)
             check(late, error)
 
