@@ -11,7 +11,7 @@ import httpx
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from fastapi import Cookie, FastAPI, Request
-from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from redis.asyncio import Redis
 
 from mpauthx_async import (
@@ -21,8 +21,6 @@ from mpauthx_async import (
     WeChatOAuth,
     WeChatSimulator,
     errors,
-    parse_push_event,
-    verify_push_url,
 )
 
 from .redis_server import RedisServer
@@ -227,9 +225,6 @@ async def test_the_url_for_pushed_events(
     names = {
         "app": app,
         "Request": Request,
-        "PlainTextResponse": PlainTextResponse,
-        "parse_push_event": parse_push_event,
-        "verify_push_url": verify_push_url,
         "PUSH_TOKEN": wx.push.token,
         "PUSH_AES_KEY": wx.push.aes_key,
     }
