@@ -189,7 +189,7 @@ class InvalidPushEventError(MPAuthXError):
 
 
 class SnapshotUserError(MPAuthXError):
-    """WeChat showed the page to a virtual account, behind which no particular user stands."""
+    """WeChat showed the page to a snapshot (virtual) account that represents no real user."""
 
     code = StatusCode.snapshot_user
 

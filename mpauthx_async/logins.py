@@ -371,12 +371,12 @@ class Logins:
         }
 
     async def _admit(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
-        """Refuse those whom a ban of any of their ids keeps out."""
+        """Refuse users who are banned under any of their ids."""
         refusals = await self._bans.refusals([arrival.user for arrival in arrivals])
         return [refused or a for a, refused in zip(arrivals, refusals, strict=True)]
 
     async def _end_others(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
-        """End the sessions under the other ids of users, of whom each is to have one token."""
+        """End the sessions under the users' other ids: a refresh leaves one token."""
         return await asyncio.gather(*map(self._end_other, arrivals))
 
     async def _end_other(self, arrival: "_Arrival") -> "_Arrival | Exception":

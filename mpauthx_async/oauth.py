@@ -76,7 +76,8 @@ class WeChatOAuth:
         page_base: the address of the pages that a browser is sent to.
         signing_keys: what signs states, and encrypts the tokens that are kept at a URL, oldest to
             newest, at least 16 bytes each: the newest signs and encrypts, all verify and decrypt.
-            By default the app_secret alone; after a change of the secret, `[old_secret,
+            Random keys of your own are recommended. By default the app_secret alone, which travels
+            in the URLs of calls to WeChat; after a change of the secret, `[old_secret,
             new_secret]`. A user whose token does not decrypt has to authorize again.
         clock: tells the time in Unix seconds.
 

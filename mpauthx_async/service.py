@@ -84,8 +84,8 @@ class MPAuthX:
             once.
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to trade the codes of `authorize` than the app's own: a
-            ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and calls
-            that need its own access token are not to be had.
+            ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and
+            methods that need the app's access token raise ConfigurationError.
         clock: tells the time in Unix seconds.
 
     Raises:
@@ -709,7 +709,7 @@ class MPAuthX:
             return await self._app_access().get()
 
     async def handle_push_event(self, event: PushEvent) -> None:
-        """Do what an event obliges to that WeChat pushed: erase users, or parts of their profiles.
+        """Handle an event that WeChat pushed: erase the user, or parts of their profile.
 
         user_authorization_cancellation forgets the user (a ban stays), user_authorization_revoke
         clears the fields of the profile that `revoke_info` names; any other is only told to

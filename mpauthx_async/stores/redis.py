@@ -153,7 +153,7 @@ class RedisTokenStore:
     async def forget_subject(self, subject: Subject) -> int:
         """End and erase all sessions of a subject, in one atomic step; a ban stays.
 
-        What is left is why each of them ended, under its nonce, until it would have ended.
+        Each session's status stays under its nonce until the session would have ended.
 
         Returns:
             How many were alive.

@@ -51,7 +51,7 @@ local function make_room(user, kind, max_sessions, one_per_kind)
   return replaced
 end
 
--- Remove what is over of the user's sessions, and a few users of the bucket who are offline.
+-- Remove the user's dead sessions, and a few offline users of the bucket.
 local function clear(user)
   while #user.gone > 0 do redis.call('HDEL', user.key, table.remove(user.gone)) end
   local few = {'ZRANGEBYSCORE', user.ends, '-inf', '(' .. NOW, 'LIMIT', 0, 8}
