@@ -25,6 +25,7 @@ __all__ = [
     "TokenParts",
     "TokenSigner",
     "digest",
+    "is_nonce",
     "is_sku",
     "keyed_macs",
     "new_nonce",
@@ -33,6 +34,7 @@ __all__ = [
     "parse_token",
 ]
 
+_NONCE_FORM = re.compile(r"[A-Za-z0-9_-]{16}")
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MIN_KEY = 16  # bytes
 _NONCE = 12  # bytes
@@ -70,6 +72,11 @@ def parse_token(token: object) -> TokenParts | None:
 def is_sku(value: object) -> bool:
     """Whether this can be a sku: 1 to 64 characters of `[A-Za-z0-9._-]`."""
     return isinstance(value, str) and _SKU.fullmatch(value) is not None
+
+
+def is_nonce(value: object) -> bool:
+    """Whether this can be a session's nonce: 16 characters of base64url."""
+    return isinstance(value, str) and _NONCE_FORM.fullmatch(value) is not None
 
 
 def new_nonce() -> str:
