@@ -170,6 +170,11 @@ class Logins:
         self._refreshes.submit(refresh).add_done_callback(partial(self._answer, refresh))
         return await self._outcome(refresh, caller)
 
+    async def settled(self) -> None:
+        """Return when the logins and refreshes whose users may be stored already have ended."""
+        await self._traded.landed()
+        await self._refreshes.landed()
+
     async def close(self) -> None:
         """Refuse what waits for its turn, and let what has begun finish."""
         self._closed = True

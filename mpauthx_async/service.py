@@ -208,6 +208,7 @@ class MPAuthX:
             subjects=self._subjects,
             tokens=self._tokens,
             bans=self._bans,
+            logins=self._logins,
             events=self._events,
         )
         app_ids = {app_id} if web is None else {app_id, web.app_id}
@@ -512,7 +513,9 @@ class MPAuthX:
         tokens of their web logins; and their row in the user store with all that links it, unless
         it also holds the openId of an app that is neither this service's nor that of its web
         logins. An openId whose app is not known, because it was stored before its user logged in
-        here, counts as this app's. A ban stays, under all ids that the user had.
+        here, counts as this app's. A ban stays, under all ids that the user had. A session that a
+        login in progress in this service begins is erased, too; a login in progress in another
+        process may leave one until it expires, or until a call with the user id of its token.
 
         After a failure, call it again: it finds whatever is left. The user may log in again, and
         is new then if the row was erased.
