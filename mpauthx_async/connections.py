@@ -11,7 +11,7 @@ import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import EqualJitterBackoff
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError, RedisError
 
@@ -141,21 +141,28 @@ class Connections:
             raise ClosedError("These Connections are closed.")
 
 
+class _Pool(BlockingConnectionPool):
+    def __repr__(self) -> str:  # redis-py's, before 7.4, tells the password
+        return "<mpauthx_async Redis pool>"
+
+
 def _open_redis(url: str) -> Redis:
     # redis-py's own answer to lost connections, with an end that a caller can wait for. A server
     # that hangs is not asked again: its callers have waited long enough.
-    backoff = ExponentialWithJitterBackoff(base=0.05, cap=0.5)
+    backoff = EqualJitterBackoff(base=0.05, cap=0.5)
     retry = Retry(backoff, retries=3, supported_errors=(ConnectionError,))
-    with suppress(ValueError, TypeError, AttributeError, RedisError):
+    # UnboundLocalError is what redis-py before 7.4 makes of a protocol that is no number.
+    with suppress(ValueError, TypeError, AttributeError, UnboundLocalError, RedisError):
         if not _REDIS_URL.fullmatch(url):  # redis-py takes a misplaced password for the database
             raise ValueError
-        pool = BlockingConnectionPool.from_url(
+        pool = _Pool.from_url(
             url,
             max_connections=_REDIS_CONNECTIONS,
             timeout=_REDIS_POOL_WAIT,
             socket_timeout=_REDIS_TIMEOUT,
             socket_connect_timeout=_REDIS_CONNECT_TIMEOUT,
             retry=retry,
+            retry_on_error=[ConnectionError],  # before 6.0 nothing is repeated without it
         )
         pool.connection_class(**pool.connection_kwargs)  # refuses what the query must not hold
         pool.connection_class = _packing_in_c(pool.connection_class)
