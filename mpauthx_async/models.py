@@ -414,7 +414,7 @@ class AuthResult:
     """What a login gave; `to_dict()` is the answer that mpauthx's clients know.
 
     Attributes:
-        response: the token.
+        response: the token; also as `token`.
         user: the user as stored, for `authorize`.
         is_new_user: whether this was their first login ever.
         session: the session that the token stands for.
@@ -426,6 +426,11 @@ class AuthResult:
     user: User
     session: Session
     is_new_user: bool = False
+
+    @property
+    def token(self) -> str:
+        """The token: the same as `response`."""
+        return self.response
 
     def to_dict(self) -> dict[str, Any]:
         """The status code, the status message and the token."""
