@@ -342,6 +342,11 @@ class WeChatOAuth:
     def _page_url(
         self, path: str, redirect_uri: str, state: str, scope: str, scopes: Sequence[str]
     ) -> str:
+        if isinstance(redirect_uri, str) and re.search(r"\s", redirect_uri):
+            raise ParameterError(
+                "redirect_uri contains white space: remove what is around the URL, and "
+                "percent-encode what is inside it."
+            )
         if not isinstance(redirect_uri, str) or not _REDIRECT_URI.fullmatch(redirect_uri):
             raise ParameterError("redirect_uri must be a URL that begins with http:// or https://.")
         if (

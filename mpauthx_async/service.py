@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import PurePath
 from typing import Any, Self
 
 from .access_token import AppAccessToken
@@ -701,6 +702,11 @@ class MPAuthX:
         return RedisRecords(self._connections) if self._connections.knows_redis else None
 
     def _open(self, store: Any, opener: Callable[[str], Any]) -> Any:
+        if store is None or isinstance(store, PurePath):
+            raise ConfigurationError(
+                "users and tokens must be URLs, such as sqlite:///users.db, or stores: this one is "
+                f"a {type(store).__name__}."
+            )
         if isinstance(store, str):
             store = opener(store)
             self._opened.append(store)

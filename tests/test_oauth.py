@@ -218,6 +218,16 @@ class TestURLs:
         with pytest.raises(ParameterError, match="redirect_uri"):
             oauth.get_authorize_url(redirect_uri)
 
+    @pytest.mark.parametrize(
+        "redirect_uri", [" https://a.cn", "https://a.cn\n", "https://a.cn/b c"]
+    )
+    def test_white_space_in_a_redirect_uri_is_named(
+        self, oauth: WeChatOAuth, redirect_uri: str
+    ) -> None:
+        for make in (oauth.get_authorize_url, oauth.get_authorize_url_for_website):
+            with pytest.raises(ParameterError, match="redirect_uri contains white space"):
+                make(redirect_uri)
+
     @pytest.mark.parametrize("page_base", ["", "open.weixin.qq.com", "https://a.cn/?b", None])
     def test_a_page_base_that_is_no_address_is_refused(self, page_base: str) -> None:
         with pytest.raises(ConfigurationError, match="page_base"):
