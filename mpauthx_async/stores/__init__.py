@@ -98,7 +98,7 @@ class TokenStore(Protocol):
         """End all sessions of a subject but the one of a nonce; returns how many were alive."""
 
     async def rotate(
-        self, refs: Sequence[SessionRef], *, ttl: int, grace: int
+        self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None
     ) -> Sequence[Session | TokenStatus]:
         """Put the next generation in the place of each, its life begun anew.
 
@@ -106,6 +106,9 @@ class TokenStore(Protocol):
             refs: each names the generation that is good now.
             ttl: how long the session lives from now on, in milliseconds, up to its absolute end.
             grace: for how long a repetition gets the same answer, in milliseconds.
+            absolute_ttl: how long sessions that began without an absolute end live at most, counted
+                from their beginning, in milliseconds; None for no limit. A session that ends later
+                than that keeps its end.
 
         Returns:
             The session, of the next generation; also for a ref of the generation before, within

@@ -135,13 +135,14 @@ class RedisTokenStore:
         return await self._end_all(self._revoke_subject, subject, spared or "")
 
     async def rotate(
-        self, refs: Sequence[SessionRef], *, ttl: int, grace: int
+        self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None
     ) -> Sequence[Session | TokenStatus]:
         """Put the next generation in the place of each, each in one atomic step."""
         # One that is named twice is rotated once, were there no grace.
         once = list(dict.fromkeys(refs))
         args = [(ref.user_id, ref.nonce, ref.generation) for ref in once]
-        answers = await self._each(self._rotate, once, args, ttl, grace)
+        most = "" if absolute_ttl is None else absolute_ttl
+        answers = await self._each(self._rotate, once, args, ttl, grace, most)
         self._forget(once)
         rotated = {
             ref: _session(ref.subject, *answer) if isinstance(answer, list) else TokenStatus(answer)

@@ -475,12 +475,14 @@ return end_sessions(bucket_of_users(KEYS[1]), ARGV[1], ARGV[2], REVOKED)
 """
 )
 
-# KEYS: of each session its own. ARGV: ttl, grace; for each its user, nonce and generation.
+# KEYS: of each session its own. ARGV: ttl, grace, and an absolute ttl for those that have no
+# absolute end, or nothing; for each its user, nonce and generation.
 # Returns for each {value, line}, or a status.
 ROTATE = (
     _COMMON
     + """
 local ttl, grace = tonumber(ARGV[1]), tonumber(ARGV[2])
+local absolute_ttl = tonumber(ARGV[3]) or math.huge
 
 local function rotate(key, user, nonce, asked)
   local bucket, value = bucket_of_session(key, nonce), redis.call('GET', key)
@@ -494,7 +496,7 @@ local function rotate(key, user, nonce, asked)
   if asked < generation then return ROTATED end
   local ends = NOW + ttl
   local line = write_line(bucket, user, nonce, function(parts)
-    ends = math.min(ends, tonumber(parts[6]) or math.huge)
+    ends = math.min(ends, tonumber(parts[6]) or math.max(parts[2] + absolute_ttl, old))
     parts[7] = int(NOW)
   end)
   begin_life(bucket, user, nonce, ends, generation + 1, old)
@@ -508,7 +510,7 @@ end
 
 local answers = {}
 for i, key in ipairs(KEYS) do
-  answers[i] = rotate(key, ARGV[3 * i], ARGV[3 * i + 1], tonumber(ARGV[3 * i + 2]))
+  answers[i] = rotate(key, ARGV[3 * i + 1], ARGV[3 * i + 2], tonumber(ARGV[3 * i + 3]))
 end
 return answers
 """
