@@ -794,7 +794,7 @@ CALLS: dict[str, Callable[[WeChatOAuth], Any]] = {
     "get_user_by_code": lambda oauth: oauth.get_user_by_code("code"),
     "verify_token": lambda oauth: oauth.verify_token("bob", "token"),
     "get_session_key": lambda oauth: oauth.get_session_key("code"),
-    "verify_state": lambda oauth: oauth.verify_state("state"),
+    "verify_state": lambda oauth: oauth.verify_state("state", session="cookie"),
 }
 
 
@@ -803,17 +803,17 @@ class TestOutages:
         with RedisServer() as server:
             async with service(wx, server.url, clock) as oauth:
                 await oauth.get_access_token(wx.web_login("bob"))
-                state = oauth.create_state("/cart")
+                state = oauth.create_state("/cart", session="cookie")
                 server.stop()
                 for call in (
                     oauth.get_user("bob"),
                     oauth.get_access_token(wx.web_login("bob")),
-                    oauth.verify_state(state),
+                    oauth.verify_state(state, session="cookie"),
                 ):
                     with pytest.raises(StoreError, match="Redis did not answer"):
                         await call
                 server.start()
-                assert await oauth.verify_state(state) == "/cart"
+                assert await oauth.verify_state(state, session="cookie") == "/cart"
 
     async def test_a_sqlite_file_that_is_locked(
         self, wx: WeChatSimulator, clock: Clock, tmp_path: Path
