@@ -101,7 +101,7 @@ class NewSession:
         device: what the user would know the device by, on one line without tabs.
         device_kind: such as phone or desktop, likewise; None when the device's name is its kind.
         absolute_ttl: how long it lives at most, however often it is renewed or rotated, in
-            milliseconds; None for no such end.
+            milliseconds; None leaves that to the arguments of `rotate` and `renew`.
         open_id: the user's openId where their id is another, the unionId: a ban of either holds,
             for they may have been banned before their unionId was known.
     """

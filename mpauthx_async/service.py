@@ -66,8 +66,9 @@ class MPAuthX:
             encrypts, all verify and decrypt. By default the app_secret alone; after a change of the
             secret, `[old_secret, new_secret]` lets earlier tokens live on.
         policy: which sessions of a user live side by side; by default all.
-        absolute_ttl: when given, lives slide: `token_ttl` counts from a token's last use, and this
-            is how long a session lives at most, in seconds.
+        absolute_ttl: how long a session lives at most, in seconds. When it is given, lives slide:
+            `token_ttl` counts from a token's last use. By default they do not slide, and a session
+            that is rotated ends 90 days after its login, or `token_ttl` after it if that is longer.
         rotation_grace: for how long a client that lost the answer of `rotate` gets it again, in
             seconds; so does the Redis client here, which repeats what was lost.
         max_concurrent_logins: how many logins are worked on at once, up to 128 of them at WeChat;
@@ -192,9 +193,10 @@ class MPAuthX:
     ) -> AuthResult:
         """Log a user in: trade the code at WeChat, keep the user, give a token.
 
-        Concurrent calls with the same arguments are one login and get the same token; the data
-        counts too, so that nobody's data goes unchecked. A user may log in on several devices;
-        each has a token of its own.
+        Concurrent calls with one code, and the same data and device, are one login and share a
+        token: revoking it ends it for all of them. encrypted_data and iv are part of the key, so
+        every caller's data is verified. A user may log in on several devices; each has a token of
+        its own.
 
         Args:
             code: what `wx.login` gave the client.
@@ -316,6 +318,9 @@ class MPAuthX:
         Whenever an old token is used after that, in whatever call but `token_status` and `revoke`,
         somebody has it who should not: the session ends (TokenStatus.reused). So this is what an
         endpoint for clients calls; `refresh_token` asks for nothing but a user id.
+
+        The session then ends `token_ttl` from now, and at the latest `absolute_ttl` after its
+        login, which is 90 days by default.
 
         Args:
             token: what the client sent.
