@@ -13,7 +13,7 @@ import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import EqualJitterBackoff
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError, RedisError
 
@@ -38,6 +38,8 @@ _REDIS_POOL_WAIT = 5  # seconds for a free connection
 _REDIS_TIMEOUT = 3  # seconds for an answer
 _REDIS_CONNECT_TIMEOUT = 2  # seconds
 _REDIS_URL = re.compile(r"rediss?://[^/?#]*(/\d*)?(\?[^#@]*)?|unix://.*", re.IGNORECASE)
+_OPTION = re.compile(r"\w{1,40}", re.ASCII)
+_SECRET_QUERY = re.compile(r"\?.*(password|[@#])", re.IGNORECASE | re.DOTALL)
 _EXECUTOR_THREADS = 4
 
 
@@ -182,30 +184,65 @@ def _half_of_descriptors() -> list[int]:
     return [] if descriptors == resource.RLIM_INFINITY else [max(1, descriptors // 2)]
 
 
+class _Pool(BlockingConnectionPool):
+    def __repr__(self) -> str:  # redis-py's, before 7.4, tells the password
+        return "<mpauthx_async Redis pool>"
+
+
 def _open_redis(url: str) -> Redis:
+    pool = _pool_of(url)
+    if pool is not None:
+        return Redis.from_pool(pool)
+    # redis-py's own message could quote a piece of the password.
+    option = _refused_option(url)
+    if option is not None:
+        raise ConfigurationError(
+            f"redis-py does not take the option {option!r} in a redis:// URL, or not with this "
+            "value: check its spelling. For the options see redis-py."
+        )
+    raise ConfigurationError(
+        "This is no URL of a Redis that redis-py takes: redis://[[user]:password@]host[:port]/[db],"
+        " rediss:// or unix://, special characters of the password percent-encoded."
+    )
+
+
+def _pool_of(url: str) -> BlockingConnectionPool | None:
+    """Make the pool of a Redis; None if redis-py refuses the URL."""
     # redis-py's own answer to lost connections, with an end that a caller can wait for. A server
     # that hangs is not asked again: its callers have waited long enough.
-    backoff = ExponentialWithJitterBackoff(base=0.05, cap=0.5)
+    backoff = EqualJitterBackoff(base=0.05, cap=0.5)
     retry = Retry(backoff, retries=3, supported_errors=(ConnectionError,))
-    with suppress(ValueError, TypeError, AttributeError, RedisError):
+    # UnboundLocalError is what redis-py before 7.4 makes of a protocol that is no number.
+    with suppress(ValueError, TypeError, AttributeError, UnboundLocalError, RedisError):
         if not _REDIS_URL.fullmatch(url):  # redis-py takes a misplaced password for the database
             raise ValueError
-        pool = BlockingConnectionPool.from_url(
+        pool = _Pool.from_url(
             url,
             max_connections=_REDIS_CONNECTIONS,
             timeout=_REDIS_POOL_WAIT,
             socket_timeout=_REDIS_TIMEOUT,
             socket_connect_timeout=_REDIS_CONNECT_TIMEOUT,
             retry=retry,
+            retry_on_error=[ConnectionError],  # before 6.0 nothing is repeated without it
         )
         pool.connection_class(**pool.connection_kwargs)  # refuses what the query must not hold
         pool.connection_class = _packing_in_c(pool.connection_class)
-        return Redis.from_pool(pool)
-    # redis-py's own message could quote a piece of the password.
-    raise ConfigurationError(
-        "This is no URL of a Redis that redis-py takes: redis://[[user]:password@]host[:port]/[db],"
-        " rediss:// or unix://, special characters of the password percent-encoded."
-    )
+        return pool
+    return None
+
+
+def _refused_option(url: object) -> str | None:
+    """Name the option that redis-py refuses; None if there is none, or it may be a password's."""
+    if not isinstance(url, str) or _SECRET_QUERY.search(url):
+        return None
+    base, _, query = url.partition("?")
+    if _pool_of(base) is None:
+        return None
+    for option in query.split("&"):
+        name = option.partition("=")[0]
+        if _OPTION.fullmatch(name) and _pool_of(f"{base}?{option}") is None:
+            return name
+    return None
 
 
 def _packing_in_c(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:

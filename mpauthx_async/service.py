@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from pathlib import PurePath
 from typing import Any, Self
 
 from .access_token import AppAccessToken
@@ -74,8 +75,9 @@ class MPAuthX:
             the app_secret alone signs, which travels in the URLs of calls to WeChat.
             `[old_key, new_key]` lets earlier tokens outlive a change.
         policy: which sessions of a user live side by side; by default the 100 newest.
-        absolute_ttl: when given, lives slide: `token_ttl` counts from a token's last use, and this
-            is how long a session lives at most, in seconds.
+        absolute_ttl: how long a session lives at most, in seconds. When it is given, lives slide:
+            `token_ttl` counts from a token's last use. By default they do not slide, and a session
+            that is rotated ends 90 days after its login, or `token_ttl` after it if that is longer.
         rotation_grace: for how long a client that lost the answer of `rotate` gets it again, in
             seconds; so does the Redis client here, which repeats what was lost.
         login_timeout: how long a login may wait to begin, in seconds. What cannot begin in time
@@ -239,9 +241,10 @@ class MPAuthX:
     ) -> AuthResult:
         """Log a user in: trade the code at WeChat, keep the user, give a token.
 
-        Concurrent calls with the same arguments are one login and get the same token; the data
-        counts too, so that nobody's data goes unchecked. A user may log in on several devices;
-        each has a token of its own.
+        Concurrent calls with one code, and the same data and device, are one login and share a
+        token: revoking it ends it for all of them. encrypted_data and iv are part of the key, so
+        every caller's data is verified. A user may log in on several devices; each has a token of
+        its own.
 
         Args:
             code: what `wx.login` gave the client.
@@ -370,6 +373,9 @@ class MPAuthX:
         Whenever an old token is used after that, in whatever call but `token_status` and `revoke`,
         somebody has it who should not: the session ends (TokenStatus.reused). So this is what an
         endpoint for clients calls; `refresh_token` asks for nothing but a user id.
+
+        The session then ends `token_ttl` from now, and at the latest `absolute_ttl` after its
+        login, which is 90 days by default.
 
         Args:
             token: what the client sent.
@@ -837,6 +843,11 @@ class MPAuthX:
         return RedisRecords(self._connections) if self._connections.knows_redis else None
 
     def _open(self, store: Any, opener: Callable[[str], Any]) -> Any:
+        if store is None or isinstance(store, PurePath):
+            raise ConfigurationError(
+                "users and tokens must be URLs, such as sqlite:///users.db, or stores: this one is "
+                f"a {type(store).__name__}."
+            )
         if isinstance(store, str):
             store = opener(store)
             self._opened.append(store)

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 _LARGEST_PAGE = 1000  # users
+_ROTATED_TTL = 90 * 86_400_000  # milliseconds that a session lives at most by rotation
 _RENEWED = 32_768  # sessions whose next renewal is remembered, some 300 bytes each
 
 
@@ -46,7 +47,8 @@ class Sessions:
         events: is told what happens.
         ttl: how long a token lives, in milliseconds.
         absolute_ttl: when given, that counts from the token's last use, and this is how long its
-            session lives at most, in milliseconds.
+            session lives at most, in milliseconds; without it, one that is rotated lives at most
+            90 days, or `ttl` if that is longer.
         shares: whether a token may be that of several devices.
         grace: for how long a repeated rotation gets the same token, in milliseconds.
         clock: tells the time in Unix seconds.
@@ -75,6 +77,7 @@ class Sessions:
         self._events = events
         self._ttl = ttl
         self._absolute_ttl = absolute_ttl
+        self._rotated_ttl = max(ttl, _ROTATED_TTL) if absolute_ttl is None else absolute_ttl
         self._shares = shares
         self._grace = grace
         self._clock = clock
@@ -281,7 +284,11 @@ class Sessions:
         rotated = dict(
             zip(
                 known,
-                await answers_of(self._tokens.rotate(known, ttl=self._ttl, grace=self._grace)),
+                await answers_of(
+                    self._tokens.rotate(
+                        known, ttl=self._ttl, grace=self._grace, absolute_ttl=self._rotated_ttl
+                    )
+                ),
                 strict=True,
             )
         )

@@ -205,6 +205,8 @@ def derived_keys(purpose: bytes, app_id: str, keys: Sequence[str | bytes]) -> tu
     """As `keyed_macs`, for another use than signing: a key of 64 bytes from each, newest first."""
     if isinstance(keys, (str, bytes)) or not keys:
         raise ConfigurationError("signing_keys must be a list of one key or more.")
+    if any(key is None or key in ("", b"") for key in keys):
+        raise ConfigurationError("One of the signing_keys is empty or None.")
     return tuple(_derived_key(purpose, app_id, key) for key in reversed(keys))
 
 

@@ -23,6 +23,7 @@ from mpauthx_async import (
     SessionRef,
     WeChatSimulator,
 )
+from mpauthx_async.stores import open_records
 
 from .redis_server import RedisServer
 
@@ -417,12 +418,10 @@ def assert_refused_in_silence(url: Any) -> None:
         "redis://localhost:99999",
         "redis://localhost:-1",
         "redis://[::1:geheim",
-        "redis://localhost?db=geheim",
         "redis://localhost?socket_timeout=geheim",
         "redis://localhost?max_connections=geheim",
         "redis://localhost?max_connections=-1",
         "redis://localhost?health_check_interval=geheim",
-        "redis://localhost?protocol=geheim",
         # A password that is not percent-encoded.
         "redis://:pass/geheim@localhost:6379/0",
         "redis://:pass#geheim@localhost:6379/0",
@@ -444,29 +443,42 @@ def test_what_is_no_url_of_a_redis_is_refused_in_silence(url):
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "option"),
     [
-        "redis://localhost?geheim=1",
-        "redis://localhost?ssl=geheim",
-        "redis://:geheim@localhost?max_conections=3",
-        "redis://localhost?retry=geheim",
-        "unix:///tmp/redis.sock?geheim=1",
-        "rediss://localhost?geheim=1",
+        ("redis://localhost?max_conections=3", "max_conections"),
+        ("redis://:geheim@localhost?max_conections=3", "max_conections"),
+        ("rediss://:geheim@db.example:6380/2?db=3&socket_timout=geheim", "socket_timout"),
+        ("unix://:geheim@/tmp/redis.sock?sokcet_timeout=geheim", "sokcet_timeout"),
+        ("unix:///tmp/redis.sock?sokcet_timeout=geheim", "sokcet_timeout"),
+        ("redis://localhost?ssl=geheim", "ssl"),
+        ("redis://localhost?retry=geheim", "retry"),
+        ("redis://localhost?protocol=7", "protocol"),
+        ("redis://localhost?protocol=geheim", "protocol"),
+        ("redis://localhost?db=geheim", "db"),
+        ("rediss://localhost?ssl_cert_reqs=geheim", "ssl_cert_reqs"),
+        ("redis://localhost?near_cahce=100000&db=3", "near_cahce"),
     ],
 )
-def test_an_option_that_redis_py_does_not_know_is_refused_in_silence(url):
+def test_an_option_that_redis_py_refuses_is_named_without_its_value(url, option):
     assert_refused_in_silence(url)
+    for refused in (lambda: Connections(url), lambda: open_records(url, Connections())):
+        assert f"the option {option!r}" in str(refusal(refused))
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "redis://localhost?protocol=7",
-        "rediss://localhost?ssl_cert_reqs=geheim",
+        "redis://localhost?password=pass&geheim=1",
+        "redis://:pass?geheim=1@localhost:6379/0",
+        "redis://:2024?geheim=1@localhost:6379/0",
+        "unix://:pass?geheim=1@/tmp/redis.sock",
+        "redis://localhost?pass%20geheim=1",
+        f"redis://localhost?{'geheim' * 10}=1",
     ],
 )
-def test_a_value_that_redis_py_does_not_take_is_refused_in_silence(url):
+def test_what_may_be_a_piece_of_a_password_is_not_taken_for_an_option(url):
     assert_refused_in_silence(url)
+    assert "option" not in str(refusal(lambda: Connections(url)))
 
 
 @pytest.mark.parametrize(

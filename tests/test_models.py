@@ -299,6 +299,10 @@ def test_a_result_of_a_status_code_becomes_plain_json():
     assert result.is_new_user is False
 
 
+def test_the_token_of_a_result_is_its_response():
+    assert AuthResult(1, "OK", TOKEN, User("bob"), SESSION).token == TOKEN
+
+
 def test_the_repr_of_a_result_holds_no_token():
     text = repr(AuthResult(1, "OK", TOKEN, User("bob"), SESSION))
     assert "status_code=1" in text

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from mpauthx_async import (
     InvalidStateError,
     MPAuthX,
+    ParameterError,
     StatusCode,
     WeChatOAuth,
     WeChatSimulator,
@@ -209,7 +210,10 @@ async def test_the_web_login(wx: WeChatSimulator, redis: Redis, redis_server: Re
         async with httpx.AsyncClient() as wechat:
             answer = await wechat.get(page.replace("https://open.weixin.qq.com", wx.url))
         back = answer.headers["Location"]
-        with pytest.raises(InvalidStateError):
+        with pytest.raises(ParameterError, match="session is required"):
+            await eve.get(back)
+        await eve.get("/login")  # sets a cookie of her own
+        with pytest.raises(InvalidStateError, match="another browser"):
             await eve.get(back)
         answer = await browser.get(back)
         assert answer.json()["go_on_to"] == "/cart"

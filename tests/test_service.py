@@ -506,6 +506,27 @@ async def test_what_cannot_work_is_refused_at_construction(
     assert caught.value.code == 6101
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"app_secret": ""}, "app_secret is empty or None"),
+        ({"app_secret": None}, "app_secret is empty or None"),
+        ({"app_id": None}, "app_id is empty or None"),
+        ({"signing_keys": [None, "x" * 32]}, "One of the signing_keys is empty or None"),
+        ({"signing_keys": ["x" * 32, ""]}, "One of the signing_keys is empty or None"),
+        ({"users": "users.db"}, "sqlite:///users.db"),
+        ({"users": Path("users.db")}, "must be URLs, such as sqlite:///users.db"),
+        ({"users": None}, "must be URLs.*a NoneType"),
+        ({"tokens": None}, "must be URLs.*a NoneType"),
+    ],
+)
+async def test_a_missing_or_misspelt_argument_is_named(
+    make: Callable[..., MPAuthX], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        make(**changes)
+
+
 # Flights, turns and callers who leave
 
 

@@ -37,6 +37,7 @@ class RedisDatabase:
             self._connections = Connections(redis=redis)
         self.client = self._connections.redis
         self.is_cluster = isinstance(self.client, RedisCluster)
+        self._first_nodes = dict(_nodes_of(self.client))
         self._calls = OpenCalls("This Redis store")
 
     @contextmanager
@@ -51,6 +52,8 @@ class RedisDatabase:
             try:
                 yield self._connections.redis
             except _ERRORS as error:
+                # redis-py before 7.2 drops a node that fails, until it knows none at all.
+                _nodes_of(self.client).update(self._first_nodes)
                 raise store_error(error) from error
 
     async def close(self) -> None:
@@ -59,6 +62,11 @@ class RedisDatabase:
         await self._calls.close()
         if self._owns_connections:
             await self._connections.close()
+
+
+def _nodes_of(client: RedisClient) -> dict[str, Any]:
+    """The nodes that a client of a cluster begins with, by name; empty for a single Redis."""
+    return client.nodes_manager.startup_nodes if isinstance(client, RedisCluster) else {}
 
 
 def store_error(error: Exception) -> StoreError:
