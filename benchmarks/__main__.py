@@ -19,6 +19,8 @@ from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
 from .memory import MEMORY
 from .near_cache import NEAR_CACHE
+from .neighbours import NEIGHBOURS
+from .padding import PADDING
 from .page import write_page
 from .progress import Progress
 from .report import save, save_plots, table
@@ -40,6 +42,8 @@ BENCHMARKS = {
         SCALE,
         MEMORY,
         SEALING,
+        PADDING,
+        NEIGHBOURS,
     )
 }
 

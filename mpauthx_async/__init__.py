@@ -14,12 +14,14 @@ from .errors import (
     HTTPStatusError,
     IdentityMismatchError,
     IncompleteResponseError,
+    InvalidPushEventError,
     InvalidResponseError,
     InvalidStateError,
     InvalidTokenError,
     MPAuthXError,
     NoOAuthTokenError,
     ParameterError,
+    PartialStoreError,
     SessionKeyLostError,
     SnapshotUserError,
     StoreError,
@@ -42,6 +44,7 @@ from .models import (
     User,
 )
 from .oauth import WeChatOAuth
+from .push_events import PushEvent, parse_push_event, verify_push_url
 from .service import MPAuthX
 from .simulator import SealedUserInfo, WeChatSimulator
 from .stores import (
@@ -79,6 +82,7 @@ __all__ = [
     "HTTPStatusError",
     "IdentityMismatchError",
     "IncompleteResponseError",
+    "InvalidPushEventError",
     "InvalidResponseError",
     "InvalidStateError",
     "InvalidTokenError",
@@ -93,7 +97,9 @@ __all__ = [
     "OAuthUser",
     "OnlinePage",
     "ParameterError",
+    "PartialStoreError",
     "PhoneNumber",
+    "PushEvent",
     "RecordOAuthTokenStore",
     "Records",
     "RedisRecords",
@@ -122,6 +128,8 @@ __all__ = [
     "WeComExchange",
     "__version__",
     "decrypt_user_data",
+    "parse_push_event",
     "sign_user_state",
+    "verify_push_url",
     "verify_raw_data",
 ]

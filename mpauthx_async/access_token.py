@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from .errors import ClosedError, MPAuthXError, WeChatAPIError
 from .flights import Flights
+from .frames import methods_clear_frames
 from .record_sealer import RecordSealer
 from .stores import Records
 from .stores.records import within_lock
@@ -33,6 +34,7 @@ class _Kept:
     until: int  # Unix milliseconds
 
 
+@methods_clear_frames()
 class AppAccessToken:
     """Keeps the app's access token, which one process fetches for all, a little before its end.
 

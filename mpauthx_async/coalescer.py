@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
-from .errors import ClosedError
+from .errors import ClosedError, MPAuthXError, PartialStoreError, StoreError
+from .frames import clear_frames
 
-__all__ = ["Coalescer", "settle"]
+__all__ = ["Coalescer", "answers_of", "settle"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,6 +28,8 @@ class Coalescer(Generic[Item, Result]):
         - Equal items in one batch are asked for once.
         - A cancelled caller harms no other; an item that nobody waits for any more is not asked.
         - When `run` fails, every caller of that batch gets the failure, and no other batch does.
+          A PartialStoreError reaches only the callers of the items that failed.
+        - Callers who get the same failure get an exception each.
 
     Args:
         run: takes the items of a batch and returns one result for each, in the same order; a
@@ -106,8 +109,7 @@ class Coalescer(Generic[Item, Result]):
         try:
             results = await self._results(list(batch))
         except BaseException as error:
-            for futures in batch.values():
-                settle(futures, error)
+            settle(chain.from_iterable(batch.values()), error)
             if not isinstance(error, Exception):
                 raise
         else:
@@ -119,7 +121,7 @@ class Coalescer(Generic[Item, Result]):
                     settle(futures, result)
 
     async def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
-        results = await self._run(items)
+        results = await answers_of(self._run(items))
         if len(results) != len(items):
             raise ValueError(f"{len(results)} results came for a batch of {len(items)}.")
         return results
@@ -130,13 +132,28 @@ class Coalescer(Generic[Item, Result]):
             self._dispatch()
 
 
+async def answers_of(
+    batch: Awaitable[Sequence[Result]],
+) -> "Sequence[Result | StoreError]":
+    """Await a store's answers to a batch, with a StoreError for each item that alone failed."""
+    try:
+        return await batch
+    except PartialStoreError as error:
+        return error.answers
+
+
 def settle(futures: "Iterable[asyncio.Future[Result]]", outcome: Result | BaseException) -> bool:
-    """Give an outcome to all who wait for it; returns whether anybody still did."""
+    """Give an outcome to all who wait for it; returns whether anybody still did.
+
+    The first gets an exception itself and every other a copy: the frames of each caller stay in
+    that caller's traceback.
+    """
     anybody = False
+    if isinstance(outcome, BaseException):
+        clear_frames(outcome)
     for future in futures:
         if future.done():
             continue
-        anybody = True
         if not isinstance(outcome, BaseException):
             future.set_result(outcome)
         elif isinstance(outcome, asyncio.CancelledError):
@@ -144,5 +161,18 @@ def settle(futures: "Iterable[asyncio.Future[Result]]", outcome: Result | BaseEx
         elif isinstance(outcome, StopIteration):  # which no future takes: see PEP 479
             future.set_exception(RuntimeError("The answer is a StopIteration."))
         else:
-            future.set_exception(outcome)
+            future.set_exception(_copy(outcome) if anybody else outcome)
+        anybody = True
     return anybody
+
+
+def _copy(error: BaseException) -> BaseException:
+    """Another exception with the same attributes and traceback; a foreign one itself."""
+    if not isinstance(error, MPAuthXError):
+        return error  # whose constructor is not known
+    kind = type(error)
+    copy = kind.__new__(kind, *error.args)  # its __init__ takes other arguments
+    vars(copy).update(vars(error))
+    copy.__cause__, copy.__context__ = error.__cause__, error.__context__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy.with_traceback(error.__traceback__)

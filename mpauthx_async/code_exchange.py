@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
-from urllib.parse import quote, urlencode
 
 from .errors import ConfigurationError, InvalidResponseError
 from .models import CodeSession, is_user_id
@@ -43,9 +42,13 @@ class MiniProgramExchange:
         """Trade a code of the app."""
         return _session(
             await http.get(
-                f"/sns/jscode2session?appid={quote(app_id, safe='')}"
-                f"&secret={quote(self.app_secret, safe='')}&js_code={quote(code, safe='')}"
-                "&grant_type=authorization_code"
+                "/sns/jscode2session",
+                {
+                    "appid": app_id,
+                    "secret": self.app_secret,
+                    "js_code": code,
+                    "grant_type": "authorization_code",
+                },
             )
         )
 
@@ -79,7 +82,7 @@ class ComponentExchange:
             "component_appid": self.component_app_id,
             "component_access_token": await _token(self.access_token),
         }
-        return _session(await http.get(f"/sns/component/jscode2session?{urlencode(query)}"))
+        return _session(await http.get("/sns/component/jscode2session", query))
 
     def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of the session."""
@@ -109,7 +112,7 @@ class WeComExchange:
             "js_code": code,
             "grant_type": "authorization_code",
         }
-        answer = await http.get(f"/cgi-bin/miniprogram/jscode2session?{urlencode(query)}")
+        answer = await http.get("/cgi-bin/miniprogram/jscode2session", query)
         return _session({**answer, "openid": _member(answer), "unionid": None})
 
     def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:

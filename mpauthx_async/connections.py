@@ -16,6 +16,7 @@ from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError, RedisError
 
 from .errors import ClosedError, ConfigurationError
+from .frames import methods_clear_frames
 
 __all__ = ["Connections", "RedisClient"]
 
@@ -34,6 +35,7 @@ _SECRET_QUERY = re.compile(r"\?.*(password|[@#])", re.IGNORECASE | re.DOTALL)
 _EXECUTOR_THREADS = 4
 
 
+@methods_clear_frames()
 class Connections:
     """The ways out of the process, shared by any number of services.
 

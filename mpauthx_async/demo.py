@@ -61,7 +61,7 @@ async def run_demo(redis_url: str | None = None) -> int:
 
 async def _tell_logins(story: "_Story", auth: MPAuthX, wx: WeChatSimulator) -> None:
     story.step("Login: the phone sends its code and its sealed profile")
-    code = wx.login(OPEN_ID, session_key=SESSION_KEY)
+    code = wx.login(OPEN_ID, UNION_ID, session_key=SESSION_KEY)
     first = await auth.authorize(code, ENCRYPTED_DATA, IV)
     story.check("status", f"{first.status_code} {first.status_message}", "1 OK")
     story.tell("token", first.response)

@@ -1,7 +1,8 @@
 """One exception class for each way to fail, each with its status code."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .constants import StatusCode, TokenStatus
 
@@ -15,12 +16,14 @@ __all__ = [
     "HTTPStatusError",
     "IdentityMismatchError",
     "IncompleteResponseError",
+    "InvalidPushEventError",
     "InvalidResponseError",
     "InvalidStateError",
     "InvalidTokenError",
     "MPAuthXError",
     "NoOAuthTokenError",
     "ParameterError",
+    "PartialStoreError",
     "SessionKeyLostError",
     "SnapshotUserError",
     "StoreError",
@@ -39,6 +42,22 @@ class StoreError(MPAuthXError):
     """A store could not answer: the question is still open."""
 
     code = StatusCode.database_related_error
+
+
+class PartialStoreError(StoreError):
+    """A store could answer for some items of a batch only; services tell each caller their own.
+
+    Attributes:
+        answers: of each item the answer or a StoreError, in the order of the batch.
+    """
+
+    def __init__(self, answers: Sequence[Any]) -> None:
+        failures = [answer for answer in answers if isinstance(answer, StoreError)]
+        super().__init__(
+            f"The store could not answer for {len(failures)} of {len(answers)} items, which "
+            f"`answers` has with the others. {failures[0] if failures else ''}"
+        )
+        self.answers = answers
 
 
 class ParameterError(MPAuthXError):
@@ -159,6 +178,12 @@ class InvalidStateError(MPAuthXError):
     """The state of a web login is forged, expired, used up or another browser's."""
 
     code = StatusCode.invalid_state
+
+
+class InvalidPushEventError(MPAuthXError):
+    """A pushed event is not from WeChat, is malformed, stale or repeated, or is another app's."""
+
+    code = StatusCode.invalid_push_event
 
 
 class SnapshotUserError(MPAuthXError):

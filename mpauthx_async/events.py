@@ -16,6 +16,7 @@ from typing import TypeAlias, TypeVar
 
 from .errors import ClosedError, ParameterError, StoreError
 from .models import Ban, Session, SessionRef, User
+from .push_events import PushEvent
 
 __all__ = [
     "Banned",
@@ -25,6 +26,8 @@ __all__ = [
     "Listener",
     "LoggedIn",
     "LoginFailed",
+    "ProfileCleared",
+    "PushEventReceived",
     "Refreshed",
     "Replaced",
     "Revoked",
@@ -33,6 +36,8 @@ __all__ = [
     "TokenReuseDetected",
     "TokensValidated",
     "Unbanned",
+    "UserForgotten",
+    "UserLinked",
     "WeChatFailed",
 ]
 
@@ -142,10 +147,65 @@ class Unbanned:
 
 
 @dataclass(frozen=True, slots=True)
+class UserLinked:
+    """WeChat gave a known user another unionId, or their first; further logins are under it.
+
+    Tokens given before keep the earlier id.
+
+    Attributes:
+        old_id: under which the user was known.
+        new_id: the unionId.
+    """
+
+    sku: str
+    old_id: str
+    new_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserForgotten:
+    """A user was erased.
+
+    Attributes:
+        user_id: the id that the caller named.
+        ended: how many sessions it ended.
+    """
+
+    sku: str
+    user_id: str
+    ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileCleared:
+    """Fields of a user's profile were erased.
+
+    Attributes:
+        user_id: the id that the caller named.
+        fields: which, by their names in `User`.
+    """
+
+    user_id: str
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenReuseDetected:
     """A token that had been rotated away was used again, a sign of theft: its session ended."""
 
     ref: SessionRef
+
+
+@dataclass(frozen=True, slots=True)
+class PushEventReceived:
+    """WeChat pushed an event, and what it asks for was done.
+
+    Attributes:
+        event: as parsed. One with `is_encrypted` False may be forged by whoever has seen the URL of
+            another: erase nothing because of it.
+    """
+
+    event: PushEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +261,11 @@ Event: TypeAlias = (
     | Revoked
     | Banned
     | Unbanned
+    | UserLinked
+    | UserForgotten
+    | ProfileCleared
     | TokenReuseDetected
+    | PushEventReceived
     | TokensValidated
     | BatchFinished
     | WeChatFailed

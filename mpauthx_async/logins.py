@@ -1,7 +1,7 @@
 """Logins: the way from a traded code to a token, for many at once.
 
 A login waits for its turn, trades its code, and then goes on in a batch with all others that have
-come as far: decrypt (executor), save the users, issue the tokens.
+come as far: decrypt (executor), save the users, refuse the banned, issue the tokens.
 """
 
 import asyncio
@@ -14,16 +14,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from .coalescer import Coalescer, settle
+from .bans import Bans
+from .coalescer import Coalescer, answers_of, settle
 from .connections import Connections
+from .devices import NO_DEVICE, Device
 from .errors import (
     BannedError,
     ClosedError,
     IdentityMismatchError,
     MPAuthXError,
+    StoreError,
     UserNotFoundError,
 )
-from .events import Events, LoggedIn, LoginFailed, Refreshed, Replaced, Revoked
+from .events import Events, LoggedIn, LoginFailed, Refreshed, Replaced, Revoked, UserLinked
 from .models import (
     AuthResult,
     Ban,
@@ -38,7 +41,6 @@ from .models import (
 )
 from .sealing import SessionKeySealer, with_open_id
 from .session_keys import replace_session_key
-from .sessions import NO_DEVICE, Device
 from .stores import SessionKeyStore, TokenStore, UserStore
 from .tokens import TokenSigner, new_nonce, new_nonces
 from .userdata import decrypt_user_data
@@ -65,6 +67,7 @@ class Logins:
         signer: signs the tokens.
         sealer: encrypts the session keys that are stored with them.
         events: is told what happens.
+        bans: refuses users whose other ids are banned.
         policy: which sessions of a user live side by side.
         ttl: how long a token lives, in milliseconds.
         absolute_ttl: how long its session lives at most, in milliseconds; None for no such end.
@@ -84,6 +87,7 @@ class Logins:
         tokens: TokenStore,
         connections: Connections,
         events: Events,
+        bans: Bans,
         policy: LoginPolicy,
         ttl: int,
         absolute_ttl: int | None,
@@ -99,6 +103,7 @@ class Logins:
         self._tokens = tokens
         self._connections = connections
         self._events = events
+        self._bans = bans
         self._policy = policy
         self._ttl = ttl
         self._absolute_ttl = absolute_ttl
@@ -126,6 +131,7 @@ class Logins:
         iv: str | None = None,
         device: Device = NO_DEVICE,
         *,
+        max_age: float | None = None,
         on_web: bool = False,
     ) -> Awaitable[AuthResult]:
         """Log a user in. Concurrent calls with the same arguments are one login, with one token.
@@ -136,15 +142,18 @@ class Logins:
             encrypted_data: what the client sent along, sealed in the session that the trade gives.
             iv: likewise; None without encrypted_data.
             device: what the session is to say of the device.
+            max_age: how many seconds ago that data may have been sealed; None for any time.
             on_web: whether the code is one of a web login.
         """
         self._check_open()
         # Of texts alone: thousands may wait, and what refers to nothing is no work for the garbage
         # collector.
-        key = (on_web, code, encrypted_data, iv, device.name, device.kind)
+        key = (on_web, code, encrypted_data, iv, max_age, device.name, device.kind)
         login = self._under_way.get(key)
         if login is None:
-            login = self._under_way[key] = _Login(key, trade, code, encrypted_data, iv, device)
+            login = self._under_way[key] = _Login(
+                key, trade, code, encrypted_data, iv, max_age, device
+            )
             self._waiting.append(login)
         outcome = self._outcome(login, _join(login))
         self._begin_some()
@@ -293,22 +302,19 @@ class Logins:
             self._reading = False
             self._begin_some()
         kept = await _for_good(arrivals, self._keep)
-        return await _for_good(kept, self._give_tokens)
+        admitted = await _for_good(kept, self._admit)
+        return await _for_good(admitted, self._give_tokens)
 
     async def _finish_refreshes(
         self, refreshes: "Sequence[_Refresh]"
     ) -> Sequence[AuthResult | Exception]:
         found = await self._users.get([refresh.user_id for refresh in refreshes])
-        for user in found:
-            if user is not None and user.open_id != user.id:
-                # Tokens from before the unionId was known.
-                ended = await self._tokens.revoke_subject(Subject(self._sku, user.open_id))
-                if ended:
-                    self._events.emit(Revoked(self._sku, user.open_id, None, ended))
         known = [
             _not_found() if user is None else _Arrival(user, new_nonce(), None) for user in found
         ]
-        results = await _for_good(known, partial(self._give_tokens, policy=_SOLE))
+        admitted = await _for_good(known, self._admit)
+        alone = await _for_good(admitted, self._end_others)
+        results = await _for_good(alone, partial(self._give_tokens, policy=_SOLE))
         for result in results:
             if isinstance(result, AuthResult):
                 self._events.emit(Refreshed(result.session))
@@ -335,18 +341,26 @@ class Logins:
         if isinstance(session, User):
             return session
         if encrypted_data is None or iv is None:
-            return User.from_wechat(session, {}, now)
-        payload = decrypt_user_data(session.session_key, encrypted_data, iv, self._app_id)
+            return User.from_wechat(session, {}, now, self._app_id)
+        payload = decrypt_user_data(
+            session.session_key,
+            encrypted_data,
+            iv,
+            self._app_id,
+            max_age=login.max_age,
+            now=now / 1000,
+        )
         if not self._is_of(session, payload):
             raise IdentityMismatchError(
                 "The user data does not name the user of this code. Send the code and the data of "
                 "one wx.login together; data without an openId (wx.getUserProfile) proves nobody's "
                 "identity, so send the code alone."
             )
-        return User.from_wechat(session, payload, now)
+        return User.from_wechat(session, payload, now, self._app_id)
 
     async def _keep(self, arrivals: "Sequence[_Arrival]") -> "Sequence[_Arrival]":
         """Save the users; each is then as stored, under this app's openId, and known to be new."""
+        earlier_ids = await self._earlier_ids(arrivals) if self._events.has_listeners else {}
         is_new = await self._users.save([arrival.user for arrival in arrivals])
         for arrival, new in zip(arrivals, is_new, strict=True):
             arrival.is_new = new
@@ -355,13 +369,46 @@ class Logins:
             stored = await self._users.get([arrival.user.id for arrival in known])
             for arrival, user in zip(known, stored, strict=True):
                 arrival.user = _as_stored(arrival.user, user)
+        for old_id, new_id in earlier_ids.items():
+            self._events.emit(UserLinked(self._sku, old_id, new_id))
         return arrivals
+
+    async def _earlier_ids(self, arrivals: "Sequence[_Arrival]") -> dict[str, str]:
+        """The ids that users had, where WeChat gave them another; each with that."""
+        new_ids = {a.user.open_id: a.user.union_id for a in arrivals if a.user.union_id}
+        known = await self._users.get(list(new_ids)) if new_ids else []
+        return {
+            user.id: new_id
+            for user, new_id in zip(known, new_ids.values(), strict=True)
+            if user is not None and user.id != new_id
+        }
+
+    async def _admit(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
+        """Refuse those whom a ban of any of their ids keeps out."""
+        refusals = await self._bans.refusals([arrival.user for arrival in arrivals])
+        return [refused or a for a, refused in zip(arrivals, refusals, strict=True)]
+
+    async def _end_others(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
+        """End the sessions under the other ids of users, of whom each is to have one token."""
+        return await asyncio.gather(*map(self._end_other, arrivals))
+
+    async def _end_other(self, arrival: "_Arrival") -> "_Arrival | Exception":
+        try:
+            for user_id in arrival.user.ids[1:]:
+                ended = await self._tokens.revoke_subject(Subject(self._sku, user_id))
+                if ended:
+                    self._events.emit(Revoked(self._sku, user_id, None, ended))
+        except MPAuthXError as error:
+            return error
+        return arrival
 
     async def _give_tokens(
         self, arrivals: "Sequence[_Arrival]", policy: LoginPolicy | None = None
     ) -> list[AuthResult | Exception]:
         policy = policy or self._policy
-        sessions = await self._tokens.issue([self._new_session(a, policy) for a in arrivals])
+        sessions = await answers_of(
+            self._tokens.issue([self._new_session(a, policy) for a in arrivals])
+        )
         results = [
             self._result(arrival, session)
             for arrival, session in zip(arrivals, sessions, strict=True)
@@ -385,10 +432,13 @@ class Logins:
             device,
             kind,
             self._absolute_ttl,
-            None if open_id == user_id else open_id,
         )
 
-    def _result(self, arrival: "_Arrival", session: Session | Ban) -> AuthResult | Exception:
+    def _result(
+        self, arrival: "_Arrival", session: Session | Ban | StoreError
+    ) -> AuthResult | Exception:
+        if isinstance(session, StoreError):
+            return session
         if isinstance(session, Ban):
             return BannedError(session.user_id, session.reason, session.until)
         for ref in session.replaced:
@@ -429,6 +479,7 @@ class _Login:
     code: str
     encrypted_data: str | None
     iv: str | None
+    max_age: float | None
     device: Device
     begun_at: float = field(default_factory=time.perf_counter)
     callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
@@ -489,10 +540,15 @@ def _key_to_seal(login: _Login) -> tuple[str, str]:
 
 def _as_stored(user: User, stored: User | None) -> User:
     """The user as stored, under the ids of this login; `stored` is None if deleted meanwhile."""
-    if stored is None:
-        return user
+    if stored is None or (
+        user.id == stored.union_id != user.union_id and user.id != stored.open_id
+    ):
+        return user  # `get` found another user, whose unionId has the text of this openId
     union_id = user.union_id or (stored.union_id if is_user_id(stored.union_id) else None)
-    return replace(stored, open_id=user.open_id, union_id=union_id)
+    linked_ids = tuple(one for one in stored.ids if one not in (user.open_id, union_id))
+    return replace(
+        stored, open_id=user.open_id, union_id=union_id, app_id=user.app_id, linked_ids=linked_ids
+    )
 
 
 def _not_found() -> UserNotFoundError:

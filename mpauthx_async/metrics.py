@@ -11,6 +11,7 @@ from .events import (
     StoreFailed,
     TokenReuseDetected,
     TokensValidated,
+    UserForgotten,
     WeChatFailed,
 )
 
@@ -93,6 +94,8 @@ class Metrics:
                 self._ended.labels("revoked").inc(event.ended)
             case Banned():
                 self._ended.labels("banned").inc(event.ended)
+            case UserForgotten():
+                self._ended.labels("forgotten").inc(event.ended)
             case TokenReuseDetected():
                 self._ended.labels("reused").inc()
                 self._reuse.inc()
@@ -106,7 +109,7 @@ class Metrics:
         self._logins.labels("ok")
         for result in ("valid", "refused"):
             self._validations.labels(result)
-        for reason in ("replaced", "revoked", "banned", "reused"):
+        for reason in ("replaced", "revoked", "banned", "forgotten", "reused"):
             self._ended.labels(reason)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from .errors import ConfigurationError
 
 __all__ = [
+    "PROFILE_FIELDS",
     "AuthResult",
     "Ban",
     "CodeSession",
@@ -27,7 +28,17 @@ __all__ = [
 
 _ANONYMOUS_NICK_NAME = "微信用户"
 _USER_ID = re.compile(r"[^|\x00-\x20\x7f\ud800-\udfff]{1,128}")
-_PROFILE = ("nick_name", "gender", "city", "province", "country", "language", "avatar_url")
+_MAX_SESSIONS = 1000  # of a user, because a login reads all of them
+PROFILE_FIELDS = (
+    "nick_name",
+    "gender",
+    "city",
+    "province",
+    "country",
+    "language",
+    "avatar_url",
+)
+"""The attributes of `User` that are its profile."""
 
 
 def is_user_id(value: object) -> bool:
@@ -60,32 +71,38 @@ class SessionRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LoginPolicy:
-    """Which sessions of a user live side by side; by default as many as they like.
+    """Which sessions of a user live side by side; by default the 100 newest.
 
     Attributes:
-        max_sessions: how many; when there are more, the oldest are replaced. 1 is one only. There
-            are never more than 1,000, so that a login costs no more than that.
+        max_sessions: how many sessions, from 1 to 1,000; when there are more, the oldest are
+            replaced. It does not apply with shared_token.
         one_per_kind: whether a new session replaces those of the same kind of device. Logins that
             say neither device nor kind are of one kind.
         shared_token: whether a login while a session lives gives its token again, with its life
-            begun anew, in place of a session of its own. It goes with neither of the others.
+            begun anew, in place of a session of its own. It excludes one_per_kind.
 
     Raises:
-        ConfigurationError: for a policy that cannot be.
+        ConfigurationError: if an option is out of range or the options conflict.
     """
 
-    max_sessions: int | None = None
+    max_sessions: int = 100
     one_per_kind: bool = False
     shared_token: bool = False
 
     def __post_init__(self) -> None:
         most = self.max_sessions
-        if most is not None and (type(most) is not int or most < 1):
-            raise ConfigurationError("max_sessions must be a whole number of at least 1, or None.")
+        if type(most) is not int or not 1 <= most <= _MAX_SESSIONS:
+            raise ConfigurationError(
+                f"max_sessions must be a whole number from 1 to {_MAX_SESSIONS:,}; leave it out "
+                "for the default of 100."
+            )
         if type(self.one_per_kind) is not bool or type(self.shared_token) is not bool:
             raise ConfigurationError("one_per_kind and shared_token must be True or False.")
-        if self.shared_token and (self.one_per_kind or most is not None):
-            raise ConfigurationError("With shared_token there is one session: no other rule helps.")
+        if self.shared_token and self.one_per_kind:
+            raise ConfigurationError(
+                "one_per_kind has no effect with shared_token, which keeps one session: choose one "
+                "of the two."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +119,6 @@ class NewSession:
         device_kind: such as phone or desktop, likewise; None when the device's name is its kind.
         absolute_ttl: how long it lives at most, however often it is renewed or rotated, in
             milliseconds; None leaves that to the arguments of `rotate` and `renew`.
-        open_id: the user's openId where their id is another, the unionId: a ban of either holds,
-            for they may have been banned before their unionId was known.
     """
 
     ref: SessionRef
@@ -113,7 +128,6 @@ class NewSession:
     device: str | None = None
     device_kind: str | None = None
     absolute_ttl: int | None = None
-    open_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +212,14 @@ class User:
     """A person and the profile that WeChat gave of them; None or empty where it gave nothing.
 
     Attributes:
-        open_id: the user in the app where they were first seen.
+        open_id: the user in one app: of a login that app, from a store the one where they were
+            first seen.
         union_id: the user in all apps of one Open Platform account.
         gender: 0 unknown, 1 male, 2 female.
         created_at: first login, in Unix milliseconds; None from a table without that column.
         updated_at: last change of what is stored, in Unix milliseconds, or None likewise.
+        app_id: the app whose openId `open_id` is; None if it is not known.
+        linked_ids: the person's other ids: openIds of other apps, and earlier unionIds.
     """
 
     open_id: str
@@ -216,11 +233,18 @@ class User:
     avatar_url: str | None = None
     created_at: int | None = None
     updated_at: int | None = None
+    app_id: str | None = None
+    linked_ids: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         """The user id that tokens carry: the unionId where there is one, else the openId."""
         return self.union_id or self.open_id
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All ids of the person, each once, `id` first."""
+        return tuple(dict.fromkeys((self.id, self.open_id, *self.linked_ids)))
 
     @property
     def is_anonymous(self) -> bool:
@@ -229,23 +253,32 @@ class User:
 
     @classmethod
     def from_wechat(
-        cls, session: CodeSession, payload: Mapping[str, Any], now: int | None = None
+        cls,
+        session: CodeSession,
+        payload: Mapping[str, Any],
+        now: int | None = None,
+        app_id: str | None = None,
     ) -> "User":
         """Make a user of what WeChat gave.
 
-        Args:
-            session: what it gave for the code.
-            payload: the decrypted user data; empty when the client sent the code alone.
-            now: when this is, in Unix milliseconds, for a user who may be new.
-        """
+        The ids are those that came with the code. Sealed data is not authenticated: clients know
+        their session key and can seal any id with it.
 
+        Args:
+            session: what WeChat gave for the code.
+            payload: the decrypted user data, for the profile; empty when the client sent the code
+                alone.
+            now: when this is, in Unix milliseconds, for a user who may be new.
+            app_id: the app that the code is of.
+        """
         if not payload:
-            return cls(session.open_id, session.union_id, created_at=now, updated_at=now)
+            return cls(
+                session.open_id, session.union_id, created_at=now, updated_at=now, app_id=app_id
+            )
         get = payload.get
-        union_id = get("unionId")
         return cls(
             session.open_id,
-            session.union_id or (union_id if is_user_id(union_id) else None),
+            session.union_id,
             _text(get("nickName")),
             _gender(get("gender")),
             _text(get("city")),
@@ -255,6 +288,7 @@ class User:
             _text(get("avatarUrl")),
             now,
             now,
+            app_id,
         )
 
     def updated_by(self, newer: "User") -> "User":
@@ -263,13 +297,13 @@ class User:
         A new value replaces an old one; an empty one never does, nor one of an anonymous profile.
         """
         changes = {}
-        for name in _PROFILE:
+        for name in PROFILE_FIELDS:
             new, old = getattr(newer, name), getattr(self, name)
             if new and new != old and not (old and newer.is_anonymous):
                 changes[name] = new
-        if newer.union_id:
+        if newer.union_id and newer.union_id != self.union_id:
             changes["union_id"] = newer.union_id
-        return replace(self, **changes)
+        return replace(self, **changes) if changes else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,17 +380,18 @@ class OAuthUser:
 
         Args:
             open_id: whose profile it is.
-            union_id: the unionId, when another answer gave it.
-            payload: the profile of `/sns/userinfo`, or the decrypted data of a mini-program.
+            union_id: the user's unionId, if WeChat gave one.
+            payload: the profile of `/sns/userinfo`, or the decrypted data of a mini-program. Ids
+                in it are ignored.
         """
 
         def get(name: str, name_in_mini_program: str = "") -> object:
             return payload.get(name, payload.get(name_in_mini_program))
 
-        own, privilege, sex = get("unionid", "unionId"), get("privilege"), get("sex", "gender")
+        privilege, sex = get("privilege"), get("sex", "gender")
         return cls(
             open_id,
-            str(own) if is_user_id(own) else union_id,
+            union_id,
             _text(get("nickname", "nickName")),
             _gender(int(sex) if sex in ("0", "1", "2") else sex),
             _text(get("city")),

@@ -23,6 +23,7 @@ from .errors import (
     WeChatAPIError,
 )
 from .flights import Flights
+from .frames import methods_clear_frames
 from .models import CodeSession, OAuthToken, OAuthUser, is_user_id
 from .oauth_state import MAX_STATE, StateSigner
 from .open_calls import OpenCalls
@@ -34,7 +35,7 @@ from .stores import (
     open_records,
 )
 from .stores.records import within_lock
-from .userdata import decrypt_user_data
+from .userdata import check_sealed, decrypt_user_data
 from .wechat import WeChatAPI, check_lang
 from .wechat_http import API_HOSTS, is_address
 
@@ -54,6 +55,7 @@ _LONGEST_STATE_TTL = 86_400  # seconds
 _CLOCK_SKEW = 60  # seconds that the clocks of two servers may differ
 
 
+@methods_clear_frames()
 class WeChatOAuth:
     """Logs users of web pages in, and keeps their tokens for all processes.
 
@@ -64,9 +66,10 @@ class WeChatOAuth:
         app_id: the AppID of the Official Account, or of the website on the Open Platform.
         app_secret: its secret. It appears in no log line, repr or exception.
         tokens: where the users' tokens are kept: a URL (`redis://localhost:6379/0`,
-            `sqlite:///oauth.db`); or any OAuthTokenStore, which stays open; or two async functions
-            `(get_token, save_token)`, called with `(open_id)` and `(open_id, token)`. With
-            functions each process refreshes, and uses states up, for itself alone.
+            `sqlite:///oauth.db`); or any OAuthTokenStore, which stays open; or async functions
+            `(get_token, save_token)` or `(get_token, save_token, delete_token)`, called with
+            `(open_id)`, `(open_id, token)` and `(open_id)`. With functions each process refreshes,
+            and uses states up, for itself alone.
         connections: shared with other services, and closed by whoever made them. An aiohttp session
             of your own, with its timeouts and proxies, is passed as `Connections(http=session)`.
         api_base: WeChat's address, or several in the order in which to try them.
@@ -117,6 +120,11 @@ class WeChatOAuth:
 
     def __repr__(self) -> str:
         return f"<WeChatOAuth {self._app_id}>"
+
+    @property
+    def app_id(self) -> str:
+        """The AppID of the Official Account or website."""
+        return self._app_id
 
     def get_authorize_url(
         self, redirect_uri: str, state: str = "", scope: str = "snsapi_base"
@@ -273,6 +281,7 @@ class WeChatOAuth:
         session key that opens the data.
 
         Raises:
+            ParameterError: encrypted_data and iv do not come together, or are too long.
             SnapshotUserError: the page was shown to a virtual account.
             DecryptionError, IdentityMismatchError: the data was not sealed in the session of this
                 code, or belongs to somebody else.
@@ -280,9 +289,8 @@ class WeChatOAuth:
         """
         with self._calls.one():
             if encrypted_data is not None or iv is not None:
-                if not isinstance(encrypted_data, str) or not isinstance(iv, str):
-                    raise ParameterError("encrypted_data and iv come together, or not at all.")
-                return await self._get_mini_program_user(code, encrypted_data, iv)
+                sealed = check_sealed(encrypted_data, iv)  # before the code is used up
+                return await self._get_mini_program_user(code, *sealed)
             check_lang(lang)  # before the code is used up
             return await self._api.get_oauth_user(await self._trade_of_person(code), lang)
 
@@ -312,6 +320,25 @@ class WeChatOAuth:
         """
         with self._calls.one():
             return await self._api.is_oauth_token_valid(open_id, access_token)
+
+    async def forget(self, open_id: str) -> None:
+        """Delete the saved token of a user, if there is one.
+
+        It waits for a refresh of the token in progress, so that this does not save it again.
+
+        Args:
+            open_id: the user in this app.
+
+        Raises:
+            ParameterError: open_id is malformed.
+            ConfigurationError: `tokens` is a pair of functions, without `delete_token`.
+            StoreError: the store could not answer; the token may still be there.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            _check_open_id(open_id)
+            async with self._tokens.lock(open_id):
+                await self._tokens.delete(open_id)
 
     async def get_session_key(self, code: str) -> CodeSession:
         """Trade the code of a mini-program's `wx.login`; raises as `get_access_token`."""
@@ -390,8 +417,7 @@ class WeChatOAuth:
         return token
 
     async def _saved(self, open_id: str) -> OAuthToken:
-        if not is_user_id(open_id):
-            raise ParameterError("open_id is required, as WeChat gave it.")
+        _check_open_id(open_id)
         token = await self._tokens.get(open_id)
         if token is None:
             raise NoOAuthTokenError(f"No token of {open_id!r} is saved: authorize first.")
@@ -430,7 +456,7 @@ class WeChatOAuth:
             iv,
             self._app_id,
         )
-        if payload.get("openId") != session.open_id:
+        if not self._api.is_of(session, payload):
             raise IdentityMismatchError("The user data does not name the user of this code.")
         return OAuthUser.from_wechat(session.open_id, session.union_id, payload)
 
@@ -448,18 +474,25 @@ class WeChatOAuth:
             functions = tokens
         elif hasattr(tokens, "lock") and hasattr(tokens, "spend_state"):
             return tokens
-        else:  # a store that can do no more than two functions could
+        else:  # a store that can do no more than functions could
             functions = getattr(tokens, "get", None), getattr(tokens, "save", None)
-        if len(functions) != 2 or not all(map(callable, functions)):
+            if hasattr(tokens, "delete"):
+                functions = *functions, tokens.delete
+        if len(functions) not in (2, 3) or not all(map(callable, functions)):
             raise ConfigurationError(
-                "tokens must be a URL, an OAuthTokenStore, or a pair of functions: "
-                "get_token, save_token, both async."
+                "tokens must be a URL, an OAuthTokenStore, a pair of functions, get_token and "
+                "save_token, or three with delete_token; all of them async."
             )
         return FunctionOAuthTokenStore(functions, clock=self._clock)
 
     def _now(self) -> int:
         """The time in Unix milliseconds."""
         return int(self._clock() * 1000)
+
+
+def _check_open_id(open_id: object) -> None:
+    if not is_user_id(open_id):
+        raise ParameterError("open_id is required, as WeChat gave it.")
 
 
 def _knowing(token: OAuthToken, saved: OAuthToken) -> OAuthToken:

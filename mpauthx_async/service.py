@@ -1,29 +1,35 @@
 """MPAuthX: the mini-program service."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import PurePath
 from typing import Any, Self
 
 from .access_token import AppAccessToken
-from .code_exchange import CodeExchange
+from .bans import Bans
+from .code_exchange import CodeExchange, ComponentExchange
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
+from .devices import Device
+from .erasure import Erasure
 from .errors import (
     ConfigurationError,
     DecryptionError,
     ParameterError,
 )
 from .events import Events, Listener, WeChatFailed
+from .frames import clear_frames, methods_clear_frames
 from .logins import Logins
 from .models import AuthResult, Ban, LoginPolicy, OnlinePage, PhoneNumber, Session, User
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
+from .push_events import PushEvent
+from .push_handling import PushEventHandler
 from .record_sealer import RecordSealer
 from .sealing import SessionKeySealer
 from .session_keys import SessionKeys
-from .sessions import Device, Sessions
+from .sessions import Sessions
 from .stores import (
     RecordOAuthTokenStore,
     Records,
@@ -34,8 +40,9 @@ from .stores import (
     open_token_store,
     open_user_store,
 )
+from .subjects import Subjects
 from .tokens import TokenSigner, parse_token
-from .userdata import verify_raw_data
+from .userdata import check_max_age, check_sealed, verify_raw_data
 from .wechat import WeChatAPI, check_code
 from .wechat_http import API_HOSTS
 
@@ -44,6 +51,7 @@ __all__ = ["MPAuthX"]
 _LONGEST_TTL = 315_360_000  # seconds: ten years
 
 
+@methods_clear_frames("is_token_valid")
 class MPAuthX:
     """Logs mini-program users in and answers for their tokens.
 
@@ -63,9 +71,10 @@ class MPAuthX:
         api_base: WeChat's address, or several in the order in which to try them.
         signing_keys: what signs tokens, and encrypts the session keys, web OAuth tokens and access
             token that are kept, oldest to newest, at least 16 bytes each: the newest signs and
-            encrypts, all verify and decrypt. By default the app_secret alone; after a change of the
-            secret, `[old_secret, new_secret]` lets earlier tokens live on.
-        policy: which sessions of a user live side by side; by default all.
+            encrypts, all verify and decrypt. Random keys of your own are recommended. By default
+            the app_secret alone signs, which travels in the URLs of calls to WeChat.
+            `[old_key, new_key]` lets earlier tokens outlive a change.
+        policy: which sessions of a user live side by side; by default the 100 newest.
         absolute_ttl: how long a session lives at most, in seconds. When it is given, lives slide:
             `token_ttl` counts from a token's last use. By default they do not slide, and a session
             that is rotated ends 90 days after its login, or `token_ttl` after it if that is longer.
@@ -134,6 +143,14 @@ class MPAuthX:
         self._tokens: TokenStore = self._open(
             tokens, lambda url: open_token_store(url, self._connections, clock)
         )
+        self._subjects = Subjects(sku=sku, users=self._users, events=self._events)
+        self._bans = Bans(
+            sku=sku,
+            subjects=self._subjects,
+            tokens=self._tokens,
+            events=self._events,
+            clock=clock,
+        )
         self._logins = Logins(
             app_id=app_id,
             sku=sku,
@@ -144,6 +161,7 @@ class MPAuthX:
             tokens=self._tokens,
             connections=self._connections,
             events=self._events,
+            bans=self._bans,
             policy=policy,
             ttl=ttl,
             absolute_ttl=longest,
@@ -154,6 +172,7 @@ class MPAuthX:
             sku=sku,
             signer=self._signer,
             users=self._users,
+            subjects=self._subjects,
             tokens=self._tokens,
             events=self._events,
             ttl=ttl,
@@ -174,9 +193,31 @@ class MPAuthX:
         )
         self._access_token: AppAccessToken | None = None
         self._own_web: WeChatOAuth | None = None
-        if exchange is None:  # else the app's own secret is not known
-            self._open_app(app_id, app_secret, tokens, api_base, keys)
+        records = self._open_records(tokens)
+        if exchange is None and records is not None:  # else the app's own secret is not known
+            self._open_app(app_id, app_secret, records, api_base, keys)
         self._web = web or self._own_web
+        self._erasure = Erasure(
+            sku=sku,
+            app_id=app_id,
+            web=self._web,
+            users=self._users,
+            subjects=self._subjects,
+            tokens=self._tokens,
+            bans=self._bans,
+            events=self._events,
+        )
+        app_ids = {app_id} if web is None else {app_id, web.app_id}
+        platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()
+        self._push_events = PushEventHandler(
+            app_ids=app_ids,
+            recipients=app_ids | platform,
+            purpose=f"{app_id}|{sku}",
+            users=self,
+            records=records,
+            events=self._events,
+            clock=clock,
+        )
         self._calls = OpenCalls("This service")
 
     def __repr__(self) -> str:
@@ -190,6 +231,7 @@ class MPAuthX:
         *,
         device: str | None = None,
         device_kind: str | None = None,
+        max_age: float | None = None,
     ) -> AuthResult:
         """Log a user in: trade the code at WeChat, keep the user, give a token.
 
@@ -204,36 +246,36 @@ class MPAuthX:
                 together with `iv` or not at all.
             iv: likewise.
             device: what the user would know the device by, such as "iPhone 15": one line of at
-                most 128 characters.
+                most 64 characters and 200 bytes of UTF-8.
             device_kind: such as "phone" or "desktop", likewise; by default the device's name.
+            max_age: how many seconds ago WeChat may have sealed the data; None for any time.
 
         Returns:
             The result, with the token in `response`.
 
         Raises:
-            ParameterError: the code is missing, or one of encrypted_data and iv is; or for a
-                device that is no such text.
+            ParameterError: the code is missing, or one of encrypted_data and iv is; or they are
+                too long; or for a device or max_age that is not as above.
             WeChatAPIError: WeChat refused the code.
             HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError,
             ConnectionFailedError: WeChat did not answer as it should.
-            DecryptionError: the data was not sealed in the session of this code, or is damaged.
+            DecryptionError: the data was not sealed in the session of this code, is damaged, or
+                older than max_age.
             IdentityMismatchError: the data belongs to somebody else.
             BannedError: the user is banned.
             StoreError: the user or the token could not be stored; no token was given.
             ClosedError: the service is closed, or was while this call waited for its turn.
         """
         check_code(code)
-        if not (encrypted_data or iv):
+        check_max_age(max_age)
+        if encrypted_data or iv:
+            check_sealed(encrypted_data, iv)
+        else:
             encrypted_data = iv = None
-        elif not (
-            isinstance(encrypted_data, str) and isinstance(iv, str) and encrypted_data and iv
-        ):
-            raise ParameterError(
-                "encrypted_data and iv come together, both texts from wx.getUserInfo, or not at "
-                "all."
-            )
         known_as = Device.checked(device, device_kind)
-        return await self._logins.log_in(self._trade_code, code, encrypted_data, iv, known_as)
+        return await self._logins.log_in(
+            self._trade_code, code, encrypted_data, iv, known_as, max_age=max_age
+        )
 
     async def authorize_web(
         self, code: str, *, device: str | None = None, device_kind: str | None = None
@@ -279,16 +321,21 @@ class MPAuthX:
         near_cache = self._near_cache
         if near_cache is not None and near_cache.knows(token):
             return True
-        if self._calls.is_closed:  # asked here, for a call of check_open takes its time
-            self._calls.check_open()
-        ref = self._signer.verify(token)
-        if ref is None:
-            self._sessions.count_refused()
-            return False
-        end = await self._sessions.end_of(ref, token)
-        if end is not None and end > 0 and not self._slides:
-            return True  # by far the most frequent case
-        return await self._sessions.conclude(ref, end)
+        try:
+            if self._calls.is_closed:  # asked here, for a call of check_open takes its time
+                self._calls.check_open()
+            ref = self._signer.verify(token)
+            if ref is None:
+                self._sessions.count_refused()
+                return False
+            end = await self._sessions.end_of(ref, token)
+            if end is not None and end > 0 and not self._slides:
+                return True  # by far the most frequent case
+            return await self._sessions.conclude(ref, end)
+        except BaseException as error:  # here, because a decorator would take its time
+            del token
+            clear_frames(error)
+            raise
 
     async def refresh_token(self, user_id: str) -> AuthResult:
         """Give a user a new token; every earlier one of theirs for this sku dies.
@@ -439,12 +486,12 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._sessions.ban(user_id, seconds, reason)
+            return await self._bans.ban(user_id, seconds, reason)
 
     async def unban(self, user_id: str) -> bool:
         """Let a user log in again; False when they were not banned. Raises as `ban_of`."""
         with self._calls.one():
-            return await self._sessions.unban(user_id)
+            return await self._bans.unban(user_id)
 
     async def ban_of(self, user_id: str) -> Ban | None:
         """Read the ban of a user; None when there is none, or it is over.
@@ -455,7 +502,55 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._sessions.ban_of(user_id)
+            return await self._bans.find(user_id)
+
+    async def forget_user(self, user_id: str, lift_ban: bool = False) -> bool:
+        """Erase a user for this service's sku and app, as WeChat demands when they leave.
+
+        Erases their sessions for this sku under all their ids, with the session keys; the saved
+        tokens of their web logins; and their row in the user store with all that links it, unless
+        it also holds the openId of an app that is neither this service's nor that of its web
+        logins. An openId whose app is not known, because it was stored before its user logged in
+        here, counts as this app's. A ban stays, under all ids that the user had.
+
+        After a failure, call it again: it finds whatever is left. The user may log in again, and
+        is new then if the row was erased.
+
+        Args:
+            user_id: any id of the user.
+            lift_ban: whether to end a ban too.
+
+        Returns:
+            False if the user store does not know the user and no session was alive.
+
+        Raises:
+            ParameterError: user_id is malformed.
+            ConfigurationError: `web` keeps its tokens with a pair of functions, which cannot delete
+                them; nothing was erased.
+            StoreError: a store could not answer; some of it may be erased.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._erasure.forget(user_id, lift_ban)
+
+    async def clear_profile(self, user_id: str, fields: Collection[str]) -> bool:
+        """Erase fields of a user's profile, for all apps that share the user store.
+
+        Args:
+            user_id: any id of the user.
+            fields: which: nick_name, avatar_url, gender, city, province, country, language. A later
+                login with sealed data, or on the web, fills them again.
+
+        Returns:
+            False if the user is not known.
+
+        Raises:
+            ParameterError: user_id is malformed, or fields are empty or name something else.
+            StoreError: the user store could not answer.
+            ClosedError: the service is closed.
+        """
+        with self._calls.one():
+            return await self._erasure.clear(user_id, fields)
 
     async def online(self, cursor: str | None = None, limit: int = 100) -> OnlinePage:
         """Page through the users who have a living session, those who came online last first.
@@ -502,41 +597,50 @@ class MPAuthX:
         self._near_cache = None  # what it knows is counted too from now on, behind `is_valid`
         return self._events.subscribe(listener)
 
-    async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
+    async def decrypt(
+        self, token: object, encrypted_data: str, iv: str, *, max_age: float | None = None
+    ) -> dict[str, Any]:
         """Decrypt what a client got sealed in the session of its login: share info, run data …
 
         Args:
             token: what the login gave.
             encrypted_data: the client's `encryptedData`.
             iv: the client's `iv`.
+            max_age: how many seconds ago WeChat may have sealed the data, by the timestamp in its
+                watermark and this service's clock; None for any time.
 
         Returns:
             The payload with WeChat's own field names.
 
         Raises:
-            ParameterError: encrypted_data or iv is no text.
+            ParameterError: encrypted_data or iv is not a text, is empty or is too long; or max_age
+                is not a positive number.
             InvalidTokenError: the token is not valid.
             SessionKeyLostError: no session key is kept for this token; the client has to log in
                 again.
             DecryptionError: the data was sealed with another key, because the client has called
-                wx.login since, or is damaged; the client has to log in again.
+                wx.login since, or is damaged: the client has to log in again. Or it is older than
+                max_age: the client has to get it anew.
             ConfigurationError: the token store keeps no session keys.
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        if not isinstance(encrypted_data, str) or not isinstance(iv, str):
-            raise ParameterError("encrypted_data and iv are required, both texts from the client.")
+        check_sealed(encrypted_data, iv)
+        check_max_age(max_age)
         with self._calls.one():
-            return await self._session_keys.decrypt(token, encrypted_data, iv)
+            now = self._clock()
+            return await self._session_keys.decrypt(token, encrypted_data, iv, max_age, now)
 
     async def decrypt_phone_number(
-        self, token: object, encrypted_data: str, iv: str
+        self, token: object, encrypted_data: str, iv: str, *, max_age: float | None = None
     ) -> PhoneNumber:
         """Decrypt the phone number that the button gave the client; raises as `decrypt`.
 
         It is the old form; today's clients get a code: `get_phone_number`.
         """
-        number = PhoneNumber.from_wechat(await self.decrypt(token, encrypted_data, iv))
+        number = PhoneNumber.from_wechat(
+            await self.decrypt(token, encrypted_data, iv, max_age=max_age)
+        )
         if number is None:
             raise DecryptionError("The data holds no phone number.")
         return number
@@ -603,6 +707,30 @@ class MPAuthX:
         with self._calls.one():
             return await self._app_access().get()
 
+    async def handle_push_event(self, event: PushEvent) -> None:
+        """Do what an event obliges to that WeChat pushed: erase users, or parts of their profiles.
+
+        user_authorization_cancellation forgets the user (a ban stays), user_authorization_revoke
+        clears the fields of the profile that `revoke_info` names; any other is only told to
+        listeners, as a PushEventReceived. Repeat the call when it fails with anything but
+        InvalidPushEventError: what was done already does no harm.
+
+        Args:
+            event: what `parse_push_event` returned.
+
+        Raises:
+            InvalidPushEventError: it was handled before, is about another app, or would erase
+                something although it came in plain mode, whose signature does not cover the body.
+            ParameterError: it is not a PushEvent.
+            StoreError: a store could not answer.
+            ClosedError: the service is closed.
+            And as `forget_user` and `clear_profile`.
+
+        Source: https://developers.weixin.qq.com/miniprogram/dev/server/event_push/platform/authorized_user_information_changes
+        """
+        with self._calls.one():
+            await self._push_events.handle(event)
+
     @staticmethod
     def extract_open_id(token: object) -> str | None:
         """The user id that a token names; proven only once `is_token_valid` says True.
@@ -666,20 +794,18 @@ class MPAuthX:
             found.avatar_url,
             created_at=now,
             updated_at=now,
+            app_id=web.app_id,
         )
 
     def _open_app(
         self,
         app_id: str,
         app_secret: str,
-        tokens: str | TokenStore,
+        records: Records,
         api_base: str | Sequence[str] | None,
         keys: Sequence[str | bytes],
     ) -> None:
-        """Make what needs the app's own secret, if there is a place for what it keeps."""
-        records = self._open_records(tokens)
-        if records is None:
-            return
+        """Make what needs the app's own secret, and a place for what it keeps."""
         self._access_token = AppAccessToken(
             lambda force: self._api.get_stable_token(force_refresh=force),
             records,

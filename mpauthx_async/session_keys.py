@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from .access_token import AppAccessToken
-from .coalescer import Coalescer
+from .coalescer import Coalescer, answers_of
 from .connections import Connections
 from .constants import TokenStatus
 from .errors import (
@@ -15,6 +15,7 @@ from .errors import (
     InvalidResponseError,
     MPAuthXError,
     SessionKeyLostError,
+    StoreError,
 )
 from .events import Events
 from .flights import Flights
@@ -73,10 +74,12 @@ class SessionKeys:
         """
         return await self._finds.submit(await self._sessions.current(token))
 
-    async def decrypt(self, token: object, encrypted_data: str, iv: str) -> dict[str, Any]:
+    async def decrypt(
+        self, token: object, encrypted_data: str, iv: str, max_age: float | None, now: float
+    ) -> dict[str, Any]:
         """Decrypt what a client got sealed in the session of its token."""
         session = await self.of(token)
-        sealed = _Sealed(session.session_key, encrypted_data, iv)
+        sealed = _Sealed(session.session_key, encrypted_data, iv, max_age, now)
         payload: dict[str, Any] = await self._decryptions.submit(sealed)
         return payload
 
@@ -121,22 +124,26 @@ class SessionKeys:
         return self._tokens
 
     async def _find(self, refs: Sequence[SessionRef]) -> list[CodeSession | Exception]:
-        sealed_keys = await self._store.sealed_keys(refs)
+        sealed_keys = await answers_of(self._store.sealed_keys(refs))
         opened = await asyncio.get_running_loop().run_in_executor(
             self._connections.executor, self._open_all, refs, sealed_keys
         )
         return [session or _lost() for session in opened]
 
     def _open_all(
-        self, refs: Sequence[SessionRef], sealed_keys: Sequence[str | None]
-    ) -> list[CodeSession | None]:
+        self, refs: Sequence[SessionRef], sealed_keys: Sequence[str | StoreError | None]
+    ) -> list[CodeSession | StoreError | None]:
         items = [
-            (ref.nonce, *split_open_id(stored or "", ref.user_id))
+            (ref.nonce, *split_open_id(stored if isinstance(stored, str) else "", ref.user_id))
             for ref, stored in zip(refs, sealed_keys, strict=True)
         ]
-        return [
+        sessions: list[CodeSession | StoreError | None] = [
             None if session_key is None else CodeSession(open_id, session_key)
             for (_, open_id, _), session_key in zip(items, self._sealer.open(items), strict=True)
+        ]
+        return [
+            stored if isinstance(stored, StoreError) else session
+            for stored, session in zip(sealed_keys, sessions, strict=True)
         ]
 
     async def _decrypt(self, sealed: "Sequence[_Sealed]") -> list[Any]:
@@ -169,8 +176,10 @@ class _Sealed:
     """Data to decrypt. No two are equal: each caller gets a payload of its own to change."""
 
     session_key: str = field(repr=False)
-    encrypted_data: str
-    iv: str
+    encrypted_data: str = field(repr=False)
+    iv: str = field(repr=False)
+    max_age: float | None
+    now: float
 
 
 def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] | Exception]:
@@ -178,7 +187,14 @@ def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] 
     for data in sealed:
         try:
             payloads.append(
-                decrypt_user_data(data.session_key, data.encrypted_data, data.iv, app_id)
+                decrypt_user_data(
+                    data.session_key,
+                    data.encrypted_data,
+                    data.iv,
+                    app_id,
+                    max_age=data.max_age,
+                    now=data.now,
+                )
             )
         except MPAuthXError as error:
             payloads.append(error)

@@ -3,62 +3,35 @@
 import asyncio
 import logging
 import time
-import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from .coalescer import Coalescer
+from .coalescer import Coalescer, answers_of
 from .constants import TokenStatus
-from .errors import ConfigurationError, InvalidTokenError, ParameterError, UserNotFoundError
-from .events import (
-    Banned,
-    Events,
-    Revoked,
-    Rotated,
-    TokenReuseDetected,
-    TokensValidated,
-    Unbanned,
+from .errors import (
+    ConfigurationError,
+    InvalidTokenError,
+    ParameterError,
+    StoreError,
+    UserNotFoundError,
 )
-from .models import AuthResult, Ban, OnlinePage, Session, SessionRef, Subject, User, is_user_id
+from .events import Events, Revoked, Rotated, TokenReuseDetected, TokensValidated
+from .models import AuthResult, OnlinePage, Session, SessionRef, User
 from .near_cache import NearCache, NearCaching
 from .stores import TokenStore, UserStore
+from .subjects import Subjects
 from .tokens import TokenSigner
 
-__all__ = ["NO_DEVICE", "Device", "Sessions", "check_user_id", "invalid_token"]
+__all__ = ["Sessions", "invalid_token"]
 
 logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-_LONGEST_DEVICE = 128  # characters
-_LONGEST_REASON = 1000  # characters
-_LONGEST_BAN = 3_153_600_000  # seconds: a hundred years
 _LARGEST_PAGE = 1000  # users
 _ROTATED_TTL = 90 * 86_400_000  # milliseconds that a session lives at most by rotation
 _RENEWED = 32_768  # sessions whose next renewal is remembered, some 300 bytes each
-
-
-class Device(NamedTuple):
-    """What a login says of the device: its name, and of which kind it is."""
-
-    name: str | None = None
-    kind: str | None = None
-
-    @classmethod
-    def checked(cls, name: object, kind: object) -> "Device":
-        """Take what may be anything.
-
-        Raises:
-            ParameterError: for what is no text, too long, or of more than one line.
-        """
-        if name is None and kind is None:
-            return NO_DEVICE
-        return cls(_device_text("device", name), _device_text("device_kind", kind))
-
-
-NO_DEVICE = Device()
-"""What a login says that tells nothing of the device."""
 
 
 class Sessions:
@@ -67,7 +40,8 @@ class Sessions:
     Args:
         sku: whose sessions these are.
         signer: verifies and mints the tokens.
-        users: the users, whose earlier ids may have sessions too.
+        users: the users.
+        subjects: finds the ids under which a user's sessions are kept.
         tokens: the store of the sessions.
         events: is told what happens.
         ttl: how long a token lives, in milliseconds.
@@ -85,6 +59,7 @@ class Sessions:
         sku: str,
         signer: TokenSigner,
         users: UserStore,
+        subjects: Subjects,
         tokens: TokenStore,
         events: Events,
         ttl: int,
@@ -96,6 +71,7 @@ class Sessions:
         self._sku = sku
         self._signer = signer
         self._users = users
+        self._subjects = subjects
         self._tokens = tokens
         self._events = events
         self._ttl = ttl
@@ -162,7 +138,7 @@ class Sessions:
     async def of_user(self, user_id: str) -> list[Session]:
         """List the living sessions of a user, newest first."""
         found: list[Session] = []
-        for subject in await self._subjects(user_id):
+        for subject in await self._subjects.find(user_id):
             found += await self._ask("sessions", self._tokens.sessions(subject))
         return sorted(found, key=lambda session: session.issued_at, reverse=True)
 
@@ -182,7 +158,7 @@ class Sessions:
 
     async def revoke_user(self, user_id: str, except_token: object = None) -> int:
         """End the sessions of a user but for that of a token; returns how many were alive."""
-        subjects = await self._subjects(user_id)
+        subjects = await self._subjects.find(user_id)
         spared = None
         if except_token is not None:
             spared = self._signer.verify(except_token)
@@ -211,33 +187,6 @@ class Sessions:
         if ref is None:
             raise invalid_token(TokenStatus.unknown)
         return await self._rotations.submit(ref)
-
-    async def ban(self, user_id: str, seconds: float | None, reason: str) -> int:
-        """Refuse the logins of a user and end their sessions; returns how many were alive."""
-        ttl = _ban_ttl(seconds)
-        _check_reason(reason)
-        ended = 0
-        for subject in await self._subjects(user_id):
-            ended += await self._ask("ban", self._tokens.ban(subject, reason=reason, ttl=ttl))
-        now = int(self._clock() * 1000)
-        until = None if ttl is None else now + ttl
-        self._events.emit(Banned(Ban(user_id, reason, now, until), self._sku, ended))
-        return ended
-
-    async def unban(self, user_id: str) -> bool:
-        """Let a user log in again; False when they were not banned."""
-        was_banned = False
-        for subject in await self._subjects(user_id):
-            was_banned |= await self._ask("unban", self._tokens.unban(subject))
-        if was_banned:
-            self._events.emit(Unbanned(self._sku, user_id))
-        return was_banned
-
-    async def ban_of(self, user_id: str) -> Ban | None:
-        """Read the ban of a user; None when there is none."""
-        subjects = await self._subjects(user_id)
-        bans = await self._ask("bans", self._tokens.bans(subjects))
-        return next((ban for ban in bans if ban is not None), None)
 
     async def online(self, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session."""
@@ -286,14 +235,6 @@ class Sessions:
             self._events.emit(Revoked(ref.sku, ref.user_id, ref.nonce, 1))
         return ended
 
-    async def _subjects(self, user_id: str) -> list[Subject]:
-        """Under which ids a user may have sessions: under the openId before a unionId was known."""
-        check_user_id(user_id)
-        with self._events.store_failures("get"):
-            (user,) = await self._users.get([user_id])
-        ids = [user_id] if user is None else [user.id, user_id, user.open_id]
-        return [Subject(self._sku, one) for one in dict.fromkeys(ids)]
-
     async def _ask(self, operation: str, answer: Awaitable[Answer]) -> Answer:
         with self._events.store_failures(operation):
             return await answer
@@ -328,8 +269,10 @@ class Sessions:
         rotated = dict(
             zip(
                 known,
-                await self._tokens.rotate(
-                    known, ttl=self._ttl, grace=self._grace, absolute_ttl=self._rotated_ttl
+                await answers_of(
+                    self._tokens.rotate(
+                        known, ttl=self._ttl, grace=self._grace, absolute_ttl=self._rotated_ttl
+                    )
                 ),
                 strict=True,
             )
@@ -338,7 +281,7 @@ class Sessions:
         if stale:
             ended = await self._end_reused(stale)
             rotated |= {
-                ref: TokenStatus.reused
+                ref: is_over if isinstance(is_over, StoreError) else TokenStatus.reused
                 for ref, is_over in zip(stale, ended, strict=True)
                 if is_over
             }
@@ -347,7 +290,11 @@ class Sessions:
             for ref, user in zip(refs, users, strict=True)
         ]
 
-    def _rotation(self, user: User, answer: Session | TokenStatus) -> AuthResult | Exception:
+    def _rotation(
+        self, user: User, answer: Session | TokenStatus | StoreError
+    ) -> AuthResult | Exception:
+        if isinstance(answer, StoreError):
+            return answer
         if isinstance(answer, TokenStatus):
             return invalid_token(answer)
         self._events.emit(Rotated(answer))
@@ -355,10 +302,10 @@ class Sessions:
         token = self._signer.mint(ref.user_id, ref.nonce, ref.generation)
         return AuthResult(1, "OK", token, user, answer)
 
-    async def _end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
-        ended = await self._tokens.end_reused(refs)
+    async def _end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool | StoreError]:
+        ended = await answers_of(self._tokens.end_reused(refs))
         for ref, is_over in zip(refs, ended, strict=True):
-            if is_over:
+            if is_over and not isinstance(is_over, StoreError):
                 logger.warning("A token that had been rotated away was used: its session is over.")
                 self._events.emit(TokenReuseDetected(ref))
         return ended
@@ -388,12 +335,6 @@ class Sessions:
             logger.warning("A session was not renewed; its next use tries again: %s", error)
 
 
-def check_user_id(user_id: object) -> None:
-    """Raise ParameterError for what can be no user's id."""
-    if not is_user_id(user_id):
-        raise ParameterError("user_id is required, as a text: a unionId, or an openId.")
-
-
 def invalid_token(status: TokenStatus) -> InvalidTokenError:
     """The error of a token that is not good, for this reason."""
     return InvalidTokenError(_ADVICE.get(status, _ADVICE[TokenStatus.unknown]), status)
@@ -412,40 +353,3 @@ _ADVICE = {
 
 def _no_user() -> UserNotFoundError:
     return UserNotFoundError("The user of this token is not known any more: authorize again.")
-
-
-def _device_text(parameter: str, text: object) -> str | None:
-    if text is None or text == "":
-        return None
-    if not isinstance(text, str) or len(text) > _LONGEST_DEVICE or not _is_one_line(text):
-        raise ParameterError(
-            f"{parameter} must be a text of one line, of at most {_LONGEST_DEVICE} characters, "
-            "none of them a control character."
-        )
-    return text
-
-
-def _is_one_line(text: str) -> bool:
-    """Whether a text has no control characters, line ends or halves of characters."""
-    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
-
-
-def _ban_ttl(seconds: object) -> int | None:
-    if seconds is None:
-        return None
-    if (
-        not isinstance(seconds, (int, float))
-        or isinstance(seconds, bool)
-        or not 0.001 <= seconds <= _LONGEST_BAN
-    ):
-        raise ParameterError(
-            "seconds must be a number above zero, up to a hundred years, or None for ever."
-        )
-    return int(seconds * 1000)
-
-
-def _check_reason(reason: object) -> None:
-    if not isinstance(reason, str) or len(reason) > _LONGEST_REASON or not _is_one_line(reason):
-        raise ParameterError(
-            f"reason must be a text of one line, of at most {_LONGEST_REASON} characters."
-        )

@@ -1,13 +1,13 @@
 """WeChatAPI: typed calls of WeChat's HTTP API."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
-from urllib.parse import quote, urlencode
 
 from .code_exchange import CodeExchange, MiniProgramExchange
 from .connections import Connections
 from .errors import ConfigurationError, InvalidResponseError, ParameterError, WeChatAPIError
+from .frames import methods_clear_frames
 from .models import CodeSession, OAuthToken, OAuthUser, PhoneNumber, is_user_id
 from .userdata import sign_user_state
 from .wechat_http import API_HOSTS, WeChatHTTP
@@ -23,6 +23,7 @@ _LANGUAGES = ("zh_CN", "zh_TW", "en")
 _CREDENTIAL = re.compile(r"[\x20-\x7e]+")
 
 
+@methods_clear_frames()
 class WeChatAPI:
     """WeChat's HTTP API as one app sees it.
 
@@ -58,7 +59,6 @@ class WeChatAPI:
                 )
         self._app_id = app_id
         self._app_secret = app_secret
-        self._credentials = urlencode({"appid": app_id, "secret": app_secret})
         self._exchange = MiniProgramExchange(app_secret) if exchange is None else exchange
         hosts = self._exchange.hosts
         self._http = WeChatHTTP(
@@ -69,7 +69,7 @@ class WeChatAPI:
     def __repr__(self) -> str:
         return f"<WeChatAPI of {self._app_id}>"
 
-    def code_to_session(self, code: str) -> Awaitable[CodeSession]:
+    async def code_to_session(self, code: str) -> CodeSession:
         """Trade the one-time code of `wx.login` for the user's identity and session key.
 
         Args:
@@ -83,7 +83,7 @@ class WeChatAPI:
             ConnectionFailedError: no connection, or no answer in time.
         """
         check_code(code)
-        return self._exchange.code_to_session(self._door, self._app_id, code)
+        return await self._exchange.code_to_session(self._door, self._app_id, code)
 
     def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of a session."""
@@ -103,18 +103,26 @@ class WeChatAPI:
         """
         check_code(code)
         answer = await self._http.get(
-            f"/sns/oauth2/access_token?{self._credentials}&code={quote(code, safe='')}"
-            "&grant_type=authorization_code"
+            "/sns/oauth2/access_token",
+            {
+                "appid": self._app_id,
+                "secret": self._app_secret,
+                "code": code,
+                "grant_type": "authorization_code",
+            },
         )
         return _oauth_token(answer, now)
 
     async def refresh_oauth_token(self, refresh_token: str, now: int) -> OAuthToken:
         """Trade a refresh token for an access token that lives; in all else as the above."""
         _check_token("refresh_token", refresh_token)
-        app_id, token = quote(self._app_id, safe=""), quote(refresh_token, safe="")
         answer = await self._http.get(
-            f"/sns/oauth2/refresh_token?appid={app_id}&grant_type=refresh_token"
-            f"&refresh_token={token}"
+            "/sns/oauth2/refresh_token",
+            {
+                "appid": self._app_id,
+                "grant_type": "refresh_token",
+                "refresh_token": refresh_token,
+            },
         )
         return _oauth_token(answer, now)
 
@@ -126,12 +134,14 @@ class WeChatAPI:
             snsapi_base.
         """
         check_lang(lang)
-        answer = await self._http.get(
-            f"/sns/userinfo?{_of_user(token.open_id, token.access_token)}&lang={lang}"
-        )
+        query = {**_of_user(token.open_id, token.access_token), "lang": lang}
+        answer = await self._http.get("/sns/userinfo", query)
         if answer.get("openid") != token.open_id:
             raise InvalidResponseError("WeChat's answer does not have the openid asked for.")
-        return OAuthUser.from_wechat(token.open_id, token.union_id, answer)
+        union_id = answer.get("unionid")
+        return OAuthUser.from_wechat(
+            token.open_id, union_id if is_user_id(union_id) else token.union_id, answer
+        )
 
     async def is_oauth_token_valid(self, open_id: str, access_token: str) -> bool:
         """Ask whether an access token is this user's and still good.
@@ -141,7 +151,7 @@ class WeChatAPI:
         """
         query = _of_user(open_id, access_token)
         try:
-            await self._http.get(f"/sns/auth?{query}")
+            await self._http.get("/sns/auth", query)
         except WeChatAPIError as error:
             if error.errcode not in _NOT_GOOD:
                 raise
@@ -165,6 +175,7 @@ class WeChatAPI:
         """
         answer = await self._http.post(
             "/cgi-bin/stable_token",
+            {},
             {
                 "grant_type": "client_credential",
                 "appid": self._app_id,
@@ -186,9 +197,9 @@ class WeChatAPI:
         Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-info/phone-number/getPhoneNumber.html
         """
         check_code(code)
+        _check_token("access_token", access_token)
         answer = await self._http.post(
-            f"/wxa/business/getuserphonenumber?access_token={quote(access_token, safe='')}",
-            {"code": code},
+            "/wxa/business/getuserphonenumber", {"access_token": access_token}, {"code": code}
         )
         info = answer.get("phone_info")
         number = PhoneNumber.from_wechat(info) if isinstance(info, dict) else None
@@ -206,7 +217,7 @@ class WeChatAPI:
         """
         query = _signed(open_id, session_key, access_token)
         try:
-            await self._http.get(f"/wxa/checksession?{query}")
+            await self._http.get("/wxa/checksession", query)
         except WeChatAPIError as error:
             if error.errcode != _INVALID_SIGNATURE:
                 raise
@@ -225,7 +236,7 @@ class WeChatAPI:
         """
         query = _signed(open_id, session_key, access_token)
         try:
-            answer = await self._http.get(f"/wxa/resetusersessionkey?{query}")
+            answer = await self._http.get("/wxa/resetusersessionkey", query)
         except WeChatAPIError as error:
             if error.errcode != _INVALID_SIGNATURE:
                 raise
@@ -264,24 +275,22 @@ def _check_token(name: str, value: object) -> None:
         raise ParameterError(f"{name} is required, as WeChat gave it.")
 
 
-def _of_user(open_id: str, access_token: str) -> str:
-    """The part of a query that names a user and their token."""
+def _of_user(open_id: str, access_token: str) -> dict[str, str]:
+    """The parameters that name a user and their token."""
     if not is_user_id(open_id):
         raise ParameterError("open_id is required, as WeChat gave it.")
     _check_token("access_token", access_token)
-    return f"access_token={quote(access_token, safe='')}&openid={quote(open_id, safe='')}"
+    return {"access_token": access_token, "openid": open_id}
 
 
-def _signed(open_id: str, session_key: str, access_token: str) -> str:
-    """The query of a call that a user's session key has to sign."""
-    return urlencode(
-        {
-            "access_token": access_token,
-            "openid": open_id,
-            "signature": sign_user_state(session_key),
-            "sig_method": "hmac_sha256",
-        }
-    )
+def _signed(open_id: str, session_key: str, access_token: str) -> dict[str, str]:
+    """The parameters of a call that a user's session key has to sign."""
+    _check_token("session_key", session_key)
+    return {
+        **_of_user(open_id, access_token),
+        "signature": sign_user_state(session_key),
+        "sig_method": "hmac_sha256",
+    }
 
 
 def _oauth_token(answer: Mapping[str, Any], now: int) -> OAuthToken:

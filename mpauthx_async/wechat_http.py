@@ -6,10 +6,13 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus
 
 import aiohttp
+from aiohttp.tracing import Trace
+from multidict import CIMultiDict
 from yarl import URL
 
 from .connections import Connections
@@ -23,6 +26,7 @@ from .errors import (
     MPAuthXError,
     WeChatAPIError,
 )
+from .frames import clear_frames
 
 __all__ = ["API_HOSTS", "WeChatHTTP", "is_address"]
 
@@ -73,16 +77,16 @@ _HINTS = {
     "snsapi_userinfo (snsapi_login on a website); an Official Account must be a verified one.",
 }
 _RID = re.compile(r"[\s,]*(?:rid:\s*([\w-]+)|hints:\s*\[\s*req_id:\s*([^\s\]]+)\s*\])\s*$")
-# What a request carries that no error may repeat.
 _SECRETS = {
     "access_token",
-    "appsecret",
+    "code",
     "component_access_token",
-    "corpsecret",
+    "js_code",
     "refresh_token",
     "secret",
     "signature",
 }
+_MIN_SECRET = 6  # characters: shorter ones stand in WeChat's texts by chance
 _CODE_MAY_BE_CONSUMED = (
     "If a code was sent it may be consumed: the client has to get a new one, with wx.login or on "
     "the authorize page."
@@ -118,11 +122,13 @@ class WeChatHTTP:
         self._connections = connections
         self._on_refused = on_refused
 
-    def get(self, path_and_query: str) -> Awaitable[dict[str, Any]]:
+    def get(self, path: str, query: Mapping[str, str]) -> Awaitable[dict[str, Any]]:
         """Ask with GET.
 
         Args:
-            path_and_query: percent-encoded, exactly as it is to be sent.
+            path: begins with a slash; percent-encoded.
+            query: the parameters in the order in which they are sent, not encoded. They are in no
+                repr, exception or trace.
 
         Returns:
             The JSON object that WeChat answers.
@@ -130,18 +136,18 @@ class WeChatHTTP:
         Raises:
             WeChatAPIError: WeChat refused; errcode and hint tell why.
             HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError:
-                the answer is none, or none of WeChat's.
+                there is no answer, or it is not from WeChat.
             ConnectionFailedError: no connection, or no answer in time.
         """
-        return self._ask("GET", path_and_query, None)
+        return self._ask(_Request("GET", path, query))
 
-    def post(self, path_and_query: str, body: Mapping[str, Any]) -> Awaitable[dict[str, Any]]:
+    def post(
+        self, path: str, query: Mapping[str, str], body: Mapping[str, Any]
+    ) -> Awaitable[dict[str, Any]]:
         """Ask with POST and a JSON body; in all else as `get`."""
-        return self._ask("POST", path_and_query, body)
+        return self._ask(_Request("POST", path, query, body))
 
-    async def _ask(
-        self, method: str, path_and_query: str, body: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    async def _ask(self, request: "_Request") -> dict[str, Any]:
         """Ask the hosts in turn; repeat only what is safe to repeat."""
         failure: MPAuthXError | None = None
         for attempt in range(len(self._hosts) * _ATTEMPTS):
@@ -149,59 +155,113 @@ class WeChatHTTP:
             if retry:
                 backoff = _BACKOFF * 2 ** (retry - 1)
                 await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
-            answer = await self._ask_once(method, host + path_and_query, body)
+            answer = await self._ask_once(host, request)
             if not isinstance(answer, MPAuthXError):
                 return answer
             failure = answer
             if not _is_repeatable(failure):
                 break
             logger.warning("%s: %s", host, failure)
-        # Raised outside any except clause: the exceptions of an HTTP library hold the URL, and
-        # with it the secret.
         if self._on_refused is not None and isinstance(failure, WeChatAPIError):
             self._on_refused(failure.errcode)
+        # Raised outside any except clause: an exception of aiohttp must not become its context.
         raise failure or MPAuthXError("No host was asked.")
 
-    async def _ask_once(
-        self, method: str, url: str, body: Mapping[str, Any] | None
-    ) -> dict[str, Any] | MPAuthXError:
+    async def _ask_once(self, host: str, request: "_Request") -> dict[str, Any] | MPAuthXError:
         """The JSON object that WeChat answers; or what went wrong, as a value."""
         session = self._connections.http
-        status = None
         try:
-            # Not 'async with': read() lets go of the connection, at the end and when it fails.
             response = await session.request(
-                method,
-                URL(url, encoded=True),
-                json=body,
+                request.method,
+                URL(host + request.path, encoded=True),
+                data=None if request.body is None else aiohttp.JsonPayload(request.body),
                 allow_redirects=False,
                 raise_for_status=False,
-                middlewares=_MIDDLEWARES,
+                middlewares=(request.send,),
             )
-            status = response.status
-            return _parse(status, await response.read(), url, body)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return ConnectionFailedError(
-                f"No connection to WeChat ({type(error).__name__}). Check DNS, proxy and firewall.",
-                sent=False,
-            )
-        except TimeoutError:
-            return ConnectionFailedError(
-                f"WeChat did not answer in time. {_CODE_MAY_BE_CONSUMED}", sent=True
-            )
+        except ConnectionFailedError as error:
+            return error.with_traceback(None)
         except (aiohttp.ClientError, OSError) as error:
-            if status is None:
-                return _connection_lost(error)
+            return _connection_failed(error)
+        try:
+            # Not 'async with': read() releases the connection, at the end and when it fails.
+            return _parse(response.status, await response.read(), request)
+        except TimeoutError as error:
+            return _connection_failed(error)
+        except (aiohttp.ClientError, OSError) as error:
             return IncompleteResponseError(
                 f"WeChat's answer broke off ({type(error).__name__}). {_CODE_MAY_BE_CONSUMED}"
             )
-        except MPAuthXError as error:
-            return error
 
 
-def _parse(
-    status: int, answer: bytes, url: str, sent: Mapping[str, Any] | None
-) -> dict[str, Any] | MPAuthXError:
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request to WeChat. Its repr holds no parameters: most of them are secret."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(repr=False)
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def secrets(self) -> Iterator[str]:
+        """What it carries that no error may repeat, in each spelling."""
+        for name, value in (*self.query.items(), *(self.body or {}).items()):
+            if name in _SECRETS and isinstance(value, str) and len(value) >= _MIN_SECRET:
+                yield from {value, quote(value, safe=""), quote_plus(value)}
+
+    async def send(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Send it, as a middleware of aiohttp: the URL has its parameters only in here.
+
+        aiohttp's errors, which may quote the URL, are replaced here. That also keeps aiohttp from
+        repeating a GET whose connection broke, which may have consumed the code.
+        """
+        public, lost = request.url, None
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self.query.items())
+        request.url = URL(f"{public}?{query}", encoded=True)
+        del query
+        # aiohttp has no public way to keep a middleware's URL from traces and from the response.
+        traces: Any = [_PublicTrace(trace, public) for trace in request._traces]
+        request._traces = traces
+        try:
+            response = await handler(request)
+        except (aiohttp.ClientError, OSError) as error:
+            lost = _connection_failed(error)
+        except BaseException as error:
+            clear_frames(error)
+            raise
+        finally:
+            request.url = public
+        if lost is not None:
+            raise lost
+        response._request_info = request.request_info
+        return response
+
+
+class _PublicTrace:
+    """What a trace of the aiohttp session is told while a request is sent and answered.
+
+    Args:
+        trace: the session's.
+        url: what it may know: the URL without parameters. Of bodies it is told the size alone.
+    """
+
+    def __init__(self, trace: Trace, url: URL) -> None:
+        self._trace = trace
+        self._url = url
+
+    async def send_request_headers(self, method: str, _: URL, headers: "CIMultiDict[str]") -> None:
+        await self._trace.send_request_headers(method, self._url, headers)
+
+    async def send_request_chunk_sent(self, method: str, _: URL, chunk: bytes) -> None:
+        await self._trace.send_request_chunk_sent(method, self._url, bytes(len(chunk)))
+
+    async def send_response_chunk_received(self, method: str, _: URL, chunk: bytes) -> None:
+        await self._trace.send_response_chunk_received(method, self._url, bytes(len(chunk)))
+
+
+def _parse(status: int, answer: bytes, request: _Request) -> dict[str, Any] | MPAuthXError:
     """WeChat's answer by its content: the Content-Type says text/plain."""
     if status != 200:
         return HTTPStatusError(
@@ -222,7 +282,7 @@ def _parse(
     if not isinstance(errcode, int):
         return InvalidResponseError("WeChat's answer has an errcode that is no number.")
     errmsg = str(parsed.get("errmsg", ""))
-    for secret in _secrets(url, sent):
+    for secret in request.secrets():
         errmsg = errmsg.replace(secret, "***")
     found = _RID.search(errmsg)
     return WeChatAPIError(
@@ -233,34 +293,17 @@ def _parse(
     )
 
 
-def _secrets(url: str, body: Mapping[str, Any] | None) -> Iterator[str]:
-    """What a request carries that no error may repeat, in each spelling."""
-    for name, value in (*parse_qsl(urlsplit(url).query), *(body or {}).items()):
-        if name in _SECRETS and isinstance(value, str) and value:
-            yield from {value, quote(value, safe=""), quote_plus(value)}
-
-
-async def _send_once(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Keep aiohttp from repeating a GET whose connection broke: it may have consumed the code."""
-    try:
-        return await handler(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        raise  # aiohttp does not repeat these
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        lost = _connection_lost(error)
-    raise lost
-
-
-_MIDDLEWARES = (_send_once,)
-
-
-def _connection_lost(error: Exception) -> ConnectionFailedError:
+def _connection_failed(error: Exception) -> ConnectionFailedError:
+    """What became of a request that was not answered."""
+    name = type(error).__name__
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+        return ConnectionFailedError(
+            f"No connection to WeChat ({name}). Check DNS, proxy and firewall.", sent=False
+        )
+    if isinstance(error, TimeoutError):
+        return ConnectionFailedError(f"WeChat did not answer in time. {_CODE_MAY_BE_CONSUMED}")
     return ConnectionFailedError(
-        f"The connection to WeChat broke before an answer came ({type(error).__name__}). "
-        f"{_CODE_MAY_BE_CONSUMED}",
-        sent=True,
+        f"The connection to WeChat broke before an answer came ({name}). {_CODE_MAY_BE_CONSUMED}"
     )
 
 

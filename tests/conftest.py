@@ -2,6 +2,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis, RedisCluster
 
@@ -10,6 +11,10 @@ from mpauthx_async import WeChatSimulator
 from .redis_server import RedisServer
 
 pytest.register_assert_rewrite("mpauthx_async.stores.conformance")
+
+# No test depends on how fast the machine is.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -66,6 +66,12 @@ class MemoryTokens:
             (kept for kept in self._of(subject) if kept.session.id != spared), TokenStatus.revoked
         )
 
+    async def forget_subject(self, subject: Subject) -> int:
+        ended = await self.revoke_subject(subject)
+        self._kept = {ref: kept for ref, kept in self._kept.items() if ref.subject != subject}
+        self._came_online.pop(subject, None)
+        return ended
+
     async def rotate(
         self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None
     ) -> Sequence[Session | TokenStatus]:
@@ -117,10 +123,9 @@ class MemoryTokens:
 
     def _begin(self, new: NewSession) -> Session | Ban:
         subject, now = new.ref.subject, _now()
-        for user_id in (new.ref.user_id, new.open_id or ""):
-            ban = self._bans.get(subject._replace(user_id=user_id))
-            if ban and (ban.until is None or ban.until > now):
-                return ban
+        ban = self._bans.get(subject)
+        if ban and (ban.until is None or ban.until > now):
+            return ban
         known = self._find(new.ref)
         if known is not None:
             return known.session
@@ -199,21 +204,73 @@ class MemoryTokens:
         return [OnlineCursor(self._came_online[subject], subject.user_id) for subject in subjects]
 
 
+@dataclass(eq=False)
+class _Person:
+    user: User
+    apps: dict[tuple[str, bool], str | None]  # by id: its text, and whether it is a unionId
+
+
 class MemoryUsers:
     """The least that a UserStore can be."""
 
     def __init__(self) -> None:
-        self.known: dict[str, User] = {}
+        self._people: dict[tuple[str, bool], _Person] = {}
 
     async def save(self, users: Sequence[User]) -> Sequence[bool]:
-        answers = []
-        for user in users:
-            answers.append(user.id not in self.known)
-            self.known[user.id] = user
-        return answers
+        return [self._save(user) for user in users]
 
     async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
-        return [self.known.get(user_id) for user_id in user_ids]
+        return [person and self._user(person) for person in map(self._find, user_ids)]
+
+    async def forget(self, user_id: str, *, app_ids: Collection[str]) -> bool:
+        person = self._find(user_id)
+        if person is None:
+            return False
+        others = {id_ for id_, app_id in person.apps.items() if app_id and app_id not in app_ids}
+        for id_ in person.apps.keys() - others:
+            if not (others and id_[1]):
+                del self._people[id_], person.apps[id_]
+        return True
+
+    async def clear(self, user_id: str, fields: Collection[str]) -> bool:
+        person = self._find(user_id)
+        if person is None:
+            return False
+        person.user = replace(person.user, **dict.fromkeys(fields), updated_at=_now())
+        return True
+
+    def _save(self, user: User) -> bool:
+        ids = [(user.open_id, False)] + ([(user.union_id, True)] if user.union_id else [])
+        known = [person for id_ in ids if (person := self._people.get(id_))]
+        is_new = not known
+        if is_new:
+            now = _now()
+            known = [_Person(replace(user, created_at=now, updated_at=now), {})]
+        person = known[-1]
+        if known[0] is not person:
+            person.apps |= known[0].apps
+            person.user = replace(
+                known[0].user.updated_by(person.user), open_id=person.user.open_id
+            )
+        person.apps.setdefault(ids[0])
+        person.apps[ids[0]] = person.apps[ids[0]] or user.app_id
+        person.apps |= dict.fromkeys(ids[1:])
+        self._people |= dict.fromkeys(person.apps, person)
+        newer = person.user.updated_by(user)
+        if newer != person.user:
+            person.user = replace(newer, updated_at=_now())
+        return is_new
+
+    def _find(self, user_id: str) -> _Person | None:
+        return self._people.get((user_id, True)) or self._people.get((user_id, False))
+
+    def _user(self, person: _Person) -> User:
+        user, texts = person.user, {text for text, _ in person.apps}
+        return replace(
+            user,
+            app_id=person.apps.get((user.open_id, False)),
+            linked_ids=tuple(sorted(texts - {user.open_id, user.union_id})),
+        )
 
 
 def _now() -> int:
@@ -232,5 +289,4 @@ def _end(kept: _Kept, ttl: int) -> int:
 def _replaced_by(policy: LoginPolicy, kind: str | None, living: list[_Kept]) -> list[_Kept]:
     same = [kept for kept in living if policy.one_per_kind and kept.kind == kind]
     others = [kept for kept in living if kept not in same]
-    most = min(policy.max_sessions or 1000, 1000)
-    return same + others[: max(0, len(others) - most + 1)]
+    return same + others[: max(0, len(others) - policy.max_sessions + 1)]

@@ -39,6 +39,7 @@ ASKED_OF_TOKENS: dict[str, Question] = {
     "revoke": lambda store: store.revoke([KNOWN.ref]),
     "sessions": lambda store: store.sessions(ALICE),
     "revoke_subject": lambda store: store.revoke_subject(ALICE),
+    "forget_subject": lambda store: store.forget_subject(ALICE),
     "read": lambda store: store.read([KNOWN.ref]),
     "rotate": lambda store: store.rotate([KNOWN.ref], ttl=60_000, grace=0),
     "end_reused": lambda store: store.end_reused([KNOWN.ref]),
@@ -49,10 +50,21 @@ ASKED_OF_TOKENS: dict[str, Question] = {
     "online": lambda store: store.online("shop", cursor=None, limit=1),
     "online_count": lambda store: store.online_count("shop"),
 }
-WRITING = ("issue", "revoke", "revoke_subject", "rotate", "end_reused", "ban", "unban")
+WRITING = (
+    "issue",
+    "revoke",
+    "revoke_subject",
+    "forget_subject",
+    "rotate",
+    "end_reused",
+    "ban",
+    "unban",
+)
 ASKED_OF_USERS: dict[str, Question] = {
     "save": lambda store: store.save([User(new_nonce())]),
     "get": lambda store: store.get(["o-alice"]),
+    "forget": lambda store: store.forget("o-bob", app_ids={"shop"}),
+    "clear": lambda store: store.clear("o-bob", ["city"]),
 }
 
 

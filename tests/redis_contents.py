@@ -1,5 +1,8 @@
 """Looks past the store into its Redis: what stands there of sessions."""
 
+import base64
+import hashlib
+import json
 from typing import Any
 from zlib import crc32
 
@@ -7,35 +10,46 @@ from redis.asyncio import Redis
 
 from mpauthx_async import SessionRef, Subject
 
-__all__ = ["bucket_key", "dump", "is_kept", "lines", "session_key"]
+__all__ = ["bucket_key", "details", "dump", "is_kept", "session_key", "user_key"]
 
 
 def bucket_key(kind: str, subject: Subject) -> str:
-    """A key of the bucket of a user: `u` with the sessions, `o`, `l` and `e` with who is online."""
+    """A key of the bucket of a user: `o` with since when they are online, `e` with until when."""
     return f"mpauthx:{kind}:{{{subject.sku}:{crc32(subject.user_id.encode()) & 255}}}"
 
 
+def user_key(kind: str, subject: Subject) -> str:
+    """A key of a user: `u` with the details of their sessions, `b` with their ban."""
+    return f"{bucket_key(kind, subject)}:{subject.user_id}"
+
+
 def session_key(ref: SessionRef) -> str:
-    return f"{bucket_key('t', ref.subject)}:{ref.nonce}"
+    hashed = hashlib.blake2b(
+        ref.user_id.encode(), digest_size=6, key=ref.sku.encode(), person=b"mpauthx binding"
+    )
+    binding = base64.urlsafe_b64encode(hashed.digest()).decode()
+    return f"{bucket_key('t', ref.subject)}:{binding}:{ref.nonce}"
 
 
-async def lines(redis: Redis, subject: Subject) -> list[list[str]]:
-    """The words of each line in a user's text."""
-    text = _text(await redis.hget(bucket_key("u", subject), subject.user_id) or "")
-    return [line.split("\t") for line in text.splitlines()]
+async def details(redis: Redis, subject: Subject) -> dict[str, list[Any]]:
+    """The details of a user's sessions, by nonce."""
+    fields = await redis.hgetall(user_key("u", subject))
+    return {_text(nonce): json.loads(_text(text)) for nonce, text in fields.items()}
 
 
 async def is_kept(redis: Redis, ref: SessionRef) -> bool:
     """Whether Redis holds a session that lives; all that tells of it has to agree."""
     async with redis.pipeline(transaction=True) as snapshot:
         snapshot.get(session_key(ref))
-        snapshot.hget(bucket_key("u", ref.subject), ref.user_id)
+        snapshot.hget(user_key("u", ref.subject), ref.nonce)
         snapshot.zscore(bucket_key("o", ref.subject), ref.user_id)
         snapshot.zscore(bucket_key("e", ref.subject), ref.user_id)
-        value, text, online, longer = await snapshot.execute()
+        value, text, since, until = await snapshot.execute()
     is_alive = value is not None and not _text(value).startswith("-")
-    assert is_alive == (f"{ref.nonce}\t" in _text(text or ""))
-    assert not is_alive or max(online or 0, longer or 0) >= int(_text(value).split()[0])
+    assert is_alive == (text is not None)
+    if is_alive:
+        assert since is not None
+        assert until >= int(_text(value).split(":")[0])
     return is_alive
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -34,7 +33,7 @@ from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer
 from .simulator_client import Clock
 from .test_service import make, requests_at, tokens
-from .test_wechat import Answer, Server, debugging, everything_logged, everything_told, refused
+from .test_wechat import Answer, Server, debugging, everything_told, refused
 
 __all__ = ["debugging", "make", "tokens"]
 
@@ -643,29 +642,6 @@ async def test_a_store_of_ones_own_with_connections_to_redis_is_one(
 
 
 # Secrets
-
-
-async def test_the_token_is_in_no_log_repr_or_exception(
-    access: AppAccessToken,
-    auth: MPAuthX,
-    wx: WeChatSimulator,
-    debugging: pytest.LogCaptureFixture,
-) -> None:
-    # The shorter a text, the more of it a repr shows.
-    told = [await access.get() and repr(access), repr(access._known)]
-    whole = await auth.access_token()
-    told += [repr(auth._access_token), repr(vars(auth._access_token)), repr(auth)]
-    for fault in Fault:
-        wx.fail_next(fault, 6 if fault is Fault.SYSTEM_BUSY else 1)
-        with pytest.raises(Exception) as caught:  # noqa: PT011 (each fault has its own)
-            await auth.get_phone_number(phone_code(wx))
-        logging.getLogger("application").error("It failed.", exc_info=caught.value)
-        told.append(everything_told(caught.value))
-    logged = everything_logged(debugging.records)
-    for secret in ("token-1", whole, wx.app_secret):
-        assert secret not in "\n".join(told)
-    for secret in (whole, wx.app_secret):
-        assert secret not in logged
 
 
 async def test_an_errmsg_that_repeats_the_token_is_blackened(

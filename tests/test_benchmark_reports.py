@@ -30,6 +30,7 @@ from benchmarks.measurement import (
     WrongAnswer,
     histogram,
 )
+from benchmarks.padding import attack
 from benchmarks.page import write_page
 from benchmarks.report import number_text, save, save_plots, table
 from benchmarks.scale import hundred_million_users, sizes_that_fit
@@ -202,7 +203,7 @@ def test_only_sizes_that_fit_side_by_side_are_filled() -> None:
     sizes = (0, 10_000, 1_000_000, 5_000_000)
 
     assert sizes_that_fit(sizes, math.inf) == list(sizes)
-    assert sizes_that_fit(sizes, 1e9) == [0, 10_000, 1_000_000]
+    assert sizes_that_fit(sizes, 1.2e9) == [0, 10_000, 1_000_000]
     assert sizes_that_fit(sizes, 0) == [0]
 
 
@@ -371,3 +372,23 @@ def test_report_is_made_by_the_command_line(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     assert made.stdout.strip() == str(tmp_path / "docs" / "benchmarks.md")
     assert "## validate" in (tmp_path / "docs" / "benchmarks.md").read_text()
+
+
+def test_an_attack_tells_classes_apart_whose_times_do_not_overlap() -> None:
+    times = [(number % 2 == 0, 5000.0 + number % 2 * 3000 + number % 7) for number in range(4000)]
+    found = attack(times)
+    assert (found.singly, found.by_hundreds) == (1, 1)
+    assert found.apart == pytest.approx(3.0)
+    assert found.noise == pytest.approx(0.004)
+
+
+def test_an_attack_on_the_slower_class_of_right_padding_works_as_well() -> None:
+    times = [(number % 2 == 0, 8000.0 - number % 2 * 3000) for number in range(4000)]
+    found = attack(times)
+    assert (found.singly, found.by_hundreds, found.apart) == (1, 1, 3)
+
+
+def test_an_attack_on_equal_times_is_a_guess() -> None:
+    times = [(number % 2 == 0, 5000.0 + number // 2 % 100) for number in range(4000)]
+    found = attack(times)
+    assert (found.singly, found.by_hundreds, found.apart) == (0.5, 0.5, 0)

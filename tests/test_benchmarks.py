@@ -261,6 +261,8 @@ def test_benchmarks_are_listed() -> None:
         "scale",
         "memory",
         "sealing",
+        "padding",
+        "neighbours",
     ]
 
 

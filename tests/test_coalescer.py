@@ -1,11 +1,12 @@
 import asyncio
+import traceback
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpauthx_async import ClosedError
+from mpauthx_async import ClosedError, PartialStoreError, StoreError, WeChatAPIError
 from mpauthx_async.coalescer import Coalescer
 
 
@@ -110,6 +111,25 @@ async def test_a_failed_trip_fails_every_waiter_of_its_batch_and_no_other() -> N
     assert await coalescer.submit(5) == 10
 
 
+async def test_callers_of_one_failure_get_an_exception_each() -> None:
+    async def fail(items: Sequence[str]) -> Sequence[str]:
+        raise WeChatAPIError(40029, "invalid code", rid="rid", hint="A hint.") from ValueError()
+
+    async def ask(name: str) -> WeChatAPIError:
+        with pytest.raises(WeChatAPIError) as caught:
+            await coalescer.submit("one item")
+        return caught.value
+
+    coalescer = Coalescer[str, str](fail)
+    first, second, other = await asyncio.gather(*map(ask, ("first", "second", "other")))
+    assert len({id(error) for error in (first, second, other)}) == 3
+    for error in (first, second, other):
+        assert (str(error), vars(error)) == (str(first), vars(first))
+        assert type(error.__cause__) is ValueError
+        asked = [f for f, _ in traceback.walk_tb(error.__traceback__) if f.f_code.co_name == "ask"]
+        assert len(asked) == 1
+
+
 async def test_a_wrong_number_of_answers_is_a_failure_and_not_a_mix_up() -> None:
     async def forgetful(items: Sequence[int]) -> list[int]:
         return list(items)[:-1]
@@ -130,6 +150,18 @@ async def test_an_answer_that_no_future_takes_fails_its_own_callers_alone() -> N
         *(coalescer.submit(item) for item in (1, 1, 2, 3)), return_exceptions=True
     )
     assert [type(first), type(again)] == [RuntimeError] * 2
+    assert others == [4, 6]
+
+
+async def test_a_store_that_fails_for_one_item_fails_its_own_callers_alone() -> None:
+    async def store(items: Sequence[int]) -> list[int]:
+        raise PartialStoreError([StoreError("damaged") if i == 1 else 2 * i for i in items])
+
+    coalescer: Coalescer[int, int] = Coalescer(store)
+    first, again, *others = await asyncio.gather(
+        *(coalescer.submit(item) for item in (1, 1, 2, 3)), return_exceptions=True
+    )
+    assert [str(first), str(again)] == ["damaged"] * 2
     assert others == [4, 6]
 
 
@@ -193,7 +225,7 @@ calls = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     calls=calls,
     max_batch=st.integers(1, 8),

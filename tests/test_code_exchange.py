@@ -25,6 +25,7 @@ from mpauthx_async import (
     WeComExchange,
 )
 
+from .secret_search import local_variables
 from .simulator_client import Clock
 from .test_service import make, tokens
 from .test_wechat import Answer, Server, debugging, everything_logged, everything_told, refused
@@ -341,6 +342,7 @@ async def test_no_token_is_told_or_logged(
                 with pytest.raises(MPAuthXError) as caught:
                     await auth.authorize("code")
                 assert secret in server.requests[0]
-                told += [everything_told(caught.value), repr(auth), repr(auth._api)]
+                told += [everything_told(caught.value), local_variables(caught.value)]
+                told += [repr(auth), repr(auth._api)]
     told.append(everything_logged(debugging.records))
     assert not [text for text in told if secret in text]

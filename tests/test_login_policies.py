@@ -254,7 +254,7 @@ def test_a_policy_does_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
         policy.max_sessions = 4
     assert policy == LoginPolicy(max_sessions=3)
-    assert LoginPolicy() == LoginPolicy(None, one_per_kind=False, shared_token=False)
+    assert LoginPolicy() == LoginPolicy(100, one_per_kind=False, shared_token=False)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,8 @@ def test_a_policy_does_not_change() -> None:
         {"max_sessions": 1.5},
         {"max_sessions": "3"},
         {"max_sessions": True},
-        {"shared_token": True, "max_sessions": 1},
+        {"max_sessions": None},
+        {"max_sessions": 1001},
         {"shared_token": True, "one_per_kind": True},
         {"one_per_kind": "yes"},
         {"one_per_kind": None},

@@ -47,6 +47,7 @@ Asked = Callable[[OAuthTokenStore], Awaitable[Any]]
 ASKED: dict[str, Asked] = {
     "get": lambda store: store.get("alice"),
     "save": lambda store: store.save("alice", ALICE),
+    "delete": lambda store: store.delete("bob"),
     "lock": lambda store: locking(store),
     "spend_state": lambda store: store.spend_state("0123456789abcdef", 60),
 }
@@ -89,6 +90,9 @@ class DictOAuthTokenStore:
     async def save(self, open_id: str, token: OAuthToken) -> None:
         self._tokens[open_id] = token
 
+    async def delete(self, open_id: str) -> None:
+        self._tokens.pop(open_id, None)
+
     @asynccontextmanager
     async def lock(self, open_id: str) -> AsyncIterator[None]:
         async with self._locks.setdefault(open_id, asyncio.Lock()):
@@ -110,7 +114,7 @@ class TestFunctions(OAuthTokenStoreConformance):
     @pytest.fixture
     def store(self) -> FunctionOAuthTokenStore:
         kept = DictOAuthTokenStore()
-        return FunctionOAuthTokenStore((kept.get, kept.save))
+        return FunctionOAuthTokenStore((kept.get, kept.save, kept.delete))
 
 
 class TestRedis(OAuthTokenStoreConformance):
@@ -275,6 +279,15 @@ async def test_a_function_that_gives_something_else_is_a_store_error() -> None:
     with pytest.raises(StoreError, match="get_token must return an OAuthToken, or None") as caught:
         await FunctionOAuthTokenStore((get_token, save_token)).get("alice")
     assert "geheim" not in str(caught.value)
+
+
+async def test_a_pair_of_functions_deletes_nothing_and_says_what_it_needs() -> None:
+    kept = DictOAuthTokenStore()
+    store = FunctionOAuthTokenStore((kept.get, kept.save))
+    await store.save("alice", ALICE)
+    with pytest.raises(ConfigurationError, match="delete_token"):
+        await store.delete("alice")
+    assert await store.get("alice") == ALICE
 
 
 async def test_states_used_up_with_functions_are_forgotten_in_time() -> None:
@@ -445,7 +458,7 @@ class TestOutages:
             server.stop(signal.SIGKILL)
         assert "was not released, and ends by itself" in caplog.text
 
-    @pytest.mark.parametrize("asked", ["save", "lock", "spend_state"])
+    @pytest.mark.parametrize("asked", ["save", "delete", "lock", "spend_state"])
     async def test_a_locked_sqlite_file_is_a_store_error(self, asked: str, path: Path) -> None:
         async with SqliteRecords(path, busy_timeout=0.05) as records:
             store = tokens(records)

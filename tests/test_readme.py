@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from fastapi import Cookie, FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi import Cookie, FastAPI, Request
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from redis.asyncio import Redis
 
 from mpauthx_async import (
@@ -22,6 +22,8 @@ from mpauthx_async import (
     WeChatOAuth,
     WeChatSimulator,
     errors,
+    parse_push_event,
+    verify_push_url,
 )
 
 from .redis_server import RedisServer
@@ -54,6 +56,17 @@ async def run(
     return namespace
 
 
+def service(wx: WeChatSimulator, server: RedisServer) -> MPAuthX:
+    return MPAuthX(
+        app_id=wx.app_id,
+        app_secret=wx.app_secret,
+        sku="shop",
+        users="sqlite:///users.db",
+        tokens=server.url,
+        api_base=wx.url,
+    )
+
+
 def snippet_with(text: str) -> str:
     (snippet,) = (snippet for snippet in SNIPPETS if text in snippet)
     return snippet
@@ -69,6 +82,8 @@ async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
         "phone_code",
         "WeChatOAuth(",
         "LoginPolicy(",
+        "forget_user(",
+        "verify_push_url",
     )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
 
@@ -123,16 +138,9 @@ async def test_the_test_with_the_simulator(wx: WeChatSimulator, redis_server: Re
 
 
 async def test_the_calls_around_login(
-    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis, tmp_path: Path
+    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis
 ) -> None:
-    async with MPAuthX(
-        app_id=wx.app_id,
-        app_secret=wx.app_secret,
-        sku="shop",
-        users=f"sqlite:///{tmp_path}/users.db",
-        tokens=redis_server.url,
-        api_base=wx.url,
-    ) as auth:
+    async with service(wx, redis_server) as auth:
         code, phone, info = wx.login("bob"), wx.get_phone_number("bob"), wx.get_user_info("bob")
         namespace = await run(
             snippet_with("phone_code"),
@@ -148,6 +156,16 @@ async def test_the_calls_around_login(
         )
     assert namespace["number"].phone_number == namespace["payload"]["phoneNumber"] == "13800138000"
     assert namespace["genuine"] is True
+
+
+async def test_forgetting_a_user(
+    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis
+) -> None:
+    async with service(wx, redis_server) as auth:
+        result = await auth.authorize(wx.login("bob"))
+        await run(snippet_with("forget_user("), wx, redis_server, auth=auth, user_id="bob")
+        assert not await auth.is_token_valid(result.response)
+        assert (await auth.authorize(wx.login("bob"))).is_new_user
 
 
 async def test_sessions_that_people_manage(
@@ -204,6 +222,34 @@ async def test_the_web_login(wx: WeChatSimulator, redis: Redis, redis_server: Re
         assert answer.json()["user"]["open_id"] == "bob"
         with pytest.raises(InvalidStateError):
             await browser.get(back)
+
+
+async def test_the_url_for_pushed_events(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    app = (await run(snippet_with("FastAPI("), wx, redis_server))["app"]
+    names = {
+        "app": app,
+        "Request": Request,
+        "PlainTextResponse": PlainTextResponse,
+        "parse_push_event": parse_push_event,
+        "verify_push_url": verify_push_url,
+        "PUSH_TOKEN": wx.push.token,
+        "PUSH_AES_KEY": wx.push.aes_key,
+    }
+    await run(snippet_with("verify_push_url"), wx, redis_server, **names)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as wechat,
+    ):
+        challenge = wx.push.challenge()
+        answer = await wechat.get("/wechat", params=challenge)
+        assert answer.text == challenge["echostr"]
+        pushed = wx.push_event("user_info_modified", "bob")
+        answer = await wechat.post("/wechat", params=pushed.query, content=pushed.body)
+        assert (answer.status_code, answer.text) == (200, "success")
+        answer = await wechat.post("/wechat", params=pushed.query, content=pushed.body)
+        assert answer.json() == {"status_code": 6108}
 
 
 def test_the_table_of_status_codes_is_complete_and_right() -> None:

@@ -13,6 +13,7 @@ from mpauthx_async import (
     Connections,
     MPAuthX,
     RedisTokenStore,
+    Session,
     TokenStatus,
     WeChatSimulator,
 )
@@ -26,15 +27,16 @@ from mpauthx_async.stores.conformance.examples import (
     is_about,
     listed,
     rotated,
+    statuses,
     until,
 )
 
-from .redis_contents import bucket_key, dump, lines, session_key
+from .redis_contents import bucket_key, details, dump, session_key, user_key
 from .redis_server import RedisServer
 
 DAY = 24 * HOUR
 KEY = "tiihtNczf5v6AKRyjwEUhQ=="
-USERS, ONLINE, LONGER, ENDS = (bucket_key(kind, ALICE) for kind in "uole")
+DETAILS, ONLINE, ENDS = user_key("u", ALICE), bucket_key("o", ALICE), bucket_key("e", ALICE)
 BUCKET = crc32(b"alice") & 255
 MATES = [
     name for name in map("mate-{}".format, range(60_000)) if crc32(name.encode()) & 255 == BUCKET
@@ -61,17 +63,21 @@ async def end_of_key(redis: Redis, key: str) -> int:
 
 
 class TestKeys:
-    async def test_a_session_is_a_key_a_line_of_its_user_and_that_they_are_online(
+    async def test_a_session_is_a_key_a_field_of_its_user_and_that_they_are_online(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         (session,) = await begin(store, new_session())
-        assert await dump(redis) == {
+        contents = await dump(redis)
+        online_since = contents.pop(ONLINE)
+        assert contents == {
             session_key(session.ref): str(session.expires_at),
-            USERS: {"alice": f"{session.id}\t{session.issued_at}"},
-            ONLINE: {"alice": session.expires_at},
+            DETAILS: {session.id: f"[{session.issued_at}]"},
+            ENDS: {"alice": session.expires_at},
         }
+        assert online_since.keys() == {"alice"}
+        assert online_since["alice"] // 1000 == session.issued_at
 
-    async def test_a_line_has_all_that_is_known_of_a_session(
+    async def test_details_have_all_that_is_known_of_a_session(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         (session,) = await begin(
@@ -80,31 +86,51 @@ class TestKeys:
                 sealed_key="SEALED", device="Anna's phone", device_kind="phone", absolute_ttl=DAY
             ),
         )
-        words = [session.id, str(session.issued_at), "SEALED", "phone", "Anna's phone"]
-        words.append(str(session.issued_at + DAY))
-        assert await lines(redis, ALICE) == [words]
-        (renewed,) = await store.rotate([session.ref], ttl=HOUR, grace=0)
-        assert not isinstance(renewed, TokenStatus)
-        assert await lines(redis, ALICE) == [[*words, str(renewed.last_seen)]]
+        known = [session.issued_at, "SEALED", "Anna's phone", "phone", session.issued_at + DAY]
+        assert await details(redis, ALICE) == {session.id: known}
+        await rotated(store, session.ref)
+        await store.renew([session.ref._replace(generation=1)], ttl=2 * HOUR)
+        assert await details(redis, ALICE) == {session.id: known}
+
+    async def test_the_details_of_a_session_that_say_only_its_kind_keep_their_places(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        (session,) = await begin(store, new_session(device_kind="手机/phone"))
+        known = [session.issued_at, "", "", "手机/phone"]
+        assert await details(redis, ALICE) == {session.id: known}
+
+    async def test_the_hash_of_a_user_with_a_session_key_is_small(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        await begin(store, new_session(sealed_key="A" * 43))
+        assert await redis.object("ENCODING", DETAILS) in (b"listpack", b"ziplist")
 
     async def test_sessions_of_a_bucket_share_its_keys(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         begun = await begin(store, new_session(), new_session(), *map(new_session, MATES[:5]))
-        keys = set(await dump(redis))
-        assert keys - {session_key(session.ref) for session in begun} == {USERS, ONLINE} | (
-            {LONGER, ENDS}  # Alice's second session ends a millisecond after her first
-        )
+        own = {session_key(session.ref) for session in begun}
+        own |= {user_key("u", session.ref.subject) for session in begun}
+        assert set(await dump(redis)) == own | {ONLINE, ENDS}
 
-    async def test_an_end_is_an_integer_until_its_token_is_rotated(
+    async def test_a_value_is_an_integer_until_its_session_is_renewed_or_rotated(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         (session,) = await begin(store, new_session())
         key = session_key(session.ref)
         assert (await dump(redis))[key] == str(session.expires_at)
-        (renewed,) = await store.rotate([session.ref], ttl=2 * HOUR, grace=0)
-        assert not isinstance(renewed, TokenStatus)
-        assert (await dump(redis))[key] == f"{renewed.expires_at} 1"
+        await store.renew([session.ref], ttl=2 * HOUR)
+        (renewed,) = await store.sessions(ALICE)
+        assert (await dump(redis))[key] == f"{renewed.expires_at}:0:{renewed.last_seen}:0"
+        (session,) = await store.rotate([session.ref], ttl=3 * HOUR, grace=HOUR)
+        assert isinstance(session, Session)
+        assert session.last_seen is not None
+        value = f"{session.expires_at}:1:{session.last_seen}:{session.last_seen + HOUR}"
+        assert (await dump(redis))[key] == value
+        await store.renew([session.ref], ttl=5 * HOUR)
+        assert (await dump(redis))[key].endswith(f":{session.last_seen + HOUR}")
+        await store.revoke([session.ref])
+        assert (await dump(redis))[key] == "-2:1"
 
     async def test_a_users_keys_share_a_slot_of_a_cluster(self, cluster: RedisCluster) -> None:
         store = RedisTokenStore(cluster)
@@ -112,7 +138,7 @@ class TestKeys:
         await rotated(store, session.ref)
         await store.ban(new_session(MATES[0]).ref.subject, reason="", ttl=None)
         keys = await cluster.keys("*")
-        assert {key[:10] for key in keys} == {b"mpauthx:%c:" % kind for kind in b"tgbuole"}
+        assert {key[:10] for key in keys} == {b"mpauthx:%c:" % kind for kind in b"tbuoe"}
         assert len({cluster.keyslot(key) for key in keys}) == 1
 
     async def test_a_dump_of_redis_holds_no_usable_token_nor_a_secret(
@@ -155,13 +181,32 @@ class TestLives:
     async def test_a_buckets_keys_live_as_long_as_the_longest_session_in_it(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
-        for ttl, lives in ((HOUR, HOUR), (9 * HOUR, 9 * HOUR), (HOUR, 9 * HOUR)):
+        for ttl, lives in ((HOUR, HOUR), (9 * HOUR, 9 * HOUR), (HOUR, 9 * HOUR), (DAY, DAY)):
             await begin(store, new_session(MATES[ttl % 7], ttl=ttl))
-            for key in (USERS, ONLINE):
+            for key in (ONLINE, ENDS):
                 assert lives - HOUR / 2 < await ttl_of(redis, key) < lives + HOUR / 2
-        await begin(store, new_session(MATES[HOUR % 7], ttl=DAY))
-        for key in (USERS, LONGER, ENDS):
-            assert DAY - HOUR / 2 < await ttl_of(redis, key) < DAY + HOUR / 2
+
+    async def test_a_users_details_live_as_long_as_the_users_longest_session(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        async def lives_until(end: int) -> None:
+            assert is_about(await end_of_key(redis, DETAILS), end)
+            assert (await dump(redis))[ENDS]["alice"] == end
+
+        brief, lasting = await begin(store, new_session(ttl=HOUR), new_session(ttl=5 * HOUR))
+        await lives_until(lasting.expires_at)
+        (end,) = await store.renew([brief.ref], ttl=9 * HOUR)
+        assert end is not None
+        await lives_until(end)
+        (shortened,) = await store.rotate([brief.ref], ttl=HOUR, grace=0)
+        assert isinstance(shortened, Session)
+        await lives_until(lasting.expires_at)
+        (longest,) = await begin(store, new_session(ttl=DAY))
+        await lives_until(longest.expires_at)
+        await store.revoke([longest.ref])
+        await lives_until(lasting.expires_at)
+        assert await store.revoke_subject(ALICE, spared=brief.id) == 1
+        await lives_until(shortened.expires_at)
 
     async def test_every_key_ends_but_a_ban_for_ever(
         self, store: RedisTokenStore, redis: Redis
@@ -176,7 +221,7 @@ class TestLives:
         await store.ban(new_session(MATES[1]).ref.subject, reason="for an hour", ttl=HOUR)
         await store.ban(new_session(MATES[2]).ref.subject, reason="for ever", ttl=None)
         endless = [key for key in await dump(redis) if await ttl_of(redis, key) < 0]
-        assert endless == [f"{bucket_key('b', ALICE)}:{MATES[2]}"]
+        assert endless == [user_key("b", ALICE._replace(user_id=MATES[2]))]
 
     async def test_nothing_is_left_when_the_last_session_and_the_memory_of_the_dead_ended(
         self, store: RedisTokenStore, redis: Redis
@@ -201,7 +246,7 @@ class TestLives:
         never, once = await begin(store, new_session(ttl=ttl), new_session(ttl=ttl))
         await store.rotate([once.ref], ttl=ttl, grace=HOUR)
         assert list(await store.revoke([never.ref, once.ref])) == [True, True]
-        keys = {session_key(never.ref): "-2", session_key(once.ref): "-2 1"}
+        keys = {session_key(never.ref): "-2", session_key(once.ref): "-2:1"}
         assert await dump(redis) == keys
         for key in keys:
             assert (
@@ -224,7 +269,7 @@ class TestLives:
         earlier = await begin(store, *(new_session() for _ in range(20)))
         (sole,) = await begin(store, new_session(policy=SOLE))
         contents = await dump(redis)
-        assert contents[USERS] == {"alice": f"{sole.id}\t{sole.issued_at}"}
+        assert contents[DETAILS] == {sole.id: f"[{sole.issued_at}]"}
         assert [contents[session_key(session.ref)] for session in earlier] == ["-1"] * 20
 
     async def test_a_ban_leaves_itself_and_that_the_sessions_ended_of_it(
@@ -234,53 +279,59 @@ class TestLives:
         await store.ban(ALICE, reason="spam\tand\nmore", ttl=HOUR)
         (ban,) = await store.bans([ALICE])
         assert ban is not None
-        key = f"{bucket_key('b', ALICE)}:alice"
+        key = user_key("b", ALICE)
         assert await dump(redis) == {
             session_key(session.ref): "-3",
-            key: f"{ban.banned_at}\t{ban.until}\tspam\tand\nmore",
+            key: json.dumps([ban.banned_at, "spam\tand\nmore", ban.until], separators=(",", ":")),
         }
+        assert ban.until is not None
         assert is_about(await end_of_key(redis, key), ban.until)
 
-    async def test_keys_of_a_bucket_that_lost_its_users_end_all_the_same(
+    async def test_keys_that_were_lost_and_come_back_end_all_the_same(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
-        (session,) = await begin(store, new_session(sealed_key="SEALED"))
-        for write in (
-            lambda: store.replace_sealed_key(session.ref, "OTHER"),
-            lambda: store.issue([new_session(ttl=HOUR // 2)]),
-            lambda: store.rotate([session.ref], ttl=HOUR // 2, grace=0),
-        ):
-            await redis.delete(USERS)
-            await write()
-            assert await ttl_of(redis, USERS) > 0
+        await begin(store, new_session())
+        for lost in (DETAILS, ONLINE, ENDS):
+            await redis.delete(lost)
+            (session,) = await begin(store, new_session(ttl=HOUR // 2))
+            await store.replace_sealed_key(session.ref, "OTHER")
+            await store.rotate([session.ref], ttl=HOUR // 3, grace=0)
+            for key in (DETAILS, ENDS):
+                assert await ttl_of(redis, key) > 0
 
 
 class TestRemains:
-    async def test_lines_of_the_dead_do_not_pile_up(
+    async def test_the_next_login_removes_the_details_of_sessions_that_are_over(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         lasting = await begin(store, *(new_session(ttl=HOUR) for _ in range(3)))
-        for _ in range(300):
-            brief = new_session(ttl=1)
-            await begin(store, brief)
-            await end_of(store, brief)
-        assert len(await lines(redis, ALICE)) < 20
+        brief = await begin(store, *(new_session(ttl=1) for _ in range(80)))
+        for session in brief:
+            await end_of(store, session)
+        assert len(await details(redis, ALICE)) == 83
+        lasting += await begin(store, new_session())
+        assert set(await details(redis, ALICE)) == {session.id for session in lasting}
         assert await listed(store) == [session.ref for session in reversed(lasting)]
 
-    async def test_lines_of_the_dead_do_not_pile_up_in_long_texts_among_the_living(
+    async def test_forgetting_erases_the_details_of_sessions_that_are_over_too(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
-        lasting = []
-        for i in range(400):
-            batch = [new_session(ttl=1, device="x" * 100)]
-            if i % 20 == 0:
-                batch.append(new_session(ttl=HOUR, device="x" * 100))
-            begun = await begin(store, *batch)
-            lasting += begun[1:]
-            await end_of(store, batch[0])
-        assert len(lasting) == 20
-        assert len(await lines(redis, ALICE)) < 100
-        assert await listed(store) == [session.ref for session in reversed(lasting)]
+        alive, brief, damaged = await begin(store, new_session(), new_session(ttl=1), new_session())
+        await end_of(store, brief)
+        await redis.set(session_key(damaged.ref), "damaged")
+        await store.ban(ALICE._replace(user_id="bob"), reason="", ttl=None)
+        before = set(await dump(redis))
+        assert await store.forget_subject(ALICE) == 1
+        assert before - set(await dump(redis)) == {DETAILS, ONLINE, ENDS}
+        assert await statuses(store, alive) == [TokenStatus.revoked]
+        assert await store.forget_subject(ALICE) == 0
+
+    async def test_forgetting_keeps_a_ban(self, store: RedisTokenStore) -> None:
+        await begin(store, new_session())
+        await store.ban(ALICE, reason="spam", ttl=None)
+        (ban,) = await store.bans([ALICE])
+        assert await store.forget_subject(ALICE) == 0
+        assert list(await store.issue([new_session()])) == [ban]
 
     async def test_the_living_are_never_cleared_away(
         self, store: RedisTokenStore, redis: Redis
@@ -308,30 +359,31 @@ class TestRemains:
         await begin(store, *(new_session(mate) for mate in MATES[50:60]))
         contents = await dump(redis)
         living = {"alice", *MATES[50:60]}
-        assert set(contents[USERS]) == set(contents[ONLINE]) == living
-        assert {*contents.get(LONGER, ()), *contents.get(ENDS, ())} == set()
+        assert set(contents[ENDS]) == set(contents[ONLINE]) == living
 
-    async def test_who_is_online_for_longer_moves_and_goes_with_the_last_session(
+    async def test_who_is_online_for_longer_stays_in_place_and_goes_with_the_last_session(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         (first,) = await begin(store, new_session(ttl=HOUR))
+        online_since = (await dump(redis))[ONLINE]
         (second,) = await begin(store, new_session(ttl=DAY))
         contents = await dump(redis)
-        assert ONLINE not in contents
-        assert contents[LONGER] == {"alice": first.expires_at}
+        assert contents[ONLINE] == online_since
         assert contents[ENDS] == {"alice": second.expires_at}
-        await store.revoke([first.ref])
-        assert set(await dump(redis)) >= {USERS, LONGER, ENDS}
         await store.revoke([second.ref])
+        contents = await dump(redis)
+        assert contents[ONLINE] == online_since
+        assert contents[ENDS] == {"alice": first.expires_at}
+        await store.revoke([first.ref])
         assert set(await dump(redis)) == {session_key(first.ref), session_key(second.ref)}
 
     @pytest.mark.parametrize("is_over", [False, True])
-    async def test_who_comes_back_after_their_text_was_evicted_is_online_once(
+    async def test_who_comes_back_after_their_details_were_lost_is_online_once(
         self, store: RedisTokenStore, redis: Redis, *, is_over: bool
     ) -> None:
-        for _ in range(2):  # who logs in twice stands apart, with position and end
+        for _ in range(2):
             await begin(store, new_session(ttl=100 if is_over else HOUR))
-        await redis.delete(USERS)
+        await redis.delete(DETAILS)
         await begin(store, new_session(MATES[0], ttl=DAY))
 
         async def is_gone() -> bool:

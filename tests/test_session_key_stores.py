@@ -16,7 +16,7 @@ from mpauthx_async import ClosedError, RedisTokenStore, SqliteTokenStore, StoreE
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import ALICE, begin, is_alive
 
-from .redis_contents import bucket_key, dump, lines
+from .redis_contents import details, dump, user_key
 from .redis_server import RedisServer
 
 SEALED = "A" * 43
@@ -32,11 +32,11 @@ class TestRedisRecords:
     async def store(self, redis: Redis) -> RedisTokenStore:
         return RedisTokenStore(redis)
 
-    async def test_a_key_is_the_third_word_of_its_sessions_line(
+    async def test_a_key_is_the_second_of_its_sessions_details(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         (session,) = await begin(store, new_session(sealed_key=SEALED))
-        assert await lines(redis, ALICE) == [[session.id, str(session.issued_at), SEALED]]
+        assert await details(redis, ALICE) == {session.id: [session.issued_at, SEALED]}
 
     async def test_a_session_without_a_key_is_given_one(
         self, store: RedisTokenStore, redis: Redis
@@ -49,29 +49,28 @@ class TestRedisRecords:
         assert await store.revoke_subject(ALICE) == 1
 
     @pytest.mark.parametrize(
-        "words", [b"", b"\t", b"\t1", b"\t1\tx\ty\tz\t1\t2\t3", b"\tone", b"\t1\t\xff", b"\t1\t\0"]
+        "damage", [b"", b"x", b"[1]", b'["1"]', b"{}", b'[1,"\xff"]', b'[1,"\0"]', b"[1,2]", b"["]
     )
-    async def test_a_damaged_line_harms_no_other_session_of_the_batch(
-        self, store: RedisTokenStore, redis: Redis, words: bytes
+    async def test_damaged_details_harm_no_other_session_of_the_batch(
+        self, store: RedisTokenStore, redis: Redis, damage: bytes
     ) -> None:
         damaged, whole = new_session(sealed_key=SEALED), new_session("bob", sealed_key=SEALED)
         await store.issue([damaged, whole])
-        line = damaged.ref.nonce.encode() + words
-        await redis.hset(bucket_key("u", ALICE), "alice", line)
+        await redis.hset(user_key("u", ALICE), damaged.ref.nonce, damage)
         key, other = await store.sealed_keys([damaged.ref, whole.ref])
         assert key != SEALED
         assert other == SEALED
         assert (await is_alive(store, damaged, whole)) == [True, True]
 
-    async def test_a_key_whose_line_is_lost_is_none_and_another_may_take_its_place(
+    async def test_a_session_whose_details_are_lost_has_no_key_and_takes_none(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         new = new_session(sealed_key=SEALED)
         await store.issue([new])
-        await redis.delete(bucket_key("u", ALICE))
+        await redis.delete(user_key("u", ALICE))
         assert list(await store.sealed_keys([new.ref])) == [None]
-        assert await store.replace_sealed_key(new.ref, "B" * 59)
-        assert list(await store.sealed_keys([new.ref])) == ["B" * 59]
+        assert await store.replace_sealed_key(new.ref, "B" * 59) is False
+        assert not await redis.exists(user_key("u", ALICE))
 
     async def test_a_key_is_not_replaced_in_a_session_that_died(
         self, store: RedisTokenStore, redis: Redis

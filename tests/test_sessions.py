@@ -22,8 +22,9 @@ __all__ = ["make", "tokens"]
 
 KEPT_EXACTLY = (
     "iPhone 15",
-    "d" * 128,
-    "📱" * 128,
+    "d" * 64,
+    "📱" * 50,
+    "é" * 64,
     "👩‍👩‍👧 family's",
     "\"quoted\" 'twice' \\ |,;%{}[]$1\\n",
     "小明的华为手机",
@@ -32,7 +33,9 @@ KEPT_EXACTLY = (
 )
 NO_DEVICES = (
     "d" * 10_240,
-    "d" * 129,
+    "d" * 65,
+    "📱" * 51,
+    "华" * 67,
     "one\ntwo",
     "one\r",
     "one\ttwo",

@@ -430,7 +430,6 @@ async def test_a_broken_request_line_breaks_nothing_and_is_not_logged(wx, http, 
 
 @settings(
     max_examples=50,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

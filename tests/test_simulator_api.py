@@ -654,7 +654,6 @@ async def test_another_process_gets_phone_numbers_and_members(wx, client):
 
 @settings(
     max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

@@ -455,7 +455,6 @@ async def test_bytes_that_are_no_text_break_no_page(wx, client, bad):
 
 @settings(
     max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

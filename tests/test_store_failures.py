@@ -21,7 +21,7 @@ from mpauthx_async import (
     User,
 )
 from mpauthx_async.stores.conformance import new_session
-from mpauthx_async.stores.conformance.examples import SOLE, begin, is_alive
+from mpauthx_async.stores.conformance.examples import LARGEST, SOLE, begin, is_alive
 
 from .outages import (
     ALICE,
@@ -259,7 +259,8 @@ class TestFullDisk:
             store = SqliteTokenStore(connection)
             (known,) = await begin(store, KNOWN)
             await _limit_growth(connection)
-            batch = [new_session("alice", policy=SOLE), *(new_session("alice") for _ in range(499))]
+            rest = (new_session("alice", policy=LARGEST) for _ in range(499))
+            batch = [new_session("alice", policy=SOLE), *rest]
             error = await fails(store.issue(batch))
             assert "full" in str(error)
             assert list(await store.lookup([new.ref for new in batch])) == [None] * 500

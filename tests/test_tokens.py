@@ -49,7 +49,6 @@ def decoded_session(token: str) -> bytes:
 
 
 @given(USER_IDS, SKUS, NONCES, GENERATIONS)
-@settings(deadline=None)
 @example(OPEN_ID, "shop", "_" * 16, 2**32 - 1)
 def test_a_minted_token_verifies_and_gives_back_its_session(user_id, sku, nonce, generation):
     token = signer(sku=sku).mint(user_id, nonce, generation)
@@ -57,7 +56,7 @@ def test_a_minted_token_verifies_and_gives_back_its_session(user_id, sku, nonce,
 
 
 @given(USER_IDS, SKUS, NONCES, GENERATIONS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_minted_token_says_whose_it_is_and_for_which_sku(user_id, sku, nonce, generation):
     token = signer(sku=sku).mint(user_id, nonce, generation)
     assert parse_token(token) == (user_id, sku, token[-43:])
@@ -189,7 +188,7 @@ def test_no_character_left_out_or_put_in_anywhere_verifies():
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_no_change_of_any_single_character_verifies(data):
     token = signer().mint(OPEN_ID, new_nonce())
     position = data.draw(st.integers(0, len(token) - 1))
@@ -313,7 +312,7 @@ NEARLY_A_TOKEN = st.builds(
 
 
 @given(ANY_OBJECT | NEARLY_A_TOKEN)
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @example("||")
 @example("|shop|" + "A" * 43)
 @example("o|shop|" + "=" * 43)
@@ -338,7 +337,6 @@ def test_a_token_that_is_no_text_does_not_verify(as_other_type):
 
 
 @given(ANY_OBJECT | NEARLY_A_TOKEN)
-@settings(deadline=None)
 def test_parsing_gives_three_texts_that_make_up_the_token_or_nothing(anything):
     parts = parse_token(anything)
     if isinstance(anything, str) and anything.count("|") == 2:

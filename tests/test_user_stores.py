@@ -15,6 +15,8 @@ from mpauthx_async import ClosedError, ConfigurationError, SqliteUserStore, Stor
 from mpauthx_async.stores import open_user_store
 from mpauthx_async.stores.conformance import UserStoreConformance
 
+from .memory_stores import MemoryUsers
+
 MPAUTHX = (
     "CREATE TABLE user(openId text primary key not null, city text, country text, gender integer,"
     " language text, nickName text, province text)"
@@ -98,6 +100,12 @@ class TestTableThatTakesNoNull(UserStoreConformance):
             yield store
 
 
+class TestMemory(UserStoreConformance):
+    @pytest.fixture
+    def store(self) -> MemoryUsers:
+        return MemoryUsers()
+
+
 class TestExistingTable:
     async def test_the_users_of_mpauthx_are_known(self, path: Path) -> None:
         _run(path, MPAUTHX)
@@ -117,13 +125,23 @@ class TestExistingTable:
             await store.save([User("o-alice", "u-alice"), User("o-bob")])
         assert _query(path, "SELECT openId FROM user ORDER BY 1") == [("o-bob",), ("u-alice",)]
 
-    async def test_without_a_union_id_column_a_row_moves_to_the_union_id(self, path: Path) -> None:
+    async def test_without_a_union_id_column_a_row_is_added_for_the_union_id(
+        self, path: Path
+    ) -> None:
         _run(path, MPAUTHX)
         async with SqliteUserStore(path) as store:
             await store.save([ALICE])
-            assert list(await store.save([User("o-alice", "u-alice")])) == [False]
-            assert list(await store.get(["u-alice"])) == [replace(ALICE, open_id="u-alice")]
-        assert _query(path, "SELECT openId, nickName FROM user") == [("u-alice", "Alice")]
+            assert list(await store.save([User("o-alice", "u-alice", city="Wuhan")])) == [False]
+            expected = replace(ALICE, union_id="u-alice", city="Wuhan")
+            assert list(await store.get(["u-alice", "o-alice"])) == [expected] * 2
+            assert list(await store.save([User("o-alice", "u-new")])) == [False]
+            expected = replace(expected, union_id="u-new", linked_ids=("u-alice",))
+            assert list(await store.get(["u-alice", "o-alice", "u-new"])) == [expected] * 3
+        assert _query(path, "SELECT openId, nickName, city FROM user ORDER BY 1") == [
+            ("o-alice", "Alice", "Guangzhou"),
+            ("u-alice", "Alice", "Wuhan"),
+            ("u-new", "Alice", "Wuhan"),
+        ]
 
     async def test_columns_of_its_own_are_left_alone(self, path: Path) -> None:
         _run(path, ODD_CASE)

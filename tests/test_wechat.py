@@ -39,6 +39,8 @@ from mpauthx_async import (
 )
 from mpauthx_async.simulator import Fault
 
+from .secret_search import local_variables
+
 APP_ID = "wx4f4bc4dec97d474b"
 # No way of writing these down, such as percent-encoding, changes the word that is searched for.
 APP_SECRET = "AppSecretGEHEIM+/ &=%?#"
@@ -488,7 +490,7 @@ FIELDS = {
 
 
 @given(body=st.binary() | st.fixed_dictionaries({}, optional=FIELDS).map(json.dumps))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 async def test_any_answer_is_a_session_or_an_error_that_is_documented(body):
     async with Server(Answer(body)) as server, asking(server.url) as wechat:
         try:
@@ -822,6 +824,7 @@ async def test_no_failure_tells_the_app_secret_or_the_session_key(failure, debug
             await wechat.code_to_session("code")
     assert SECRET_WORD in server.requests[0]
     assert SECRET_WORD not in everything_told(caught.value)
+    assert SECRET_WORD not in local_variables(caught.value)
     assert any(record.name == "asyncio" for record in debugging.records)
     assert SECRET_WORD not in everything_logged(debugging.records)
 

@@ -7,8 +7,17 @@ async with WeChatSimulator() as wx:
 """
 
 from .faults import Fault
+from .push import PushedEvent
 from .routes import Request
 from .sealing import PhoneNumber, SealedData, SealedUserInfo
 from .server import WeChatSimulator
 
-__all__ = ["Fault", "PhoneNumber", "Request", "SealedData", "SealedUserInfo", "WeChatSimulator"]
+__all__ = [
+    "Fault",
+    "PhoneNumber",
+    "PushedEvent",
+    "Request",
+    "SealedData",
+    "SealedUserInfo",
+    "WeChatSimulator",
+]

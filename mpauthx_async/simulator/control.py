@@ -74,6 +74,24 @@ def _wecom_login(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
     return {"code": wx.wecom_login(_text(body, "user_id"), _optional(body, "corp_id"))}
 
 
+def _push_event(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+    mode, form = body.get("mode", "safe"), body.get("form", "json")
+    if mode not in ("safe", "compatible", "plain") or form not in ("json", "xml"):
+        raise ValueError("'mode' must be safe, compatible or plain, and 'form' json or xml.")
+    revoke_info = body.get("revoke_info", [])
+    if not isinstance(revoke_info, list) or any(type(number) is not int for number in revoke_info):
+        raise ValueError("'revoke_info' must be a list of whole numbers.")
+    pushed = wx.push_event(
+        _text(body, "event"),
+        _text(body, "open_id"),
+        revoke_info=revoke_info,
+        mode=mode,
+        form=form,
+        app_id=_optional(body, "app_id"),
+    )
+    return {"query": dict(pushed.query), "body": pushed.body.decode()}
+
+
 def _faults(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
     name, times = _text(body, "fault"), body.get("times", 1)
     if name not in Fault.__members__:
@@ -102,5 +120,9 @@ CONTROLS: Mapping[str, tuple[_Control, str]] = {
     "/simulator/web_login": (_web_login, '{"open_id": "…", "scope": "snsapi_userinfo"}'),
     "/simulator/visit_as": (_visit_as, '{"open_id": "of the browser\'s user from now on"}'),
     "/simulator/wecom_login": (_wecom_login, '{"user_id": "…"}'),
+    "/simulator/push_event": (
+        _push_event,
+        '{"event": "user_authorization_revoke", "open_id": "…", "revoke_info": [6]}',
+    ),
     "/simulator/faults": (_faults, '{"fault": "SYSTEM_BUSY", "times": 1}'),
 }

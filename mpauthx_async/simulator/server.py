@@ -18,7 +18,9 @@ from .component import Component
 from .control import CONTROLS, as_handler
 from .errcodes import Refused
 from .faults import Fault, fail
+from .front_page import CORP_SECRET, front_page
 from .mini_program import MiniProgram
+from .push import Pusher
 from .routes import SECRET_PARAMETERS, Answer, Call, Request, Route, to_json
 from .sealing import PhoneNumber, SealedData, SealedUserInfo, new_session_key, seal, seal_user_info
 from .state import ANONYMOUS_PROFILE, State, User
@@ -28,7 +30,6 @@ from .wecom import WeCom
 __all__ = ["WeChatSimulator"]
 
 _Handler = Callable[[web.Request], Awaitable[web.Response]]
-_CORP_SECRET = "7e577e57-for-tests-7e577e57-of-a-company-7e"  # noqa: S105
 
 
 class WeChatSimulator:
@@ -49,6 +50,9 @@ class WeChatSimulator:
         corp_secret: the secret of the company's application.
 
     Attributes:
+        push: makes the requests that WeChat posts to an app's own URL; has the `token` and
+            `aes_key` of the message push settings.
+        push_event: `push.event`.
         latency: seconds to wait before every answer of WeChat's API. The request is carried out
             before the wait: a client that gives up meanwhile has used up its code.
         requests: the last 1,000 requests to WeChat's API and pages, oldest first.
@@ -69,7 +73,7 @@ class WeChatSimulator:
         other_apps: Mapping[str, str] | None = None,
         component_app_id: str = "wxc0c0c0c0c0c0c0c0",
         corp_id: str = "ww5ca1ab1e5ca1ab1e",
-        corp_secret: str = _CORP_SECRET,
+        corp_secret: str = CORP_SECRET,
     ) -> None:
         self.latency = 0.0
         self.requests: deque[Request] = deque(maxlen=1000)
@@ -82,6 +86,8 @@ class WeChatSimulator:
         self._web_oauth = WebOAuth(self._state)
         self._component = Component(self._state, self._mini_program, component_app_id)
         self._wecom = WeCom(self._state, corp_id, corp_secret)
+        self.push = Pusher(self._state)
+        self.push_event = self.push.event
         self._routes = (
             *self._mini_program.routes(),
             *self._access.routes(),
@@ -423,21 +429,8 @@ class WeChatSimulator:
             await asyncio.sleep(self.latency)
 
     async def _tell_routes(self, request: web.Request) -> web.Response:
-        page = "?appid=…&redirect_uri=…&response_type=code&scope=…&state=…"
-        lines = [
-            f"WeChatSimulator of the app {self.app_id}. Its routes:\n",
-            *map(str, self._routes),
-            *(f"GET {path}{page} ({' or '.join(scopes)})" for path, scopes in SCOPES.items()),
-            *(f"POST {path} {example}" for path, (_, example) in CONTROLS.items()),
-            *(f"  {fault.name}: {fault.value}" for fault in Fault),
-            "\nWhat the routes of the platform and of WeCom ask for:\n",
-            f"component_appid {self.component_app_id}",
-            f"component_access_token {self.component_access_token}",
-            f"corpid {self.corp_id}",
-            f"corpsecret {_CORP_SECRET if self.corp_secret == _CORP_SECRET else '(your own)'}",
-        ]
-        text = "\n".join(lines) + "\n"
-        return web.Response(status=200 if request.path == "/" else 404, text=text)
+        status = 200 if request.path == "/" else 404
+        return web.Response(status=status, text=front_page(self, self._routes))
 
 
 def _is_no_parse_error(record: logging.LogRecord) -> bool:

@@ -7,12 +7,13 @@ StoreError; it never guesses. `conformance` has the tests that every store passe
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..constants import TokenStatus
 from ..errors import ConfigurationError
+from ..frames import clears_frames
 from ..models import (
     Ban,
     NewSession,
@@ -57,8 +58,9 @@ __all__ = [
 class TokenStore(Protocol):
     """Keeps which sessions are alive, and for a time why others died.
 
-    Every method raises StoreError when it cannot answer. Time is the store's own, one clock for
-    all who use it. What a method does to one session or subject is one atomic step.
+    Every method raises StoreError when it cannot answer, or PartialStoreError when it can for some
+    items of a batch. Time is the store's own, one clock for all who use it. What a method does to
+    one session or subject is one atomic step.
     """
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
@@ -71,7 +73,7 @@ class TokenStore(Protocol):
         Returns:
             The session begun for each, in the same order, with what it `replaced`; under a policy
             of shared_token the one that lives already, if one does: the newest, its life begun
-            anew. The ban where the subject is banned, or their `open_id` is; then nothing began.
+            anew. The ban where the subject is banned; then nothing began.
         """
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
@@ -96,6 +98,13 @@ class TokenStore(Protocol):
 
     async def revoke_subject(self, subject: Subject, *, spared: str | None = None) -> int:
         """End all sessions of a subject but the one of a nonce; returns how many were alive."""
+
+    async def forget_subject(self, subject: Subject) -> int:
+        """End and erase all sessions of a subject; a ban stays. Returns how many were alive.
+
+        Erases devices, session keys and the position among who is online. Until a session would
+        have ended, its nonce and status may be remembered.
+        """
 
     async def rotate(
         self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None
@@ -192,20 +201,62 @@ class SessionKeyStore(Protocol):
 
 
 class UserStore(Protocol):
-    """Keeps the users and their profiles. Every method raises StoreError when it cannot answer."""
+    """Keeps the users, their profiles, and which ids are one person.
+
+    Every method raises StoreError when it cannot answer. What a method writes is written as a
+    whole or not at all.
+
+    An id is an openId or a unionId, and one of each with the same text are two ids. All ids that a
+    person was ever seen with lead to that person. What links them are the users passed to `save`:
+    a user's `open_id` and `union_id` are one person.
+    """
 
     async def save(self, users: Sequence[User]) -> Sequence[bool]:
-        """Add users that are new, and keep the profiles of the others current.
+        """Add users that are new, keep the profiles of the others current, and link ids.
 
-        A user first seen without a union_id and now with one is the same person. What is empty or
-        anonymous never replaces what is known (`User.updated_by`).
+        An open_id is compared with open_ids and a union_id with union_ids. The union_id saved last
+        is the person's: with a union_id that was unknown before, all ids of the person stay linked
+        to them. Two known persons become one when a user is saved with the open_id of one and the
+        union_id of the other. Stored openIds never change, and no row is deleted.
+
+        What is empty or anonymous never replaces what is known (`User.updated_by`). The app_id of
+        a user is kept with their open_id, for `forget`.
 
         Returns:
             True for each user that is new; when a person stands in the batch twice, once.
         """
 
     async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
-        """Find users by their ids, which are union_ids or open_ids; None for an unknown one."""
+        """Find users by any of their ids; None for an unknown one.
+
+        An id that is both a union_id and an open_id is taken for the union_id. Each user comes
+        with the union_id that was saved last, and with all other ids in `linked_ids`.
+        """
+
+    async def forget(self, user_id: str, *, app_ids: Collection[str]) -> bool:
+        """Erase a person as far as these apps know them.
+
+        If an openId of another app is linked, what that app needs stays: the person, their profile
+        and its links. Otherwise all rows and links of the person are erased.
+
+        Args:
+            user_id: any id of the person, as for `get`.
+            app_ids: the apps. An openId whose app is not known counts as one of theirs.
+
+        Returns:
+            False if the person is not known.
+        """
+
+    async def clear(self, user_id: str, fields: Collection[str]) -> bool:
+        """Erase fields of a person's profile, wherever they are stored.
+
+        Args:
+            user_id: any id of the person, as for `get`.
+            fields: names of `models.PROFILE_FIELDS`, such as nick_name.
+
+        Returns:
+            False if the person is not known.
+        """
 
 
 class OAuthTokenStore(Protocol):
@@ -224,6 +275,9 @@ class OAuthTokenStore(Protocol):
     async def save(self, open_id: str, token: OAuthToken) -> None:
         """Keep the token of a user, in place of an earlier one."""
 
+    async def delete(self, open_id: str) -> None:
+        """Delete the token of a user, if there is one."""
+
     def lock(self, open_id: str) -> AbstractAsyncContextManager[None]:
         """Keep all others who would refresh this user's token out while `async with` lasts.
 
@@ -239,6 +293,7 @@ class OAuthTokenStore(Protocol):
         """
 
 
+@clears_frames
 def open_token_store(
     url: str, connections: "Connections", clock: Callable[[], float] = time.time
 ) -> RedisTokenStore | SqliteTokenStore:
@@ -264,6 +319,7 @@ def open_token_store(
     raise _no_store("token store", url, "redis://, rediss://, unix:// or sqlite:///")
 
 
+@clears_frames
 def open_records(
     url: str, connections: "Connections", clock: Callable[[], float] = time.time
 ) -> RedisRecords | SqliteRecords:

@@ -12,21 +12,24 @@ from types import NoneType
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
-from ..errors import NoOAuthTokenError, StoreError
+from ..errors import ConfigurationError, NoOAuthTokenError, StoreError
+from ..frames import methods_clear_frames
 from ..models import OAuthToken
 from ..record_sealer import RecordSealer
 from .records import Records
 
 __all__ = ["FunctionOAuthTokenStore", "OAuthTokenFunctions", "RecordOAuthTokenStore"]
 
-OAuthTokenFunctions: TypeAlias = tuple[
-    Callable[[str], Awaitable[OAuthToken | None]], Callable[[str, OAuthToken], Awaitable[object]]
-]
+_Get: TypeAlias = Callable[[str], Awaitable[OAuthToken | None]]
+_Save: TypeAlias = Callable[[str, OAuthToken], Awaitable[object]]
+_Delete: TypeAlias = Callable[[str], Awaitable[object]]
+OAuthTokenFunctions: TypeAlias = tuple[_Get, _Save] | tuple[_Get, _Save, _Delete]
 
 _TEXTS = ("open_id", "access_token", "refresh_token", "scope")
 _LIFE = 30 * 86_400  # seconds: what WeChat gives a refresh token
 
 
+@methods_clear_frames()
 class RecordOAuthTokenStore:
     """Keeps OAuth tokens encrypted in records, each for 30 days after it was written.
 
@@ -74,6 +77,10 @@ class RecordOAuthTokenStore:
         key = self._key("oauth_token", open_id)
         await self._records.save(key, self._sealer.seal(key, json.dumps(asdict(token))), _LIFE)
 
+    async def delete(self, open_id: str) -> None:
+        """Delete the token of a user, if there is one."""
+        await self._records.delete(self._key("oauth_token", open_id))
+
     def lock(self, open_id: str) -> AbstractAsyncContextManager[None]:
         """Keep all others who would refresh this user's token out, in any process."""
         return self._records.lock(self._key("oauth_token", open_id))
@@ -91,18 +98,20 @@ class RecordOAuthTokenStore:
 
 
 class FunctionOAuthTokenStore:
-    """Keeps OAuth tokens by two functions; its locks and used states are this process's alone.
+    """Keeps OAuth tokens by functions; its locks and used states are this process's alone.
 
     Args:
-        functions: `get_token(open_id)`, which returns an OAuthToken or None, and
-            `save_token(open_id, token)`. What they raise reaches the caller as it is.
+        functions: `get_token(open_id)`, which returns an OAuthToken or None,
+            `save_token(open_id, token)`, and optionally `delete_token(open_id)`, without which no
+            user can be forgotten. What they raise reaches the caller as it is.
         clock: tells the time in Unix seconds.
     """
 
     def __init__(
         self, functions: OAuthTokenFunctions, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self._get, self._save = functions
+        self._get, self._save, *delete = functions
+        self._delete = delete[0] if delete else None
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._spent: set[str] = set()
@@ -118,6 +127,19 @@ class FunctionOAuthTokenStore:
     async def save(self, open_id: str, token: OAuthToken) -> None:
         """Keep the token of a user, in place of an earlier one."""
         await self._save(open_id, token)
+
+    async def delete(self, open_id: str) -> None:
+        """Delete the token of a user, if there is one.
+
+        Raises:
+            ConfigurationError: there is no function for it.
+        """
+        if self._delete is None:
+            raise ConfigurationError(
+                "To forget a user, their OAuth token has to be deleted: give a third function, "
+                "(get_token, save_token, delete_token)."
+            )
+        await self._delete(open_id)
 
     @asynccontextmanager
     async def lock(self, open_id: str) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ from ..errors import ParameterError
 
 __all__ = ["OnlineCursor"]
 
-_FORM = re.compile(r"(\d{1,15})\|(.+)", re.DOTALL)
+_FORM = re.compile(r"(\d{1,16})\|(.*)", re.DOTALL)
 
 
 class OnlineCursor(NamedTuple):

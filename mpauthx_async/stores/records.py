@@ -27,6 +27,9 @@ class Records(Protocol):
     async def save(self, key: str, text: str, ttl: float) -> None:
         """Write a record, in place of an earlier one, for `ttl` seconds."""
 
+    async def delete(self, key: str) -> None:
+        """Delete a record, if there is one."""
+
     async def add(self, key: str, text: str, ttl: float) -> bool:
         """Write a record for `ttl` seconds if there is none; of all who try one gets True.
 

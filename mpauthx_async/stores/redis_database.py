@@ -11,7 +11,7 @@ from ..connections import Connections, RedisClient
 from ..errors import StoreError
 from ..open_calls import OpenCalls
 
-__all__ = ["AnyRedis", "RedisDatabase"]
+__all__ = ["AnyRedis", "RedisDatabase", "store_error"]
 
 AnyRedis: TypeAlias = Connections | RedisClient | str
 
@@ -54,7 +54,7 @@ class RedisDatabase:
             except _ERRORS as error:
                 # redis-py before 7.2 drops a node that fails, until it knows none at all.
                 _nodes_of(self.client).update(self._first_nodes)
-                raise _store_error(error) from error
+                raise store_error(error) from error
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
@@ -69,7 +69,8 @@ def _nodes_of(client: RedisClient) -> dict[str, Any]:
     return client.nodes_manager.startup_nodes if isinstance(client, RedisCluster) else {}
 
 
-def _store_error(error: Exception) -> StoreError:
+def store_error(error: Exception) -> StoreError:
+    """What a failure of redis-py means to callers, and what to do about it."""
     advice = "Check that it is up, reachable and writable; the call can be repeated."
     if isinstance(error, AuthenticationError):
         advice = "Check the user and the password in its URL."

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from ..errors import MPAuthXError, StoreError
+from ..frames import methods_clear_frames
 from .records import LOCK_TTL
 from .redis_database import AnyRedis, RedisDatabase
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 _POLL = 0.05  # seconds between two looks at a lock that another holds
 
 
+@methods_clear_frames()
 class RedisRecords:
     """Keeps named texts in a Redis of version 6.2 or later, or in a Redis Cluster.
 
@@ -46,6 +48,11 @@ class RedisRecords:
         """Write a record, in place of an earlier one, for `ttl` seconds."""
         with self._database.trip() as redis:
             await redis.set(_key(key), text, px=_milliseconds(ttl))
+
+    async def delete(self, key: str) -> None:
+        """Delete a record, if there is one."""
+        with self._database.trip() as redis:
+            await redis.delete(_key(key))
 
     async def add(self, key: str, text: str, ttl: float) -> bool:
         """Write a record for `ttl` seconds if there is none; of all who try one gets True."""

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from ..errors import MPAuthXError, StoreError
+from ..frames import methods_clear_frames
 from .records import LOCK_TTL
 from .sqlite_database import Database, SqliteDatabase, transaction
 
@@ -32,9 +33,11 @@ _CLEAR = (
     "DELETE FROM mpauthx_record WHERE key IN (SELECT key FROM mpauthx_record"
     " WHERE expires_at <= ? ORDER BY expires_at LIMIT 2)"
 )
-_RELEASE = "DELETE FROM mpauthx_record WHERE key = ? AND text = ?"
+_DELETE = "DELETE FROM mpauthx_record WHERE key = ?"
+_RELEASE = f"{_DELETE} AND text = ?"
 
 
+@methods_clear_frames()
 class SqliteRecords:
     """Keeps named texts in a SQLite database, in a table named mpauthx_record.
 
@@ -70,6 +73,10 @@ class SqliteRecords:
         """Write a record, in place of an earlier one, for `ttl` seconds."""
         await self._write(_SAVE, (f"record|{key}", text, self._now(ttl)))
 
+    async def delete(self, key: str) -> None:
+        """Delete a record, if there is one."""
+        await self._write(_DELETE, (f"record|{key}",))
+
     async def add(self, key: str, text: str, ttl: float) -> bool:
         """Write a record for `ttl` seconds if there is none; of all who try one gets True."""
         return await self._write(_ADD, (f"record|{key}", text, self._now(ttl), self._now()))
@@ -104,7 +111,7 @@ class SqliteRecords:
         await self.close()
 
     async def _write(self, sql: str, args: tuple[Any, ...]) -> bool:
-        """Write one row; whether there was one to be written."""
+        """Write or delete one row; whether there was one."""
         now = self._now()
 
         def write(cursor: sqlite3.Cursor) -> bool:

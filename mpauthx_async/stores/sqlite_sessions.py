@@ -23,10 +23,10 @@ __all__ = [
     "create_tables",
     "end_sessions",
     "find",
+    "forget",
     "select_rows",
 ]
 
-_MOST = 1000  # sessions of a user
 _REMEMBERED = 30 * 24 * 3_600_000  # milliseconds for which a session that died is remembered
 
 _COLUMNS = {
@@ -56,6 +56,8 @@ _INDEXES = (
     "CREATE INDEX IF NOT EXISTS mpauthx_session_expires_at ON mpauthx_session (expires_at)",
     "CREATE INDEX IF NOT EXISTS mpauthx_session_living ON mpauthx_session"
     " (sku, user_id, issued_at) WHERE ended IS NULL",
+    "CREATE INDEX IF NOT EXISTS mpauthx_session_dead ON mpauthx_session"
+    " (sku, user_id) WHERE ended IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS mpauthx_session_online ON mpauthx_session"
     " (sku, online_since, user_id, expires_at, ended) WHERE ended IS NULL",  # all that is asked
     "CREATE INDEX IF NOT EXISTS mpauthx_ban_until ON mpauthx_ban (until)",
@@ -65,8 +67,7 @@ ALIVE = "ended IS NULL AND expires_at > :now"
 _OF_SUBJECT = f"sku = :sku AND user_id = :user_id AND {ALIVE}"
 _NEWEST = f"FROM mpauthx_session WHERE {_OF_SUBJECT} ORDER BY issued_at DESC LIMIT 1"
 _BANNED = (
-    "FROM mpauthx_ban WHERE sku = :sku AND user_id IN (:user_id, :open_id)"
-    " AND (until IS NULL OR until > :now)"
+    "FROM mpauthx_ban WHERE sku = :sku AND user_id = :user_id AND (until IS NULL OR until > :now)"
 )
 
 
@@ -196,7 +197,6 @@ def begin(cursor: sqlite3.Cursor, new: NewSession, now: int) -> Session | Ban:
         "device": new.device,
         "device_kind": new.device_kind,
         "absolute_end": absolute_end,
-        "open_id": new.open_id,
     }
     if new.policy.shared_token:
         answer = _refused(cursor, new, now) or _shared(cursor, values)
@@ -215,10 +215,9 @@ def begin(cursor: sqlite3.Cursor, new: NewSession, now: int) -> Session | Ban:
 
 def _refused(cursor: sqlite3.Cursor, new: NewSession, now: int) -> Session | Ban | None:
     """What forbids to begin a session: a ban, or the session, dead or alive, as it is repeated."""
-    ids = filter(None, (new.ref.user_id, new.open_id))
-    for ban in bans_of(cursor, [Subject(new.ref.sku, user_id) for user_id in ids], now):
-        if ban is not None:
-            return ban
+    (ban,) = bans_of(cursor, [new.ref.subject], now)
+    if ban is not None:
+        return ban
     row = find(cursor, [new.ref], now=0).get(new.ref[:3])
     return None if row is None else row.session()
 
@@ -237,7 +236,7 @@ def _replaced(
         kind = new.device if new.device_kind is None else new.device_kind
         of_kind = values | {"kind": kind or ""}
         replaced += end_sessions(cursor, TokenStatus.replaced, _OF_KIND, of_kind)
-    beyond = values | {"most": min(policy.max_sessions or _MOST, _MOST)}
+    beyond = values | {"most": policy.max_sessions}
     return replaced + end_sessions(cursor, TokenStatus.replaced, _BEYOND_MOST, beyond)
 
 
@@ -262,6 +261,19 @@ def end_sessions(
         {**values, "status": int(status), "remembered": _REMEMBERED},
     ).fetchall()
     return [SessionRef(*ref) for _, *ref in sorted(rows)]
+
+
+def forget(cursor: sqlite3.Cursor, subject: Subject, now: int) -> int:
+    """Delete all sessions of a subject, dead ones too; returns how many were alive."""
+    which = "sku = :sku AND user_id = :user_id"
+    values = _named(subject, now)
+    cursor.execute(f"DELETE FROM mpauthx_session WHERE {which} AND ended IS NOT NULL", values)  # noqa: S608
+    rows = cursor.execute(
+        f"DELETE FROM mpauthx_session WHERE {which} AND ended IS NULL"  # noqa: S608
+        " RETURNING expires_at > :now",
+        values,
+    )
+    return sum(is_alive for (is_alive,) in rows.fetchall())
 
 
 def find(

@@ -19,6 +19,7 @@ from .sqlite_sessions import (
     create_tables,
     end_sessions,
     find,
+    forget,
     select_rows,
 )
 
@@ -123,6 +124,10 @@ class SqliteTokenStore:
                 end_sessions(cursor, TokenStatus.revoked, which, {**values, "now": now})
             )
         )
+
+    async def forget_subject(self, subject: Subject) -> int:
+        """Delete all sessions of a subject, in one transaction; returns how many were alive."""
+        return await self._write(lambda cursor, now: forget(cursor, subject, now))
 
     async def rotate(
         self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None

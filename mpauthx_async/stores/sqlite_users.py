@@ -1,21 +1,18 @@
 """SqliteUserStore: keeps users in a SQLite file, for one machine and for bots."""
 
-import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from operator import attrgetter
-from typing import Any, Self
+from collections.abc import Callable, Collection, Sequence
+from typing import Self
 
-from ..errors import StoreError
 from ..models import User
 from .sqlite_database import Database, SqliteDatabase, transaction
+from .sqlite_people import People, create_link_table
+from .sqlite_user_table import Statement, UserTable
 
 __all__ = ["SqliteUserStore"]
 
 _BUSY_TIMEOUT = 5.0  # seconds
-_INSERT_ROWS = 500  # in one statement, which SQLite lets bind 32,766 values
 
 
 class SqliteUserStore:
@@ -25,6 +22,10 @@ class SqliteUserStore:
     province, country, language, avatarUrl, createdAt and updatedAt beside others of its own.
     Without a unionId column, openId holds the user id, as mpauthx has it: the unionId where
     WeChat gives one.
+
+    Which ids are one person, as far as the table does not say so, and which app an openId is of,
+    stand in a table named mpauthx_link. Rows of users are neither merged nor deleted by a login,
+    and their openIds never change.
 
     Args:
         database: the file's path, or an open aiosqlite connection that nothing else writes
@@ -42,32 +43,42 @@ class SqliteUserStore:
     ) -> None:
         self._database = SqliteDatabase(database, busy_timeout, self._prepare)
         self._clock = clock
-        self._table = _UserTable(())
+        self._table = UserTable(())
 
     async def save(self, users: Sequence[User]) -> Sequence[bool]:
         """Add users that are new and keep the others current; writes only what differs."""
-        now = int(self._clock() * 1000)
+        now = self._now()
 
         def save(cursor: sqlite3.Cursor) -> list[bool]:
             version = _data_version(cursor)
-            plan = self._plan(cursor, users, now)
-            if plan.changed:
+            is_new, statements = self._plan(cursor, users, now)
+            if statements:
                 with transaction(cursor):
                     if _data_version(cursor) != version:
                         # Another process was faster. Now that the write lock is ours, none can be.
-                        plan = self._plan(cursor, users, now)
-                    for statement in plan.statements():
-                        cursor.execute(*statement)
-            return plan.is_new
+                        is_new, statements = self._plan(cursor, users, now)
+                    _execute(cursor, statements)
+            return is_new
 
         return await self._database.run(save)
 
     async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
-        """Find users by their ids, with one query."""
-        stored = await self._database.run(lambda cursor: self._find(cursor, user_ids))
-        by_id = {user.open_id: user for user in stored}
-        by_id |= {user.union_id: user for user in stored if user.union_id}
-        return [by_id.get(user_id) for user_id in user_ids]
+        """Find users by any of their ids, in two queries at most where nothing is linked."""
+
+        def get(cursor: sqlite3.Cursor) -> list[User | None]:
+            people = self._people(cursor, user_ids)
+            return [people.user(user_id) for user_id in user_ids]
+
+        return await self._database.run(get)
+
+    async def forget(self, user_id: str, *, app_ids: Collection[str]) -> bool:
+        """Erase a person as far as these apps know them, in one transaction."""
+        return await self._change(user_id, lambda people: people.forget(user_id, app_ids))
+
+    async def clear(self, user_id: str, fields: Collection[str]) -> bool:
+        """Erase fields of a person's profile in all their rows, in one transaction."""
+        now = self._now()
+        return await self._change(user_id, lambda people: people.clear(user_id, fields, now))
 
     async def close(self) -> None:
         """Close the database if it was opened here; may be called again."""
@@ -79,173 +90,47 @@ class SqliteUserStore:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _plan(self, cursor: sqlite3.Cursor, users: Sequence[User], now: int) -> "_Plan":
-        ids = [user_id for user in users for user_id in (user.open_id, user.union_id) if user_id]
-        return _Plan(self._table, self._find(cursor, ids), users, now)
+    def _plan(
+        self, cursor: sqlite3.Cursor, users: Sequence[User], now: int
+    ) -> tuple[list[bool], list[Statement]]:
+        """Who is new, and the statements that save the users."""
+        open_ids = [user.open_id for user in users]
+        union_ids = [user.union_id for user in users if user.union_id]
+        people = People.load(cursor, self._table, open_ids=open_ids, union_ids=union_ids)
+        is_new = [people.save(user, now) for user in users]
+        return is_new, list(people.statements())
 
-    def _find(self, cursor: sqlite3.Cursor, user_ids: Sequence[str]) -> list[User]:
-        ((rows,),) = cursor.execute(self._table.select, {"ids": json.dumps(user_ids)})
-        return [self._table.user(row) for row in json.loads(rows)]
+    def _people(self, cursor: sqlite3.Cursor, user_ids: Sequence[str]) -> People:
+        return People.load(cursor, self._table, untyped=user_ids)
+
+    async def _change(
+        self, user_id: str, statements: Callable[[People], Sequence[Statement] | None]
+    ) -> bool:
+        """Change what is stored of a person; False if they are not known."""
+
+        def change(cursor: sqlite3.Cursor) -> bool:
+            with transaction(cursor):
+                to_execute = statements(self._people(cursor, [user_id]))
+                _execute(cursor, to_execute or ())
+            return to_execute is not None
+
+        return await self._database.run(change)
 
     def _prepare(self, cursor: sqlite3.Cursor) -> None:
-        columns = _user_columns(cursor)
-        if not columns:
-            cursor.execute(_CREATE_USER_TABLE)
-            columns = _user_columns(cursor)
-        self._table = _UserTable(columns)
-        for index in self._table.indexes:
-            cursor.execute(index)
+        self._table = UserTable.open(cursor)
+        create_link_table(cursor)
+
+    def _now(self) -> int:
+        """The time in Unix milliseconds."""
+        return int(self._clock() * 1000)
+
+
+def _execute(cursor: sqlite3.Cursor, statements: Sequence[Statement]) -> None:
+    for statement in statements:
+        cursor.execute(*statement)
 
 
 def _data_version(cursor: sqlite3.Cursor) -> int:
     """A number that changes when another connection has written to the database."""
     ((version,),) = cursor.execute("PRAGMA data_version")
     return int(version)
-
-
-_CREATE_USER_TABLE = """
-CREATE TABLE IF NOT EXISTS user (
-    openId TEXT PRIMARY KEY NOT NULL,
-    unionId TEXT,
-    nickName TEXT,
-    gender INTEGER,
-    city TEXT,
-    province TEXT,
-    country TEXT,
-    language TEXT,
-    avatarUrl TEXT,
-    createdAt INTEGER,
-    updatedAt INTEGER
-)
-"""
-
-_ATTRIBUTES = {
-    "openId": "open_id",
-    "unionId": "union_id",
-    "nickName": "nick_name",
-    "gender": "gender",
-    "city": "city",
-    "province": "province",
-    "country": "country",
-    "language": "language",
-    "avatarUrl": "avatar_url",
-    "createdAt": "created_at",
-    "updatedAt": "updated_at",
-}  # column: attribute of User
-_NUMBERS = ("gender", "createdAt", "updatedAt")
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    name: str
-    required: bool
-    key: bool
-
-
-def _user_columns(cursor: sqlite3.Cursor) -> list[_Column]:
-    """The columns of the user table that are known here."""
-    known = {name.lower(): name for name in _ATTRIBUTES}  # SQLite's names have no case
-    rows = cursor.execute("PRAGMA table_info(user)").fetchall()
-    columns = [
-        _Column(known[name.lower()], bool(required), bool(key))
-        for _, name, _, required, _, key in rows
-        if name.lower() in known
-    ]
-    if rows and not any(column.name == "openId" for column in columns):
-        raise StoreError("The database has a table named user without a column openId.")
-    return columns
-
-
-class _UserTable:
-    """The statements for a user table, and its rows as users and back.
-
-    Whatever the number of users, a statement is one step and gives one row: with each step Python
-    lets go of the interpreter's lock, and waits for it again while the event loop is busy.
-    """
-
-    def __init__(self, columns: Sequence[_Column]) -> None:
-        names = [column.name for column in columns]
-        self._attributes = [_ATTRIBUTES[name] for name in names]
-        self._values_of = attrgetter(*self._attributes, "open_id")  # a tuple, of one column too
-        self._blanks = {i: _blank(column) for i, column in enumerate(columns) if column.required}
-        self._has_union_id = "unionId" in names
-        union = " OR unionId IN (SELECT value FROM json_each(:ids))" if self._has_union_id else ""
-        self.select = (
-            f"SELECT json_group_array(json_array({', '.join(names)})) FROM user"  # noqa: S608
-            f" WHERE openId IN (SELECT value FROM json_each(:ids)){union}"
-        )
-        self._insert = f"INSERT INTO user ({', '.join(names)}) VALUES "  # noqa: S608
-        self._marks = f"({', '.join('?' * len(names))})"
-        changes = ", ".join(f"{name} = ?" for name in names)
-        self.update = f"UPDATE user SET {changes} WHERE openId = ?"  # noqa: S608
-        self.indexes = [
-            f"CREATE INDEX IF NOT EXISTS mpauthx_user_{column.name} ON user ({column.name})"
-            for column in columns
-            if column.name == "unionId" or (column.name == "openId" and not column.key)
-        ]
-
-    def insert(self, rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
-        """One statement for all rows, and what to bind to it."""
-        sql = self._insert + ", ".join([self._marks] * len(rows))
-        return sql, [value for row in rows for value in row]
-
-    def user(self, row: Sequence[Any]) -> User:
-        return User(**dict(zip(self._attributes, row, strict=True)))
-
-    def row(self, user: User) -> list[Any]:
-        if user.union_id and not self._has_union_id:
-            user = replace(user, open_id=user.union_id)
-        row: list[Any] = list(self._values_of(user)[:-1])
-        for i, blank in self._blanks.items():
-            if row[i] is None:
-                row[i] = blank
-        return row
-
-
-def _blank(column: _Column) -> object:
-    """What stands for None in a column that takes none."""
-    return 0 if column.name in _NUMBERS else ""
-
-
-class _Plan:
-    """What saving users comes to: who is new, and whose row is to be written."""
-
-    def __init__(
-        self, table: _UserTable, stored: Sequence[User], users: Iterable[User], now: int
-    ) -> None:
-        self._table = table
-        self.is_new: list[bool] = []
-        people = [_Person(user, stored_id=user.open_id) for user in stored]
-        known = {person.user.open_id: person for person in people}
-        known |= {person.user.union_id: person for person in people if person.user.union_id}
-        for user in users:
-            person = known.get(user.union_id or "") or known.get(user.open_id)
-            self.is_new.append(person is None)
-            if person is None:
-                if user.created_at is None:
-                    user = replace(user, created_at=now, updated_at=now)
-                person = _Person(user, changed=True)
-                people.append(person)
-            else:
-                current = person.user.updated_by(user)
-                if current != person.user and table.row(current) != table.row(person.user):
-                    person.user = replace(current, updated_at=now)
-                    person.changed = True
-            known[user.open_id] = known[user.id] = person
-        self.changed = [person for person in people if person.changed]
-
-    def statements(self) -> Iterator[tuple[str, list[Any]]]:
-        """The statements to execute, each with what to bind to it."""
-        new = [self._table.row(person.user) for person in self.changed if not person.stored_id]
-        for start in range(0, len(new), _INSERT_ROWS):
-            yield self._table.insert(new[start : start + _INSERT_ROWS])
-        for person in self.changed:
-            if person.stored_id:
-                yield self._table.update, [*self._table.row(person.user), person.stored_id]
-
-
-@dataclass(slots=True)
-class _Person:
-    user: User
-    stored_id: str | None = None  # the openId of the row; None while there is none
-    changed: bool = False

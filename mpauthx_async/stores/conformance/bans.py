@@ -107,33 +107,6 @@ class Bans:
         own = [new.ref.subject == ALICE for new in batch]
         assert await is_alive(store, *batch) == [not is_own for is_own in own]
 
-    async def test_who_was_banned_before_their_union_id_was_known_cannot_log_in(
-        self, store: TokenStore
-    ) -> None:
-        await store.ban(ALICE, reason="spam", ttl=None)
-        batch = [
-            new_session("union", open_id="alice", policy=policy)
-            for policy in _POLICIES
-            for _ in range(2)
-        ]
-        others = [new_session("bob", open_id="carol"), new_session("union", open_id="carol")]
-        *refused, bob, union = await store.issue([*batch, *others])
-        assert [ban.user_id for ban in refused if isinstance(ban, Ban)] == ["alice"] * len(batch)
-        assert isinstance(bob, Session)
-        assert isinstance(union, Session)
-        assert list(await store.lookup([new.ref for new in batch])) == [None] * len(batch)
-        assert await store.unban(ALICE)
-        (begun,) = await store.issue(batch[:1])
-        assert isinstance(begun, Session)
-
-    async def test_of_two_bans_the_one_of_the_users_id_is_told(self, store: TokenStore) -> None:
-        union = ALICE._replace(user_id="union")
-        await store.ban(ALICE, reason="spam", ttl=None)
-        await store.ban(union, reason="theft", ttl=None)
-        (ban,) = await store.issue([new_session("union", open_id="alice")])
-        assert isinstance(ban, Ban)
-        assert (ban.user_id, ban.reason) == ("union", "theft")
-
     async def test_a_login_from_before_the_ban_is_not_repeated(self, store: TokenStore) -> None:
         for policy in _POLICIES:
             new = new_session(policy=policy)

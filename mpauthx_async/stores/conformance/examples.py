@@ -12,6 +12,7 @@ from .. import TokenStore
 __all__ = [
     "ALICE",
     "HOUR",
+    "LARGEST",
     "SOLE",
     "UNUSUAL_IDS",
     "ban_of",
@@ -73,6 +74,7 @@ No two of them are one user, whatever a collation says.
 
 
 SOLE = LoginPolicy(max_sessions=1)
+LARGEST = LoginPolicy(max_sessions=1000)
 _ANY = LoginPolicy()
 
 
@@ -86,7 +88,6 @@ def new_session(
     device: str | None = None,
     device_kind: str | None = None,
     absolute_ttl: int | None = None,
-    open_id: str | None = None,
 ) -> NewSession:
     """A session that is to begin, under a nonce of its own.
 
@@ -99,10 +100,9 @@ def new_session(
         device: what the user would know the device by.
         device_kind: such as phone.
         absolute_ttl: how long it lives at most, in milliseconds.
-        open_id: the user's openId, where that is not their id.
     """
     ref = SessionRef(sku, user_id, new_nonce())
-    return NewSession(ref, ttl, policy, sealed_key, device, device_kind, absolute_ttl, open_id)
+    return NewSession(ref, ttl, policy, sealed_key, device, device_kind, absolute_ttl)
 
 
 def mixed_batch() -> list[NewSession]:

@@ -8,6 +8,7 @@ from .. import TokenStore
 from .examples import (
     ALICE,
     HOUR,
+    LARGEST,
     SOLE,
     UNUSUAL_IDS,
     begin,
@@ -32,14 +33,29 @@ _SHARED = LoginPolicy(shared_token=True)
 class LoginPolicies:
     """What a TokenStore promises of each login policy."""
 
-    async def test_of_more_than_a_thousand_sessions_the_oldest_leave(
+    async def test_by_default_the_oldest_of_more_than_100_sessions_leave(
         self, store: TokenStore
     ) -> None:
-        batch = [new_session(device="d") for _ in range(1010)]
-        for first in range(0, len(batch), 100):
-            await begin(store, *batch[first : first + 100])
+        batch = [new_session(device="d") for _ in range(110)]
+        for first in range(0, len(batch), 11):
+            await begin(store, *batch[first : first + 11])
+        assert await statuses(store, *batch) == [TokenStatus.replaced] * 10 + [1] * 100
+        assert await listed(store) == [new.ref for new in batch[:9:-1]]
+
+    async def test_a_policy_may_keep_1_000_sessions(self, store: TokenStore) -> None:
+        batch = [new_session(device="d", policy=LARGEST) for _ in range(1010)]
+        for first in range(0, len(batch), 101):
+            await begin(store, *batch[first : first + 101])
         assert await is_alive(store, *batch) == [False] * 10 + [True] * 1000
         assert len(await listed(store)) == 1000
+
+    async def test_a_login_with_a_lower_limit_ends_all_sessions_beyond_it(
+        self, store: TokenStore
+    ) -> None:
+        earlier = await begin(store, *(new_session(policy=LARGEST) for _ in range(150)))
+        (begun,) = await begin(store, new_session())
+        assert set(begun.replaced) == {session.ref for session in earlier[:51]}
+        assert len(await listed(store)) == 100
 
     async def test_a_sole_session_ends_every_earlier_one_of_its_subject(
         self, store: TokenStore

@@ -56,6 +56,16 @@ class OAuthTokenStoreConformance:
         await store.save("alice", expired)
         assert await store.get("alice") == expired
 
+    async def test_a_deleted_token_is_gone(self, store: OAuthTokenStore) -> None:
+        await store.save("alice", new_oauth_token())
+        await store.save("bob", new_oauth_token("bob"))
+        for _ in range(2):
+            await store.delete("alice")
+            assert await store.get("alice") is None
+        assert await store.get("bob") is not None
+        await store.save("alice", new_oauth_token())
+        assert await store.get("alice") is not None
+
     async def test_users_are_kept_apart_whatever_their_ids(self, store: OAuthTokenStore) -> None:
         tokens = {
             open_id: replace(new_oauth_token(open_id), access_token=f"access-{i}")
@@ -65,6 +75,10 @@ class OAuthTokenStoreConformance:
             assert await store.get(open_id) is None
             await store.save(open_id, token)
         assert {open_id: await store.get(open_id) for open_id in tokens} == tokens
+        for open_id in UNUSUAL_IDS[::2]:
+            await store.delete(open_id)
+        kept = [open_id for open_id in tokens if await store.get(open_id)]
+        assert kept == UNUSUAL_IDS[1::2]
 
     async def test_one_at_a_time_holds_the_lock_of_a_user(self, store: OAuthTokenStore) -> None:
         holders = 0

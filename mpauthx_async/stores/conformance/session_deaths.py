@@ -3,6 +3,7 @@
 import asyncio
 
 from ...constants import TokenStatus
+from ...models import Ban
 from .. import TokenStore
 from .examples import (
     ALICE,
@@ -32,6 +33,19 @@ class SessionDeaths:
         assert list(await store.revoke(others)) == [False] * 300
         assert await is_alive(store, alice) == [True]
         assert await listed(store) == [alice.ref]
+
+    async def test_a_session_is_alive_for_its_own_user_only(self, store: TokenStore) -> None:
+        (alice,) = await begin(store, new_session(sealed_key="SEALED"))
+        await begin(store, *(new_session(f"user-{i}") for i in range(300)))
+        refs = [alice.ref._replace(user_id=f"user-{i}") for i in range(300)]
+        assert list(await store.lookup(refs)) == [None] * 300
+        assert list(await store.read(refs)) == [None] * 300
+        answers = await store.rotate(refs, ttl=2 * HOUR, grace=HOUR)
+        assert list(answers) == [TokenStatus.unknown] * 300
+        assert list(await store.renew(refs, ttl=2 * HOUR)) == [None] * 300
+        for ref in refs:
+            assert len(await listed(store, ref.subject)) == 1
+        assert list(await store.sessions(ALICE)) == [alice]
 
     async def test_lookup_tells_why_a_session_died(self, store: TokenStore) -> None:
         replaced, sole = new_session(), new_session(policy=SOLE)
@@ -214,3 +228,38 @@ class SessionDeaths:
         revoked = await asyncio.gather(*(store.revoke([new.ref]) for new in batch))
         assert sum(counted) + sum(answer for (answer,) in revoked) == 20
         assert await is_alive(store, *batch) == [False] * 20
+
+    async def test_a_forgotten_subject_has_no_sessions(self, store: TokenStore) -> None:
+        batch = mixed_batch()
+        await begin(store, *batch)
+        own = [new.ref.subject == ALICE for new in batch]
+        assert await store.forget_subject(ALICE) == own.count(True)
+        assert await is_alive(store, *batch) == [not is_own for is_own in own]
+        assert await listed(store) == []
+        assert list(await store.read([batch[0].ref])) == [None]
+        page = await store.online("shop", cursor=None, limit=10)
+        assert list(page.user_ids) == ["bob"]
+        assert await store.forget_subject(ALICE) == 0
+
+    async def test_of_a_forgotten_subject_the_living_are_counted(self, store: TokenStore) -> None:
+        revoked, brief, alive = new_session(), new_session(ttl=1), new_session()
+        await begin(store, revoked, brief, alive)
+        await store.revoke([revoked.ref])
+        await end_of(store, brief)
+        assert await store.forget_subject(ALICE) == 1
+        assert await is_alive(store, revoked, alive) == [False, False]
+
+    async def test_a_ban_outlives_a_forgotten_subject(self, store: TokenStore) -> None:
+        await store.ban(ALICE, reason="spam", ttl=None)
+        assert await store.forget_subject(ALICE) == 0
+        (answer,) = await store.issue([new_session()])
+        assert isinstance(answer, Ban)
+        assert answer.reason == "spam"
+
+    async def test_a_forgotten_subject_may_begin_again(self, store: TokenStore) -> None:
+        old, new = new_session(), new_session()
+        await begin(store, old)
+        await store.forget_subject(ALICE)
+        await begin(store, new)
+        assert await listed(store) == [new.ref]
+        assert await is_alive(store, old, new) == [False, True]

@@ -5,14 +5,16 @@ import time
 from dataclasses import replace
 from typing import ClassVar
 
-from ...models import User
+from ...models import PROFILE_FIELDS, User
 from .. import UserStore
 from .examples import UNUSUAL_IDS
+from .forgotten_users import ForgottenUsers
+from .linked_users import LinkedUsers
 
 __all__ = ["UserStoreConformance"]
 
 
-class UserStoreConformance:
+class UserStoreConformance(LinkedUsers, ForgottenUsers):
     """What a UserStore promises.
 
     Attributes:
@@ -21,18 +23,7 @@ class UserStoreConformance:
     """
 
     keeps: ClassVar[frozenset[str]] = frozenset(
-        (
-            "union_id",
-            "nick_name",
-            "gender",
-            "city",
-            "province",
-            "country",
-            "language",
-            "avatar_url",
-            "created_at",
-            "updated_at",
-        )
+        ("union_id", *PROFILE_FIELDS, "created_at", "updated_at")
     )
 
     async def test_a_user_is_new_once(self, store: UserStore) -> None:

@@ -1,0 +1,137 @@
+"""The tests of ids that are one person."""
+
+import asyncio
+from typing import ClassVar
+
+from ...models import User
+from .. import UserStore
+
+__all__ = ["LinkedUsers"]
+
+
+class LinkedUsers:
+    """What a UserStore promises of a person's ids."""
+
+    keeps: ClassVar[frozenset[str]]
+
+    async def test_an_open_id_is_not_compared_with_union_ids(self, store: UserStore) -> None:
+        if "union_id" not in self.keeps:  # a table without unionIds cannot tell
+            return
+        await store.save([User("o-alice", "same-text", city="Wuhan")])
+        assert list(await store.save([User("same-text", city="Xi'an")])) == [True]
+        assert list(await store.save([User("o-carol", "o-alice")])) == [True]
+        batch = [User("same-text"), User("o-carol"), User("o-alice")]
+        assert list(await store.save(batch)) == [False] * 3
+        alice, carol = await store.get(["same-text", "o-carol"])
+        assert _ids(alice) == {"o-alice", "same-text"}
+        assert _ids(carol) == {"o-carol", "o-alice"}
+
+    async def test_an_id_of_both_kinds_is_looked_up_as_the_union_id(self, store: UserStore) -> None:
+        if "union_id" not in self.keeps:
+            return
+        await store.save([User("same-text"), User("o-alice", "same-text")])
+        (found,) = await store.get(["same-text"])
+        assert found is not None
+        assert (found.open_id, found.union_id) == ("o-alice", "same-text")
+
+    async def test_a_person_is_found_by_the_open_id_of_each_app(self, store: UserStore) -> None:
+        await store.save([User("o-shop", "u-alice", app_id="shop")])
+        assert list(await store.save([User("o-game", "u-alice", app_id="game")])) == [False]
+        await self._are_one(store, "u-alice", {"o-shop", "o-game", "u-alice"})
+        assert list(await store.save([User("o-game"), User("o-shop")])) == [False, False]
+
+    async def test_two_persons_who_turn_out_to_be_one_are_linked(self, store: UserStore) -> None:
+        await store.save([User("o-shop", "u-alice", nick_name="Alice")])
+        await store.save([User("o-game", city="Wuhan")])
+        assert list(await store.save([User("o-game", "u-alice")])) == [False]
+        await self._are_one(store, "u-alice", {"o-shop", "o-game", "u-alice"})
+        (found,) = await store.get(["o-game"])
+        assert found is not None
+        if {"nick_name", "city"} <= self.keeps:
+            assert (found.nick_name, found.city) == ("Alice", "Wuhan")
+
+    async def test_a_profile_given_with_a_link_is_the_newest(self, store: UserStore) -> None:
+        if "city" not in self.keeps:
+            return
+        await store.save([User("o-shop", "u-alice", city="Wuhan"), User("o-game", city="Xi'an")])
+        await store.save([User("o-game", "u-alice")])
+        (found,) = await store.get(["o-game"])
+        assert found is not None
+        assert found.city == "Wuhan"
+        await store.save([User("o-game", city="Lijiang")])
+        (found,) = await store.get(["o-shop"])
+        assert found is not None
+        assert found.city == "Lijiang"
+
+    async def test_a_union_id_that_replaces_another_takes_all_ids_along(
+        self, store: UserStore
+    ) -> None:
+        await store.save([User("o-shop", "u-old"), User("o-game", "u-old"), User("o-bob", "u-bob")])
+        assert list(await store.save([User("o-game", "u-new")])) == [False]
+        await self._are_one(store, "u-new", {"o-shop", "o-game", "u-old", "u-new"})
+        assert list(await store.save([User("o-shop"), User("o-web", "u-new")])) == [False, False]
+        await self._are_one(store, "u-new", {"o-shop", "o-game", "o-web", "u-old", "u-new"})
+        await self._are_one(store, "u-bob", {"o-bob", "u-bob"})
+
+    async def test_a_union_id_may_come_back(self, store: UserStore) -> None:
+        for union_id in ("u-1", "u-2", "u-1", "u-3", "u-2"):
+            await store.save([User("o-shop", union_id)])
+            (found,) = await store.get(["o-shop"])
+            assert found is not None
+            assert found.id == union_id
+        await self._are_one(store, "u-2", {"o-shop", "u-1", "u-2", "u-3"})
+
+    async def test_a_union_id_may_be_replaced_by_that_of_another_person(
+        self, store: UserStore
+    ) -> None:
+        await store.save([User("o-shop", "u-old"), User("o-game", "u-new")])
+        assert list(await store.save([User("o-shop", "u-new")])) == [False]
+        await self._are_one(store, "u-new", {"o-shop", "o-game", "u-old", "u-new"})
+        assert list(await store.save([User("o-game", "u-old")])) == [False]
+        await self._are_one(store, "u-old", {"o-shop", "o-game", "u-old", "u-new"})
+
+    async def test_the_links_of_one_batch_are_made_in_order(self, store: UserStore) -> None:
+        batch = [
+            User("o-shop", app_id="shop"),
+            User("o-game", app_id="game"),
+            User("o-game", "u-old", app_id="game"),
+            User("o-shop", "u-old", app_id="shop"),
+            User("o-bob", "u-bob"),
+            User("o-game", "u-new"),
+        ]
+        new = [True, True, False, False, True, False]
+        assert list(await store.save(batch)) == new
+        assert list(await store.save(batch[:1])) == [False]
+        await self._are_one(store, "u-new", {"o-shop", "o-game", "u-old", "u-new"})
+
+    async def test_of_concurrent_first_logins_through_two_apps_one_is_new(
+        self, store: UserStore
+    ) -> None:
+        users = [User("o-shop", "u-alice"), User("o-game", "u-alice")] * 10
+        answers = await asyncio.gather(*(store.save([user]) for user in users))
+        assert sorted(answer for (answer,) in answers) == [False] * 19 + [True]
+        await self._are_one(store, "u-alice", {"o-shop", "o-game", "u-alice"})
+
+    async def test_nobody_is_linked_to_a_stranger(self, store: UserStore) -> None:
+        await store.save([User("o-shop", "u-alice"), User("o-game"), User("o-bob", "u-bob")])
+        for user_id, ids in (
+            ("o-shop", {"o-shop", "u-alice"}),
+            ("o-game", {"o-game"}),
+            ("o-bob", {"o-bob", "u-bob"}),
+        ):
+            (found,) = await store.get([user_id])
+            assert _ids(found) == ids
+
+    async def _are_one(self, store: UserStore, user_id: str, ids: set[str]) -> None:
+        """Check that each of some ids leads to the same person, who has just these."""
+        found = await store.get(sorted(ids))
+        assert [user and user.id for user in found] == [user_id] * len(ids)
+        assert [_ids(user) for user in found] == [ids] * len(ids)
+        assert len(set(found)) == 1
+
+
+def _ids(user: User | None) -> set[str]:
+    assert user is not None
+    assert len(user.ids) == len(set(user.ids))
+    assert user.ids[0] == user.id
+    return set(user.ids)

@@ -1,0 +1,94 @@
+-- Begin sessions, each under its policy.
+-- KEYS, for each: session, user, online, ends, ban. ARGV, for each: user id, nonce, a JSON array
+-- [sealed_key, device, kind, ttl, absolute_ttl or 0, max_sessions, one_per_kind, shared_token].
+-- Returns for each {'begun', issued_at, nonce and generation of each that it replaced};
+-- {'known', nonce, value, details} of a session that lives already; or {'banned', ban}.
+
+local function kind_of(parts)
+  local kind = parts[4] or ''
+  return kind ~= '' and kind or parts[3] or ''
+end
+
+-- Read a user's sessions, once a batch, oldest first. What a login replaces stays in the lists,
+-- with end 0; the newest is always alive.
+local function load(user)
+  user.living, user.gone = sessions_of(user)
+  for _, session in ipairs(user.living) do
+    session.issued_at = tonumber(string.match(session.details, '^%[(%d+)')) or 0
+  end
+  table.sort(user.living, function(a, b) return a.issued_at < b.issued_at end)
+  user.count, user.oldest, user.of_kind, user.sorted = #user.living, 1, {}, 0
+end
+
+-- The sessions of a kind. Those that began since the last call are sorted by their kinds first.
+local function take_kind(user, kind)
+  for i = user.sorted + 1, #user.living do
+    local its_kind = kind_of(decode(user.living[i].details))
+    user.of_kind[its_kind] = user.of_kind[its_kind] or {}
+    table.insert(user.of_kind[its_kind], user.living[i])
+  end
+  local found = user.of_kind[kind] or {}
+  user.sorted, user.of_kind[kind] = #user.living, nil
+  return found
+end
+
+local function make_room(user, kind, max_sessions, one_per_kind)
+  local replaced = {}
+  local function replace(session)
+    if not is_alive(session) then return end
+    die(user, session, REPLACED)
+    session.ends, user.count = 0, user.count - 1
+    table.insert(replaced, session.nonce)
+    table.insert(replaced, session.generation)
+  end
+  if one_per_kind then
+    for _, session in ipairs(take_kind(user, kind)) do replace(session) end
+  end
+  while user.count >= max_sessions do
+    replace(user.living[user.oldest])
+    user.oldest = user.oldest + 1
+  end
+  return replaced
+end
+
+-- Remove what is over of the user's sessions, and a few users of the bucket who are offline.
+local function clear(user)
+  while #user.gone > 0 do redis.call('HDEL', user.key, table.remove(user.gone)) end
+  local few = {'ZRANGEBYSCORE', user.ends, '-inf', '(' .. NOW, 'LIMIT', 0, 8}
+  for _, id in ipairs(redis.call(unpack(few))) do
+    redis.call('ZREM', user.online, id)
+    redis.call('ZREM', user.ends, id)
+  end
+end
+
+return each(0, function(session, user, nonce, new)
+  local ban = redis.call('GET', user.ban)
+  if ban then return {'banned', ban} end
+  if session then
+    local details = redis.call('HGET', user.key, nonce)
+    return details and {'known', nonce, session.value, details} or {'begun', NOW}
+  end
+  if not user.living then load(user) end
+  local sealed_key, device, kind, ttl, absolute_ttl, max_sessions, one_per_kind, shared_token =
+    unpack(cjson.decode(new))
+  local last = user.living[#user.living]
+  if shared_token and last then
+    live_until(user, last, math.min(NOW + ttl, tonumber(decode(last.details)[5]) or math.huge))
+    return {'known', last.nonce, last.value, last.details}
+  end
+  -- No two sessions of a user begin in the same millisecond, so that their order is known.
+  local issued_at = math.max(NOW, last and last.issued_at + 1 or 0)
+  local ends, parts = issued_at + ttl, {issued_at, sealed_key, device, kind}
+  if absolute_ttl > 0 then parts[5] = issued_at + absolute_ttl end
+  while parts[#parts] == '' do parts[#parts] = nil end
+  local key, details = user.head .. nonce, cjson.encode(parts)
+  redis.call('SET', key, ends, 'PXAT', ends)
+  redis.call('HSET', user.key, nonce, details)
+  stay_online(user, ends, true)
+  local replaced = make_room(user, kind_of(parts), max_sessions, one_per_kind)
+  table.insert(user.living, {key = key, nonce = nonce, ends = ends, generation = 0,
+    grace_until = 0, issued_at = issued_at, details = details})
+  user.count = user.count + 1
+  clear(user)
+  return {'begun', issued_at, unpack(replaced)}
+end)

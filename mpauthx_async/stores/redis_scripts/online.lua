@@ -1,0 +1,16 @@
+-- Read a page of who is online, of each bucket.
+-- KEYS, for each bucket: online, ends. ARGV: position to begin at, how many users to look at.
+-- Returns for each bucket user id and position of each in turn, highest first; the id is '' of who
+-- is no longer online.
+local answers = {}
+for i = 1, #KEYS, 2 do
+  local users = redis.call(
+    'ZREVRANGEBYSCORE', KEYS[i], ARGV[1], '-inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2]
+  )
+  for j = 1, #users, 2 do
+    local ends = redis.call('ZSCORE', KEYS[i + 1], users[j])
+    if tonumber(ends or 0) < NOW then users[j] = '' end
+  end
+  answers[#answers + 1] = users
+end
+return answers
