@@ -48,7 +48,7 @@ class Sessions:
         ttl: how long a token lives, in milliseconds.
         absolute_ttl: when given, that counts from the token's last use, and this is how long its
             session lives at most, in milliseconds; without it, one that is rotated lives at most
-            90 days, or `ttl` if that is longer.
+            90 days, unless its life is longer anyway.
         shares: whether a token may be that of several devices.
         grace: for how long a repeated rotation gets the same token, in milliseconds.
         clock: tells the time in Unix seconds.
@@ -77,7 +77,7 @@ class Sessions:
         self._events = events
         self._ttl = ttl
         self._absolute_ttl = absolute_ttl
-        self._rotated_ttl = max(ttl, _ROTATED_TTL) if absolute_ttl is None else absolute_ttl
+        self._rotated_ttl = _ROTATED_TTL if absolute_ttl is None else absolute_ttl
         self._shares = shares
         self._grace = grace
         self._clock = clock

@@ -31,6 +31,7 @@ from mpauthx_async import (
     NewSession,
     NoOAuthTokenError,
     OAuthUser,
+    OverloadedError,
     ParameterError,
     PartialStoreError,
     Session,
@@ -378,6 +379,7 @@ ERRORS = {
     InvalidTokenError: 6104,
     SessionKeyLostError: 6105,
     BannedError: 6106,
+    OverloadedError: 6107,
     InvalidPushEventError: 6108,
 }
 

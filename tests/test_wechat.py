@@ -626,14 +626,14 @@ async def test_a_cut_leaves_no_part_of_a_secret():
 )
 async def test_rid_and_text_of_each_api_are_told_apart(wx, connections, path, errmsg):
     with pytest.raises(WeChatAPIError) as caught:
-        await WeChatHTTP(connections, wx.url).get(path)
+        await WeChatHTTP(connections, wx.url).get(path, {})
     assert caught.value.errmsg == errmsg
     assert re.fullmatch("[0-9a-f]{8}-[0-9a-f]{8}-[0-9a-f]{8}", caught.value.rid)
 
 
 async def test_the_hint_of_wecom_is_the_id_of_the_request(wx, connections):
     with pytest.raises(WeChatAPIError) as caught:
-        await WeChatHTTP(connections, wx.url).get("/cgi-bin/gettoken")
+        await WeChatHTTP(connections, wx.url).get("/cgi-bin/gettoken", {})
     assert caught.value.errmsg == "corpid missing"
     assert re.fullmatch("[0-9]+_1_[0-9a-f]{32}", caught.value.rid)
 
