@@ -93,6 +93,19 @@ async def test_a_busy_or_late_loop_does_not(loop: Loop) -> None:
     await service.has_begun(2 * FLOOR)
 
 
+async def test_the_limit_does_not_grow_while_wechat_answers_too_slowly() -> None:
+    loop = Loop(busy=1)
+    service = Service(limit_of(loop))
+    service.begin()
+    service.end(1)
+    await loop.samples(60)
+    loop.busy = 0
+    await loop.samples(20)
+    assert service.begun == FLOOR + 1
+    service.end(FLOOR)
+    await service.has_begun(3 * FLOOR)
+
+
 async def test_the_limit_never_allows_more_exchanges_than_there_are_connections() -> None:
     loop = Loop()
     limit = limit_of(loop, max_exchanges=1500)
