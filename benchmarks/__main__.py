@@ -14,6 +14,7 @@ from pathlib import Path
 from .authorize import AUTHORIZE
 from .forged import FORGED
 from .http import HTTP
+from .latency import LATENCY
 from .loop_lag import LOOP_LAG
 from .machine import OtherWork, machine_facts
 from .measurement import Outcome, Settings
@@ -36,6 +37,7 @@ BENCHMARKS = {
         NEAR_CACHE,
         FORGED,
         AUTHORIZE,
+        LATENCY,
         LOOP_LAG,
         REVOCATION,
         HTTP,

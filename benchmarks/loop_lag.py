@@ -50,13 +50,15 @@ __all__ = ["LOOP_LAG", "heartbeat"]
 
 _INTERVAL = 0.001  # seconds
 _A_TICK = 100  # calls
-_P99_AT_MOST = 5.0  # milliseconds above the zero line
-_WORST_AT_MOST = 20.0
 _DECADES = range(-3, 3)  # from a microsecond to a second, in milliseconds
 
 _AT_ONCE = "all in one tick"
 _IN_TICKS = f"{_A_TICK} a tick"
 _STATISTICS = (("p50", 0.5), ("p99", 0.99), ("worst", 1.0))
+_AT_MOST = {  # milliseconds above the zero line
+    _AT_ONCE: {"p99": 5.0, "worst": 20.0},
+    _IN_TICKS: {"p99": 10.0, "worst": 25.0},
+}
 
 _Call = Callable[[], Awaitable[None]]
 _Lags = list[float]
@@ -124,14 +126,13 @@ def _outcome(given: dict[str, list[_Round]], size: _Size) -> Outcome:
         measured[f"{name}, longest GC"] = Spread(
             tuple(1000 * one.longest_collection for one in rounds)
         )
-    bounds = {"p99": _P99_AT_MOST, "worst": _WORST_AT_MOST}
     figures = [
         Figure(
             f"{way}, {statistic} above the zero line",
             above(
                 measured[f"{way}: calls, {statistic}"], measured[f"{way}: sleeping, {statistic}"]
             ),
-            at_most=bounds.get(statistic),
+            at_most=_AT_MOST[way].get(statistic),
         )
         for way in (_AT_ONCE, _IN_TICKS)
         for statistic, _ in _STATISTICS

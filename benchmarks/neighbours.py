@@ -5,12 +5,11 @@ The full user has 1,000 sessions, as many as a policy allows, with device names 
 what is timed is 500 calls that begin at once:
 
 - `session`, `rotate` and `revoke` of a service, with tokens;
-- `authorize`, whose codes are traded in this process, for WeChat allows a user 100 logins a minute;
+- `authorize`, with codes traded in this process, because WeChat allows a user 100 logins a minute;
 - `renew` and `sealed_keys` of the store, in the batches of 500 in which a service asks them for
   sliding lives and for `decrypt`.
 
-Beside the times stands the longest script of Redis's SLOWLOG meanwhile: for so long everybody else
-waits.
+The longest script in Redis's SLOWLOG is reported too: every other client waits that long.
 """
 
 import asyncio

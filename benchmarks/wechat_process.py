@@ -33,9 +33,14 @@ class WeChatProcess(ChildProcess):
     def url(self) -> str:
         return str(self.said)
 
-    async def logins(self, count: int) -> list[Login]:
-        """Get what that many users send, each of whom nobody has seen before."""
-        self.send(count)
+    async def logins(self, count: int, latency: float = 0.0) -> list[Login]:
+        """Get what that many users send, each of whom nobody has seen before.
+
+        Args:
+            count: how many.
+            latency: how long each answer takes from now on, in seconds.
+        """
+        self.send((count, latency))
         return [Login(*login) for login in await self.receive()]
 
 
@@ -46,7 +51,7 @@ async def _simulate(pipe: Pipe) -> None:
     ) as simulator:
         pipe.send(simulator.url)
         while True:
-            count: int = await asyncio.to_thread(pipe.recv)
+            count, simulator.latency = await asyncio.to_thread(pipe.recv)
             pipe.send([_login(simulator, users + number) for number in range(count)])
             users += count
 

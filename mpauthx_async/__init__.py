@@ -20,6 +20,7 @@ from .errors import (
     InvalidTokenError,
     MPAuthXError,
     NoOAuthTokenError,
+    OverloadedError,
     ParameterError,
     PartialStoreError,
     SessionKeyLostError,
@@ -63,6 +64,8 @@ from .stores import (
 from .userdata import decrypt_user_data, sign_user_state, verify_raw_data
 from .wechat import WeChatAPI
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AppAccessToken",
     "AuthResult",
@@ -94,6 +97,7 @@ __all__ = [
     "OAuthTokenStore",
     "OAuthUser",
     "OnlinePage",
+    "OverloadedError",
     "ParameterError",
     "PartialStoreError",
     "PhoneNumber",
@@ -124,6 +128,7 @@ __all__ = [
     "WeChatOAuth",
     "WeChatSimulator",
     "WeComExchange",
+    "__version__",
     "decrypt_user_data",
     "parse_push_event",
     "sign_user_state",

@@ -7,8 +7,9 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+from .coalescer import answers_of
 from .devices import is_one_line
-from .errors import BannedError, MPAuthXError, ParameterError
+from .errors import BannedError, MPAuthXError, ParameterError, StoreError
 from .events import Banned, Events, Unbanned
 from .models import Ban, Subject, User
 from .stores import TokenStore
@@ -90,15 +91,17 @@ class Bans:
         """Tell which users may not get a token, because one of their other ids is banned.
 
         Returns:
-            For each user a BannedError, or what kept a ban from being copied to all their ids;
-            None for the others. A user of one id is left to `TokenStore.issue`.
+            For each user a BannedError, or what kept their bans from being read or copied to all
+            their ids; None for the others. A user of one id is left to `TokenStore.issue`.
         """
         refusals: list[Exception | None] = [None] * len(users)
         subjects = [self._subjects.of(user) for user in users]
         several = [i for i, own in enumerate(subjects) if len(own) > 1]
         if not several:
             return refusals
-        found = await self._tokens.bans([subject for i in several for subject in subjects[i]])
+        found = await answers_of(
+            self._tokens.bans([subject for i in several for subject in subjects[i]])
+        )
         if any(found):
             left = iter(found)
             bans = {i: list(islice(left, len(subjects[i]))) for i in several}
@@ -109,10 +112,10 @@ class Bans:
         return refusals
 
     async def _refusal(
-        self, subjects: Sequence[Subject], bans: Sequence[Ban | None]
+        self, subjects: Sequence[Subject], bans: Sequence[Ban | StoreError | None]
     ) -> Exception | None:
         try:
-            ban = await self._spread(subjects, bans)
+            ban = await self._spread(subjects, [_known(ban) for ban in bans])
         except MPAuthXError as error:  # it fails this login alone
             return error
         return None if ban is None else BannedError(subjects[0].user_id, ban.reason, ban.until)
@@ -160,6 +163,12 @@ class Bans:
                 return await work(subject)
 
         return ask
+
+
+def _known(ban: Ban | StoreError | None) -> Ban | None:
+    if isinstance(ban, StoreError):
+        raise ban
+    return ban
 
 
 def _strictest(bans: Sequence[Ban | None]) -> Ban | None:

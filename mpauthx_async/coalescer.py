@@ -82,6 +82,11 @@ class Coalescer(Generic[Item, Result]):
             loop.call_soon(self._dispatch)
         return future
 
+    async def landed(self) -> None:
+        """Return when the batches that are on their way are answered; later ones do not count."""
+        if self._in_flight:
+            await asyncio.wait(set(self._in_flight))
+
     async def close(self) -> None:
         """Take no more calls, and return when all that were taken are answered."""
         self._closed = True

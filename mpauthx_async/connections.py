@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import re
+import sys
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, Self, TypeAlias
 
 import aiohttp
@@ -12,13 +14,17 @@ import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import EqualJitterBackoff
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError, RedisError
 
 from .errors import ClosedError, ConfigurationError
 from .frames import methods_clear_frames
+from .login_limit import LoginLimit
 from .open_calls import OpenCalls
+
+if sys.platform != "win32":
+    import resource
 
 __all__ = ["Connections", "RedisClient"]
 
@@ -26,7 +32,9 @@ RedisClient: TypeAlias = Redis | RedisCluster
 
 logger = logging.getLogger(__name__)
 
-_HTTP_CONNECTIONS = 256
+_MAX_HTTP_CONNECTIONS = 4096
+_HTTP_KEEPALIVE = 15  # seconds that an idle connection stays open
+_OTHER_CALLS = 8  # this part of the connections is left to calls that exchange no code
 _HTTP_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5, sock_connect=3)  # seconds
 _DNS_CACHE = 300  # seconds
 _REDIS_CONNECTIONS = 16  # callers share trips, so a few serve thousands of them
@@ -34,6 +42,8 @@ _REDIS_POOL_WAIT = 5  # seconds for a free connection
 _REDIS_TIMEOUT = 3  # seconds for an answer
 _REDIS_CONNECT_TIMEOUT = 2  # seconds
 _REDIS_URL = re.compile(r"rediss?://[^/?#]*(/\d*)?(\?[^#@]*)?|unix://.*", re.IGNORECASE)
+_OPTION = re.compile(r"\w{1,40}", re.ASCII)
+_SECRET_QUERY = re.compile(r"\?.*(password|[@#])", re.IGNORECASE | re.DOTALL)
 _EXECUTOR_THREADS = 4
 
 
@@ -44,6 +54,11 @@ class Connections:
     Everything opens when it is first used, so this can be created anywhere, without an event loop.
     From then on it belongs to that event loop and process, and raises ConfigurationError in others.
     Ready-made parts are used as they are and never closed here.
+
+    The aiohttp session opens as many connections as WeChat's latency takes: up to 4,096, but at
+    most half of the file descriptors that the process may open (RLIMIT_NOFILE). Idle ones are
+    closed after 15 seconds. An eighth of them is left to calls that exchange no code. A ready-made
+    session keeps the limit of its own connector.
 
     Args:
         redis_url: `redis://`, `rediss://` or `unix://`; for the options in its query see redis-py.
@@ -84,13 +99,31 @@ class Connections:
         self._calls.check_here()
         if self._http is None:
             self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_HTTP_CONNECTIONS, ttl_dns_cache=_DNS_CACHE),
+                connector=aiohttp.TCPConnector(
+                    limit=self._max_http_connections,
+                    keepalive_timeout=_HTTP_KEEPALIVE,
+                    ttl_dns_cache=_DNS_CACHE,
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=_HTTP_TIMEOUT,
             )
         elif self._http.closed:
             raise ClosedError("The aiohttp session that these Connections were given is closed.")
         return self._http
+
+    @cached_property
+    def login_limit(self) -> LoginLimit:
+        """The limit of the logins in progress, over all services."""
+        connections = self._max_http_connections
+        return LoginLimit(connections - connections // _OTHER_CALLS)
+
+    @cached_property
+    def _max_http_connections(self) -> int:
+        limits = [_MAX_HTTP_CONNECTIONS, *_half_of_descriptors()]
+        connector = None if self._owns_http or self._http is None else self._http.connector
+        if connector is not None:
+            limits += [connector.limit, connector.limit_per_host]
+        return min(limit for limit in limits if limit > 0)
 
     @property
     def redis(self) -> RedisClient:
@@ -152,7 +185,10 @@ class Connections:
         if pool is None:
             return
         for connection in list(pool._in_use_connections):
-            connection.mark_for_reconnect()
+            if hasattr(connection, "mark_for_reconnect"):
+                connection.mark_for_reconnect()
+            else:  # redis-py before 6.4: the call that has it is repeated
+                await connection.disconnect(nowait=True)
         # Not pool.disconnect(): while that waits for a connection to close, a call may be given it.
         for connection in list(pool._available_connections):
             await connection.disconnect(nowait=True)
@@ -179,30 +215,73 @@ class Connections:
         await self.close()
 
 
+def _half_of_descriptors() -> list[int]:
+    """Half of the file descriptors that this process may open; empty if it is not limited."""
+    if sys.platform == "win32":
+        return []
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return [] if descriptors == resource.RLIM_INFINITY else [max(1, descriptors // 2)]
+
+
+class _Pool(BlockingConnectionPool):
+    def __repr__(self) -> str:  # redis-py's, before 7.4, tells the password
+        return "<mpauthx_async Redis pool>"
+
+
 def _open_redis(url: str) -> Redis:
+    pool = _pool_of(url)
+    if pool is not None:
+        return Redis.from_pool(pool)
+    # redis-py's own message could quote a piece of the password.
+    option = _refused_option(url)
+    if option is not None:
+        raise ConfigurationError(
+            f"redis-py does not take the option {option!r} in a redis:// URL, or not with this "
+            "value: check its spelling. For the options see redis-py."
+        )
+    raise ConfigurationError(
+        "This is no URL of a Redis that redis-py takes: redis://[[user]:password@]host[:port]/[db],"
+        " rediss:// or unix://, special characters of the password percent-encoded."
+    )
+
+
+def _pool_of(url: str) -> BlockingConnectionPool | None:
+    """Make the pool of a Redis; None if redis-py refuses the URL."""
     # redis-py's own answer to lost connections, with an end that a caller can wait for. A server
     # that hangs is not asked again: its callers have waited long enough.
-    backoff = ExponentialWithJitterBackoff(base=0.05, cap=0.5)
+    backoff = EqualJitterBackoff(base=0.05, cap=0.5)
     retry = Retry(backoff, retries=3, supported_errors=(ConnectionError,))
-    with suppress(ValueError, TypeError, AttributeError, RedisError):
+    # UnboundLocalError is what redis-py before 7.4 makes of a protocol that is no number.
+    with suppress(ValueError, TypeError, AttributeError, UnboundLocalError, RedisError):
         if not _REDIS_URL.fullmatch(url):  # redis-py takes a misplaced password for the database
             raise ValueError
-        pool = BlockingConnectionPool.from_url(
+        pool = _Pool.from_url(
             url,
             max_connections=_REDIS_CONNECTIONS,
             timeout=_REDIS_POOL_WAIT,
             socket_timeout=_REDIS_TIMEOUT,
             socket_connect_timeout=_REDIS_CONNECT_TIMEOUT,
             retry=retry,
+            retry_on_error=[ConnectionError],  # before 6.0 nothing is repeated without it
         )
         pool.connection_class(**pool.connection_kwargs)  # refuses what the query must not hold
         pool.connection_class = _packing_in_c(pool.connection_class)
-        return Redis.from_pool(pool)
-    # redis-py's own message could quote a piece of the password.
-    raise ConfigurationError(
-        "This is no URL of a Redis that redis-py takes: redis://[[user]:password@]host[:port]/[db],"
-        " rediss:// or unix://, special characters of the password percent-encoded."
-    )
+        return pool
+    return None
+
+
+def _refused_option(url: object) -> str | None:
+    """Name the option that redis-py refuses; None if there is none, or it may be a password's."""
+    if not isinstance(url, str) or _SECRET_QUERY.search(url):
+        return None
+    base, _, query = url.partition("?")
+    if _pool_of(base) is None:
+        return None
+    for option in query.split("&"):
+        name = option.partition("=")[0]
+        if _OPTION.fullmatch(name) and _pool_of(f"{base}?{option}") is None:
+            return name
+    return None
 
 
 def _packing_in_c(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:

@@ -33,6 +33,7 @@ class StatusCode(IntEnum):
     invalid_token = 6104
     session_key_lost = 6105
     banned = 6106
+    overloaded = 6107
     invalid_push_event = 6108
     unknown_error = 9999
 

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from .bans import Bans
 from .errors import ParameterError
 from .events import Events, ProfileCleared, UserForgotten
+from .logins import Logins
 from .models import PROFILE_FIELDS, Subject, is_user_id
 from .oauth import WeChatOAuth
 from .stores import TokenStore, UserStore
@@ -24,6 +25,7 @@ class Erasure:
         subjects: finds the ids of a user.
         tokens: the token store.
         bans: the users who may not log in.
+        logins: the logins under way in this process.
         events: is told what happens.
     """
 
@@ -37,6 +39,7 @@ class Erasure:
         subjects: Subjects,
         tokens: TokenStore,
         bans: Bans,
+        logins: Logins,
         events: Events,
     ) -> None:
         self._sku = sku
@@ -46,6 +49,7 @@ class Erasure:
         self._subjects = subjects
         self._tokens = tokens
         self._bans = bans
+        self._logins = logins
         self._events = events
 
     async def forget(self, user_id: str, lift_ban: bool) -> bool:
@@ -60,8 +64,13 @@ class Erasure:
         else:
             await self._bans.spread(user_id)
         ended = sum(await self._subjects.for_each(user_id, self._forget_sessions))
+        subjects = await self._subjects.find(user_id)
         with self._events.store_failures("forget"):
             was_known = await self._users.forget(user_id, app_ids=self._app_ids)
+        # A login that saved its user before that may begin a session of theirs only now.
+        await self._logins.settled()
+        for subject in subjects:
+            ended += await self._forget_sessions(subject)
         if was_known or ended:
             self._events.emit(UserForgotten(self._sku, user_id, ended))
         return was_known or ended > 0

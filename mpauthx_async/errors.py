@@ -22,6 +22,7 @@ __all__ = [
     "InvalidTokenError",
     "MPAuthXError",
     "NoOAuthTokenError",
+    "OverloadedError",
     "ParameterError",
     "PartialStoreError",
     "SessionKeyLostError",
@@ -116,8 +117,9 @@ class WeChatAPIError(MPAuthXError):
 
     Attributes:
         errcode: WeChat's number for what happened.
-        errmsg: WeChat's text, without the rid.
-        rid: the request's id, which WeChat's support asks for; None when WeChat gave none.
+        errmsg: WeChat's text, without rid and hint; at most 500 characters.
+        rid: the request's id, which WeChat's support asks for: the rid, or the hint in an answer
+            without a rid, such as WeCom's; None in an answer without either.
         hint: what a developer can do about it; empty for an errcode that is not known here.
     """
 
@@ -187,7 +189,7 @@ class InvalidPushEventError(MPAuthXError):
 
 
 class SnapshotUserError(MPAuthXError):
-    """WeChat showed the page to a virtual account, behind which no particular user stands."""
+    """WeChat showed the page to a snapshot (virtual) account that represents no real user."""
 
     code = StatusCode.snapshot_user
 
@@ -234,3 +236,12 @@ class BannedError(MPAuthXError):
             until = datetime.fromtimestamp(self.until / 1000, UTC)
             end = f"until {until.isoformat(' ', timespec='seconds')}"
         return f"This user is banned {end}: {self.reason or 'no reason was given'}"
+
+
+class OverloadedError(MPAuthXError):
+    """The login did not begin, because too many others wait. Its code was not used.
+
+    The same call may succeed later.
+    """
+
+    code = StatusCode.overloaded

@@ -7,7 +7,6 @@ come as far: decrypt (executor), save the users, refuse the banned, issue the to
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
@@ -23,10 +22,12 @@ from .errors import (
     ClosedError,
     IdentityMismatchError,
     MPAuthXError,
+    OverloadedError,
     StoreError,
     UserNotFoundError,
 )
 from .events import Events, LoggedIn, LoginFailed, Refreshed, Replaced, Revoked, UserLinked
+from .login_queue import LoginQueue
 from .models import (
     AuthResult,
     Ban,
@@ -49,9 +50,7 @@ __all__ = ["Logins"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_BEGUN = 4  # logins in one tick: to begin one takes aiohttp 0.1 ms
-_MOST_TRADES = 128  # at once: half of what Connections opens to WeChat, where waiting has an end
-_MOST_FINISHED = 256  # logins in one batch
+_MAX_BATCH = 256  # logins that are finished together
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,7 +70,8 @@ class Logins:
         policy: which sessions of a user live side by side.
         ttl: how long a token lives, in milliseconds.
         absolute_ttl: how long its session lives at most, in milliseconds; None for no such end.
-        max_concurrent: how many logins are worked on at once; others wait in order.
+        max_waiting: how many logins may wait to begin.
+        timeout: how long each may wait to begin, in seconds.
         clock: tells the time in Unix seconds.
     """
 
@@ -91,7 +91,8 @@ class Logins:
         policy: LoginPolicy,
         ttl: int,
         absolute_ttl: int | None,
-        max_concurrent: int,
+        max_waiting: int,
+        timeout: float,
         clock: Callable[[], float],
     ) -> None:
         self._app_id = app_id
@@ -109,14 +110,16 @@ class Logins:
         self._absolute_ttl = absolute_ttl
         self._clock = clock
         self._under_way: dict[Hashable, _Login] = {}
-        self._waiting: deque[_Login] = deque()
-        self._free_places = max_concurrent
-        self._trades = 0
-        self._begun_in_tick = 0
-        self._reading = False
+        self._waiting: LoginQueue[_Login] = LoginQueue(
+            connections,
+            max_waiting=max_waiting,
+            timeout=timeout,
+            begin=self._begin,
+            expire=self._expire,
+        )
         self._traded = Coalescer(
             events.watched("login", self._finish_logins),
-            max_batch=_MOST_FINISHED,
+            max_batch=_MAX_BATCH,
             max_in_flight=1,
         )
         self._refreshes = Coalescer(events.watched("refresh", self._finish_refreshes), max_batch=64)
@@ -150,13 +153,13 @@ class Logins:
         # collector.
         key = (on_web, code, encrypted_data, iv, max_age, device.name, device.kind)
         login = self._under_way.get(key)
-        if login is None:
-            login = self._under_way[key] = _Login(
-                key, trade, code, encrypted_data, iv, max_age, device
-            )
-            self._waiting.append(login)
+        if login is not None:
+            return self._outcome(login, _join(login))
+        login = _Login(key, trade, code, encrypted_data, iv, max_age, device)
         outcome = self._outcome(login, _join(login))
-        self._begin_some()
+        self._under_way[key] = login
+        if not self._waiting.add(login):
+            self._overload(login, "max_waiting_logins are waiting already.")
         return outcome
 
     async def refresh(self, user_id: str) -> AuthResult:
@@ -167,11 +170,15 @@ class Logins:
         self._refreshes.submit(refresh).add_done_callback(partial(self._answer, refresh))
         return await self._outcome(refresh, caller)
 
+    async def settled(self) -> None:
+        """Return when the logins and refreshes whose users may be stored already have ended."""
+        await self._traded.landed()
+        await self._refreshes.landed()
+
     async def close(self) -> None:
         """Refuse what waits for its turn, and let what has begun finish."""
         self._closed = True
-        while self._waiting:
-            login = self._waiting.popleft()
+        for login in self._waiting.drain():
             del self._under_way[login.key]
             settle(login.callers, _closed())
         if trades := [one.trade_task for one in self._under_way.values() if one.trade_task]:
@@ -185,78 +192,65 @@ class Logins:
         if self._closed:
             raise _closed()
 
+    def _begin(self, login: "_Login") -> None:
+        login.trade_task = asyncio.create_task(self._trade(login), context=login.context)
+
+    def _expire(self, login: "_Login") -> None:
+        self._overload(login, "The login could not begin within login_timeout.")
+
+    def _overload(self, login: "_Login", reason: str) -> None:
+        """Tell the callers of a login that it does not begin."""
+        del self._under_way[login.key]
+        error = OverloadedError(
+            f"{reason} Its code was not used: the client can send it again within five minutes of "
+            "wx.login."
+        )
+        settle(login.callers, error)
+        self._report(login, error)
+
     async def _outcome(self, call: "_Call", caller: "asyncio.Future[AuthResult]") -> AuthResult:
         """Wait for what a call comes to. It goes on when a caller is cancelled."""
         try:
             return await caller
         except asyncio.CancelledError:
             call.callers.remove(caller)
+            if isinstance(call, _Login) and not call.callers and self._waiting.discard(call):
+                del self._under_way[call.key]
             if not caller.cancelled() and all(other.cancelled() for other in call.callers):
                 # Cancelled in the tick in which the answer came, and nobody else got it.
                 self._give_up(caller.exception() or caller.result())
             raise
-
-    def _begin_some(self) -> None:
-        """Begin what waits, if there is a place, but not so much in one tick that it gets long.
-
-        Nothing begins while the executor has a batch to decrypt. That takes two milliseconds for a
-        hundred logins when the event loop is idle; when it is busy, several times as long, for the
-        two take the interpreter's lock from each other with each call into C, and both are slower.
-        """
-        while (
-            self._waiting
-            and self._free_places
-            and self._trades < _MOST_TRADES
-            and self._begun_in_tick < _MOST_BEGUN
-            and not self._reading
-        ):
-            login = self._waiting.popleft()
-            if all(caller.done() for caller in login.callers):
-                del self._under_way[login.key]  # all have left
-                continue
-            if not self._begun_in_tick:
-                asyncio.get_running_loop().call_soon(self._next_tick)
-            self._begun_in_tick += 1
-            self._free_places -= 1
-            self._trades += 1
-            login.trade_task = asyncio.create_task(self._trade(login), context=login.context)
-
-    def _next_tick(self) -> None:
-        self._begun_in_tick = 0
-        self._begin_some()
 
     async def _trade(self, login: "_Login") -> None:
         try:
             login.traded = await login.trade(login.code)
             answer = self._traded.submit(login)
         except BaseException as error:
-            self._trades -= 1
+            self._connections.login_limit.exchanged()
             self._end(login, error)
             if not isinstance(error, Exception):
                 raise  # this task was cancelled, or the process is told to end
         else:
-            self._trades -= 1
             login.trade_task = None  # let go of it now, for it may be long until the end
             answer.add_done_callback(partial(self._end_with, login), context=login.context)
-            self._begin_some()
+            self._connections.login_limit.exchanged()
 
     def _end_with(self, login: "_Login", answer: "asyncio.Future[AuthResult]") -> None:
         self._end(login, _outcome_of(answer))
 
     def _end(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
         """Tell the callers of a login, and let the next one begin."""
+        self._connections.login_limit.release()
         del self._under_way[login.key]  # from here on nobody can join
-        self._free_places += 1
-        self._begin_some()
         was_heard = self._tell(login, outcome)
-        if self._events.has_listeners:
-            self._report(login, outcome, was_heard)
+        if was_heard or isinstance(outcome, Exception):
+            self._report(login, outcome)
 
-    def _report(
-        self, login: "_Login", outcome: AuthResult | BaseException, was_heard: bool
-    ) -> None:
+    def _report(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
+        if not self._events.has_listeners:
+            return
         seconds = time.perf_counter() - login.begun_at
-        if isinstance(outcome, AuthResult) and was_heard:
+        if isinstance(outcome, AuthResult):
             self._events.emit(LoggedIn(outcome.session, outcome.user, outcome.is_new_user, seconds))
         elif isinstance(outcome, Exception):
             self._events.emit(LoginFailed(outcome, seconds))
@@ -293,15 +287,13 @@ class Logins:
     async def _finish_logins(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
         """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
         now = int(self._clock() * 1000)
-        self._reading = True
-        try:
+        # Decrypting takes two milliseconds for a hundred logins while the event loop is idle, and
+        # several times as long while it is busy: both contend for the GIL.
+        with self._waiting.paused():
             await asyncio.sleep(0)  # what has begun in this tick can send its request first
             arrivals = await asyncio.get_running_loop().run_in_executor(
                 self._connections.executor, self._read, logins, now
             )
-        finally:
-            self._reading = False
-            self._begin_some()
         kept = await _for_good(arrivals, self._keep)
         admitted = await _for_good(kept, self._admit)
         return await _for_good(admitted, self._give_tokens)
@@ -385,12 +377,12 @@ class Logins:
         }
 
     async def _admit(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
-        """Refuse those whom a ban of any of their ids keeps out."""
+        """Refuse users who are banned under any of their ids."""
         refusals = await self._bans.refusals([arrival.user for arrival in arrivals])
         return [refused or a for a, refused in zip(arrivals, refusals, strict=True)]
 
     async def _end_others(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
-        """End the sessions under the other ids of users, of whom each is to have one token."""
+        """End the sessions under the users' other ids: a refresh leaves one token."""
         return await asyncio.gather(*map(self._end_other, arrivals))
 
     async def _end_other(self, arrival: "_Arrival") -> "_Arrival | Exception":

@@ -118,7 +118,7 @@ class NewSession:
         device: what the user would know the device by, on one line without tabs.
         device_kind: such as phone or desktop, likewise; None when the device's name is its kind.
         absolute_ttl: how long it lives at most, however often it is renewed or rotated, in
-            milliseconds; None for no such end.
+            milliseconds; None leaves that to the arguments of `rotate` and `renew`.
     """
 
     ref: SessionRef
@@ -449,7 +449,7 @@ class AuthResult:
     """What a login gave; `to_dict()` is the answer that mpauthx's clients know.
 
     Attributes:
-        response: the token.
+        response: the token; also as `token`.
         user: the user as stored, for `authorize`.
         is_new_user: whether this was their first login ever.
         session: the session that the token stands for.
@@ -461,6 +461,11 @@ class AuthResult:
     user: User
     session: Session
     is_new_user: bool = False
+
+    @property
+    def token(self) -> str:
+        """The token: the same as `response`."""
+        return self.response
 
     def to_dict(self) -> dict[str, Any]:
         """The status code, the status message and the token."""

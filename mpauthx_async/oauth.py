@@ -79,7 +79,8 @@ class WeChatOAuth:
         page_base: the address of the pages that a browser is sent to.
         signing_keys: what signs states, and encrypts the tokens that are kept at a URL, oldest to
             newest, at least 16 bytes each: the newest signs and encrypts, all verify and decrypt.
-            By default the app_secret alone; after a change of the secret, `[old_secret,
+            Random keys of your own are recommended. By default the app_secret alone, which travels
+            in the URLs of calls to WeChat; after a change of the secret, `[old_secret,
             new_secret]`. A user whose token does not decrypt has to authorize again.
         clock: tells the time in Unix seconds.
 
@@ -159,18 +160,17 @@ class WeChatOAuth:
         """
         return self._page_url("/connect/qrconnect", redirect_uri, state, scope, ("snsapi_login",))
 
-    def create_state(self, payload: str = "", ttl: float = 600, *, session: str = "") -> str:
+    def create_state(self, payload: str = "", ttl: float = 600, *, session: str) -> str:
         """Make the state of a login that begins: signed, for one use, and for `ttl` seconds.
 
-        The signature keeps the payload from being changed. That nobody can foist their own login
-        upon somebody else's browser takes a `session`: set a random text as a cookie where the
-        login begins, and pass it here and to `verify_state`.
+        The signature keeps the payload from being changed. `session` prevents login CSRF: set a
+        random text as a cookie where the login begins, and pass it here and to `verify_state`.
 
         Args:
             payload: what comes back with it, such as the path to go on to; up to 50 bytes in UTF-8.
                 Everybody can read it.
             ttl: how long the user may take, in seconds, up to a day.
-            session: any text that only this browser sends. It is not part of the state.
+            session: a text that only this browser sends, not empty. It is not part of the state.
 
         Returns:
             Up to 128 letters and digits.
@@ -182,7 +182,7 @@ class WeChatOAuth:
             raise ParameterError("A state's ttl must be a number of seconds, up to a day.")
         return self._states.sign(payload, int((self._clock() + ttl) * 1000), session)
 
-    async def verify_state(self, state: object, *, session: object = "") -> str:
+    async def verify_state(self, state: object, *, session: object) -> str:
         """Use up the state that came back; await it before anything else is done with the login.
 
         A state is good once, in all processes that share the token store: hence asynchronous.
@@ -195,6 +195,7 @@ class WeChatOAuth:
             The payload.
 
         Raises:
+            ParameterError: session is empty or no text: the browser sent no cookie.
             InvalidStateError: it was forged, has expired, was used, or is another browser's.
             StoreError: the store could not tell whether it was used.
             ClosedError: the service is closed.
@@ -372,6 +373,11 @@ class WeChatOAuth:
     def _page_url(
         self, path: str, redirect_uri: str, state: str, scope: str, scopes: Sequence[str]
     ) -> str:
+        if isinstance(redirect_uri, str) and re.search(r"\s", redirect_uri):
+            raise ParameterError(
+                "redirect_uri contains white space: remove what is around the URL, and "
+                "percent-encode what is inside it."
+            )
         if not isinstance(redirect_uri, str) or not _REDIRECT_URI.fullmatch(redirect_uri):
             raise ParameterError("redirect_uri must be a URL that begins with http:// or https://.")
         if (

@@ -57,10 +57,10 @@ class StateSigner:
         Args:
             payload: what comes back with it, up to 50 bytes in UTF-8.
             ends_at: when it ends, in Unix milliseconds.
-            session: what it is bound to.
+            session: what it is bound to, not empty.
 
         Raises:
-            ParameterError: for a payload that it cannot hold.
+            ParameterError: for a payload that it cannot hold, or without a session.
         """
         raw_payload = payload.encode() if _is_text(payload) else None
         if raw_payload is None or len(raw_payload) > _MAX_PAYLOAD:
@@ -68,8 +68,8 @@ class StateSigner:
                 f"A state's payload is a text of at most {_MAX_PAYLOAD} bytes in UTF-8, because "
                 f"WeChat takes {MAX_STATE} for the whole state. Keep more in your own session."
             )
-        if not _is_text(session):
-            raise ParameterError("session must be a text, such as the value of a cookie.")
+        if not session or not _is_text(session):
+            raise _no_session()
         body = ends_at.to_bytes(_END, "big") + secrets.token_bytes(_NONCE) + raw_payload
         mac = digest(self._macs[0], _bound(body, session))
         return b32encode(body + mac).decode().rstrip("=")
@@ -83,13 +83,15 @@ class StateSigner:
             session: what it has to be bound to.
 
         Raises:
-            InvalidStateError: for anything else, whatever its type or form.
+            ParameterError: session is empty or no text.
+            InvalidStateError: for any other state, whatever its type or form.
         """
+        if not isinstance(session, str) or not session:
+            raise _no_session()
         raw = _decode(state)
         body, mac = raw[:-_MAC], raw[-_MAC:]
         if (
             len(body) < _END + _NONCE
-            or not isinstance(session, str)
             or not _is_text(session)
             or not any(
                 compare_digest(digest(key, _bound(body, session)), mac) for key in self._macs
@@ -104,6 +106,13 @@ class StateSigner:
             raise InvalidStateError("This state has expired: let the user begin anew.")
         nonce, payload = body[_END : _END + _NONCE], body[_END + _NONCE :]
         return State(nonce.hex(), payload.decode(), ends_at)
+
+
+def _no_session() -> ParameterError:
+    return ParameterError(
+        "session is required, as a text that is not empty: a random value that only this browser "
+        "sends, such as that of a cookie. Otherwise anybody's state would serve in any browser."
+    )
 
 
 def _decode(state: object) -> bytes:

@@ -20,6 +20,7 @@ from Crypto.Cipher import AES
 from Crypto.Util.Padding import unpad
 
 from .errors import ConfigurationError, InvalidPushEventError
+from .frames import clears_frames
 from .models import is_user_id
 
 __all__ = ["MAX_PUSH_AGE", "PushEvent", "parse_push_event", "verify_push_url"]
@@ -40,7 +41,7 @@ _AES_KEY = re.compile(r"[0-9A-Za-z+/]{43}")
 _JSON = json.JSONDecoder(strict=False)
 # A DTD, which declares entities, can only stand before the root element.
 _ROOT_COMES_FIRST = re.compile(r"\s*(?:<\?xml[^<>]*\?>)?\s*<\w")
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # not even escaped
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # XML allows no escapes of them
 _BLANK_IN_TAG = re.compile(r"<\s+(\w+>)")
 _USER_EVENTS = (
     "user_info_modified",
@@ -76,7 +77,7 @@ class PushEvent:
             signature of plain mode does not cover the body.
         nonce: occurs once; `MPAuthX.handle_push_event` refuses a repeated one.
         timestamp: when it was sent, in Unix seconds, as signed.
-        created_at: when it happened, in Unix milliseconds; None if it does not tell.
+        created_at: when it happened, in Unix milliseconds; None without CreateTime.
         revoke_info: WeChat's numbers of what the user withdrew, such as 6 for name and avatar.
         plugin_id: the AppID of the plugin in which the user withdrew it; None outside of plugins.
         open_pid: the user in the plugin, likewise.
@@ -98,6 +99,7 @@ class PushEvent:
     fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
+@clears_frames
 def parse_push_event(
     query: Mapping[str, str],
     body: bytes | str,
@@ -128,11 +130,11 @@ def parse_push_event(
         return _parse_event(query, body, token, aes_key, time.time() if now is None else now)
     except (InvalidPushEventError, ConfigurationError) as error:
         refusal = type(error)(*error.args)
-    # Raised here and anew, because the frames below hold the key and the token.
-    del query, body, token, aes_key
+    # A new one, because the traceback and context of the first tell which check failed.
     raise refusal
 
 
+@clears_frames
 def verify_push_url(query: Mapping[str, str], *, token: str, now: float | None = None) -> str:
     """Verify the GET request with which WeChat tests the app's own URL.
 
@@ -153,7 +155,6 @@ def verify_push_url(query: Mapping[str, str], *, token: str, now: float | None =
         return _matching(_ECHO, query.get("echostr"))
     except (InvalidPushEventError, ConfigurationError) as error:
         refusal = type(error)(*error.args)
-    del query, token
     raise refusal
 
 

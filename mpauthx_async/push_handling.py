@@ -1,4 +1,4 @@
-"""PushEventHandler: does what WeChat's pushed events oblige an app to."""
+"""PushEventHandler: erases what the events that WeChat pushes tell an app to erase."""
 
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -11,7 +11,8 @@ from .stores import Records
 
 __all__ = ["PushEventHandler", "UserEraser"]
 
-# An event can be ahead of time, and stay valid until it is as much behind; and clocks differ.
+# A timestamp may be ahead by MAX_PUSH_AGE and is valid until it is behind by as much, and clocks
+# differ.
 _REMEMBERED = 2 * MAX_PUSH_AGE + 60  # seconds
 _MAX_REMEMBERED = 10_000  # nonces in this process
 
@@ -76,10 +77,10 @@ class PushEventHandler:
         self._events = events
 
     async def handle(self, event: PushEvent) -> None:
-        """Do what an event asks for, once, and tell listeners.
+        """Handle an event once, and tell listeners.
 
-        Its nonce is remembered at the end: WeChat repeats an event whose handling failed. To erase
-        something twice does no harm.
+        Its nonce is remembered at the end: WeChat repeats an event whose handling failed, and
+        erasing something twice is harmless.
         """
         self._check(event)
         key = f"push_nonce|{self._purpose}|{event.nonce}"

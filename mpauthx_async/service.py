@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from pathlib import PurePath
 from typing import Any, Self
 
 from .access_token import AppAccessToken
@@ -79,16 +80,19 @@ class MPAuthX:
             the app_secret alone signs, which travels in the URLs of calls to WeChat.
             `[old_key, new_key]` lets earlier tokens outlive a change.
         policy: which sessions of a user live side by side; by default the 100 newest.
-        absolute_ttl: when given, lives slide: `token_ttl` counts from a token's last use, and this
-            is how long a session lives at most, in seconds.
+        absolute_ttl: how long a session lives at most, in seconds. When it is given, lives slide:
+            `token_ttl` counts from a token's last use. By default they do not slide, and a session
+            that is rotated ends 90 days after its login, or `token_ttl` after it if that is longer.
         rotation_grace: for how long a client that lost the answer of `rotate` gets it again, in
             seconds; so does the Redis client here, which repeats what was lost.
-        max_concurrent_logins: how many logins are worked on at once, up to 128 of them at WeChat;
-            others wait in order.
+        login_timeout: how long a login may wait to begin, in seconds. What cannot begin in time
+            raises OverloadedError.
+        max_waiting_logins: how many logins may wait to begin; one more raises OverloadedError at
+            once.
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to trade the codes of `authorize` than the app's own: a
-            ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and calls
-            that need its own access token are not to be had.
+            ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and
+            methods that need the app's access token raise ConfigurationError.
         clock: tells the time in Unix seconds.
 
     Raises:
@@ -112,12 +116,14 @@ class MPAuthX:
         policy: LoginPolicy | None = None,
         absolute_ttl: float | None = None,
         rotation_grace: float = 10.0,
-        max_concurrent_logins: int = 512,
+        login_timeout: float = 30.0,
+        max_waiting_logins: int = 10_000,
         web: WeChatOAuth | None = None,
         exchange: CodeExchange | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        _check(token_ttl, absolute_ttl, rotation_grace, max_concurrent_logins, policy)
+        _check(token_ttl, absolute_ttl, rotation_grace, policy)
+        _check_waiting(login_timeout, max_waiting_logins)
         policy = policy or LoginPolicy()
         ttl = int(token_ttl * 1000)
         longest = None if absolute_ttl is None else int(absolute_ttl * 1000)
@@ -168,7 +174,8 @@ class MPAuthX:
             policy=policy,
             ttl=ttl,
             absolute_ttl=longest,
-            max_concurrent=max_concurrent_logins,
+            max_waiting=max_waiting_logins,
+            timeout=login_timeout,
             clock=clock,
         )
         self._sessions = Sessions(
@@ -208,6 +215,7 @@ class MPAuthX:
             subjects=self._subjects,
             tokens=self._tokens,
             bans=self._bans,
+            logins=self._logins,
             events=self._events,
         )
         app_ids = {app_id} if web is None else {app_id, web.app_id}
@@ -238,9 +246,10 @@ class MPAuthX:
     ) -> AuthResult:
         """Log a user in: trade the code at WeChat, keep the user, give a token.
 
-        Concurrent calls with the same arguments are one login and get the same token; the data
-        counts too, so that nobody's data goes unchecked. A user may log in on several devices;
-        each has a token of its own.
+        Concurrent calls with one code, and the same data and device, are one login and share a
+        token: revoking it ends it for all of them. encrypted_data and iv are part of the key, so
+        every caller's data is verified. A user may log in on several devices; each has a token of
+        its own.
 
         Args:
             code: what `wx.login` gave the client.
@@ -265,6 +274,8 @@ class MPAuthX:
                 older than max_age.
             IdentityMismatchError: the data belongs to somebody else.
             BannedError: the user is banned.
+            OverloadedError: `max_waiting_logins` others wait already, or the login could not begin
+                within `login_timeout`. The code was not used.
             StoreError: the user or the token could not be stored; no token was given.
             ClosedError: the service is closed, or was while this call waited for its turn.
         """
@@ -370,6 +381,9 @@ class MPAuthX:
         Whenever an old token is used after that, in whatever call but `token_status` and `revoke`,
         somebody has it who should not: the session ends (TokenStatus.reused). So this is what an
         endpoint for clients calls; `refresh_token` asks for nothing but a user id.
+
+        The session then ends `token_ttl` from now, and at the latest `absolute_ttl` after its
+        login, which is 90 days by default.
 
         Args:
             token: what the client sent.
@@ -513,7 +527,9 @@ class MPAuthX:
         tokens of their web logins; and their row in the user store with all that links it, unless
         it also holds the openId of an app that is neither this service's nor that of its web
         logins. An openId whose app is not known, because it was stored before its user logged in
-        here, counts as this app's. A ban stays, under all ids that the user had.
+        here, counts as this app's. A ban stays, under all ids that the user had. A session that a
+        login in progress in this service begins is erased, too; a login in progress in another
+        process may leave one until it expires, or until a call with the user id of its token.
 
         After a failure, call it again: it finds whatever is left. The user may log in again, and
         is new then if the row was erased.
@@ -710,7 +726,7 @@ class MPAuthX:
             return await self._app_access().get()
 
     async def handle_push_event(self, event: PushEvent) -> None:
-        """Do what an event obliges to that WeChat pushed: erase users, or parts of their profiles.
+        """Handle an event that WeChat pushed: erase the user, or parts of their profile.
 
         user_authorization_cancellation forgets the user (a ban stays), user_authorization_revoke
         clears the fields of the profile that `revoke_info` names; any other is only told to
@@ -835,6 +851,11 @@ class MPAuthX:
         return RedisRecords(self._connections) if self._connections.knows_redis else None
 
     def _open(self, store: Any, opener: Callable[[str], Any]) -> Any:
+        if store is None or isinstance(store, PurePath):
+            raise ConfigurationError(
+                "users and tokens must be URLs, such as sqlite:///users.db, or stores: this one is "
+                f"a {type(store).__name__}."
+            )
         if isinstance(store, str):
             store = opener(store)
             self._opened.append(store)
@@ -845,7 +866,6 @@ def _check(
     token_ttl: object,
     absolute_ttl: object,
     rotation_grace: object,
-    max_concurrent_logins: object,
     policy: object,
 ) -> None:
     """Raise ConfigurationError for settings that cannot work."""
@@ -853,10 +873,15 @@ def _check(
     if absolute_ttl is not None:
         _check_seconds("absolute_ttl", absolute_ttl, least)
     _check_seconds("rotation_grace", rotation_grace, 0)
-    if type(max_concurrent_logins) is not int or max_concurrent_logins < 1:
-        raise ConfigurationError("max_concurrent_logins must be a whole number above zero.")
     if policy is not None and not isinstance(policy, LoginPolicy):
         raise ConfigurationError("policy must be a LoginPolicy.")
+
+
+def _check_waiting(login_timeout: object, max_waiting_logins: object) -> None:
+    """Raise ConfigurationError for limits of waiting that cannot work."""
+    _check_seconds("login_timeout", login_timeout, 0.001)
+    if type(max_waiting_logins) is not int or max_waiting_logins < 1:
+        raise ConfigurationError("max_waiting_logins must be a whole number above zero.")
 
 
 def _check_seconds(name: str, seconds: object, least: float) -> float:

@@ -12,17 +12,18 @@ from .constants import TokenStatus
 from .errors import (
     ConfigurationError,
     InvalidTokenError,
+    MPAuthXError,
     ParameterError,
     StoreError,
     UserNotFoundError,
 )
 from .events import Events, Revoked, Rotated, TokenReuseDetected, TokensValidated
-from .models import AuthResult, OnlinePage, Session, SessionRef, User
+from .models import AuthResult, OnlinePage, Session, SessionRef, Subject, User
 from .near_cache import NearCache, NearCaching
 from .store_boundary import only_store_errors
 from .stores import TokenStore, UserStore
 from .subjects import Subjects
-from .tokens import TokenSigner
+from .tokens import TokenSigner, is_nonce
 
 __all__ = ["Sessions", "invalid_token"]
 
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 _LARGEST_PAGE = 1000  # users
+_ROTATED_TTL = 90 * 86_400_000  # milliseconds that a session lives at most by rotation
 _RENEWED = 32_768  # sessions whose next renewal is remembered, some 300 bytes each
 
 
@@ -46,7 +48,8 @@ class Sessions:
         events: is told what happens.
         ttl: how long a token lives, in milliseconds.
         absolute_ttl: when given, that counts from the token's last use, and this is how long its
-            session lives at most, in milliseconds.
+            session lives at most, in milliseconds; without it, one that is rotated lives at most
+            90 days, unless its life is longer anyway.
         shares: whether a token may be that of several devices.
         grace: for how long a repeated rotation gets the same token, in milliseconds.
         clock: tells the time in Unix seconds.
@@ -75,11 +78,13 @@ class Sessions:
         self._events = events
         self._ttl = ttl
         self._absolute_ttl = absolute_ttl
+        self._rotated_ttl = _ROTATED_TTL if absolute_ttl is None else absolute_ttl
         self._shares = shares
         self._grace = grace
         self._clock = clock
         self._lookups = Coalescer(self._lookup, max_in_flight=2)
         self._reads = Coalescer(events.watched("read", self._read))
+        self._lists: Coalescer[Subject, Sequence[Session]] = Coalescer(self._list)
         self._revocations = Coalescer(events.watched("revoke", tokens.revoke))
         self._rotations = Coalescer(events.watched("rotate", self._rotate))
         self._reuses = Coalescer(events.watched("end_reused", self._end_reused))
@@ -137,7 +142,7 @@ class Sessions:
         """List the living sessions of a user, newest first."""
         found: list[Session] = []
         for subject in await self._subjects.find(user_id):
-            found += await self._ask("sessions", self._tokens.sessions(subject))
+            found += await self._ask("sessions", self._lists.submit(subject))
         return sorted(found, key=lambda session: session.issued_at, reverse=True)
 
     async def revoke(self, token: object) -> bool:
@@ -149,9 +154,10 @@ class Sessions:
         """End one of a user's sessions; False when they have none of this id."""
         if not isinstance(session_id, str) or not session_id:
             raise ParameterError("session_id is required, as a Session has it.")
-        for session in await self.of_user(user_id):  # so that nobody ends another's
-            if session.id == session_id:
-                return await self._end(session.ref)
+        for subject in await self._subjects.find(user_id):
+            # The store ends a session for its own user only.
+            if is_nonce(session_id) and await self._end(SessionRef(*subject, session_id)):
+                return True
         return False
 
     async def revoke_user(self, user_id: str, except_token: object = None) -> int:
@@ -200,6 +206,7 @@ class Sessions:
         """Take no more calls, and return when all that were taken are answered."""
         await self._lookups.close()
         await self._reads.close()
+        await self._lists.close()
         await self._rotations.close()
         await self._revocations.close()
         await self._reuses.close()
@@ -252,6 +259,17 @@ class Sessions:
     async def _read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
         return await self._tokens.read(refs)
 
+    async def _list(self, subjects: Sequence[Subject]) -> list[Sequence[Session] | Exception]:
+        """List the sessions of each subject, once for all callers who ask for the same one."""
+
+        async def list_one(subject: Subject) -> Sequence[Session] | Exception:
+            try:
+                return await self._tokens.sessions(subject)
+            except MPAuthXError as error:
+                return error
+
+        return await asyncio.gather(*map(list_one, subjects))
+
     def _count_without_trip(self, *, is_valid: bool) -> None:
         if not any(self._without_trip):
             asyncio.get_running_loop().call_soon(self._tell_without_trip)
@@ -268,7 +286,11 @@ class Sessions:
         rotated = dict(
             zip(
                 known,
-                await answers_of(self._tokens.rotate(known, ttl=self._ttl, grace=self._grace)),
+                await answers_of(
+                    self._tokens.rotate(
+                        known, ttl=self._ttl, grace=self._grace, absolute_ttl=self._rotated_ttl
+                    )
+                ),
                 strict=True,
             )
         )

@@ -59,7 +59,8 @@ def add_session_actions(parser: argparse.ArgumentParser) -> None:
                 "user_id",
                 metavar="USER_ID",
                 type=arguments.user_id,
-                help="as tokens carry it: the unionId where there is one, else the openId",
+                help="as tokens carry it: the unionId where there is one, else the openId; a "
+                "user's other ids are not known here",
             )
         action.set_defaults(run=run, fail=action.error)
         return action

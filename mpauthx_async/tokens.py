@@ -25,6 +25,7 @@ __all__ = [
     "TokenParts",
     "TokenSigner",
     "digest",
+    "is_nonce",
     "is_sku",
     "keyed_macs",
     "new_nonce",
@@ -33,6 +34,7 @@ __all__ = [
     "parse_token",
 ]
 
+_NONCE_FORM = re.compile(r"[A-Za-z0-9_-]{16}")
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MIN_KEY = 16  # bytes
 _NONCE = 12  # bytes
@@ -70,6 +72,11 @@ def parse_token(token: object) -> TokenParts | None:
 def is_sku(value: object) -> bool:
     """Whether this can be a sku: 1 to 64 characters of `[A-Za-z0-9._-]`."""
     return isinstance(value, str) and _SKU.fullmatch(value) is not None
+
+
+def is_nonce(value: object) -> bool:
+    """Whether this can be a session's nonce: 16 characters of base64url."""
+    return isinstance(value, str) and _NONCE_FORM.fullmatch(value) is not None
 
 
 def new_nonce() -> str:
@@ -198,6 +205,8 @@ def derived_keys(purpose: bytes, app_id: str, keys: Sequence[str | bytes]) -> tu
     """As `keyed_macs`, for another use than signing: a key of 64 bytes from each, newest first."""
     if isinstance(keys, (str, bytes)) or not keys:
         raise ConfigurationError("signing_keys must be a list of one key or more.")
+    if any(key is None or key in ("", b"") for key in keys):
+        raise ConfigurationError("One of the signing_keys is empty or None.")
     return tuple(_derived_key(purpose, app_id, key) for key in reversed(keys))
 
 

@@ -48,6 +48,11 @@ class WeChatAPI:
         on_refused: Callable[[int], None] | None = None,
     ) -> None:
         for name, value in (("app_id", app_id), ("app_secret", app_secret)):
+            if value is None or value == "":
+                raise ConfigurationError(
+                    f"{name} is empty or None: pass it as WeChat's admin console shows it. If it "
+                    "comes from an environment variable, check that the variable is set."
+                )
             if not isinstance(value, str) or not _CREDENTIAL.fullmatch(value):
                 raise ConfigurationError(
                     f"{name} must be a text of ASCII characters; is there a line break at its end?"

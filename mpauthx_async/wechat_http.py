@@ -76,7 +76,14 @@ _HINTS = {
     48001: "The user has not granted this, or the app may not ask for it. Authorize with the scope "
     "snsapi_userinfo (snsapi_login on a website); an Official Account must be a verified one.",
 }
-_RID = re.compile(r"[\s,]*(?:rid:\s*([\w-]+)|hints:\s*\[\s*req_id:\s*([^\s\]]+)\s*\])\s*$")
+_MAX_ERRMSG = 500  # characters
+# What follows WeChat's text: "rid: x", "hints: [ req_id: x ]", "hint: [x] rid: y", and WeCom's
+# "hint: [x], from ip: y, more info at z".
+_REQUEST_IDS = re.compile(
+    r"(?:\bhints?:\s*\[\s*(?:req_id:\s*)?(?P<hint>[^\s\]]+)\s*\].*?)?"
+    r"(?:\brid:\s*(?P<rid>[\w.:-]+)\s*)?\Z",
+    re.DOTALL,
+)
 _SECRETS = {
     "access_token",
     "code",
@@ -284,13 +291,16 @@ def _parse(status: int, answer: bytes, request: _Request) -> dict[str, Any] | MP
     errmsg = str(parsed.get("errmsg", ""))
     for secret in request.secrets():
         errmsg = errmsg.replace(secret, "***")
-    found = _RID.search(errmsg)
-    return WeChatAPIError(
-        errcode,
-        errmsg[: found.start()] if found else errmsg,
-        rid=(found[1] or found[2]) if found else None,
-        hint=_HINTS.get(errcode, ""),
-    )
+    text, rid = _split_errmsg(errmsg[:_MAX_ERRMSG])
+    return WeChatAPIError(errcode, text, rid=rid, hint=_HINTS.get(errcode, ""))
+
+
+def _split_errmsg(errmsg: str) -> tuple[str, str | None]:
+    """WeChat's text, and the id of the request: the rid, or the hint where there is no rid."""
+    found = _REQUEST_IDS.search(errmsg)
+    if found is None or not found[0]:
+        return errmsg, None
+    return errmsg[: found.start()].rstrip(" ,"), found["rid"] or found["hint"]
 
 
 def _connection_failed(error: Exception) -> ConnectionFailedError:

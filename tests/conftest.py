@@ -1,6 +1,7 @@
 import time
 from collections.abc import AsyncIterator, Iterator
 
+import aiohttp
 import pytest
 from hypothesis import settings
 from redis import Redis as SyncRedis
@@ -10,6 +11,7 @@ from mpauthx_async import WeChatSimulator
 
 from .redis_cluster import RedisClusterServers
 from .redis_server import RedisServer
+from .simulator_client import Client, Clock
 
 pytest.register_assert_rewrite("mpauthx_async.stores.conformance")
 
@@ -74,6 +76,18 @@ def cluster_servers() -> Iterator[RedisClusterServers]:
 
 
 @pytest.fixture
+async def clock() -> Clock:
+    """A clock that stands still until a test moves it."""
+    return Clock()
+
+
+@pytest.fixture
 async def wx() -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator() as simulator:
         yield simulator
+
+
+@pytest.fixture
+async def client(wx: WeChatSimulator) -> AsyncIterator[Client]:
+    async with aiohttp.ClientSession() as http:
+        yield Client(wx, http)

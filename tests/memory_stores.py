@@ -73,9 +73,9 @@ class MemoryTokens:
         return ended
 
     async def rotate(
-        self, refs: Sequence[SessionRef], *, ttl: int, grace: int
+        self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None
     ) -> Sequence[Session | TokenStatus]:
-        rotated = {ref: self._rotate(ref, ttl, grace) for ref in dict.fromkeys(refs)}
+        rotated = {ref: self._rotate(ref, ttl, grace, absolute_ttl) for ref in dict.fromkeys(refs)}
         return [rotated[ref] for ref in refs]
 
     async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
@@ -173,12 +173,17 @@ class MemoryTokens:
             and _now() < kept.grace_until
         )
 
-    def _rotate(self, ref: SessionRef, ttl: int, grace: int) -> Session | TokenStatus:
+    def _rotate(
+        self, ref: SessionRef, ttl: int, grace: int, absolute_ttl: int | None
+    ) -> Session | TokenStatus:
         kept, answer = self._living(ref), self._answer(ref)
         if kept is None or answer is None:
             return TokenStatus(answer or 0)
         if answer < 0:
             return kept.session if self._is_in_grace(ref) else TokenStatus(answer)
+        if kept.absolute_end == math.inf and absolute_ttl is not None:
+            most = max(kept.session.issued_at + absolute_ttl, answer) - _now()
+            ttl = min(ttl, most)
         _live_on(kept, ttl)
         kept.session = replace(kept.session, ref=ref._replace(generation=ref.generation + 1))
         kept.grace_until = _now() + grace

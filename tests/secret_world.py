@@ -162,7 +162,9 @@ AUTH = {
     "handle_push_event": Row(lambda w: w.auth.handle_push_event(EVENT), "tokens"),
 }
 OAUTH = {
-    "verify_state": Row(lambda w: w.oauth.verify_state(w.oauth.create_state()), "tokens"),
+    "verify_state": Row(
+        lambda w: w.oauth.verify_state(w.oauth.create_state(session="b"), session="b"), "tokens"
+    ),
     "get_access_token": Row(lambda w: w.oauth.get_access_token(w.web_code()), "wechat tokens"),
     "refresh_access_token": Row(
         lambda w: w.oauth.refresh_access_token(w.web.refresh_token), "wechat tokens"

@@ -1,12 +1,25 @@
 """What the tests of managed sessions share: logging in, listening, and every call there is."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from mpauthx_async import AuthResult, MPAuthX, Session, WeChatSimulator
+import aiohttp
+
+from mpauthx_async import AuthResult, Connections, MPAuthX, Session, WeChatSimulator
 from mpauthx_async.events import Event
 
-__all__ = ["FORGERIES", "Kind", "devices", "forged", "hear", "log_in", "of_kind", "store_calls"]
+__all__ = [
+    "FORGERIES",
+    "Kind",
+    "devices",
+    "forged",
+    "hear",
+    "log_in",
+    "narrow_connections",
+    "of_kind",
+    "store_calls",
+]
 
 Kind = TypeVar("Kind")
 
@@ -17,6 +30,19 @@ async def log_in(
     auth: MPAuthX, wx: WeChatSimulator, user: str = "bob", device: str | None = None, **more: Any
 ) -> AuthResult:
     return await auth.authorize(wx.login(user, **more), device=device)
+
+
+@asynccontextmanager
+async def narrow_connections(
+    limit: int, redis_url: str | None = None
+) -> AsyncIterator[Connections]:
+    """Connections with so few HTTP connections."""
+    connector = aiohttp.TCPConnector(limit=limit)
+    async with (
+        aiohttp.ClientSession(connector=connector) as http,
+        Connections(redis_url, http=http) as connections,
+    ):
+        yield connections
 
 
 def forged(token: str) -> str:

@@ -10,7 +10,10 @@ from Crypto.Util.Padding import unpad
 
 from mpauthx_async.simulator import WeChatSimulator
 
+ACCOUNT = "wxaaaaaaaaaaaaaaaa"  # an Official Account
+SECRET = "f0e1d2c3" * 4
 RID = r"rid: [0-9a-f]{8}-[0-9a-f]{8}-[0-9a-f]{8}"
+HINT = r"hint: \[[\w-]{16}\]"
 
 
 class Clock:
@@ -35,6 +38,9 @@ class Client:
     async def get(self, path: str, **query: str | None) -> dict:
         return await self._answer("GET", path, query)
 
+    async def post_form(self, path: str, form: dict[str, str], **query: str) -> dict:
+        return await self._answer("POST", path, dict(query), form)
+
     async def post(self, path: str, body: object, **query: str | None) -> dict:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return await self._answer("POST", path, query, data)
@@ -44,15 +50,33 @@ class Client:
             return await response.json()
 
     async def _answer(
-        self, method: str, path: str, query: dict[str, str | None], data: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str | None],
+        data: bytes | dict[str, str] | None = None,
     ) -> dict:
         params = {name: text for name, text in query.items() if text is not None}
         async with self.http.request(
             method, self.wx.url + path, params=params, data=data
         ) as response:
             assert response.status == 200
-            assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+            sns = path.startswith("/sns/")
+            expected = "text/plain" if sns else "application/json; encoding=utf-8"
+            assert response.headers["Content-Type"] == expected
             return json.loads(await response.read())
+
+
+async def exchange(client: Client, code: str, /, **changes: str | None) -> dict:
+    """Trade a code of a web page for tokens."""
+    query: dict[str, str | None] = {
+        "appid": client.wx.app_id,
+        "secret": client.wx.app_secret,
+        "code": code,
+        "grant_type": "authorization_code",
+        **changes,
+    }
+    return await client.get("/sns/oauth2/access_token", **query)
 
 
 def decrypt(session_key: str, encrypted_data: str, iv: str) -> dict:

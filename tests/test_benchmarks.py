@@ -255,6 +255,7 @@ def test_benchmarks_are_listed() -> None:
         "near_cache",
         "forged",
         "authorize",
+        "latency",
         "loop_lag",
         "revocation",
         "http",

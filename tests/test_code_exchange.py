@@ -26,6 +26,7 @@ from mpauthx_async import (
 )
 
 from .secret_search import local_variables
+from .service_calls import narrow_connections
 from .simulator_client import Clock
 from .test_service import make, tokens
 from .test_wechat import Answer, Server, debugging, everything_logged, everything_told, refused
@@ -83,7 +84,10 @@ async def test_a_login_that_waited_runs_in_the_context_of_its_caller(
         await auth.authorize(wx.login(f"user-{number}"))
 
     exchange = ComponentExchange(wx.component_app_id, token)
-    async with make(exchange=exchange, max_concurrent_logins=1) as auth:
+    async with (
+        narrow_connections(1) as connections,
+        make(exchange=exchange, connections=connections) as auth,
+    ):
         await asyncio.gather(*map(call, range(5)))
     assert seen == [0, 1, 2, 3, 4]
 

@@ -1,6 +1,7 @@
 """Connections: opened when needed, shared by all, closed by whoever made them."""
 
 import asyncio
+import resource
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from mpauthx_async import (
     SessionRef,
     WeChatSimulator,
 )
+from mpauthx_async.stores import open_records
 
 from .redis_server import RedisServer
 
@@ -428,12 +430,10 @@ def assert_refused_in_silence(url: Any) -> None:
         "redis://localhost:99999",
         "redis://localhost:-1",
         "redis://[::1:geheim",
-        "redis://localhost?db=geheim",
         "redis://localhost?socket_timeout=geheim",
         "redis://localhost?max_connections=geheim",
         "redis://localhost?max_connections=-1",
         "redis://localhost?health_check_interval=geheim",
-        "redis://localhost?protocol=geheim",
         # A password that is not percent-encoded.
         "redis://:pass/geheim@localhost:6379/0",
         "redis://:pass#geheim@localhost:6379/0",
@@ -455,29 +455,42 @@ def test_what_is_no_url_of_a_redis_is_refused_in_silence(url):
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "option"),
     [
-        "redis://localhost?geheim=1",
-        "redis://localhost?ssl=geheim",
-        "redis://:geheim@localhost?max_conections=3",
-        "redis://localhost?retry=geheim",
-        "unix:///tmp/redis.sock?geheim=1",
-        "rediss://localhost?geheim=1",
+        ("redis://localhost?max_conections=3", "max_conections"),
+        ("redis://:geheim@localhost?max_conections=3", "max_conections"),
+        ("rediss://:geheim@db.example:6380/2?db=3&socket_timout=geheim", "socket_timout"),
+        ("unix://:geheim@/tmp/redis.sock?sokcet_timeout=geheim", "sokcet_timeout"),
+        ("unix:///tmp/redis.sock?sokcet_timeout=geheim", "sokcet_timeout"),
+        ("redis://localhost?ssl=geheim", "ssl"),
+        ("redis://localhost?retry=geheim", "retry"),
+        ("redis://localhost?protocol=7", "protocol"),
+        ("redis://localhost?protocol=geheim", "protocol"),
+        ("redis://localhost?db=geheim", "db"),
+        ("rediss://localhost?ssl_cert_reqs=geheim", "ssl_cert_reqs"),
+        ("redis://localhost?near_cahce=100000&db=3", "near_cahce"),
     ],
 )
-def test_an_option_that_redis_py_does_not_know_is_refused_in_silence(url):
+def test_an_option_that_redis_py_refuses_is_named_without_its_value(url, option):
     assert_refused_in_silence(url)
+    for refused in (lambda: Connections(url), lambda: open_records(url, Connections())):
+        assert f"the option {option!r}" in str(refusal(refused))
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "redis://localhost?protocol=7",
-        "rediss://localhost?ssl_cert_reqs=geheim",
+        "redis://localhost?password=pass&geheim=1",
+        "redis://:pass?geheim=1@localhost:6379/0",
+        "redis://:2024?geheim=1@localhost:6379/0",
+        "unix://:pass?geheim=1@/tmp/redis.sock",
+        "redis://localhost?pass%20geheim=1",
+        f"redis://localhost?{'geheim' * 10}=1",
     ],
 )
-def test_a_value_that_redis_py_does_not_take_is_refused_in_silence(url):
+def test_what_may_be_a_piece_of_a_password_is_not_taken_for_an_option(url):
     assert_refused_in_silence(url)
+    assert "option" not in str(refusal(lambda: Connections(url)))
 
 
 @pytest.mark.parametrize(
@@ -517,8 +530,34 @@ async def test_http_connections_are_bounded_and_names_are_looked_up_once():
     async with Connections() as connections:
         connector = connections.http.connector
         assert isinstance(connector, aiohttp.TCPConnector)
-        assert 0 < connector.limit <= 1000
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert connector.limit == min(4096, descriptors // 2)
         assert connector.use_dns_cache is True
+
+
+async def test_without_a_limit_of_descriptors_connections_are_bounded_all_the_same(monkeypatch):
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
+    async with Connections() as connections:
+        assert connections.http.connector.limit == 4096
+
+
+@pytest.mark.parametrize(
+    ("options", "exchanges"),
+    [
+        ({"limit": 1}, 1),
+        ({"limit": 100}, 88),  # an eighth is left to other calls
+        ({"limit": 0, "limit_per_host": 16}, 14),
+        ({"limit": 0}, 512),  # as many as may begin before the loop is seen to be idle
+    ],
+)
+async def test_exchanges_keep_to_the_connector_of_a_ready_made_session(options, exchanges):
+    connector = aiohttp.TCPConnector(**options)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        limit = Connections(http=http).login_limit
+        while limit.acquire(lambda: None):
+            pass
+        assert limit.exchanges == exchanges
 
 
 async def test_no_cookie_of_one_answer_goes_into_the_next_request():

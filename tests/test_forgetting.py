@@ -16,6 +16,7 @@ from mpauthx_async import (
     MPAuthX,
     NoOAuthTokenError,
     ParameterError,
+    SqliteTokenStore,
     SqliteUserStore,
     StoreError,
     TokenStatus,
@@ -278,6 +279,27 @@ async def test_an_id_that_is_linked_meanwhile_is_forgotten_too(
         gated.gate.set()
         assert await forgetting
         assert not await auth.is_token_valid(late.response)
+
+
+async def test_a_login_in_progress_leaves_no_session_of_a_forgotten_user(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    async with (
+        SqliteTokenStore(tmp_path / "tokens.db") as kept,
+        SqliteUserStore(tmp_path / "users.db") as users,
+    ):
+        gated: Any = Gated(kept, "issue")
+        async with make(users=users, tokens=gated) as auth:
+            login = asyncio.create_task(log_in(auth, wx))
+            await gated.reached.wait()
+            forgetting = asyncio.create_task(auth.forget_user("bob"))
+            while await users.get(["bob"]) != [None]:
+                pass
+            gated.gate.set()
+            late = await login
+            assert await forgetting
+            assert not await auth.is_token_valid(late.response)
+            assert await auth.online_count() == 0
 
 
 # Web logins by themselves

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from mpauthx_async import AuthResult, MPAuthX, RedisTokenStore, WeChatSimulator
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import LARGEST, begin
-from mpauthx_async.tokens import TokenSigner
+from mpauthx_async.tokens import TokenSigner, nonce_of
 
 from .test_service import make
 
@@ -41,6 +41,22 @@ async def full(auth: MPAuthX, wx: WeChatSimulator, redis: Redis) -> list[str]:
 async def test_concurrent_reads_all_succeed(auth: MPAuthX, full: list[str]) -> None:
     sessions = await asyncio.gather(*map(auth.session, full[:CALLS]))
     assert [session and session.device for session in sessions] == [DEVICE] * CALLS
+
+
+async def test_concurrent_lists_all_succeed(auth: MPAuthX, full: list[str]) -> None:
+    lists = await asyncio.gather(*(auth.sessions("bob") for _ in range(CALLS)))
+    assert {len(sessions) for sessions in lists} == {1000}
+
+
+async def test_concurrent_revocations_by_id_never_list_the_sessions(
+    auth: MPAuthX, full: list[str], redis: Redis
+) -> None:
+    await redis.config_resetstat()
+    ids = [nonce_of(token) for token in full[:CALLS]]
+    ended = await asyncio.gather(*(auth.revoke_session("bob", one) for one in ids))
+    assert ended == [True] * CALLS
+    assert "cmdstat_hgetall" not in await redis.info("commandstats")
+    assert len(await auth.sessions("bob")) == 1000 - CALLS
 
 
 async def test_concurrent_rotations_all_succeed(auth: MPAuthX, full: list[str]) -> None:

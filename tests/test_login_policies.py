@@ -18,6 +18,7 @@ from mpauthx_async import (
 )
 
 from .service_calls import devices, log_in
+from .simulator_client import Clock
 from .test_service import make, requests_at, tokens
 
 __all__ = ["make", "tokens"]
@@ -37,13 +38,18 @@ async def valid(auth: MPAuthX, results: list[AuthResult]) -> list[bool]:
 # How many
 
 
-async def test_by_default_as_many_as_one_likes(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    async with make(tokens=tokens) as auth:
-        results = await log_in_at_once(auth, wx, 30)
-        assert await valid(auth, results) == [True] * 30
-        assert len(await auth.sessions("bob")) == 30
+async def test_by_default_the_100_newest_live(make: Callable[..., MPAuthX], tokens: str) -> None:
+    clock = Clock()
+    async with (
+        WeChatSimulator(clock=clock) as wx,
+        make(tokens=tokens, api_base=wx.url) as auth,
+    ):
+        oldest = await log_in(auth, wx)
+        clock.now += 60  # WeChat allows a user 100 logins in a minute
+        results = await log_in_at_once(auth, wx, 100)
+        assert await valid(auth, [oldest, *results]) == [False] + [True] * 100
+        assert len(await auth.sessions("bob")) == 100
+        assert await auth.token_status(oldest.response) is TokenStatus.replaced
 
 
 async def test_beyond_the_most_the_oldest_leaves(

@@ -64,11 +64,12 @@ def _service(tokens: str, path: Path) -> _Used:
 
 def _web(url: str) -> _Used:
     oauth = WeChatOAuth(app_id="wx4f4bc4dec97d474b", app_secret=SECRET, tokens=url)
-    calls: dict[str, Call] = {
-        "get_user": lambda: oauth.get_user("bob"),
-        "verify_state": lambda: oauth.verify_state(oauth.create_state()),
-    }
-    return _Used(oauth, lambda: oauth.verify_state(oauth.create_state()), calls)
+
+    async def verify() -> object:
+        return await oauth.verify_state(oauth.create_state(session="browser"), session="browser")
+
+    calls: dict[str, Call] = {"get_user": lambda: oauth.get_user("bob"), "verify_state": verify}
+    return _Used(oauth, verify, calls)
 
 
 def _connections(url: str) -> _Used:

@@ -31,6 +31,7 @@ from mpauthx_async import (
     NewSession,
     NoOAuthTokenError,
     OAuthUser,
+    OverloadedError,
     ParameterError,
     PartialStoreError,
     Session,
@@ -299,6 +300,10 @@ def test_a_result_of_a_status_code_becomes_plain_json():
     assert result.is_new_user is False
 
 
+def test_the_token_of_a_result_is_its_response():
+    assert AuthResult(1, "OK", TOKEN, User("bob"), SESSION).token == TOKEN
+
+
 def test_the_repr_of_a_result_holds_no_token():
     text = repr(AuthResult(1, "OK", TOKEN, User("bob"), SESSION))
     assert "status_code=1" in text
@@ -374,6 +379,7 @@ ERRORS = {
     InvalidTokenError: 6104,
     SessionKeyLostError: 6105,
     BannedError: 6106,
+    OverloadedError: 6107,
     InvalidPushEventError: 6108,
 }
 

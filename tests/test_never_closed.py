@@ -78,7 +78,7 @@ async def test_the_interpreter_ends_and_names_the_service(
     assert out == "used\n"
     assert f"ResourceWarning: <MPAuthX {wx.app_id} sku=shop> was never closed" in err
     assert wx.app_secret not in err
-    assert "Traceback" not in err
+    assert "mpauthx_async/" not in err  # no traceback leads here
 
 
 async def test_the_interpreter_ends_and_names_a_web_service(

@@ -218,6 +218,16 @@ class TestURLs:
         with pytest.raises(ParameterError, match="redirect_uri"):
             oauth.get_authorize_url(redirect_uri)
 
+    @pytest.mark.parametrize(
+        "redirect_uri", [" https://a.cn", "https://a.cn\n", "https://a.cn/b c"]
+    )
+    def test_white_space_in_a_redirect_uri_is_named(
+        self, oauth: WeChatOAuth, redirect_uri: str
+    ) -> None:
+        for make in (oauth.get_authorize_url, oauth.get_authorize_url_for_website):
+            with pytest.raises(ParameterError, match="redirect_uri contains white space"):
+                make(redirect_uri)
+
     @pytest.mark.parametrize("page_base", ["", "open.weixin.qq.com", "https://a.cn/?b", None])
     def test_a_page_base_that_is_no_address_is_refused(self, page_base: str) -> None:
         with pytest.raises(ConfigurationError, match="page_base"):
@@ -792,7 +802,7 @@ CALLS: dict[str, Callable[[WeChatOAuth], Any]] = {
     "get_user_by_code": lambda oauth: oauth.get_user_by_code("code"),
     "verify_token": lambda oauth: oauth.verify_token("bob", "token"),
     "get_session_key": lambda oauth: oauth.get_session_key("code"),
-    "verify_state": lambda oauth: oauth.verify_state("state"),
+    "verify_state": lambda oauth: oauth.verify_state("state", session="cookie"),
 }
 
 
@@ -801,17 +811,17 @@ class TestOutages:
         with RedisServer() as server:
             async with service(wx, server.url, clock) as oauth:
                 await oauth.get_access_token(wx.web_login("bob"))
-                state = oauth.create_state("/cart")
+                state = oauth.create_state("/cart", session="cookie")
                 server.stop()
                 for call in (
                     oauth.get_user("bob"),
                     oauth.get_access_token(wx.web_login("bob")),
-                    oauth.verify_state(state),
+                    oauth.verify_state(state, session="cookie"),
                 ):
                     with pytest.raises(StoreError, match="Redis did not answer"):
                         await call
                 server.start()
-                assert await oauth.verify_state(state) == "/cart"
+                assert await oauth.verify_state(state, session="cookie") == "/cart"
 
     async def test_a_sqlite_file_that_is_locked(
         self, wx: WeChatSimulator, clock: Clock, tmp_path: Path

@@ -34,7 +34,7 @@ async def main(app_id, app_secret, wechat, tokens, now):
                 print(*sorted({{user.open_id for user in users}}), flush=True)
             else:
                 try:
-                    print(await oauth.verify_state(text), flush=True)
+                    print(await oauth.verify_state(text, session="cookie"), flush=True)
                 except InvalidStateError:
                     print("refused", flush=True)
 
@@ -94,7 +94,7 @@ async def test_processes_that_meet_an_expired_token_refresh_it_once(
     names = {"app_id": wx.app_id, "app_secret": wx.app_secret, "api_base": wx.url}
     async with WeChatOAuth(tokens=tokens, clock=clock, **names) as oauth:
         await oauth.get_access_token(wx.web_login("bob"))
-        state = oauth.create_state("/cart")
+        state = oauth.create_state("/cart", session="cookie")
     clock.now += 7200
     async with AsyncExitStack() as stack:
         processes = [
@@ -110,7 +110,7 @@ async def test_processes_that_meet_an_expired_token_refresh_it_once(
 
         # That state was made two hours ago; this one is new.
         async with WeChatOAuth(tokens=tokens, clock=clock, **names) as oauth:
-            fresh = oauth.create_state("/cart")
+            fresh = oauth.create_state("/cart", session="cookie")
         for made, used in ((state, 0), (fresh, 1)):
             outcomes = await asyncio.gather(*(each.do("verify_state", made) for each in processes))
             assert outcomes.count("/cart") == used

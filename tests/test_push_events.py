@@ -448,9 +448,14 @@ def test_a_key_that_cannot_be_one_is_a_configuration_error(aes_key: Any):
 
 def test_no_frame_of_a_refusal_holds_the_token_or_the_key():
     token, aes_key = "token-in-no-frame", "keyInNoFrame" + "A" * 31
-    for key in (None, aes_key, aes_key + "!"):
-        with pytest.raises((InvalidPushEventError, ConfigurationError)) as caught:
-            parse_push_event(SAFE_QUERY, SAFE_BODY, token=token, aes_key=key, now=SAFE_TIME)
+    cases: list[tuple[Any, str | None]] = [
+        *((SAFE_QUERY, key) for key in (None, aes_key, aes_key + "!")),
+        (None, aes_key),  # a mistake of the caller's
+    ]
+    for query, key in cases:
+        expected = (InvalidPushEventError, ConfigurationError, AttributeError)
+        with pytest.raises(expected) as caught:
+            parse_push_event(query, SAFE_BODY, token=token, aes_key=key, now=SAFE_TIME)
         frames = [
             frame
             for frame, _ in traceback.walk_tb(caught.value.__traceback__)

@@ -93,6 +93,51 @@ async def test_a_session_is_rotated_again_and_again(
     assert await auth.is_token_valid(results[-1].response)
 
 
+async def test_a_session_that_rotates_ends_90_days_after_its_login(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    clock, day = Clock(), 86_400
+    begun = clock.now
+    async with make(tokens=f"sqlite:///{tmp_path}/t.db", token_ttl=30 * day, clock=clock) as auth:
+        result = await log_in(auth, wx)
+        ends = []
+        for _ in range(4):
+            clock.now += 20 * day
+            result = await auth.rotate(result.token)
+            ends.append(result.session.expires_at / 1000 - begun)
+        assert ends == [50 * day, 70 * day, 90 * day, 90 * day]
+        clock.now = begun + 90 * day - 1
+        assert await auth.is_token_valid(result.token)
+        clock.now += 1
+        assert not await auth.is_token_valid(result.token)
+        assert await status_of_refusal(auth, result.token) is TokenStatus.unknown
+
+
+async def test_a_life_of_more_than_90_days_is_not_cut_short_by_a_rotation(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    clock, day = Clock(), 86_400
+    async with make(tokens=f"sqlite:///{tmp_path}/t.db", token_ttl=200 * day, clock=clock) as auth:
+        old = await log_in(auth, wx)
+        clock.now += 100 * day
+        new = await auth.rotate(old.token)
+        assert new.session.expires_at == old.session.expires_at
+
+
+async def test_another_absolute_end_than_90_days_is_set_by_absolute_ttl(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    clock, day = Clock(), 86_400
+    url = f"sqlite:///{tmp_path}/t.db"
+    settings = {"tokens": url, "token_ttl": 30 * day, "clock": clock}
+    async with make(**settings) as auth:
+        old = await log_in(auth, wx)
+    async with make(**settings, absolute_ttl=40 * day) as auth:
+        clock.now += 20 * day
+        new = await auth.rotate(old.token)
+        assert new.session.expires_at == old.session.issued_at + 40 * day * 1000
+
+
 async def test_many_rotations_at_once_give_one_token(
     auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:

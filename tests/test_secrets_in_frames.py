@@ -174,7 +174,7 @@ async def test_no_fault_of_wechats_leaves_a_secret(
     for fault in set(Fault) - {Fault.NO_FIELDS}:  # which is success for some
         world.wx.fail_next(fault, 3 if fault is Fault.SYSTEM_BUSY else 1)
         failures[fault] = await failure_of(row.call(world))
-        world.wx._faults.clear()
+        world.wx.clear_faults()
     check(world, *failures.values())
     assert len(set(map(type, failures.values()))) >= 5
     logged = everything_logged(debugging.records)
@@ -211,7 +211,9 @@ async def test_no_timeout_leaves_a_secret(world: World, make: Callable[..., Worl
         late = make(connections=Connections(http=http), api_base=server.url)
         late.go_on_with(world)
         for row in (each for each in ROWS.values() if "wechat" in each.asks):
+            server.asked.clear()
             error = await failure_of(row.call(late))
+            await server.asked.wait()
             assert isinstance(error, ConnectionFailedError)
             check(late, error)
 

@@ -37,6 +37,7 @@ from mpauthx_async.wechat_sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SES
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer
+from .service_calls import narrow_connections
 
 
 class Clock:
@@ -476,13 +477,16 @@ async def test_a_store_that_is_down_raises_and_never_answers(
         {"app_secret": None},
         {"token_ttl": 0},
         {"token_ttl": True},
-        {"max_concurrent_logins": True},
         {"token_ttl": float("inf")},
         {"token_ttl": float("nan")},
         {"token_ttl": 10**16},
         {"token_ttl": "5"},
-        {"max_concurrent_logins": 1.5},
-        {"max_concurrent_logins": 0},
+        {"max_waiting_logins": True},
+        {"max_waiting_logins": 1.5},
+        {"max_waiting_logins": 0},
+        {"login_timeout": 0},
+        {"login_timeout": None},
+        {"login_timeout": float("inf")},
         {"signing_keys": []},
         {"signing_keys": ["short"]},
         {"signing_keys": "not a list of keys"},
@@ -502,6 +506,27 @@ async def test_what_cannot_work_is_refused_at_construction(
     assert caught.value.code == 6101
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"app_secret": ""}, "app_secret is empty or None"),
+        ({"app_secret": None}, "app_secret is empty or None"),
+        ({"app_id": None}, "app_id is empty or None"),
+        ({"signing_keys": [None, "x" * 32]}, "One of the signing_keys is empty or None"),
+        ({"signing_keys": ["x" * 32, ""]}, "One of the signing_keys is empty or None"),
+        ({"users": "users.db"}, "sqlite:///users.db"),
+        ({"users": Path("users.db")}, "must be URLs, such as sqlite:///users.db"),
+        ({"users": None}, "must be URLs.*a NoneType"),
+        ({"tokens": None}, "must be URLs.*a NoneType"),
+    ],
+)
+async def test_a_missing_or_misspelt_argument_is_named(
+    make: Callable[..., MPAuthX], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        make(**changes)
+
+
 # Flights, turns and callers who leave
 
 
@@ -518,7 +543,7 @@ async def test_logins_beyond_the_limit_wait_in_order(
     make: Callable[..., MPAuthX], wx: WeChatSimulator
 ) -> None:
     codes = [wx.login(f"user-{n}") for n in range(30)]
-    async with make(max_concurrent_logins=1) as auth:
+    async with narrow_connections(1) as connections, make(connections=connections) as auth:
         await asyncio.gather(*map(auth.authorize, codes))
     assert [request.query["js_code"] for request in wx.requests] == codes
 
@@ -540,7 +565,7 @@ async def test_a_login_whose_callers_left_while_it_waited_is_not_begun(
     make: Callable[..., MPAuthX], wx: WeChatSimulator
 ) -> None:
     wx.latency = 0.2
-    async with make(max_concurrent_logins=1) as auth:
+    async with narrow_connections(1) as connections, make(connections=connections) as auth:
         first = asyncio.create_task(auth.authorize(wx.login("first")))
         await requests_at(wx, 1)
         leaving = asyncio.create_task(auth.authorize(wx.login("leaving")))
@@ -595,7 +620,9 @@ class Stage:
         self.users = Gated(SqliteUserStore(folder / "users.db"), "save" * (name == "saving"))
         self.tokens = Gated(RedisTokenStore(redis_url), "issue" * (name == "issuing"))
         self.executor = ThreadPoolExecutor(1)
-        self.connections = Connections(executor=self.executor)
+        connector = aiohttp.TCPConnector(limit=1 if name == "waiting for its turn" else 64)
+        self.http = aiohttp.ClientSession(connector=connector)
+        self.connections = Connections(executor=self.executor, http=self.http)
         self.gate = Event()
 
     async def reached_by_all(self, auth: MPAuthX, logins: int) -> None:
@@ -624,6 +651,7 @@ class Stage:
         await self.users.close()
         await self.tokens.close()
         await self.connections.close()
+        await self.http.close()
         self.executor.shutdown()
 
 
@@ -644,7 +672,6 @@ async def test_a_caller_cancelled_at_any_stage_leaves_no_token_and_harms_nobody(
         users=stage.users,
         tokens=stage.tokens,
         connections=stage.connections,
-        max_concurrent_logins=1 if waiting else 64,
     ) as auth:
         wx.latency = 0.3 if name == "trading the code" else 0
         if name == "decrypting":
@@ -771,8 +798,8 @@ async def test_close_lets_what_is_in_flight_finish_and_refuses_what_waits(
     make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
     wx.latency = 0.2
-    async with Connections(redis_server.url) as connections:
-        auth = make(max_concurrent_logins=2, connections=connections)
+    async with narrow_connections(2, redis_server.url) as connections:
+        auth = make(connections=connections)
         logins = [asyncio.create_task(auth.authorize(wx.login(f"user-{n}"))) for n in range(6)]
         await requests_at(wx, 2)
         closing = asyncio.create_task(auth.close())

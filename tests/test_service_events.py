@@ -234,7 +234,7 @@ async def test_stores_that_fail_are_told_of(
             with pytest.raises(StoreError) as caught:
                 await log_in(auth, wx)
     assert [event.operation for event in of_kind(heard, StoreFailed)] == [
-        *("lookup", "lookup", "lookup", "sessions", "rotate", "refresh", "revoke", "sessions"),
+        *("lookup", "lookup", "lookup", "sessions", "rotate", "refresh", "revoke", "revoke"),
         *("revoke_subject", "ban", "unban", "bans", "online", "online_count", "login"),
     ]
     assert [event.error for event in of_kind(heard, LoginFailed)] == [caught.value]

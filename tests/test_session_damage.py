@@ -172,3 +172,20 @@ async def test_a_damaged_ban_fails_its_own_caller_alone(
     assert ban.reason == "spam"
     with pytest.raises(StoreError, match="not written here"):
         await store.issue([new_session()])
+
+
+async def test_a_damaged_ban_of_another_id_fails_its_own_login_alone(
+    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator
+) -> None:
+    async with make() as auth:
+        await redis.set(user_key("b", Subject("shop", "bob")), "[]")
+        failure, result = await asyncio.gather(
+            auth.authorize(wx.login("bob", "union-bob")),
+            auth.authorize(wx.login("eve")),
+            return_exceptions=True,
+        )
+        assert isinstance(failure, StoreError)
+        assert not isinstance(failure, PartialStoreError)
+        assert isinstance(result, AuthResult)
+        assert await auth.is_token_valid(result.response)
+        assert await auth.sessions("union-bob") == []

@@ -50,6 +50,44 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
 
 
+class TestUnusableFile:
+    """The message names the file by its full path, and what is wrong with it."""
+
+    @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
+    async def test_in_a_missing_folder(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        make: type[AnySqliteStore],
+        questions: dict[str, Question],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        async with make("missing/app.db") as store:
+            for ask in questions.values():
+                assert f"'{tmp_path}/missing/app.db'" in str(await fails(ask(store)))
+
+    @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
+    async def test_that_is_a_folder(
+        self, tmp_path: Path, make: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        async with make(tmp_path) as store:
+            for ask in questions.values():
+                error = await fails(ask(store))
+                assert f"'{tmp_path}'" in str(error)
+                assert "unable to open" in str(error)
+
+    @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
+    async def test_that_is_no_database(
+        self, path: Path, make: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        path.write_bytes(b"x" * 5000)
+        async with make(path) as store:
+            for ask in questions.values():
+                error = await fails(ask(store))
+                assert f"'{path}'" in str(error)
+                assert "not a database" in str(error)
+
+
 class TestLockedDatabase:
     async def test_a_login_fails_while_another_process_writes(self, path: Path) -> None:
         async with SqliteTokenStore(path, busy_timeout=0.05) as store:

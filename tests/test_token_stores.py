@@ -127,6 +127,24 @@ class TestOpeningByUrl:
         with pytest.raises(ConfigurationError):
             open_token_store(url, Connections())
 
+    @pytest.mark.parametrize(
+        ("url", "said"),
+        [
+            ("tokens.db", "is sqlite:///tokens.db."),
+            ("/var/lib/shop/tokens.sqlite3", "is sqlite:////var/lib/shop/tokens.sqlite3."),
+            ("mysql://bob:geheim@host/db", "begins with redis://, rediss://, unix:// or sqlite://"),
+            ("geheim@host", "and this one has no scheme"),
+            ("sqlite:///tokens.db?near_cache=geheim", "the option 'near_cache'"),
+            ("sqlite:///tokens.db?timeout", "the option 'timeout'"),
+            ("sqlite:///tokens.db?a geheim=1", "has options"),
+        ],
+    )
+    async def test_it_says_what_to_write_and_repeats_no_secret(self, url: str, said: str) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            open_token_store(url, Connections())
+        assert said in str(caught.value)
+        assert "geheim" not in str(caught.value)
+
 
 def _query(path: Path, statement: str) -> list[Any]:
     with closing(sqlite3.connect(path)) as connection:

@@ -170,6 +170,7 @@ async def test_a_failure_is_traced_without_the_url_that_aiohttp_quotes(
         wechat = ask(server.url, timeout=aiohttp.ClientTimeout(sock_read=0.2))
         with pytest.raises(error):
             await (wechat.get_stable_token() if posts else wechat.code_to_session(CODE))
+        await server.asked.wait()
     assert recorder.signals[:2] == BEFORE_THE_ANSWER
     assert recorder.signals[-1] == "on_request_exception"
     assert SECRET_WORD not in recorder.text
@@ -178,9 +179,12 @@ async def test_a_failure_is_traced_without_the_url_that_aiohttp_quotes(
 async def test_a_call_that_is_cancelled_while_it_sends_is_traced_without_secrets(
     recorder: Recorder, ask: Callable[..., WeChatAPI]
 ) -> None:
-    recorder.gate.clear()
-    async with Server(success()) as server:
-        call = asyncio.ensure_future(ask(server.url).code_to_session(CODE))
+    async with Server(success(), keep_alive=True) as server:
+        wechat = ask(server.url)
+        await wechat.code_to_session(CODE)  # from here on there is a connection
+        recorder.gate.clear()
+        recorder.reached.clear()
+        call = asyncio.ensure_future(wechat.code_to_session(CODE))
         await recorder.reached.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:

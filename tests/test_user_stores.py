@@ -373,6 +373,19 @@ class TestOpeningByUrl:
         with pytest.raises(ConfigurationError):
             open_user_store(url)
 
+    @pytest.mark.parametrize(
+        ("url", "said"),
+        [
+            ("users.db", "is sqlite:///users.db."),
+            ("redis://localhost", "begins with sqlite:///, not with redis://."),
+            ("sqlite:///users.db?busy_timeout=5", "the option 'busy_timeout'"),
+        ],
+    )
+    async def test_it_says_what_to_write(self, url: str, said: str) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            open_user_store(url)
+        assert said in str(caught.value)
+
 
 async def _times(store: SqliteUserStore) -> tuple[int | None, int | None]:
     (alice,) = await store.get(["o-alice"])

@@ -38,6 +38,7 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.simulator import Fault
+from mpauthx_async.wechat_http import WeChatHTTP
 
 from .secret_search import local_variables
 
@@ -517,6 +518,10 @@ async def test_any_answer_is_a_session_or_an_error_that_is_documented(body):
         f"some error rid: {RID}",
         f"some error, hints: [ req_id: {RID} ]",
         f"some error, hints: [req_id: {RID}]",
+        f"some error hint: [IfdFrrMre-JPlAXa] rid: {RID}",
+        f"some error hint: [k7PaiA0848vr49!], rid: {RID}",
+        f"some error hint: [{RID}]",
+        f"some error, hint: [{RID}], from ip: 1.2.3.4, more info at https://open.work.weixin.qq.com",
     ],
 )
 async def test_wechats_errors_come_with_number_text_rid_and_a_hint(errcode, errmsg):
@@ -562,6 +567,75 @@ async def test_an_error_without_a_rid_has_none(errmsg, told):
         with pytest.raises(WeChatAPIError) as caught:
             await wechat.code_to_session("code")
     assert (caught.value.errmsg, caught.value.rid) == (told, None)
+
+
+async def refusal(errmsg: str) -> WeChatAPIError:
+    """What an errcode with this errmsg raises."""
+    async with Server(refused(40029, errmsg)) as server, asking(server.url) as wechat:
+        with pytest.raises(WeChatAPIError) as caught:
+            await wechat.code_to_session("code")
+    return caught.value
+
+
+@pytest.mark.parametrize("rid", ["6129ee10-272863a4-64d75414", "a.b:c_d-e", "::ffff:1.2.3.4", "7"])
+@pytest.mark.parametrize("before", [", rid: ", " rid: ", "  rid:", " hint: [x] rid: "])
+async def test_a_rid_has_letters_digits_and_four_signs(rid, before):
+    error = await refusal(f"some error{before}{rid}")
+    assert (error.errmsg, error.rid) == ("some error", rid)
+
+
+@pytest.mark.parametrize(
+    "errmsg",
+    [
+        "invalid ip 1.2.3.4 ipv6 ::ffff:1.2.3.4, not in whitelist",
+        "madrid: 7",
+        "rid: two words",
+        "mind the hint",
+        "hint: [",
+        "hint: []",
+    ],
+)
+async def test_text_that_only_resembles_a_rid_or_hint_stays(errmsg):
+    error = await refusal(errmsg)
+    assert (error.errmsg, error.rid) == (errmsg, None)
+
+
+@pytest.mark.parametrize("filler", ["x", "密", "hint: ["])
+async def test_a_long_text_is_cut(filler):
+    errmsg = "some error" + filler * 40_000
+    error = await refusal(f"{errmsg}, rid: {RID}")
+    assert (error.errmsg, error.rid) == (errmsg[:500], None)
+
+
+async def test_blanks_are_cut_off_too():
+    assert (await refusal("some error" + " " * 40_000 + "x")).errmsg == "some error" + " " * 490
+
+
+async def test_a_cut_leaves_no_part_of_a_secret():
+    assert (await refusal("x" * 490 + APP_SECRET)).errmsg == "x" * 490 + "***"
+
+
+@pytest.mark.parametrize(
+    ("path", "errmsg"),
+    [
+        ("/sns/jscode2session", "appid missing"),
+        ("/wxa/checksession", "access_token missing"),
+        ("/cgi-bin/token", "invalid grant_type"),
+        ("/wxa/unknown", "invalid url"),
+    ],
+)
+async def test_rid_and_text_of_each_api_are_told_apart(wx, connections, path, errmsg):
+    with pytest.raises(WeChatAPIError) as caught:
+        await WeChatHTTP(connections, wx.url).get(path, {})
+    assert caught.value.errmsg == errmsg
+    assert re.fullmatch("[0-9a-f]{8}-[0-9a-f]{8}-[0-9a-f]{8}", caught.value.rid)
+
+
+async def test_the_hint_of_wecom_is_the_id_of_the_request(wx, connections):
+    with pytest.raises(WeChatAPIError) as caught:
+        await WeChatHTTP(connections, wx.url).get("/cgi-bin/gettoken", {})
+    assert caught.value.errmsg == "corpid missing"
+    assert re.fullmatch("[0-9]+_1_[0-9a-f]{32}", caught.value.rid)
 
 
 async def expect_errcode(wechat: WeChatAPI, code: str, errcode: int) -> None:

@@ -64,6 +64,13 @@ class AppAccess:
                 "?grant_type=client_credential&appid=…&secret=…",
                 api_error,
             ),
+            Route(
+                "GET",
+                "/cgi-bin/getcallbackip",
+                self._list_callback_ips,
+                "?access_token=…",
+                api_error,
+            ),
         )
 
     def check(self, call: Call) -> str:
@@ -112,6 +119,11 @@ class AppAccess:
         self._replace(self._classic.get(app_id, ""), in_seconds=_OVERLAP)
         self._classic[app_id] = self._new(app_id)
         return self._told(self._classic[app_id])
+
+    def _list_callback_ips(self, call: Call) -> Answer:
+        # https://developers.weixin.qq.com/doc/offiaccount/Basic_Information/Get_the_WeChat_server_IP_address.html
+        self.check(call)
+        return {"ip_list": ["127.0.0.1"]}
 
     def _authenticate(self, parameters: Mapping[str, Any]) -> str:
         if parameters.get("grant_type") != "client_credential":

@@ -1,25 +1,51 @@
 """The routes below /simulator, by which another process does what a phone or browser does."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from .faults import Fault
+from .push import PushedEvent, PushFormat, PushMode
 from .routes import Answer
+from .sealing import PhoneNumber, SealedUserInfo
 
-if TYPE_CHECKING:
-    from .server import WeChatSimulator
-
-__all__ = ["CONTROLS", "as_handler"]
-
-_Control = Callable[["WeChatSimulator", Mapping[str, Any]], Answer]
+__all__ = ["CONTROLS", "Simulator", "as_handler"]
 
 
-def as_handler(wx: WeChatSimulator, path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+class Simulator(Protocol):
+    """What of a WeChatSimulator another process can do."""
+
+    def login(self, open_id: str, union_id: str | None, *, app_id: str | None) -> str: ...
+    def get_user_info(self, open_id: str, *, app_id: str | None) -> SealedUserInfo: ...
+    def get_phone_number(
+        self, open_id: str, phone_number: str, *, country_code: str, app_id: str | None
+    ) -> PhoneNumber: ...
+    def web_login(
+        self, open_id: str, union_id: str | None, *, scope: str, app_id: str | None
+    ) -> str: ...
+    def visit_as(self, open_id: str, union_id: str | None, *, declines: bool) -> None: ...
+    def wecom_login(self, user_id: str, corp_id: str | None) -> str: ...
+    def push_event(
+        self,
+        kind: str,
+        open_id: str,
+        *,
+        revoke_info: Sequence[int],
+        mode: PushMode,
+        form: PushFormat,
+        app_id: str | None,
+    ) -> PushedEvent: ...
+    def fail_next(self, fault: Fault, times: int) -> None: ...
+    def clear_faults(self) -> None: ...
+    def reset(self) -> None: ...
+
+
+_Control = Callable[[Simulator, Mapping[str, Any]], Answer]
+
+
+def as_handler(wx: Simulator, path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Make the handler of a route below /simulator."""
     control, example = CONTROLS[path]
 
@@ -34,18 +60,18 @@ def as_handler(wx: WeChatSimulator, path: str) -> Callable[[web.Request], Awaita
     return handle
 
 
-def _login(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+def _login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     union_id, app_id = _optional(body, "union_id"), _optional(body, "app_id")
     return {"code": wx.login(_text(body, "open_id"), union_id, app_id=app_id)}
 
 
-def _user_info(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+def _user_info(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     info = wx.get_user_info(_text(body, "open_id"), app_id=_optional(body, "app_id"))
     sealed = {"encryptedData": info.encrypted_data, "iv": info.iv}
     return {**sealed, "rawData": info.raw_data, "signature": info.signature}
 
 
-def _phone_number(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+def _phone_number(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     phone = wx.get_phone_number(
         _text(body, "open_id"),
         _optional(body, "phone_number") or "13800138000",
@@ -55,7 +81,7 @@ def _phone_number(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
     return {"code": phone.code, "encryptedData": phone.encrypted_data, "iv": phone.iv}
 
 
-def _web_login(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+def _web_login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     code = wx.web_login(
         _text(body, "open_id"),
         _optional(body, "union_id"),
@@ -65,16 +91,19 @@ def _web_login(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
     return {"code": code}
 
 
-def _visit_as(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
-    wx.visit_as(_text(body, "open_id"), _optional(body, "union_id"))
+def _visit_as(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+    declines = body.get("declines", False)
+    if type(declines) is not bool:
+        raise ValueError("'declines' must be true or false.")
+    wx.visit_as(_text(body, "open_id"), _optional(body, "union_id"), declines=declines)
     return {"open_id": body["open_id"]}
 
 
-def _wecom_login(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+def _wecom_login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     return {"code": wx.wecom_login(_text(body, "user_id"), _optional(body, "corp_id"))}
 
 
-def _push_event(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+def _push_event(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     mode, form = body.get("mode", "safe"), body.get("form", "json")
     if mode not in ("safe", "compatible", "plain") or form not in ("json", "xml"):
         raise ValueError("'mode' must be safe, compatible or plain, and 'form' json or xml.")
@@ -92,7 +121,7 @@ def _push_event(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
     return {"query": dict(pushed.query), "body": pushed.body.decode()}
 
 
-def _faults(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
+def _faults(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     name, times = _text(body, "fault"), body.get("times", 1)
     if name not in Fault.__members__:
         raise ValueError(f"'fault' must be one of {', '.join(Fault.__members__)}.")
@@ -100,6 +129,16 @@ def _faults(wx: WeChatSimulator, body: Mapping[str, Any]) -> Answer:
         raise ValueError("'times' must be a whole number.")
     wx.fail_next(Fault[name], times)
     return {"fault": name, "times": times}
+
+
+def _clear_faults(wx: Simulator, _: Mapping[str, Any]) -> Answer:
+    wx.clear_faults()
+    return {}
+
+
+def _reset(wx: Simulator, _: Mapping[str, Any]) -> Answer:
+    wx.reset()
+    return {}
 
 
 def _text(body: Mapping[str, Any], name: str) -> str:
@@ -125,4 +164,6 @@ CONTROLS: Mapping[str, tuple[_Control, str]] = {
         '{"event": "user_authorization_revoke", "open_id": "…", "revoke_info": [6]}',
     ),
     "/simulator/faults": (_faults, '{"fault": "SYSTEM_BUSY", "times": 1}'),
+    "/simulator/clear_faults": (_clear_faults, "{}"),
+    "/simulator/reset": (_reset, "{}"),
 }

@@ -21,7 +21,9 @@ def sns_error(errcode: int, now: float) -> dict[str, Any]:
 
 def api_error(errcode: int, now: float) -> dict[str, Any]:
     """The answer of the APIs below /cgi-bin and /wxa."""
-    return {"errcode": errcode, "errmsg": f"{_ERRMSGS[errcode]} rid: {_rid(now)}"}
+    nonce = secrets.token_hex(8)
+    hint = f"{nonce[:9]}-{nonce[9:15]}"
+    return {"errcode": errcode, "errmsg": f"{_ERRMSGS[errcode]} hint: [{hint}] rid: {_rid(now)}"}
 
 
 def wecom_error(errcode: int, now: float) -> dict[str, Any]:
@@ -47,6 +49,7 @@ _ERRMSGS = {
     40014: "invalid access_token",
     40029: "invalid code",
     40030: "invalid refresh_token",
+    40066: "invalid url",
     40094: "invalid component credential",
     40125: "invalid appsecret",
     40163: "code been used",

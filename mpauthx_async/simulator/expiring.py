@@ -67,9 +67,15 @@ class _Code(Generic[_T]):
 
 
 class OneTimeCodes(Generic[_T]):
-    """Codes of one kind: each belongs to an app and is for one exchange within 300 seconds."""
+    """Codes of one kind: each belongs to an app and is for one exchange within 300 seconds.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Args:
+        clock: gives the time in Unix seconds.
+        used: the errcode for a code that was used before.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, used: int = 40163) -> None:
+        self._used = used
         self._codes: Expiring[_Code[_T]] = Expiring(clock, 300)
 
     def issue(self, app_id: str, grants: _T) -> str:
@@ -79,14 +85,14 @@ class OneTimeCodes(Generic[_T]):
         return code
 
     def find(self, code: str | None, app_id: str) -> _Code[_T]:
-        """Give what a code stands for; raises Refused: 41008 missing, 40029 invalid, 40163 used."""
+        """Give what a code stands for; raises Refused: 41008 missing, 40029 invalid, or used."""
         if not code:
             raise Refused(41008)
         found = self._codes.get(code, unknown=40029, expired=40029)
         if found.app_id != app_id:
             raise Refused(40029)
         if found.used:
-            raise Refused(40163)
+            raise Refused(self._used)
         return found
 
     def take(self, code: str | None, app_id: str) -> _T:

@@ -8,9 +8,9 @@ from enum import Enum
 
 from aiohttp import web
 
-from .routes import Answer, to_json
+from .routes import Answer, content_type, to_json
 
-__all__ = ["Fault", "fail"]
+__all__ = ["Fault", "fail", "respond"]
 
 
 class Fault(Enum):
@@ -33,18 +33,27 @@ class Fault(Enum):
         return self in (Fault.TRUNCATED, Fault.LOST_ANSWER)
 
 
+def respond(path: str, body: str) -> web.Response:
+    """Answer as WeChat does below a path."""
+    return web.Response(body=body.encode(), headers={"Content-Type": content_type(path)})
+
+
 def fail(
     request: web.Request, fault: Fault, body: str, error: Callable[[int], Answer]
 ) -> web.Response:
     """Answer a request in the way of a fault; `body` is what the answer would have been."""
     if fault in _ERRCODES:
-        return web.Response(text=to_json(error(_ERRCODES[fault])))
-    if fault in _PAGES:
-        status, content_type, text = _PAGES[fault]
-        return web.Response(status=status, content_type=content_type, text=text)
+        return respond(request.path, to_json(error(_ERRCODES[fault])))
+    if fault in _BODIES:
+        return respond(request.path, _BODIES[fault])
+    if fault is Fault.HTTP_500:
+        return web.Response(status=500, text="Internal Server Error")
+    if fault is Fault.HTML:
+        page = "<html><body>Sign in to this network</body></html>"
+        return web.Response(text=page, content_type="text/html")
     if fault is Fault.TRUNCATED:
-        length = {"Content-Length": str(len(body.encode()))}
-        response = web.Response(text=body[: len(body) // 2], headers=length)
+        response = respond(request.path, body[: len(body) // 2])
+        response.headers["Content-Length"] = str(len(body.encode()))
         response.force_close()
         return response
     _reset_connection(request)
@@ -60,10 +69,8 @@ def _reset_connection(request: web.Request) -> None:
 
 
 _ERRCODES = {Fault.SYSTEM_BUSY: -1, Fault.TOO_FREQUENT: 45011}
-_PAGES = {
-    Fault.HTTP_500: (500, "text/plain", "Internal Server Error"),
-    Fault.HTML: (200, "text/html", "<html><body>Sign in to this network</body></html>"),
-    Fault.EMPTY: (200, "text/plain", ""),
-    Fault.NOT_AN_OBJECT: (200, "text/plain", "[]"),
-    Fault.NO_FIELDS: (200, "text/plain", '{"errcode":0,"errmsg":"ok"}'),
+_BODIES = {
+    Fault.EMPTY: "",
+    Fault.NOT_AN_OBJECT: "[]",
+    Fault.NO_FIELDS: '{"errcode":0,"errmsg":"ok"}',
 }

@@ -28,7 +28,9 @@ class MiniProgram:
         self._access = access
         self._calls_a_minute = calls_a_minute
         self._codes: OneTimeCodes[User] = OneTimeCodes(state.clock)
-        self._phone_codes: OneTimeCodes[Mapping[str, object]] = OneTimeCodes(state.clock)
+        self._phone_codes: OneTimeCodes[Mapping[str, object]] = OneTimeCodes(
+            state.clock, used=40029
+        )
 
     def routes(self) -> tuple[Route, ...]:
         """Give what it answers."""

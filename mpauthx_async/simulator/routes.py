@@ -7,7 +7,7 @@ from typing import Any
 
 from .errcodes import Refused, sns_error
 
-__all__ = ["SECRET_PARAMETERS", "Answer", "Call", "Request", "Route", "to_json"]
+__all__ = ["SECRET_PARAMETERS", "Answer", "Call", "Request", "Route", "content_type", "to_json"]
 
 Answer = dict[str, Any]
 to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -20,7 +20,7 @@ SECRET_PARAMETERS = frozenset(
 class Request:
     """A request to WeChat's API: its path, its query without secrets and tokens, its method.
 
-    What a POST request carries is not kept.
+    The fields of a form that is taken like a query count as its query; other bodies are not kept.
     """
 
     path: str
@@ -53,7 +53,7 @@ class Route:
     """An endpoint of WeChat's API.
 
     Args:
-        method: GET or POST; any other than this is answered with errcode 43001 or 43002.
+        method: GET or POST; another one is answered with errcode 43001 or 43002.
         path: begins with a slash.
         answer: carries a call out; raises Refused for what WeChat answers with an errcode.
         parameters: the query and body as the list of routes shows them.
@@ -69,6 +69,16 @@ class Route:
     def __str__(self) -> str:
         return f"{self.method} {self.path}{self.parameters}"
 
+    @property
+    def takes_forms(self) -> bool:
+        """Whether WeChat takes a POST request with a form like a GET request with a query."""
+        return self.path.startswith("/sns/") or self.path == "/cgi-bin/token"
+
     def refuse_method(self, _: Call) -> Answer:
         """The answer to another method than this route's."""
         raise Refused(43001 if self.method == "GET" else 43002)
+
+
+def content_type(path: str) -> str:
+    """The Content-Type header of WeChat's answers below a path, to the letter."""
+    return "text/plain" if path.startswith("/sns/") else "application/json; encoding=utf-8"

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
-from aiohttp import web
-from aiohttp.http import HttpProcessingError
-
-from .app_access import AppAccess
-from .component import Component
-from .control import CONTROLS, as_handler
-from .errcodes import Refused
-from .faults import Fault, fail
-from .front_page import CORP_SECRET, front_page
-from .mini_program import MiniProgram
-from .push import Pusher
-from .routes import SECRET_PARAMETERS, Answer, Call, Request, Route, to_json
+from .application import application
+from .faults import Fault
+from .listener import Listener
+from .push import PushedEvent, Pusher
+from .routes import Request
 from .sealing import PhoneNumber, SealedData, SealedUserInfo, new_session_key, seal, seal_user_info
 from .state import ANONYMOUS_PROFILE, State, User
-from .web_oauth import SCOPES, WebOAuth
-from .wecom import WeCom
+from .web_oauth import SCOPES, Visitor
+from .wechat import WeChat
+from .wecom import CORP_SECRET
 
 __all__ = ["WeChatSimulator"]
-
-_Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class WeChatSimulator:
@@ -48,14 +38,9 @@ class WeChatSimulator:
         component_app_id: the third-party platform, which all these apps have authorised.
         corp_id: the company at WeCom.
         corp_secret: the secret of the company's application.
-
-    Attributes:
-        push: makes the requests that WeChat posts to an app's own URL; has the `token` and
-            `aes_key` of the message push settings.
-        push_event: `push.event`.
-        latency: seconds to wait before every answer of WeChat's API. The request is carried out
-            before the wait: a client that gives up meanwhile has used up its code.
-        requests: the last 1,000 requests to WeChat's API and pages, oldest first.
+        strict_methods: whether GET is the only method of `/sns/…` and `/cgi-bin/token`, as WeChat
+            documents it: a POST request with a form, which WeChat takes there in the same way, is
+            answered with errcode 43001.
 
     A function that takes an `app_id` means the simulator's own app by None, and raises LookupError
     for an app that it does not know.
@@ -74,33 +59,28 @@ class WeChatSimulator:
         component_app_id: str = "wxc0c0c0c0c0c0c0c0",
         corp_id: str = "ww5ca1ab1e5ca1ab1e",
         corp_secret: str = CORP_SECRET,
+        strict_methods: bool = False,
     ) -> None:
-        self.latency = 0.0
-        self.requests: deque[Request] = deque(maxlen=1000)
-        self._address = host, port
         self._clock = clock
-        self._state = State({app_id: app_secret, **(other_apps or {})}, clock)
-        limit = float("inf") if calls_a_minute is None else calls_a_minute
-        self._access = AppAccess(self._state)
-        self._mini_program = MiniProgram(self._state, self._access, limit)
-        self._web_oauth = WebOAuth(self._state)
-        self._component = Component(self._state, self._mini_program, component_app_id)
-        self._wecom = WeCom(self._state, corp_id, corp_secret)
-        self.push = Pusher(self._state)
-        self.push_event = self.push.event
-        self._routes = (
-            *self._mini_program.routes(),
-            *self._access.routes(),
-            *self._web_oauth.routes(),
-            *self._component.routes(),
-            *self._wecom.routes(),
-        )
-        self._faults: deque[Fault] = deque()
-        self._runner: web.AppRunner | None = None
-        self._url: str | None = None
+        self._listener = Listener(host, port)
+        apps = {app_id: app_secret, **(other_apps or {})}
+
+        def new_wechat() -> WeChat:
+            return WeChat(
+                apps,
+                clock,
+                calls_a_minute=float("inf") if calls_a_minute is None else calls_a_minute,
+                component_app_id=component_app_id,
+                corp_id=corp_id,
+                corp_secret=corp_secret,
+                strict_methods=strict_methods,
+            )
+
+        self._new_wechat = new_wechat
+        self._wechat = new_wechat()
 
     def __repr__(self) -> str:
-        return f"WeChatSimulator(app_id={self.app_id!r}, url={self._url!r})"
+        return f"WeChatSimulator(app_id={self.app_id!r}, url={self._listener.url!r})"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -126,22 +106,50 @@ class WeChatSimulator:
     @property
     def component_app_id(self) -> str:
         """The AppID of the third-party platform."""
-        return self._component.app_id
+        return self._wechat.component.app_id
 
     @property
     def component_access_token(self) -> str:
         """The platform's current token: the same one for two hours, then a new one."""
-        return self._component.access_token()
+        return self._wechat.component.access_token()
 
     @property
     def corp_id(self) -> str:
         """The company at WeCom."""
-        return self._wecom.corp_id
+        return self._wechat.wecom.corp_id
 
     @property
     def corp_secret(self) -> str:
         """The secret of the company's application."""
-        return self._wecom.corp_secret
+        return self._wechat.wecom.corp_secret
+
+    @property
+    def latency(self) -> float:
+        """Seconds to wait before every answer of WeChat's API and pages; 0 by default.
+
+        The request is carried out before the wait: a client that gives up meanwhile has used up
+        its code.
+        """
+        return self._wechat.latency
+
+    @latency.setter
+    def latency(self, seconds: float) -> None:
+        self._wechat.latency = seconds
+
+    @property
+    def requests(self) -> deque[Request]:
+        """The last 1,000 requests to WeChat's API and pages, oldest first."""
+        return self._wechat.requests
+
+    @property
+    def push(self) -> Pusher:
+        """Makes the requests that WeChat posts to an app's own URL, with the settings for that."""
+        return self._wechat.push
+
+    @property
+    def push_event(self) -> Callable[..., PushedEvent]:
+        """`push.event`: makes the request that tells of an event."""
+        return self._wechat.push.event
 
     @property
     def url(self) -> str:
@@ -149,34 +157,25 @@ class WeChatSimulator:
 
         The pages for browsers stand below it too, where WeChat's are at open.weixin.qq.com.
         """
-        if self._url is None:
+        if self._listener.url is None:
             raise RuntimeError("The simulator is not running: use 'async with', or await start().")
-        return self._url
+        return self._listener.url
 
     async def start(self) -> None:
         """Listen, as `async with` does. RuntimeError: it runs already; OSError: port taken."""
-        if self._runner is not None:
-            raise RuntimeError(f"The simulator runs already, at {self._url}.")
-        logger = logging.getLogger(__name__)
-        logger.addFilter(_is_no_parse_error)
-        runner = web.AppRunner(
-            self._application(),
-            access_log=None,  # a request line holds the app secret
-            logger=logger,
-            shutdown_timeout=0.5,  # seconds
-            handler_cancellation=True,  # else an answer with much latency outlives its client
-        )
-        await runner.setup()
-        await web.TCPSite(runner, *self._address, backlog=1024).start()
-        self._runner = runner
-        host, port = runner.addresses[0][:2]
-        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        await self._listener.start(application(self, lambda: self._wechat))
 
     async def close(self) -> None:
         """Give requests in progress half a second, then free the port; twice is fine."""
-        runner, self._runner, self._url = self._runner, None, None
-        if runner is not None:
-            await runner.cleanup()
+        await self._listener.close()
+
+    def reset(self) -> None:
+        """Start anew, at the same URL: forget all users, codes, tokens, faults and requests.
+
+        The latency is 0 again, nobody visits the pages, and the secrets are those that were given
+        at the start. Requests in progress end as they would have.
+        """
+        self._wechat = self._new_wechat()
 
     def login(
         self,
@@ -208,7 +207,7 @@ class WeChatSimulator:
             raise ValueError("session_key must be the base64 of 16 bytes.")
         user = self._user(open_id, app_id, union_id)
         user.session_key = session_key
-        return self._mini_program.issue_code(user)
+        return self._wechat.mini_program.issue_code(user)
 
     def get_user_info(self, open_id: str, *, app_id: str | None = None) -> SealedUserInfo:
         """Give what `wx.getUserInfo()` gives the client, sealed with the user's current key.
@@ -249,7 +248,8 @@ class WeChatSimulator:
             "watermark": {"timestamp": int(now), "appid": user.app_id},
         }
         sealed = seal(user, phone_info, app_id=user.app_id, now=now)
-        return PhoneNumber(self._mini_program.issue_phone_code(user.app_id, phone_info), *sealed)
+        code = self._wechat.mini_program.issue_phone_code(user.app_id, phone_info)
+        return PhoneNumber(code, *sealed)
 
     def seal(
         self, open_id: str, payload: Mapping[str, object], *, app_id: str | None = None
@@ -290,25 +290,31 @@ class WeChatSimulator:
         if scope not in (known := [scope for scopes in SCOPES.values() for scope in scopes]):
             raise ValueError(f"'scope' must be one of {', '.join(known)}.")
         user = self._user(open_id, app_id, union_id)
-        return self._web_oauth.issue_code(user, scope, snapshot=snapshot)
+        return self._wechat.web_oauth.issue_code(user, scope, snapshot=snapshot)
 
-    def visit_as(self, open_id: str, union_id: str | None = None) -> None:
-        """Say who visits the pages `/connect/…` from now on; they consent to everything.
+    def visit_as(
+        self, open_id: str, union_id: str | None = None, *, declines: bool = False
+    ) -> None:
+        """Say who visits the pages `/connect/…` from now on.
 
         Args:
             open_id: the openid that each app sees; an empty one raises ValueError.
             union_id: the user's unionid; None keeps what an earlier login said.
+            declines: whether the user refuses what a page asks for. The page for websites sends
+                them back with the state and no code, as WeChat's English document says (by its
+                Chinese one they stay); an Official Account's page does not send them back.
+                snsapi_base asks for nothing, so nobody can decline it.
         """
         if not open_id:
             raise ValueError("open_id must not be empty.")
-        self._web_oauth.visitor = open_id, union_id
+        self._wechat.web_oauth.visitor = Visitor(open_id, union_id, declines)
 
     def expire_access_tokens(self, app_id: str | None = None) -> None:
         """Make all access tokens of an app dead, as when somebody else refreshed it by force.
 
         Calls with one of them are answered with errcode 40001; users' tokens of the web stay.
         """
-        self._access.expire(self._state.app_id(app_id))
+        self._wechat.access.expire(self._state.app_id(app_id))
 
     def wecom_login(self, user_id: str, corp_id: str | None = None) -> str:
         """Log a member of a company in, as `wx.qy.login()` does, and give the code for the server.
@@ -324,7 +330,7 @@ class WeChatSimulator:
             raise ValueError("user_id must not be empty.")
         member = self._state.user(user_id, corp_id or self.corp_id)
         member.session_key = new_session_key()
-        return self._wecom.issue_code(member)
+        return self._wechat.wecom.issue_code(member)
 
     def get_wecom_user_info(self, user_id: str, corp_id: str | None = None) -> SealedUserInfo:
         """Give what `wx.qy.getEnterpriseUserInfo()` gives the client: userid, corpid and name.
@@ -368,7 +374,15 @@ class WeChatSimulator:
         """
         if not 1 <= times <= 10_000:
             raise ValueError(f"'times' must be 1 to 10,000, and is {times}.")
-        self._faults.extend([fault] * times)
+        self._wechat.faults.extend([fault] * times)
+
+    def clear_faults(self) -> None:
+        """Let no further request fail, whatever `fail_next` was asked for."""
+        self._wechat.faults.clear()
+
+    @property
+    def _state(self) -> State:
+        return self._wechat.state
 
     def _user(self, open_id: str, app_id: str | None, union_id: str | None = None) -> User:
         return self._state.user(open_id, self._state.app_id(app_id), union_id)
@@ -377,62 +391,3 @@ class WeChatSimulator:
         """Give a user without making one: who is unknown has no session key."""
         app_id = self._state.app_id(app_id)
         return self._state.known_user(open_id, app_id) or User(app_id, open_id)
-
-    def _application(self) -> web.Application:
-        app = web.Application()
-        for route in self._routes:
-            app.router.add_route(route.method, route.path, self._as_wechat(route, route.answer))
-            app.router.add_route("*", route.path, self._as_wechat(route, route.refuse_method))
-        for path in SCOPES:
-            app.router.add_get(path, self._show_page)
-        for path in CONTROLS:
-            app.router.add_post(path, as_handler(self, path))
-        app.router.add_route("*", "/{path:.*}", self._tell_routes)
-        return app
-
-    def _as_wechat(self, route: Route, answer: Callable[[Call], Answer]) -> _Handler:
-        def error(errcode: int) -> Answer:
-            return route.error(errcode, self._clock())
-
-        async def handle(request: web.Request) -> web.Response:
-            call = Call(request.query, await request.read())
-            self._record(request)
-            fault = self._faults.popleft() if self._faults else None
-            body = "{}"
-            if fault is None or fault.is_carried_out:
-                try:
-                    body = to_json(answer(call))
-                except Refused as refused:
-                    body = to_json(error(refused.errcode))
-            await self._wait()
-            return web.Response(text=body) if fault is None else fail(request, fault, body, error)
-
-        return handle
-
-    async def _show_page(self, request: web.Request) -> web.Response:
-        self._record(request)
-        page = self._web_oauth.visit(request.path, request.query)
-        await self._wait()
-        headers = {} if page.location is None else {"Location": page.location}
-        return web.Response(
-            status=page.status, text=page.text, content_type="text/html", headers=headers
-        )
-
-    def _record(self, request: web.Request) -> None:
-        query = {
-            name: text for name, text in request.query.items() if name not in SECRET_PARAMETERS
-        }
-        self.requests.append(Request(request.path, query, request.method))
-
-    async def _wait(self) -> None:
-        if self.latency > 0:
-            await asyncio.sleep(self.latency)
-
-    async def _tell_routes(self, request: web.Request) -> web.Response:
-        status = 200 if request.path == "/" else 404
-        return web.Response(status=status, text=front_page(self, self._routes))
-
-
-def _is_no_parse_error(record: logging.LogRecord) -> bool:
-    # aiohttp logs a request line that it cannot parse, and with it the app secret.
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

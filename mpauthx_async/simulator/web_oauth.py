@@ -10,15 +10,25 @@ from .expiring import Expiring, OneTimeCodes, random_text
 from .routes import Answer, Call, Route
 from .state import State, User
 
-__all__ = ["SCOPES", "Page", "WebOAuth"]
+__all__ = ["SCOPES", "Page", "Visitor", "WebOAuth"]
 
+_OFFICIAL_ACCOUNT = "/connect/oauth2/authorize"
 SCOPES = {  # of each page
-    "/connect/oauth2/authorize": ("snsapi_base", "snsapi_userinfo"),
+    _OFFICIAL_ACCOUNT: ("snsapi_base", "snsapi_userinfo"),
     "/connect/qrconnect": ("snsapi_login",),
 }
 _ORDER = ("appid", "redirect_uri", "response_type", "scope", "state")
 _ACCESS_TTL = 7200
 _REFRESH_TTL = 30 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """The browser's user, and whether they decline what a page asks them to grant."""
+
+    open_id: str
+    union_id: str | None
+    declines: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +53,7 @@ class WebOAuth:
     """Logs users of web pages in, in whose name an app then asks for their profile."""
 
     def __init__(self, state: State) -> None:
-        self.visitor: tuple[str, str | None] | None = None  # open_id and union_id
+        self.visitor: Visitor | None = None
         self._state = state
         self._codes: OneTimeCodes[_Grant] = OneTimeCodes(state.clock)
         self._access: Expiring[_Grant] = Expiring(state.clock, _ACCESS_TTL, remembered=_ACCESS_TTL)
@@ -80,17 +90,19 @@ class WebOAuth:
         return self._codes.issue(user.app_id, _Grant(user, scope, snapshot))
 
     def visit(self, path: str, query: Mapping[str, str]) -> Page:
-        """Open the page that asks a user for consent; everybody consents."""
+        """Open the page that asks its visitor for consent."""
         # https://developers.weixin.qq.com/doc/offiaccount/OA_Web_Apps/Wechat_webpage_authorization.html
+        # https://developers.weixin.qq.com/doc/oplatform/en/Website_App/WeChat_Login/Wechat_Login.html
         if wrong := self._what_is_wrong(path, query):
             return Page(200, _error_page(wrong))  # 200, as at WeChat
         if self.visitor is None:
             return Page(400, _error_page("The simulator does not know who is visiting: visit_as()"))
-        open_id, union_id = self.visitor
-        user = self._state.user(open_id, query["appid"], union_id)
-        back = {"code": self.issue_code(user, query["scope"])}
-        if "state" in query:
-            back["state"] = query["state"]
+        back = {"state": query["state"]} if "state" in query else {}
+        if not self.visitor.declines or query["scope"] == "snsapi_base":  # which asks nobody
+            user = self._state.user(self.visitor.open_id, query["appid"], self.visitor.union_id)
+            back = {"code": self.issue_code(user, query["scope"]), **back}
+        elif path == _OFFICIAL_ACCOUNT:
+            return Page(200, _error_page("The user declined, and stays on this page."))
         return Page(302, location=_with_query(query["redirect_uri"], back))
 
     def _what_is_wrong(self, path: str, query: Mapping[str, str]) -> str | None:
@@ -104,6 +116,8 @@ class WebOAuth:
             return (
                 f"Scope 参数错误或没有 Scope 权限 (10005): it must be {' or '.join(SCOPES[path])}."
             )
+        if path != _OFFICIAL_ACCOUNT:  # only this page documents an order and a longest state
+            return None
         if len(query.get("state", "").encode(errors="replace")) > 128:
             return "state 参数错误: it has more than 128 bytes."
         order = [name for name in query if name in _ORDER]

@@ -108,7 +108,7 @@ class TokenStore(Protocol):
         """
 
     async def rotate(
-        self, refs: Sequence[SessionRef], *, ttl: int, grace: int
+        self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None
     ) -> Sequence[Session | TokenStatus]:
         """Put the next generation in the place of each, its life begun anew.
 
@@ -116,6 +116,9 @@ class TokenStore(Protocol):
             refs: each names the generation that is good now.
             ttl: how long the session lives from now on, in milliseconds, up to its absolute end.
             grace: for how long a repetition gets the same answer, in milliseconds.
+            absolute_ttl: how long sessions that began without an absolute end live at most, counted
+                from their beginning, in milliseconds; None for no limit. A session that ends later
+                than that keeps its end.
 
         Returns:
             The session, of the next generation; also for a ref of the generation before, within
@@ -314,9 +317,7 @@ def open_token_store(
         return RedisTokenStore(connections, near_cache=near_cache)
     if scheme == "sqlite":
         return SqliteTokenStore(_sqlite_path(url), clock=clock)
-    raise ConfigurationError(
-        f"No token store opens {scheme!r} URLs: use redis://, rediss://, unix:// or sqlite:///."
-    )
+    raise _no_store("token store", url, "redis://, rediss://, unix:// or sqlite:///")
 
 
 @clears_frames
@@ -330,10 +331,7 @@ def open_records(
         return RedisRecords(connections)
     if scheme == "sqlite":
         return SqliteRecords(_sqlite_path(url), clock=clock)
-    raise ConfigurationError(
-        f"No store of OAuth tokens opens {scheme!r} URLs: use redis://, rediss://, unix:// or "
-        "sqlite:///."
-    )
+    raise _no_store("store of OAuth tokens", url, "redis://, rediss://, unix:// or sqlite:///")
 
 
 def open_user_store(url: str, clock: Callable[[], float] = time.time) -> SqliteUserStore:
@@ -348,10 +346,20 @@ def open_user_store(url: str, clock: Callable[[], float] = time.time) -> SqliteU
     scheme = _scheme(url)
     if scheme == "sqlite":
         return SqliteUserStore(_sqlite_path(url), clock=clock)
-    raise ConfigurationError(f"No user store opens {scheme!r} URLs: use sqlite:///path.db.")
+    raise _no_store("user store", url, "sqlite:///")
 
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
+_FILE = re.compile(r"[\w./-]+\.(db|sqlite3?)", re.ASCII)
+_OPTION = re.compile(r"\w{1,40}", re.ASCII)
+
+
+def _no_store(kind: str, url: str, forms: str) -> ConfigurationError:
+    if _FILE.fullmatch(url):  # nothing else is repeated, for it may hold a password
+        return ConfigurationError(f"The URL of a {kind} in the file {url} is sqlite:///{url}.")
+    scheme = _scheme(url)
+    found = f"not with {scheme}://" if scheme else "and this one has no scheme"
+    return ConfigurationError(f"The URL of a {kind} begins with {forms}, {found}.")
 
 
 def _without_near_cache(url: str) -> tuple[str, int]:
@@ -374,4 +382,9 @@ def _sqlite_path(url: str) -> str:
     path = url.partition("://")[2]
     if not path.startswith("/") or path == "/":
         raise ConfigurationError("A SQLite URL is sqlite:///relative.db or sqlite:////absolute.db.")
+    path, _, query = path.partition("?")
+    if query:
+        name = query.partition("=")[0]
+        option = f"the option {name!r}" if _OPTION.fullmatch(name) else "options"
+        raise ConfigurationError(f"A SQLite URL takes no options, and this one has {option}.")
     return path[1:]

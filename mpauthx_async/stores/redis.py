@@ -23,7 +23,7 @@ from ..models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ..near_cache import NearCache
 from ..store_boundary import raises_store_errors
 from .online_cursor import OnlineCursor
-from .redis_database import AnyRedis, RedisDatabase, is_read_only, store_error
+from .redis_database import AnyRedis, RedisDatabase, is_replica, store_error
 from .redis_layout import (
     SESSION_PREFIX,
     SessionTerms,
@@ -153,7 +153,7 @@ class RedisTokenStore:
     async def forget_subject(self, subject: Subject) -> int:
         """End and erase all sessions of a subject, in one atomic step; a ban stays.
 
-        What is left is why each of them ended, under its nonce, until it would have ended.
+        Each session's status stays under its nonce until the session would have ended.
 
         Returns:
             How many were alive.
@@ -161,11 +161,12 @@ class RedisTokenStore:
         return await self.revoke_subject(subject)
 
     async def rotate(
-        self, refs: Sequence[SessionRef], *, ttl: int, grace: int
+        self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None
     ) -> Sequence[Session | TokenStatus]:
         """Put the next generation in the place of each, each in one atomic step."""
         once = list(dict.fromkeys(refs))  # without a grace a repetition would be refused
-        answers = await self._each("rotate", once, map(_GENERATION, once), ttl, grace)
+        asked = map(_GENERATION, once)
+        answers = await self._each("rotate", once, asked, ttl, grace, _or_empty(absolute_ttl))
         self._forget(once)
         rotated = dict(zip(once, _parsed(_rotated, zip(once, answers, strict=True)), strict=True))
         return _all_or_partial([rotated[ref] for ref in refs])
@@ -181,7 +182,7 @@ class RedisTokenStore:
     ) -> Sequence[int | None]:
         """Let the lives of sessions count from now."""
         generations = map(_GENERATION, refs)
-        answers = await self._each("renew", refs, generations, ttl, absolute_ttl or 0)
+        answers = await self._each("renew", refs, generations, ttl, _or_empty(absolute_ttl))
         return _all_or_partial(_parsed(lambda end: end or None, zip(answers)))
 
     async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
@@ -275,7 +276,7 @@ class RedisTokenStore:
             self._tracking.forget(ref.nonce for ref in refs)
 
     async def _each(
-        self, name: str, refs: Sequence[SessionRef], asked: Iterable[str | int], *common: int
+        self, name: str, refs: Sequence[SessionRef], asked: Iterable[str | int], *common: int | str
     ) -> list[Any]:
         """Run a script for sessions; returns its answer or a StoreError for each, in their order.
 
@@ -332,7 +333,7 @@ class RedisTokenStore:
     async def _call(self, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         async def call(redis: Any) -> Any:
             answers = await self._scripts[name](keys, args, client=redis)
-            for answer in filter(is_read_only, answers if isinstance(answers, list) else ()):
+            for answer in filter(is_replica, answers if isinstance(answers, list) else ()):
                 raise answer  # it refused all items, and another server may take them
             return answers
 
@@ -372,6 +373,10 @@ def _all_or_partial(answers: Sequence[Answer | StoreError]) -> list[Answer]:
     if answered:
         raise PartialStoreError(answers)
     raise next(answer for answer in answers if isinstance(answer, StoreError))
+
+
+def _or_empty(absolute_ttl: int | None) -> int | str:
+    return "" if absolute_ttl is None else absolute_ttl
 
 
 def _failure(error: RedisError) -> StoreError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,7 +24,7 @@ from ..connections import Connections, RedisClient
 from ..errors import MPAuthXError, StoreError
 from ..open_calls import OpenCalls
 
-__all__ = ["AnyRedis", "RedisDatabase", "is_read_only", "store_error"]
+__all__ = ["AnyRedis", "RedisDatabase", "is_replica", "store_error"]
 
 AnyRedis: TypeAlias = Connections | RedisClient | str
 Result = TypeVar("Result")
@@ -31,10 +32,11 @@ Result = TypeVar("Result")
 _LONGEST_TRIP = 5.0  # seconds, with all attempts
 _ATTEMPTS = 4
 _BACKOFF = 0.1  # seconds before the second attempt, at most; doubles with each
-# After these the server, or the one that took its place, may answer on a new connection. MASTERDOWN
-# is a ClusterDownError. redis-py answers NOSCRIPT by loading the script, but a failover may lead
-# the next call to another server.
+# After these the server, or the one that took its place, may answer on a new connection. redis-py
+# answers NOSCRIPT by loading the script, but a failover may lead the next call to another server.
 _PASSING = (ClusterDownError, TryAgainError, NoScriptError)
+# Before Redis 7 READONLY stands inside the error of a script; redis-py 5 has no class of MASTERDOWN.
+_REPLICA = re.compile(r"-READONLY |^MASTERDOWN ")
 # What redis-py documents. With all else that it raises, a connection was lost. A server that hangs
 # (TimeoutError) is not asked again: its callers have waited long enough.
 _DOCUMENTED = (RedisError, RedisClusterException, OSError)
@@ -58,6 +60,7 @@ class RedisDatabase:
             self.connections = Connections(redis=redis)
         self.client = self.connections.configured_redis
         self.is_cluster = isinstance(self.client, RedisCluster)
+        self._first_nodes = dict(_nodes_of(self.client))
         self._repeats_by_itself = _repeats_by_itself(self.client)
         self._calls = OpenCalls(self, "This Redis store")
 
@@ -100,27 +103,31 @@ class RedisDatabase:
             await self.connections.close()
 
     async def _attempt(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
-        for attempt in range(1, _ATTEMPTS):
+        attempt = 1
+        while True:
             epoch = self.connections.redis_epoch
             try:
                 return await work(self.connections.redis)
             except MPAuthXError:
                 raise
             except Exception as error:
-                if not self._is_passing(error):
+                # redis-py before 7.2 drops a node that fails, until it knows none at all.
+                _nodes_of(self.client).update(self._first_nodes)
+                if attempt == _ATTEMPTS or not self._is_passing(error):
                     raise
             await self.connections.renew_redis(epoch)
             backoff = _BACKOFF * 2 ** (attempt - 1)
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
-        return await work(self.connections.redis)
+            attempt += 1
 
     def _is_passing(self, error: Exception) -> bool:
         """Whether another attempt, on new connections, may succeed."""
         if isinstance(error, ConnectionError):  # LOADING is one too
             is_refused = isinstance(error, (AuthenticationError, AuthorizationError))
             return not is_refused and not self._repeats_by_itself
-        is_passing = isinstance(error, _PASSING) or is_read_only(error)
-        return is_passing or not isinstance(error, _DOCUMENTED)
+        if isinstance(error, _PASSING) or is_replica(error):
+            return True
+        return not isinstance(error, _DOCUMENTED)
 
 
 def _repeats_by_itself(client: RedisClient) -> bool:
@@ -128,14 +135,19 @@ def _repeats_by_itself(client: RedisClient) -> bool:
     if isinstance(client, RedisCluster):
         return True
     retry = client.connection_pool.connection_kwargs.get("retry")
-    return retry is not None and retry.get_retries() != 0
+    return retry is not None and retry._retries != 0
 
 
-def is_read_only(answer: object) -> bool:
-    """Whether a server says that it is a replica: in an error of a script, before Redis 7."""
+def is_replica(answer: object) -> bool:
+    """Whether a server says that it cannot do what it was asked to, because it is a replica."""
     if isinstance(answer, ReadOnlyError):
         return True
-    return isinstance(answer, ResponseError) and "-READONLY " in str(answer)
+    return isinstance(answer, ResponseError) and _REPLICA.search(str(answer)) is not None
+
+
+def _nodes_of(client: RedisClient) -> dict[str, Any]:
+    """The nodes that a client of a cluster begins with, by name; empty for a single Redis."""
+    return client.nodes_manager.startup_nodes if isinstance(client, RedisCluster) else {}
 
 
 def store_error(error: Exception) -> StoreError:
@@ -143,7 +155,7 @@ def store_error(error: Exception) -> StoreError:
     advice = "Check that it is up, reachable and writable; the call can be repeated."
     if isinstance(error, AuthenticationError):
         advice = "Check the user and the password in its URL."
-    elif is_read_only(error):
+    elif is_replica(error):
         advice = "Its address leads to a replica: it must lead to the primary."
     text = str(error).rstrip(".") or f"no answer within {_LONGEST_TRIP:.0f} seconds"
     return StoreError(

@@ -141,7 +141,7 @@ def parse_ban(user_id: str, text: bytes | str) -> Ban:
 
 
 def parse_users(flat: Sequence[bytes | str]) -> list[OnlineCursor]:
-    """User ids and their positions, in turn."""
+    """Parse a flat list of user ids, each followed by its position."""
     return [
         OnlineCursor(int(position), text_of(user_id))
         for user_id, position in zip(flat[::2], flat[1::2], strict=True)
@@ -149,7 +149,7 @@ def parse_users(flat: Sequence[bytes | str]) -> list[OnlineCursor]:
 
 
 def text_of(value: bytes | str) -> str:
-    # Bytes that are no UTF-8 are damaged; as U+FFFD they spoil no other answer of the batch.
+    # Damaged bytes become U+FFFD, so the rest of the batch is still parsed.
     return value if isinstance(value, str) else value.decode(errors="replace")
 
 
@@ -168,7 +168,7 @@ def _parse_details(text: bytes | str) -> list[Any]:
 
 
 def _parts(text: bytes | str, types: Sequence[type]) -> list[Any]:
-    """Read a JSON array, with the empty values of these types for what is left out at its end."""
+    """Read a JSON array; parts left out at its end get the empty value of their type."""
     parts = json.loads(text_of(text))
     if type(parts) is not list or not 1 <= len(parts) <= len(types):
         raise ValueError("This is not a JSON array of the form that is written here.")

@@ -47,7 +47,7 @@ class RedisRecords:
     async def get(self, key: str) -> str | None:
         """Read a record; None when there is none, or its time is over."""
         value: bytes | str | None = await self._database.run(lambda redis: redis.get(_key(key)))
-        # Bytes that are no UTF-8 would be quoted by an exception; as U+FFFD they are damaged.
+        # A UnicodeDecodeError would quote the record; with U+FFFD it does not decrypt.
         return value.decode(errors="replace") if isinstance(value, bytes) else value
 
     async def save(self, key: str, text: str, ttl: float) -> None:

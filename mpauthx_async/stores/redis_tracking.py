@@ -6,7 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakSet
 
 from redis.asyncio.retry import Retry
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 _HEARTBEAT = 0.5  # seconds between two questions, whose answers tell that the connection is alive
 _SHORTEST_BACKOFF = 0.05  # seconds before the next attempt to connect
 _LONGEST_BACKOFF = 1.0
-_PUSHED = object()
 # Settings for what a managed Redis announces of its maintenance.
 _FOR_THE_POOL = ("maint_notifications_config", "maint_notifications_pool_handler")
 
@@ -112,8 +111,9 @@ class RedisTracking:
         """Take what Redis pushes until the connection is lost or its epoch is over."""
         # redis-py has no public way to it for its asyncio client yet (its issue 3916).
         parser = connection._parser
-        parser.set_invalidation_push_handler(_take)
-        parser.set_pubsub_push_handler(_pass_over)
+        if hasattr(parser, "set_invalidation_push_handler"):  # before 6.4 it returns pushes as read
+            parser.set_invalidation_push_handler(_returned)
+            parser.set_pubsub_push_handler(_returned)
         heard = due = time.monotonic()
         await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
         # When its time is over, read_response returns None, and can be called again.
@@ -133,9 +133,9 @@ class RedisTracking:
             answer = await connection.read_response(timeout=due - now, push_request=True)
             if answer is None and is_late:
                 raise TimeoutError
-            if isinstance(answer, _Change):
-                self._apply(answer)
-            elif answer is not None and answer is not _PUSHED:
+            if answer and answer[0] == b"invalidate":
+                self._apply(answer[1])
+            elif answer and answer[0].isdigit():  # the answer of TIME; other pushes are ignored
                 heard = asked.popleft()
                 self._synchronize(answer, heard)
 
@@ -152,12 +152,13 @@ class RedisTracking:
             self._is_down = False
             logger.info("The connection on which Redis pushes what changes is up again.")
 
-    def _apply(self, change: "_Change") -> None:
-        if change.keys is None:
+    def _apply(self, keys: Sequence[bytes] | None) -> None:
+        """Forget the sessions of keys that have changed; of None when all are gone."""
+        if keys is None:
             for cache in self._caches:
                 cache.forget_all()
         else:
-            self.forget(key.decode(errors="replace").rpartition(":")[2] for key in change.keys)
+            self.forget(key.decode(errors="replace").rpartition(":")[2] for key in keys)
 
     def _report_down(self, error: Exception) -> None:
         if not self._is_down:
@@ -177,12 +178,6 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class _Change(NamedTuple):
-    """What Redis pushed: the names of keys, or None when all are gone."""
-
-    keys: Sequence[bytes] | None
-
-
 async def _give_up(connection: Any) -> None:
     try:
         await connection.disconnect(nowait=True)
@@ -190,11 +185,6 @@ async def _give_up(connection: Any) -> None:
         logger.warning("A connection that was given up could not be closed.", exc_info=True)
 
 
-async def _take(message: Sequence[Any]) -> _Change:
-    # Not applied in here: what a handler raises redis-py only logs, and the change would be lost.
-    return _Change(message[1])
-
-
-async def _pass_over(_: object) -> object:
-    """Take what else Redis may push."""
-    return _PUSHED
+async def _returned(push: Sequence[Any]) -> Sequence[Any]:
+    """Have `read_response` return a push: redis-py only logs what a handler raises."""
+    return push

@@ -78,7 +78,7 @@ class SqliteDatabase:
             except MPAuthXError:
                 raise
             except Exception as error:
-                raise _store_error(error) from error
+                raise _store_error(self._database, error) from error
 
     async def close(self) -> None:
         """Close the connection if it was opened here, after what is in progress."""
@@ -206,7 +206,7 @@ def _create(path: str | Path) -> None:
         os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, _OWNER_ONLY))
 
 
-def _store_error(error: Exception) -> StoreError:
+def _store_error(database: Database, error: Exception) -> StoreError:
     advice = "Check the file and its folder; the call can be repeated."
     if "locked" in str(error) or "busy" in str(error):
         advice = "Another process is writing to it for too long; the call can be repeated."
@@ -214,4 +214,11 @@ def _store_error(error: Exception) -> StoreError:
         advice = "Make the file and its folder writable."
     elif "not a database" in str(error):
         advice = "The path names a file that is something else."
-    return StoreError(f"The SQLite database did not answer as it should ({error}). {advice}")
+    return StoreError(f"{_name(database)} did not answer as it should ({error}). {advice}")
+
+
+def _name(database: Database) -> str:
+    """What to call a database in a message: a file by its full path."""
+    if isinstance(database, aiosqlite.Connection):
+        return "The SQLite database of the given connection"
+    return f"The SQLite database {os.path.abspath(database)!r}"

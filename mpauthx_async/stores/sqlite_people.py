@@ -1,11 +1,11 @@
 """People: which rows and ids of a user database are one person.
 
 Rows of the user table are never merged: the application's foreign keys point at them. What the
-rows do not say themselves stands in a table of our own, mpauthx_link, in one row for an id:
+rows do not hold is kept in a table of our own, mpauthx_link, which has one row for each id:
 
     id, is_union_id  an openId or a unionId; one of each with the same text are two ids
     app_id           the app whose openId it is; NULL if that is not known, and for a unionId
-    union_id         the person's current unionId; NULL where the user table says it
+    union_id         the person's current unionId; NULL where the user table holds it
 """
 
 import json
@@ -91,7 +91,7 @@ class _Person:
 
 
 class People:
-    """The persons who have any of some ids, and what has to be written of them.
+    """The persons who have any of some ids, and the statements that change them.
 
     Args:
         table: the user table.
@@ -183,7 +183,7 @@ class People:
         )
 
     def save(self, login: User, now: int) -> bool:
-        """Take a login in; returns whether the user is new."""
+        """Add a login to its person; returns whether the user is new."""
         ids = _ids(login)
         if not self._table.has_union_id:  # there a row's openId may be either
             ids += [twin for text, kind in ids if (twin := (text, 1 - kind)) in self._persons]
@@ -211,7 +211,7 @@ class People:
         return False
 
     def statements(self) -> Iterator[Statement]:
-        """What writes the logins that were taken in; nothing if they changed nothing."""
+        """The statements that write the saved logins; empty if nothing changed."""
         changed = [row for person in self._all() for row in person.rows if row.is_changed]
         yield from self._table.insert([row.user for row in changed if not row.is_stored])
         for row in changed:
@@ -222,7 +222,7 @@ class People:
         yield from insert_rows(_WRITE, links)
 
     def forget(self, user_id: str, app_ids: Collection[str]) -> list[Statement] | None:
-        """What erases a person as far as these apps know them; None for a stranger."""
+        """The statements that erase a person for these apps; None for an unknown user_id."""
         person = self._find(user_id)
         if person is None:
             return None
@@ -239,7 +239,7 @@ class People:
         ]
 
     def clear(self, user_id: str, fields: Collection[str], now: int) -> list[Statement] | None:
-        """What erases fields of a person's profile; None for a stranger."""
+        """The statements that erase profile fields; None for an unknown user_id."""
         person = self._find(user_id)
         if person is None or not person.rows:
             return None
@@ -267,7 +267,7 @@ class People:
         return person
 
     def _row_to_update(self, person: _Person, login: User) -> _Row | None:
-        """The row that a login of somebody known keeps current; None if there has to be another."""
+        """The row that a login of a known person updates; None if a new row is needed."""
         rows = person.sorted_rows()
         if person.is_current(rows[0]):
             return rows[0]
@@ -284,7 +284,7 @@ class People:
             row.is_changed = True
 
     def _links_to_write(self, person: _Person) -> Iterator[_Link]:
-        """The rows of mpauthx_link that do not say what they have to of a person's ids."""
+        """The rows of mpauthx_link that are missing or out of date for a person."""
         union_id = person.union_id
         said = {row.user.open_id for row in person.rows if row.user.union_id == union_id}
         for id_, app_id in person.ids.items():

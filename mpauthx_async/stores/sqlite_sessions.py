@@ -113,7 +113,7 @@ class SessionRow(NamedTuple):
         """When it ends if its life begins anew, in Unix milliseconds."""
         absolute_end = self.absolute_end
         if absolute_end is None and absolute_ttl is not None:
-            absolute_end = self.issued_at + absolute_ttl
+            absolute_end = max(self.issued_at + absolute_ttl, self.expires_at)
         return now + ttl if absolute_end is None else min(now + ttl, absolute_end)
 
     def is_repeated_by(self, ref: SessionRef, now: int) -> bool:

@@ -132,7 +132,7 @@ class SqliteTokenStore:
         return await self._write(lambda cursor, now: forget(cursor, subject, now))
 
     async def rotate(
-        self, refs: Sequence[SessionRef], *, ttl: int, grace: int
+        self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None
     ) -> Sequence[Session | TokenStatus]:
         """Put the next generation in the place of each, all of them in one transaction."""
 
@@ -147,7 +147,9 @@ class SqliteTokenStore:
                 if row is None or answer is None:
                     answers[ref] = TokenStatus.unknown
                 elif answer > 0:
-                    row = rows[ref[:3]] = _rotated(cursor, row, now, ttl, grace)
+                    row = rows[ref[:3]] = _rotated(
+                        cursor, row, now, row.end_of_life(now, ttl, absolute_ttl), grace
+                    )
                     answers[ref] = row.session()
                 elif row.ended is None and row.is_repeated_by(ref, now):
                     answers[ref] = row.session()
@@ -347,11 +349,11 @@ def _end(
     return answers
 
 
-def _rotated(cursor: sqlite3.Cursor, row: SessionRow, now: int, ttl: int, grace: int) -> SessionRow:
+def _rotated(cursor: sqlite3.Cursor, row: SessionRow, now: int, end: int, grace: int) -> SessionRow:
     """Write the next generation of a session."""
     row = row._replace(
         generation=row.generation + 1,
-        expires_at=row.end_of_life(now, ttl),
+        expires_at=end,
         last_seen=now,
         grace_until=now + grace,
     )

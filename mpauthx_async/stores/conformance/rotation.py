@@ -55,6 +55,33 @@ class Rotation:
         assert isinstance(session, Session)
         assert session.expires_at == begun.expires_at + HOUR
 
+    async def test_what_began_without_an_absolute_end_lives_as_long_as_rotate_says(
+        self, store: TokenStore
+    ) -> None:
+        (begun,) = await begin(store, new_session(ttl=HOUR))
+        ref = begun.ref
+        for _ in range(3):
+            (session,) = await store.rotate([ref], ttl=9 * HOUR, grace=0, absolute_ttl=2 * HOUR)
+            assert isinstance(session, Session)
+            assert session.expires_at == begun.issued_at + 2 * HOUR
+            ref = session.ref
+        assert list(await store.lookup([ref])) == [begun.issued_at + 2 * HOUR]
+        (session,) = await store.rotate([ref], ttl=HOUR, grace=0, absolute_ttl=2 * HOUR)
+        assert isinstance(session, Session)
+        assert is_about(session.expires_at, begun.expires_at)
+
+    async def test_an_absolute_end_of_its_own_is_kept(self, store: TokenStore) -> None:
+        (begun,) = await begin(store, new_session(ttl=HOUR, absolute_ttl=3 * HOUR))
+        (session,) = await store.rotate([begun.ref], ttl=9 * HOUR, grace=0, absolute_ttl=2 * HOUR)
+        assert isinstance(session, Session)
+        assert session.expires_at == begun.issued_at + 3 * HOUR
+
+    async def test_a_session_that_ends_later_keeps_its_end(self, store: TokenStore) -> None:
+        (begun,) = await begin(store, new_session(ttl=5 * HOUR))
+        (session,) = await store.rotate([begun.ref], ttl=9 * HOUR, grace=0, absolute_ttl=2 * HOUR)
+        assert isinstance(session, Session)
+        assert session.expires_at == begun.expires_at
+
     async def test_a_rotated_session_ends_by_itself(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         (session,) = await store.rotate([begun.ref], ttl=1, grace=HOUR)

@@ -5,8 +5,7 @@
 -- {'known', nonce, value, details} of a session that lives already; or {'banned', ban}.
 
 local function kind_of(parts)
-  local kind = parts[4] or ''
-  return kind ~= '' and kind or parts[3] or ''
+  return (parts[4] or '') ~= '' and parts[4] or parts[3] or ''
 end
 
 -- Read a user's sessions, once a batch, oldest first. What a login replaces stays in the lists,
@@ -51,13 +50,11 @@ local function make_room(user, kind, max_sessions, one_per_kind)
   return replaced
 end
 
--- Remove what is over of the user's sessions, and a few users of the bucket who are offline.
+-- Remove the user's dead sessions, and a few offline users of the bucket.
 local function clear(user)
   while #user.gone > 0 do redis.call('HDEL', user.key, table.remove(user.gone)) end
-  local few = {'ZRANGEBYSCORE', user.ends, '-inf', '(' .. NOW, 'LIMIT', 0, 8}
-  for _, id in ipairs(redis.call(unpack(few))) do
-    redis.call('ZREM', user.online, id)
-    redis.call('ZREM', user.ends, id)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', user.ends, '-inf', '(' .. NOW, 'LIMIT', 0, 8)) do
+    for _, key in ipairs({user.online, user.ends}) do redis.call('ZREM', key, id) end
   end
 end
 
@@ -73,7 +70,7 @@ return each(0, function(session, user, nonce, new)
     unpack(cjson.decode(new))
   local last = user.living[#user.living]
   if shared_token and last then
-    live_until(user, last, math.min(NOW + ttl, tonumber(decode(last.details)[5]) or math.huge))
+    live_until(user, last, next_end(last, last.details, ttl, math.huge))
     return {'known', last.nonce, last.value, last.details}
   end
   -- No two sessions of a user begin in the same millisecond, so that their order is known.

@@ -75,18 +75,23 @@ local function stay_online(user, ends, is_least)
 end
 
 local function go_offline(user)
-  redis.call('ZREM', user.online, user.id)
-  redis.call('ZREM', user.ends, user.id)
+  for _, key in ipairs({user.online, user.ends}) do redis.call('ZREM', key, user.id) end
   redis.call('DEL', user.key)
 end
 
 -- After a batch: if the user's longest session died or was shortened, find which is it now.
 local function settle(user)
   if user.lost == 0 or user.lost < online_until(user) then return end
-  local ends = 0
-  local sessions = user.living or sessions_of(user)
-  for _, session in ipairs(sessions) do ends = math.max(ends, session.ends) end
+  local ends, living = 0, user.living or sessions_of(user)
+  for _, session in ipairs(living) do ends = math.max(ends, session.ends) end
   if ends > 0 then stay_online(user, ends) else go_offline(user) end
+end
+
+-- The end of a life that begins now. Without an absolute end, absolute_ttl bounds what it adds.
+local function next_end(session, details, ttl, absolute_ttl)
+  local parts = decode(details)
+  local latest = math.max((tonumber(parts[1]) or NOW) + absolute_ttl, session.ends)
+  return math.min(NOW + ttl, tonumber(parts[5]) or latest)
 end
 
 local function live_until(user, session, ends)  -- its life begins anew

@@ -1,16 +1,14 @@
 -- Let the lives of sessions count from now, where a tenth has passed since the last time.
 -- KEYS, for each: session, user, online, ends, ban.
--- ARGV: ttl, absolute_ttl or 0 of what has no absolute end; for each: user id, nonce, generation.
+-- ARGV: ttl, absolute_ttl or '' of what has no absolute end; for each: user id, nonce, generation.
 -- Returns for each when it ends, or a status.
-local ttl, absolute_ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
+local ttl, absolute_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]) or math.huge
 
 return each(2, function(session, user, nonce, asked)
   if not session or tonumber(asked) > session.generation then return UNKNOWN end
   if is_alive(session) and tonumber(asked) < session.generation then return ROTATED end
   if not is_alive(session) or session.ends > NOW + 0.9 * ttl then return session.ends end
-  local parts = decode(redis.call('HGET', user.key, nonce) or '')
-  local absolute_end = absolute_ttl > 0 and (tonumber(parts[1]) or NOW) + absolute_ttl
-  local ends = math.min(NOW + ttl, tonumber(parts[5]) or absolute_end or math.huge)
+  local ends = next_end(session, redis.call('HGET', user.key, nonce) or '', ttl, absolute_ttl)
   if ends > session.ends then live_until(user, session, ends) end
   return session.ends
 end)
