@@ -1,6 +1,7 @@
 """Connections: one aiohttp session, one Redis pool, one executor, and who closes them."""
 
 import asyncio
+import logging
 import re
 import sys
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from redis.exceptions import ConnectionError, RedisError
 from .errors import ClosedError, ConfigurationError
 from .frames import methods_clear_frames
 from .login_limit import LoginLimit
+from .open_calls import OpenCalls
 
 if sys.platform != "win32":
     import resource
@@ -27,6 +29,8 @@ if sys.platform != "win32":
 __all__ = ["Connections", "RedisClient"]
 
 RedisClient: TypeAlias = Redis | RedisCluster
+
+logger = logging.getLogger(__name__)
 
 _MAX_HTTP_CONNECTIONS = 4096
 _HTTP_KEEPALIVE = 15  # seconds that an idle connection stays open
@@ -46,6 +50,7 @@ class Connections:
     """The ways out of the process, shared by any number of services.
 
     Everything opens when it is first used, so this can be created anywhere, without an event loop.
+    From then on it belongs to that event loop and process, and raises ConfigurationError in others.
     Ready-made parts are used as they are and never closed here.
 
     The aiohttp session opens as many connections as WeChat's latency takes: up to 4,096, but at
@@ -58,6 +63,9 @@ class Connections:
         http: a ready-made aiohttp session. Give it a total timeout.
         redis: a ready-made redis-py asyncio client, of a single Redis or of a Redis Cluster.
         executor: a ready-made thread pool for what would hold up the event loop.
+
+    Attributes:
+        redis_epoch: how often the connections to Redis were left because they were stale.
 
     Raises:
         ConfigurationError: for both `redis_url` and `redis`, or a URL that redis-py refuses.
@@ -80,12 +88,13 @@ class Connections:
         self._owns_http = http is None
         self._owns_redis = redis is None
         self._owns_executor = executor is None
-        self._closed = False
+        self._calls = OpenCalls(self, "This Connections object")
+        self.redis_epoch = 0
 
     @property
     def http(self) -> aiohttp.ClientSession:
         """The aiohttp session; the first use needs a running event loop."""
-        self._check_open()
+        self._calls.check_here()
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -116,8 +125,14 @@ class Connections:
 
     @property
     def redis(self) -> RedisClient:
-        """The Redis client over the one pool."""
-        self._check_open()
+        """The Redis client over the one pool, for the running event loop."""
+        self._calls.check_here()
+        return self.configured_redis
+
+    @property
+    def configured_redis(self) -> RedisClient:
+        """The Redis client, for what needs no connection and so no event loop."""
+        self._calls.check_open()
         if self._redis is None:
             raise ConfigurationError("These Connections know no Redis: give them a redis_url.")
         return self._redis
@@ -130,7 +145,7 @@ class Connections:
     @property
     def executor(self) -> Executor:
         """The thread pool for what would hold up the event loop."""
-        self._check_open()
+        self._calls.check_here()
         if self._executor is None:
             self._executor = ThreadPoolExecutor(_EXECUTOR_THREADS, thread_name_prefix="mpauthx")
         return self._executor
@@ -141,7 +156,7 @@ class Connections:
         Raises:
             ConfigurationError: when these Connections already hold another Redis.
         """
-        self._check_open()
+        self._calls.check_open()
         if self._redis is None:
             self._redis = _open_redis(url)
             self._redis_url = url
@@ -151,13 +166,38 @@ class Connections:
                 "RedisTokenStore(connections) to use theirs, or RedisTokenStore(url) for another."
             )
 
+    async def renew_redis(self, epoch: int) -> None:
+        """Leave the connections to Redis that were opened in this epoch, and begin another one.
+
+        A connection in use is closed when it is given back. A Redis Cluster's client sees to its
+        connections by itself.
+
+        Args:
+            epoch: what `redis_epoch` was before the call that failed. Nothing happens when another
+                call was faster.
+        """
+        if epoch != self.redis_epoch:
+            return
+        self.redis_epoch += 1
+        pool = getattr(self._redis, "connection_pool", None)
+        if pool is None:
+            return
+        for connection in list(pool._in_use_connections):
+            connection.mark_for_reconnect()
+        # Not pool.disconnect(): while that waits for a connection to close, a call may be given it.
+        for connection in list(pool._available_connections):
+            await connection.disconnect(nowait=True)
+
     async def close(self) -> None:
         """Close what was opened here and leave ready-made parts open; may be called again."""
-        self._closed = True
+        self._calls.refuse_more()
         if self._owns_http and self._http is not None:
             await self._http.close()
         if self._owns_redis and self._redis is not None:
-            await self._redis.aclose()
+            try:
+                await self._redis.aclose()
+            except RedisError as error:  # they are given up all the same
+                logger.warning("Connections to Redis did not close in time: %s", error)
         if self._owns_executor and self._executor is not None:
             executor = self._executor
             # Its threads may be at work; waiting for them here would hold up the event loop.
@@ -168,10 +208,6 @@ class Connections:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("These Connections are closed.")
 
 
 def _half_of_descriptors() -> list[int]:

@@ -17,6 +17,7 @@ from typing import TypeAlias, TypeVar
 from .errors import ClosedError, ParameterError, StoreError
 from .models import Ban, Session, SessionRef, User
 from .push_events import PushEvent
+from .store_boundary import only_store_errors
 
 __all__ = [
     "Banned",
@@ -351,8 +352,6 @@ class Events:
         """Tell of each batch that this runs: BatchFinished, or StoreFailed under the same name."""
 
         async def watched_run(items: Sequence[Item]) -> Sequence[Result]:
-            if not self._queues:
-                return await run(items)
             started = time.perf_counter()
             with self.store_failures(name):
                 results = await run(items)
@@ -363,9 +362,10 @@ class Events:
 
     @contextlib.contextmanager
     def store_failures(self, operation: str) -> Iterator[None]:
-        """Tell of a StoreError that is raised inside."""
+        """Tell of a StoreError; what a store does not document becomes one."""
         try:
-            yield
+            with only_store_errors():
+                yield
         except StoreError:
             self.emit(StoreFailed(operation))
             raise

@@ -274,7 +274,8 @@ class Logins:
 
     async def _withdraw(self, ref: SessionRef) -> None:
         try:
-            await self._tokens.revoke([ref])
+            with self._events.store_failures("revoke"):
+                await self._tokens.revoke([ref])
         except MPAuthXError as error:
             logger.warning("The token of a call that was given up stays until it ends: %s", error)
 

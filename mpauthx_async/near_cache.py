@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+from .forks import watch
 from .tokens import nonce_of
 
 __all__ = ["LONGEST_SILENCE", "NearCache", "NearCaching"]
@@ -91,6 +92,7 @@ class NearCache:
     def open(self, store_time: float, at: float) -> None:
         """Keep what is asked about from now on. For the arguments see `synchronize`."""
         self.shut()
+        watch(self)
         self._is_open = True
         self.synchronize(store_time, at)
 
@@ -121,3 +123,7 @@ class NearCache:
         """Changes may be missed from now on."""
         self._is_open = False
         self.forget_all()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child process nobody hears of changes."""
+        self.shut()

@@ -62,6 +62,9 @@ class WeChatOAuth:
     It opens its connections when they are first used, so it can be created anywhere, and URLs can
     be made without an event loop. Use it as `async with`, or call `close()` at the end.
 
+    The first call binds it to the running event loop and the process. In another loop, or in a
+    forked child process, every call raises ConfigurationError and leaves the connections alone.
+
     Args:
         app_id: the AppID of the Official Account, or of the website on the Open Platform.
         app_secret: its secret. It appears in no log line, repr or exception.
@@ -116,7 +119,7 @@ class WeChatOAuth:
         self._opened: RecordOAuthTokenStore | None = None
         self._tokens = self._open(tokens, keys)
         self._refreshes: Flights[OAuthToken, OAuthToken] = Flights()
-        self._calls = OpenCalls("This service")
+        self._calls = OpenCalls(self, "This service", name=repr(self))
 
     def __repr__(self) -> str:
         return f"<WeChatOAuth {self._app_id}>"

@@ -1,10 +1,13 @@
-"""OpenCalls: the calls in progress on something that can be closed."""
+"""OpenCalls: the calls in progress on something that one event loop uses and that can be closed."""
 
 import asyncio
+import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import ClosedError
+from .errors import ClosedError, ConfigurationError, MPAuthXError
+from .forks import never_free, unwatch, watch
 
 __all__ = ["OpenCalls"]
 
@@ -12,29 +15,50 @@ __all__ = ["OpenCalls"]
 class OpenCalls:
     """Counts the calls in progress, so that closing can wait for them.
 
+    The first call binds the owner to its event loop and process. Calls in another loop, or in a
+    forked child process, raise ConfigurationError; before the first call both are free.
+
     Attributes:
-        is_closed: whether no more calls are taken.
+        is_closed: whether calls are refused.
+        loop: the event loop of the first call; None before it.
 
     Args:
-        what: is closed, as its error says it.
+        owner: what is called and closed.
+        what: names it in errors.
+        name: names it in the ResourceWarning that is given if it is never closed; by default there
+            is none.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, owner: object, what: str, name: str | None = None) -> None:
+        self._owner = weakref.ref(owner)
         self._what = what
+        self._name = name
         self._count = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._is_inherited = False
+        self._warning: weakref.finalize[..., object] | None = None
         self.is_closed = False
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     def check_open(self) -> None:
-        """Raise ClosedError after `close()`."""
+        """Raise ClosedError after `close()`, and ConfigurationError in a forked child process."""
         if self.is_closed:
-            raise ClosedError(f"{self._what} is closed. Create a new one to go on.")
+            raise self._refusal()
+
+    def check_here(self) -> None:
+        """Check that a call may be made in the running event loop, which the first call binds."""
+        self.check_open()
+        loop = asyncio.get_running_loop()
+        if self.loop is None:
+            self._bind(loop)
+        elif loop is not self.loop:
+            raise self._belongs_elsewhere("event loop")
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """One call, for the end of which `close()` waits; ClosedError after it."""
-        self.check_open()
+        """One call, for the end of which `close()` waits; raises as `check_here`."""
+        self.check_here()
         self._count += 1
         self._idle.clear()
         try:
@@ -45,10 +69,59 @@ class OpenCalls:
                 self._idle.set()
 
     def refuse_more(self) -> None:
-        """Take no more calls."""
+        """Take no more calls.
+
+        Raises:
+            ConfigurationError: in another event loop or process than the first call's.
+        """
+        if self.is_closed:
+            if self._is_inherited:
+                raise self._refusal()
+            return
+        if self.loop is not None and asyncio.get_running_loop() is not self.loop:
+            raise self._belongs_elsewhere("event loop")
         self.is_closed = True
+        unwatch(self)
+        if self._warning is not None:
+            self._warning.detach()
 
     async def close(self) -> None:
-        """Take no more calls, and return when those in progress are done."""
+        """Take no more calls, and return when those in progress are done; as `refuse_more`."""
         self.refuse_more()
         await self._idle.wait()
+
+    def leave_to_parent(self) -> None:
+        """Refuse all calls in a forked child process, and never free what the parent uses."""
+        if self.is_closed:
+            return
+        self.is_closed = self._is_inherited = True
+        if self._warning is not None:
+            self._warning.detach()
+        never_free(self._owner())
+        never_free(self.loop)
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        watch(self)
+        owner = self._owner()
+        if self._name is not None and owner is not None:
+            self._warning = weakref.finalize(owner, _warn, self._name)
+
+    def _refusal(self) -> MPAuthXError:
+        if self._is_inherited:
+            return self._belongs_elsewhere("process")
+        return ClosedError(f"{self._what} is closed. Create a new one to go on.")
+
+    def _belongs_elsewhere(self, where: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self._what} belongs to the {where} in which it was first used, and this is another "
+            "one. Create one in each, and close it there."
+        )
+
+
+def _warn(name: str) -> None:
+    warnings.warn(
+        f"{name} was never closed: use it as 'async with', or await its close().",
+        ResourceWarning,
+        stacklevel=2,
+    )

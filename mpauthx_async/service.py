@@ -1,6 +1,7 @@
 """MPAuthX: the mini-program service."""
 
 import time
+from asyncio import get_running_loop
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Self
@@ -56,6 +57,9 @@ class MPAuthX:
 
     It opens its connections when they are first used, so it can be created anywhere, and may serve
     thousands of concurrent calls. Use it as `async with`, or call `close()` at the end.
+
+    The first call binds it to the running event loop and the process. In another loop, or in a
+    forked child process, every call raises ConfigurationError and leaves the connections alone.
 
     Args:
         app_id: the mini-program's AppID.
@@ -221,7 +225,7 @@ class MPAuthX:
             events=self._events,
             clock=clock,
         )
-        self._calls = OpenCalls("This service")
+        self._calls = OpenCalls(self, "This service", name=repr(self))
 
     def __repr__(self) -> str:
         return f"<MPAuthX {self._app_id} sku={self._sku}>"
@@ -277,6 +281,7 @@ class MPAuthX:
         else:
             encrypted_data = iv = None
         known_as = Device.checked(device, device_kind)
+        self._calls.check_here()
         return await self._logins.log_in(
             self._trade_code, code, encrypted_data, iv, known_as, max_age=max_age
         )
@@ -305,6 +310,7 @@ class MPAuthX:
         if web is None:
             raise _no_records("authorize_web needs `web`, or")
         known_as = Device.checked(device, device_kind)
+        self._calls.check_here()
         identify = partial(self._identify, web)
         return await self._logins.log_in(identify, code, device=known_as, on_web=True)
 
@@ -326,8 +332,9 @@ class MPAuthX:
         if near_cache is not None and near_cache.knows(token):
             return True
         try:
-            if self._calls.is_closed:  # asked here, for a call of check_open takes its time
-                self._calls.check_open()
+            calls = self._calls
+            if calls.is_closed or get_running_loop() is not calls.loop:  # faster than check_here()
+                calls.check_here()
             ref = self._signer.verify(token)
             if ref is None:
                 self._sessions.count_refused()
@@ -359,6 +366,7 @@ class MPAuthX:
         """
         if not isinstance(user_id, str) or not user_id:
             raise ParameterError("user_id is required, as a text.")
+        self._calls.check_here()
         return await self._logins.refresh(user_id)
 
     async def rotate(self, token: object) -> AuthResult:
@@ -382,7 +390,7 @@ class MPAuthX:
 
         Source: RFC 9700, section 4.14.2.
         """
-        self._calls.check_open()
+        self._calls.check_here()
         return await self._sessions.rotate(token)
 
     async def token_status(self, token: object) -> TokenStatus:
@@ -397,7 +405,7 @@ class MPAuthX:
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        self._calls.check_open()
+        self._calls.check_here()
         return await self._sessions.status(token)
 
     async def session(self, token: object) -> Session | None:
@@ -407,7 +415,7 @@ class MPAuthX:
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        self._calls.check_open()
+        self._calls.check_here()
         return await self._sessions.find(token)
 
     async def sessions(self, user_id: str) -> list[Session]:
@@ -753,8 +761,8 @@ class MPAuthX:
 
         May be called again.
         """
-        self._near_cache = None
         self._calls.refuse_more()
+        self._near_cache = None
         await self._logins.close()
         await self._calls.close()
         await self._session_keys.close()

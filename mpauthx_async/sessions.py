@@ -19,6 +19,7 @@ from .errors import (
 from .events import Events, Revoked, Rotated, TokenReuseDetected, TokensValidated
 from .models import AuthResult, OnlinePage, Session, SessionRef, User
 from .near_cache import NearCache, NearCaching
+from .store_boundary import only_store_errors
 from .stores import TokenStore, UserStore
 from .subjects import Subjects
 from .tokens import TokenSigner
@@ -239,7 +240,8 @@ class Sessions:
     async def _lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         events = self._events
         if not events.has_listeners:
-            return await self._tokens.lookup(refs)
+            with only_store_errors():
+                return await self._tokens.lookup(refs)
         started = time.perf_counter()
         ends = await events.watched("lookup", self._tokens.lookup)(refs)
         valid = sum(end is not None and end > 0 for end in ends)

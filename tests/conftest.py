@@ -9,6 +9,7 @@ from redis.asyncio import Redis, RedisCluster
 
 from mpauthx_async import WeChatSimulator
 
+from .redis_cluster import RedisClusterServers
 from .redis_server import RedisServer
 from .simulator_client import Client, Clock
 
@@ -71,6 +72,13 @@ async def cluster(cluster_server: RedisServer) -> AsyncIterator[RedisCluster]:
 async def clock() -> Clock:
     """A clock that stands still until a test moves it."""
     return Clock()
+
+
+@pytest.fixture
+def cluster_servers() -> Iterator[RedisClusterServers]:
+    """A Redis Cluster of the test's own, of three primaries and three replicas."""
+    with RedisClusterServers() as servers:
+        yield servers
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""RedisProxy: stands between a service and its Redis, and holds up what it is told to."""
+"""RedisProxy: stands between a service and its Redis, and is as bad as a network can be."""
 
 import asyncio
+import socket
+import struct
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -20,11 +22,15 @@ class RedisProxy:
         pushes: while it is cleared, what Redis says on connections with tracking does not arrive,
             nor what is said to it.
         answers: likewise what Redis says on the other connections; what is said to it does.
+        server: where new connections lead.
+        instead: when set, this is sent in place of whatever Redis answers.
     """
 
     def __init__(self, server: RedisServer, *, delay: float = 0.0) -> None:
-        self._server = server
+        self.server = server
+        self.instead: bytes | None = None
         self._delay = delay
+        self._clients: set[asyncio.StreamWriter] = set()
         self._listener: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.pushes = asyncio.Event()
@@ -52,9 +58,29 @@ class RedisProxy:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._clients)
+
+    async def reset_all(self) -> int:
+        """Reset all connections, as a firewall does to idle ones; returns how many."""
+        clients = list(self._clients)
+        for writer in clients:
+            # With this, closing sends RST in place of FIN.
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+        tasks = list(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks)
+        return len(clients)
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
+        self._clients.add(writer)
+        task.add_done_callback(lambda _: self._clients.discard(writer))
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: writer.close())  # also when it never began
 
@@ -63,7 +89,7 @@ class RedisProxy:
             await self._forward(reader, writer)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_server = await asyncio.open_connection("127.0.0.1", self._server.port)
+        to_server = await asyncio.open_connection("127.0.0.1", self.server.port)
         is_pushed_to = asyncio.Event()
 
         async def forth() -> None:
@@ -79,7 +105,7 @@ class RedisProxy:
         async def back() -> None:
             while data := await to_server[0].read(65_536):
                 await (self.pushes if is_pushed_to.is_set() else self.answers).wait()
-                writer.write(data)
+                writer.write(data if self.instead is None else self.instead)
 
         directions = [asyncio.create_task(forth()), asyncio.create_task(back())]
         try:

@@ -211,6 +211,18 @@ def connections_are_closed(connections: Connections) -> bool:
     return True
 
 
+async def test_a_redis_that_does_not_let_go_in_time_is_closed_all_the_same(
+    redis_server, monkeypatch, caplog
+):
+    async with Connections(f"{redis_server.url}?socket_connect_timeout=0.2") as connections:
+        await connections.redis.ping()
+        (connection,) = connections.redis.connection_pool._available_connections
+        # As when TLS waits for the other side's last word.
+        monkeypatch.setattr(connection._writer, "wait_closed", asyncio.Event().wait)
+    assert "did not close in time" in caplog.text
+    assert connections_are_closed(connections)
+
+
 async def test_closed_ones_give_nothing_any_more(redis_server):
     connections = Connections(redis_server.url)
     _ = connections.http, connections.redis, connections.executor

@@ -72,7 +72,8 @@ async def test_what_all_have_left_goes_on_and_close_waits_for_it(caplog: pytest.
 
 
 async def test_closing_waits_for_the_calls_in_progress_and_refuses_more():
-    calls, work = OpenCalls("This shop"), Work()
+    work = Work()
+    calls = OpenCalls(work, "This shop")
 
     async def call() -> object:
         with calls.one():

@@ -103,27 +103,6 @@ async def test_a_store_that_was_closed_connects_no_more(server: RedisServer, adm
     assert store._tracking._task is None
 
 
-def test_a_store_serves_one_event_loop_after_another(server: RedisServer) -> None:
-    client = Redis.from_url(server.url)
-    store = RedisTokenStore(client, near_cache=10)
-
-    async def use() -> None:
-        cache = store.open_near_cache()
-        assert cache is not None
-        known = new_session()
-
-        async def is_open() -> bool:
-            await store.lookup([known.ref])
-            return cache.expect(known.ref.nonce) is not None
-
-        await until(is_open)
-        await client.connection_pool.disconnect()
-
-    asyncio.run(use())
-    asyncio.run(use())
-    asyncio.run(store.close())
-
-
 # How it connects
 
 

@@ -329,15 +329,12 @@ class TestRedisKeys:
         with pytest.raises(StoreError, match="WRONGTYPE"):
             await tokens(RedisRecords(redis)).get("alice")
 
-    async def test_a_lock_that_ended_meanwhile_harms_neither_holder(
-        self, redis: Redis, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_a_lock_that_ended_meanwhile_harms_neither_holder(self, redis: Redis) -> None:
         records = RedisRecords(redis)
         async with records.lock("name"):
             await redis.delete("mpauthx:r:lock:{name}")
             other = records.lock("name")
             await other.__aenter__()
-        assert "was not released, and ends by itself" in caplog.text
         assert await redis.exists("mpauthx:r:lock:{name}")
         await other.__aexit__(None, None, None)
         assert not await redis.exists("mpauthx:r:lock:{name}")

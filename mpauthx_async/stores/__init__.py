@@ -2,7 +2,8 @@
 
 Stores speak in sequences, because the services ask for many callers at once; what is asked for
 rarely, OAuth tokens and other records, goes one by one. A store that cannot answer raises
-StoreError; it never guesses. `conformance` has the tests that every store passes.
+StoreError; it never guesses. What else a token or user store raises, MPAuthX turns into a
+StoreError with that cause. `conformance` has the tests that every store passes.
 """
 
 import re

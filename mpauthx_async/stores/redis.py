@@ -14,7 +14,6 @@ from importlib.resources import files
 from operator import itemgetter
 from typing import Any, Self, TypeVar
 
-from redis.asyncio import RedisCluster
 from redis.exceptions import RedisError
 
 from ..constants import TokenStatus
@@ -22,6 +21,7 @@ from ..errors import ConfigurationError, PartialStoreError, StoreError
 from ..frames import methods_clear_frames
 from ..models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ..near_cache import NearCache
+from ..store_boundary import raises_store_errors
 from .online_cursor import OnlineCursor
 from .redis_database import AnyRedis, RedisDatabase, store_error
 from .redis_layout import (
@@ -65,6 +65,7 @@ _GENERATION = itemgetter(3)  # of a SessionRef
 
 
 @methods_clear_frames()
+@raises_store_errors
 class RedisTokenStore:
     """Keeps sessions in a Redis of version 6.2 or later, or in a Redis Cluster.
 
@@ -91,12 +92,11 @@ class RedisTokenStore:
         self._near_cache = near_cache
         self._tracking: RedisTracking | None = None
         if near_cache:
-            client = self._database.client
-            if isinstance(client, RedisCluster):
+            if self._database.is_cluster:
                 raise ConfigurationError(
                     "A near cache needs a single Redis: with a Redis Cluster set near_cache to 0."
                 )
-            self._tracking = RedisTracking(client, SESSION_PREFIX)
+            self._tracking = RedisTracking(self._database.connections, SESSION_PREFIX)
         register = self._database.client.register_script
         self._scripts = {name: register(load_script(name)) for name in SCRIPTS}
 
@@ -115,10 +115,10 @@ class RedisTokenStore:
         if not refs:
             return []
         if self._tracking is not None:
+            self._database.check_here()
             self._tracking.start()
         keys = [session_head(sku, user_id) + nonce for sku, user_id, nonce, _ in refs]
-        with self._database.trip() as redis:
-            values = await self._mget(redis, keys)
+        values = await self._mget(keys)
         if not any(map(_GENERATION, refs)):
             try:
                 return list(map(int, values))
@@ -190,15 +190,14 @@ class RedisTokenStore:
 
     async def unban(self, subject: Subject) -> bool:
         """Let a subject log in again; False when it was not banned."""
-        with self._database.trip() as redis:
-            return bool(await redis.delete(user_keys(*subject)[-1]))
+        key = user_keys(*subject)[-1]
+        return bool(await self._database.run(lambda redis: redis.delete(key)))
 
     async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
         """Read the bans of subjects, with one MGET."""
         if not subjects:
             return []
-        with self._database.trip() as redis:
-            texts = await self._mget(redis, [user_keys(*subject)[-1] for subject in subjects])
+        texts = await self._mget([user_keys(*subject)[-1] for subject in subjects])
         return _all_or_partial(_parsed(_ban, zip(subjects, texts, strict=True)))
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
@@ -252,6 +251,7 @@ class RedisTokenStore:
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
+        self._database.refuse_more()
         if self._tracking is not None:
             await self._tracking.close()
         await self._database.close()
@@ -322,13 +322,16 @@ class RedisTokenStore:
         answers = await asyncio.gather(*map(one, buckets))
         return [answer for part in answers for answer in part]
 
-    async def _mget(self, redis: Any, keys: Sequence[str]) -> list[Any]:
-        mget = redis.mget_nonatomic if self._database.is_cluster else redis.mget
-        return list(await mget(keys))
+    async def _mget(self, keys: Sequence[str]) -> list[Any]:
+        mget = "mget_nonatomic" if self._database.is_cluster else "mget"
+        values: Any = await self._database.run(lambda redis: getattr(redis, mget)(keys))
+        if not isinstance(values, list) or len(values) != len(keys):
+            raise StoreError("Redis did not answer with a value for each key. Check what it is.")
+        return values
 
     async def _call(self, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        with self._database.trip() as redis:
-            return await self._scripts[name](keys, args, client=redis)
+        script = self._scripts[name]
+        return await self._database.run(lambda redis: script(keys, args, client=redis))
 
 
 @cache

@@ -1,22 +1,41 @@
 """RedisDatabase: what the stores on Redis share, a client and the trips that are under way."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
 
 from redis.asyncio import RedisCluster
-from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterDownError,
+    ConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    TryAgainError,
+)
 
 from ..connections import Connections, RedisClient
-from ..errors import StoreError
+from ..errors import MPAuthXError, StoreError
 from ..open_calls import OpenCalls
 
 __all__ = ["AnyRedis", "RedisDatabase", "store_error"]
 
 AnyRedis: TypeAlias = Connections | RedisClient | str
+Result = TypeVar("Result")
 
-# RedisClusterException is no RedisError; ValueError is a number that is none.
-_ERRORS = (RedisError, RedisClusterException, OSError, ValueError)
+_LONGEST_TRIP = 5.0  # seconds, with all attempts
+_ATTEMPTS = 4
+_BACKOFF = 0.1  # seconds before the second attempt, at most; doubles with each
+# After these the server, or the one that took its place, may answer on a new connection. MASTERDOWN
+# is a ClusterDownError. redis-py answers NOSCRIPT by loading the script, but a failover may lead
+# the next call to another server.
+_PASSING = (ClusterDownError, TryAgainError, NoScriptError)
+# A server that hangs is not asked again: its callers have waited long enough.
+_DOCUMENTED = (RedisError, RedisClusterException, OSError)
 
 
 class RedisDatabase:
@@ -30,35 +49,89 @@ class RedisDatabase:
     def __init__(self, redis: AnyRedis) -> None:
         self._owns_connections = not isinstance(redis, Connections)
         if isinstance(redis, Connections):
-            self._connections = redis
+            self.connections = redis
         elif isinstance(redis, str):
-            self._connections = Connections(redis)
+            self.connections = Connections(redis)
         else:
-            self._connections = Connections(redis=redis)
-        self.client = self._connections.redis
+            self.connections = Connections(redis=redis)
+        self.client = self.connections.configured_redis
         self.is_cluster = isinstance(self.client, RedisCluster)
-        self._calls = OpenCalls("This Redis store")
+        self._repeats_by_itself = _repeats_by_itself(self.client)
+        self._calls = OpenCalls(self, "This Redis store")
 
-    @contextmanager
-    def trip(self) -> Iterator[Any]:
-        """The client, for one trip to Redis, whose failures become StoreErrors.
+    async def run(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
+        """Make one trip to Redis, on new connections when those in the pool turn out to be stale.
+
+        redis-py 8 raises TypeError or AttributeError for a connection that was reset while idle
+        (CPython 3.12, 3.13.0 to 3.13.9 and 3.14.0; its issue 4287), and on a cluster whose topology
+        changes. A primary that was demoted behind its address refuses writes with READONLY.
+
+        Args:
+            work: called with the client. It may be called again, so it must be repeatable.
 
         Raises:
             ClosedError: after `close()`.
-            StoreError: for whatever Redis cannot do.
+            StoreError: for whatever Redis cannot do, within 5 seconds.
         """
         with self._calls.one():
             try:
-                yield self._connections.redis
-            except _ERRORS as error:
+                async with asyncio.timeout(_LONGEST_TRIP):
+                    return await self._attempt(work)
+            except MPAuthXError:
+                raise
+            except Exception as error:
                 raise store_error(error) from error
+
+    def check_here(self) -> None:
+        """Check that a call may be made in the running event loop."""
+        self._calls.check_here()
+
+    def refuse_more(self) -> None:
+        """Take no more calls."""
+        self._calls.refuse_more()
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
         # redis-py would connect anew for what is in progress, and nobody would close that.
         await self._calls.close()
         if self._owns_connections:
-            await self._connections.close()
+            await self.connections.close()
+
+    async def _attempt(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
+        for attempt in range(1, _ATTEMPTS):
+            epoch = self.connections.redis_epoch
+            try:
+                return await work(self.connections.redis)
+            except MPAuthXError:
+                raise
+            except Exception as error:
+                if not self._is_passing(error):
+                    raise
+            await self.connections.renew_redis(epoch)
+            backoff = _BACKOFF * 2 ** (attempt - 1)
+            await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
+        return await work(self.connections.redis)
+
+    def _is_passing(self, error: Exception) -> bool:
+        """Whether another attempt, on new connections, may succeed."""
+        if isinstance(error, ConnectionError):  # LOADING is one too
+            is_refused = isinstance(error, (AuthenticationError, AuthorizationError))
+            return not is_refused and not self._repeats_by_itself
+        is_passing = isinstance(error, _PASSING) or _is_read_only(error)
+        return is_passing or not isinstance(error, _DOCUMENTED)
+
+
+def _repeats_by_itself(client: RedisClient) -> bool:
+    """Whether a client makes further attempts when a connection is lost."""
+    if isinstance(client, RedisCluster):
+        return True
+    retry = client.connection_pool.connection_kwargs.get("retry")
+    return retry is not None and retry.get_retries() != 0
+
+
+def _is_read_only(error: Exception) -> bool:
+    """Whether a replica refused to write; in a script's error its code is part of the text."""
+    return isinstance(error, ReadOnlyError) or "READONLY You can't write" in str(error)
 
 
 def store_error(error: Exception) -> StoreError:
@@ -66,7 +139,9 @@ def store_error(error: Exception) -> StoreError:
     advice = "Check that it is up, reachable and writable; the call can be repeated."
     if isinstance(error, AuthenticationError):
         advice = "Check the user and the password in its URL."
-    text = str(error).rstrip(".")
+    elif _is_read_only(error):
+        advice = "Its address leads to a replica: it must lead to the primary."
+    text = str(error).rstrip(".") or f"no answer within {_LONGEST_TRIP:.0f} seconds"
     return StoreError(
         f"Redis did not answer as it should ({type(error).__name__}: {text}). {advice}"
     )

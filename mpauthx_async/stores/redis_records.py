@@ -6,13 +6,17 @@ Keys, each in braces so that the key's own characters choose the slot of a Redis
     mpauthx:r:lock:{<key>}  who holds the lock, with the TTL that frees it
 """
 
+import asyncio
 import logging
+import random
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 from ..errors import MPAuthXError, StoreError
 from ..frames import methods_clear_frames
+from ..store_boundary import raises_store_errors
 from .records import LOCK_TTL
 from .redis_database import AnyRedis, RedisDatabase
 
@@ -20,10 +24,12 @@ __all__ = ["RedisRecords"]
 
 logger = logging.getLogger(__name__)
 
-_POLL = 0.05  # seconds between two looks at a lock that another holds
+_POLL = 0.1  # seconds between two looks at a lock that another holds, at most
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
 @methods_clear_frames()
+@raises_store_errors
 class RedisRecords:
     """Keeps named texts in a Redis of version 6.2 or later, or in a Redis Cluster.
 
@@ -36,53 +42,44 @@ class RedisRecords:
     def __init__(self, redis: AnyRedis, *, lock_ttl: float = LOCK_TTL) -> None:
         self._database = RedisDatabase(redis)
         self._lock_ttl = lock_ttl
+        self._release = self._database.client.register_script(_RELEASE)
 
     async def get(self, key: str) -> str | None:
         """Read a record; None when there is none, or its time is over."""
-        with self._database.trip() as redis:
-            value: bytes | str | None = await redis.get(_key(key))
-            # Bytes that are no UTF-8 would be quoted by an exception; as U+FFFD they are damaged.
-            return value.decode(errors="replace") if isinstance(value, bytes) else value
+        value: bytes | str | None = await self._database.run(lambda redis: redis.get(_key(key)))
+        # Bytes that are no UTF-8 would be quoted by an exception; as U+FFFD they are damaged.
+        return value.decode(errors="replace") if isinstance(value, bytes) else value
 
     async def save(self, key: str, text: str, ttl: float) -> None:
         """Write a record, in place of an earlier one, for `ttl` seconds."""
-        with self._database.trip() as redis:
-            await redis.set(_key(key), text, px=_milliseconds(ttl))
+        px = _milliseconds(ttl)
+        await self._database.run(lambda redis: redis.set(_key(key), text, px=px))
 
     async def delete(self, key: str) -> None:
         """Delete a record, if there is one."""
-        with self._database.trip() as redis:
-            await redis.delete(_key(key))
+        await self._database.run(lambda redis: redis.delete(_key(key)))
 
     async def add(self, key: str, text: str, ttl: float) -> bool:
         """Write a record for `ttl` seconds if there is none; of all who try one gets True."""
-        with self._database.trip() as redis:
-            if await redis.set(_key(key), text, px=_milliseconds(ttl), nx=True):
-                return True
-            # redis-py repeats a write whose answer was lost: then what is there is ours.
-            value: bytes | str | None = await redis.get(_key(key))
-            return value in (text, text.encode())
+        return await self._add(_key(key), text, ttl)
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:
         """Keep all others out, in any process, while `async with` lasts."""
-        with self._database.trip() as redis:
-            lock = redis.lock(
-                _lock_key(key),
-                timeout=self._lock_ttl,
-                sleep=_POLL,
-                blocking_timeout=2 * self._lock_ttl,
-                thread_local=False,
-            )
-            acquired = await lock.acquire()
-        if not acquired:
-            raise StoreError("Another process holds a lock in Redis for too long; call again.")
+        name, holder = _lock_key(key), secrets.token_hex(16)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + 2 * self._lock_ttl
+        while not await self._add(name, holder, self._lock_ttl):
+            if loop.time() > deadline:
+                raise StoreError("Another process holds a lock in Redis for too long; call again.")
+            await asyncio.sleep(random.uniform(0, _POLL))  # noqa: S311 (jitter, no secret)
         try:
             yield
         finally:
             try:
-                with self._database.trip():
-                    await lock.release()
+                await self._database.run(
+                    lambda redis: self._release([name], [holder], client=redis)
+                )
             except MPAuthXError as error:
                 # What was done under it is done, so this is no failure of it.
                 logger.warning("A lock in Redis was not released, and ends by itself: %s", error)
@@ -90,6 +87,16 @@ class RedisRecords:
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
         await self._database.close()
+
+    async def _add(self, name: str, text: str, ttl: float) -> bool:
+        async def add(redis: Any) -> bool:
+            if await redis.set(name, text, px=_milliseconds(ttl), nx=True):
+                return True
+            # A write whose answer was lost is repeated: then what is there is ours.
+            value: bytes | str | None = await redis.get(name)
+            return value in (text, text.encode())
+
+        return await self._database.run(add)
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from ..connections import Connections
 from ..near_cache import LONGEST_SILENCE, NearCache
 
 __all__ = ["RedisTracking"]
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 _HEARTBEAT = 0.5  # seconds between two questions, whose answers tell that the connection is alive
 _SHORTEST_BACKOFF = 0.05  # seconds before the next attempt to connect
 _LONGEST_BACKOFF = 1.0
-_CANCEL_AGAIN = 0.2  # seconds
 _PUSHED = object()
 # Settings for what a managed Redis announces of its maintenance.
 _FOR_THE_POOL = ("maint_notifications_config", "maint_notifications_pool_handler")
@@ -35,13 +34,16 @@ class RedisTracking:
     While the connection is down the caches are shut; it comes back by itself.
 
     Args:
-        client: whose server to connect to, in the same way as it does.
+        connections: whose Redis to connect to, in the same way as its client does. When these
+            leave their connections because they are stale, so does this.
         prefix: of the keys to hear of, behind whose last colon stands the nonce of a session.
 
     Source: Redis documentation, client-side caching, broadcasting mode.
     """
 
-    def __init__(self, client: Redis, prefix: str) -> None:
+    def __init__(self, connections: Connections, prefix: str) -> None:
+        self._connections = connections
+        client: Any = connections.configured_redis  # of a single Redis
         self._pool = client.connection_pool
         self._prefix = prefix
         self._caches: WeakSet[NearCache] = WeakSet()  # of services that may be gone before us
@@ -70,13 +72,13 @@ class RedisTracking:
     async def close(self) -> None:
         """Shut the caches and close the connection; may be called again."""
         self._is_closed = True
-        while self._task is not None and not self._task.done():
-            self._task.cancel()  # on Python 3.11 redis-py swallows one that meets it sending
-            await asyncio.wait([self._task], timeout=_CANCEL_AGAIN)
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         backoff = 0.0
-        while True:
+        while not _is_cancelled():
             connection = self._new_connection()
             try:
                 await connection.connect()
@@ -107,6 +109,7 @@ class RedisTracking:
 
     async def _listen(self, connection: Any) -> None:
         """Take what Redis pushes until the connection is lost."""
+        epoch = self._connections.redis_epoch
         # redis-py has no public way to it for its asyncio client yet (its issue 3916).
         parser = connection._parser
         parser.set_invalidation_push_handler(_take)
@@ -117,7 +120,9 @@ class RedisTracking:
         if await connection.read_response(timeout=LONGEST_SILENCE) is None:
             raise TimeoutError
         asked: deque[float] = deque()
-        while True:
+        while not _is_cancelled():
+            if self._connections.redis_epoch != epoch:
+                raise ConnectionError("The other connections were stale.")
             now = time.monotonic()
             if now >= due:
                 asked.append(now)
@@ -164,6 +169,12 @@ class RedisTracking:
                 type(error).__name__,
                 exc_info=unknown,
             )
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was cancelled: on Python 3.11 redis-py swallows that while it sends."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class _Change(NamedTuple):

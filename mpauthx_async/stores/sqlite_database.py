@@ -7,11 +7,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import aiosqlite
 
-from ..errors import ClosedError, StoreError
+from ..errors import ConfigurationError, MPAuthXError, StoreError
+from ..forks import unwatch, watch
+from ..open_calls import OpenCalls
 
 __all__ = ["Database", "SqliteDatabase", "transaction"]
 
@@ -22,6 +24,10 @@ _WAL_RETRY = 0.01  # seconds
 _OWNER_ONLY = 0o600  # a file's mode
 _NO_FILES = ("", ":memory:")
 _URI = "file:"  # which some builds of SQLite take without being asked to
+# Files that were open when this process was forked, by device and inode. SQLite's locks belong to
+# the parent, but its memory says that this process has them: a connection of the child would go
+# without, and lose what it writes.
+_left_to_parent: set[tuple[int, int]] = set()
 
 
 class SqliteDatabase:
@@ -50,7 +56,7 @@ class SqliteDatabase:
         self._prepare = prepare
         self._opening = asyncio.Lock()
         self._connection: aiosqlite.Connection | None = None
-        self._closed = False
+        self._calls = OpenCalls(self, "This SQLite store")
 
     async def run(self, work: Callable[[sqlite3.Cursor], Result]) -> Result:
         """Do work in the thread, after what is in progress.
@@ -63,34 +69,46 @@ class SqliteDatabase:
             ClosedError: after `close()`.
             StoreError: for whatever SQLite cannot do.
         """
-        try:
-            async with self._opening:
-                if self._closed:
-                    raise ClosedError("This SQLite store is closed.")
-                if self._connection is None:
-                    self._connection = await self._open()
-            return await _in_thread(self._connection, work)
-        except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
-            # aiosqlite's own is a ValueError; OverflowError is a number beyond 64 bits.
-            raise _store_error(error) from error
+        with self._calls.one():
+            try:
+                async with self._opening:
+                    if self._connection is None:
+                        self._connection = await self._open()
+                return await _in_thread(self._connection, work)
+            except MPAuthXError:
+                raise
+            except Exception as error:
+                raise _store_error(error) from error
 
     async def close(self) -> None:
         """Close the connection if it was opened here, after what is in progress."""
-        async with self._opening:
-            self._closed = True
-            connection, self._connection = self._connection, None
-            if connection is not None and connection is not self._database:
-                await connection.close()
+        await self._calls.close()
+        connection, self._connection = self._connection, None
+        if connection is not None and connection is not self._database:
+            await connection.close()
+            unwatch(self)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child process the file is not opened again."""
+        if isinstance(self._database, (str, Path)) and (inode := _inode(self._database)):
+            _left_to_parent.add(inode)
 
     async def _open(self) -> aiosqlite.Connection:
         if isinstance(self._database, aiosqlite.Connection):
             await _in_thread(self._database, self._prepare)
             return self._database
+        if _inode(self._database) in _left_to_parent:
+            raise ConfigurationError(
+                f"The parent process had {self._database} open when it forked this one, which "
+                "SQLite does not survive. Open it after the fork, or start processes with 'spawn'."
+            )
         connection = await self._connect(self._database)
+        watch(self)
         try:
             await _in_thread(connection, self._set_up)
         except BaseException:
             await connection.close()
+            unwatch(self)
             raise
         return connection
 
@@ -98,7 +116,12 @@ class SqliteDatabase:
         async def connect() -> aiosqlite.Connection:
             # When aiosqlite cannot open a file, its thread outlives the attempt, and the loop.
             await asyncio.to_thread(_try_to_open, path)
-            return await aiosqlite.connect(path, timeout=self._busy_timeout, isolation_level=None)
+            opened = aiosqlite.connect(path, timeout=self._busy_timeout, isolation_level=None)
+            # Else a store that is never closed keeps the interpreter from ending. Before version
+            # 0.22 an aiosqlite connection is its thread.
+            thread: Any = getattr(opened, "_thread", opened)
+            thread.daemon = True
+            return await opened
 
         opening = asyncio.ensure_future(connect())
         try:
@@ -157,6 +180,15 @@ async def _in_thread(
     # aiosqlite's way onto its thread since its first release; its public methods take one each.
     execute: Callable[[Callable[[], Result]], Awaitable[Result]] = connection._execute
     return await execute(with_cursor)
+
+
+def _inode(path: str | Path) -> tuple[int, int] | None:
+    """What a file is, whatever its path says; None when there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _try_to_open(path: str | Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from ..errors import MPAuthXError, StoreError
 from ..frames import methods_clear_frames
+from ..store_boundary import raises_store_errors
 from .records import LOCK_TTL
 from .sqlite_database import Database, SqliteDatabase, transaction
 
@@ -38,6 +39,7 @@ _RELEASE = f"{_DELETE} AND text = ?"
 
 
 @methods_clear_frames()
+@raises_store_errors
 class SqliteRecords:
     """Keeps named texts in a SQLite database, in a table named mpauthx_record.
 

@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 
 from ..constants import TokenStatus
 from ..models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
+from ..store_boundary import raises_store_errors
 from .online_cursor import OnlineCursor
 from .sqlite_database import Database, SqliteDatabase, transaction
 from .sqlite_sessions import (
@@ -40,6 +41,7 @@ _ONLINE = (
 )
 
 
+@raises_store_errors
 class SqliteTokenStore:
     """Keeps sessions in a SQLite database, in tables named mpauthx_session and mpauthx_ban.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Self
 
 from ..models import User
+from ..store_boundary import raises_store_errors
 from .sqlite_database import Database, SqliteDatabase, transaction
 from .sqlite_people import People, create_link_table
 from .sqlite_user_table import Statement, UserTable
@@ -15,6 +16,7 @@ __all__ = ["SqliteUserStore"]
 _BUSY_TIMEOUT = 5.0  # seconds
 
 
+@raises_store_errors
 class SqliteUserStore:
     """Keeps users in a SQLite table named user: an existing one as it is, else a new one.
 

@@ -83,8 +83,7 @@ end
 -- After a batch: if the user's longest session died or was shortened, find which is it now.
 local function settle(user)
   if user.lost == 0 or user.lost < online_until(user) then return end
-  local ends = 0
-  local sessions = user.living or sessions_of(user)
+  local ends, sessions = 0, user.living or sessions_of(user)
   for _, session in ipairs(sessions) do ends = math.max(ends, session.ends) end
   if ends > 0 then stay_online(user, ends) else go_offline(user) end
 end
@@ -106,7 +105,7 @@ end
 
 -- Answer each item of a batch: five KEYS, session, user, online, ends, ban, and three ARGV, user
 -- id, nonce and what is asked, behind the arguments common to all. A session that is not there is
--- nil. What fails for one item is the answer of that item alone.
+-- nil. What fails for one item is the answer of that item alone, but a replica refuses the batch.
 local function each(common, answer)
   local function item(i)
     local key, place = KEYS[5 * i - 4], common + 3 * i - 2
@@ -120,8 +119,9 @@ local function each(common, answer)
   local answers = {}
   for i = 1, #KEYS / 5 do
     local succeeded, result = pcall(item, i)
-    local failure = type(result) == 'table' and result.err or result
-    answers[i] = succeeded and result or {err = tostring(failure)}
+    local failure = tostring(type(result) == 'table' and result.err or result)
+    if not succeeded and string.find(failure, 'READONLY', 1, true) then error(result, 0) end
+    answers[i] = succeeded and result or {err = failure}
   end
   for _, user in pairs(users) do settle(user) end
   return answers

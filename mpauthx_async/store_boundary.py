@@ -1,0 +1,44 @@
+"""The boundary to a store: a method answers, or raises an exception of this package."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
+
+from .errors import MPAuthXError, StoreError
+
+__all__ = ["only_store_errors", "raises_store_errors"]
+
+Store = TypeVar("Store")
+
+
+def raises_store_errors(store_class: type[Store]) -> type[Store]:
+    """Decorate a store class whose async methods raise no exceptions but those of this package."""
+    for name, method in list(vars(store_class).items()):
+        if not name.startswith("_") and inspect.iscoroutinefunction(method):
+            setattr(store_class, name, _answering(method))
+    return store_class
+
+
+@contextmanager
+def only_store_errors() -> Iterator[None]:
+    """Turn whatever a store does not document into a StoreError with its cause."""
+    try:
+        yield
+    except MPAuthXError:
+        raise
+    except Exception as error:
+        raise StoreError(
+            f"The store failed in a way that it does not document ({type(error).__name__}). "
+            "The call can be repeated."
+        ) from error
+
+
+def _answering(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @wraps(method)
+    async def answer(*args: Any, **named: Any) -> Any:
+        with only_store_errors():
+            return await method(*args, **named)
+
+    return answer
