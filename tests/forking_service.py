@@ -17,6 +17,8 @@ from mpauthx_async import MPAuthX, MPAuthXError, Subject
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
 
+from .secret_world import EVENT
+
 Calls: TypeAlias = dict[str, Callable[[], Awaitable[Any]]]
 
 PATIENCE = 20  # seconds
@@ -100,6 +102,9 @@ def _calls(auth: MPAuthX, token: str) -> Calls:
         "revoke": lambda: auth.revoke(token),
         "access_token": lambda: auth.access_token(),
         "decrypt": lambda: auth.decrypt(token, "data", "iv"),
+        "forget_user": lambda: auth.forget_user("bob"),
+        "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
+        "handle_push_event": lambda: auth.handle_push_event(EVENT),
         "close": lambda: auth.close(),
         "lookup": lambda: auth._tokens.lookup([new_session("bob").ref]),
         "bans": lambda: auth._tokens.bans([Subject("shop", "bob")]),

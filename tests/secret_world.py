@@ -25,6 +25,7 @@ from .simulator_client import Clock
 from .test_wechat import everything_told
 
 __all__ = [
+    "EVENT",
     "PASSWORD",
     "PHONE",
     "ROWS",

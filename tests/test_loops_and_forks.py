@@ -1,6 +1,7 @@
 """A service belongs to the event loop and process that first use it."""
 
 import asyncio
+import inspect
 import json
 import subprocess
 import sys
@@ -24,8 +25,9 @@ from mpauthx_async import (
 )
 from mpauthx_async.stores.conformance import new_session
 
-from .outages import ASKED_OF_TOKENS, ASKED_OF_USERS
+from .outages import ASKED_OF_TOKENS, ASKED_OF_USERS, KNOWN
 from .redis_server import RedisServer
+from .secret_world import EVENT
 from .service_calls import store_calls
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +59,16 @@ def _service(tokens: str, path: Path) -> _Used:
         **store_calls(auth, token, "x"),
         "authorize": lambda: auth.authorize("code"),
         "authorize_web": lambda: auth.authorize_web("code"),
+        "forget_user": lambda: auth.forget_user("bob"),
+        "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
+        "decrypt": lambda: auth.decrypt(token, "data", "iv"),
+        "decrypt_phone_number": lambda: auth.decrypt_phone_number(token, "data", "iv"),
+        "verify_raw_data": lambda: auth.verify_raw_data(token, "{}", "0" * 40),
+        "get_phone_number": lambda: auth.get_phone_number("code"),
+        "check_session": lambda: auth.check_session(token),
+        "reset_session": lambda: auth.reset_session(token),
         "access_token": auth.access_token,
+        "handle_push_event": lambda: auth.handle_push_event(EVENT),
     }
     return _Used(auth, lambda: auth.is_token_valid(token), calls)
 
@@ -68,7 +79,17 @@ def _web(url: str) -> _Used:
     async def verify() -> object:
         return await oauth.verify_state(oauth.create_state(session="browser"), session="browser")
 
-    calls: dict[str, Call] = {"get_user": lambda: oauth.get_user("bob"), "verify_state": verify}
+    calls: dict[str, Call] = {
+        "verify_state": verify,
+        "get_access_token": lambda: oauth.get_access_token("code"),
+        "refresh_access_token": lambda: oauth.refresh_access_token("token"),
+        "get_user": lambda: oauth.get_user("bob"),
+        "get_user_by_code": lambda: oauth.get_user_by_code("code"),
+        "identify": lambda: oauth.identify("code"),
+        "verify_token": lambda: oauth.verify_token("bob", "token"),
+        "forget": lambda: oauth.forget("bob"),
+        "get_session_key": lambda: oauth.get_session_key("code"),
+    }
     return _Used(oauth, verify, calls)
 
 
@@ -96,19 +117,25 @@ def _store(store: Any, asked: dict[str, Callable[[Any], Awaitable[Any]]]) -> _Us
 RECORDS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "get": lambda records: records.get("name"),
     "save": lambda records: records.save("name", "text", 1),
+    "delete": lambda records: records.delete("name"),
     "add": lambda records: records.add("name", "text", 1),
 }
+SEALED_KEYS: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "sealed_keys": lambda store: store.sealed_keys([KNOWN.ref]),
+    "replace_sealed_key": lambda store: store.replace_sealed_key(KNOWN.ref, "sealed"),
+}
+TOKENS = {**ASKED_OF_TOKENS, **SEALED_KEYS}
 KINDS: dict[str, Callable[[str, Path], _Used]] = {
     "service on Redis": _service,
     "service with a near cache": lambda url, path: _service(f"{url}?near_cache=10", path),
     "service on SQLite": lambda url, path: _service(f"sqlite:///{path}/tokens.db", path),
     "WeChatOAuth": lambda url, path: _web(url),
     "Connections": lambda url, path: _connections(url),
-    "RedisTokenStore": lambda url, path: _store(RedisTokenStore(url), ASKED_OF_TOKENS),
+    "RedisTokenStore": lambda url, path: _store(RedisTokenStore(url), TOKENS),
     "RedisTokenStore with a near cache": lambda url, path: _store(
-        RedisTokenStore(url, near_cache=10), ASKED_OF_TOKENS
+        RedisTokenStore(url, near_cache=10), TOKENS
     ),
-    "SqliteTokenStore": lambda url, path: _store(SqliteTokenStore(path / "t.db"), ASKED_OF_TOKENS),
+    "SqliteTokenStore": lambda url, path: _store(SqliteTokenStore(path / "t.db"), TOKENS),
     "SqliteUserStore": lambda url, path: _store(SqliteUserStore(path / "u.db"), ASKED_OF_USERS),
     "RedisRecords": lambda url, path: _store(RedisRecords(url), RECORDS),
     "SqliteRecords": lambda url, path: _store(SqliteRecords(path / "r.db"), RECORDS),
@@ -140,6 +167,15 @@ def loops() -> Iterator[tuple[asyncio.Runner, asyncio.Runner]]:
 
 
 class TestAnotherEventLoop:
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_every_method_is_called_here(
+        self, kind: str, redis_server: RedisServer, tmp_path: Path
+    ) -> None:
+        used = KINDS[kind](redis_server.url, tmp_path)
+        methods = inspect.getmembers(type(used.owner), inspect.iscoroutinefunction)
+        public = {name for name, _ in methods if not name.startswith("_")}
+        assert public - {"renew_redis"} <= used.calls.keys()
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_every_call_says_so(
         self,

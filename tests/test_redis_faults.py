@@ -22,6 +22,7 @@ ASKED_OF_RECORDS: dict[str, Question] = {
     "get": lambda records: records.get("name"),
     "save": lambda records: records.save("name", "text", 60),
     "add": lambda records: records.add("name", "text", 60),
+    "delete": lambda records: records.delete("name"),
     "lock": lambda records: _lock(records),
 }
 WRONG_TYPES = {

@@ -69,10 +69,12 @@ async def test_what_a_driver_raises_becomes_a_store_error(
         events = hear(auth) if listens else []
         result = await log_in(auth, wx)
         calls = store_calls(auth, result.response, result.session.id)
-        calls["authorize"] = lambda: log_in(auth, wx)
-        calls["forget_user"] = lambda: auth.forget_user("bob")
-        calls["forget_user and the ban"] = lambda: auth.forget_user("bob", lift_ban=True)
-        calls["clear_profile"] = lambda: auth.clear_profile("bob", ["nick_name"])
+        calls |= {
+            "authorize": lambda: log_in(auth, wx),
+            "forget_user": lambda: auth.forget_user("bob"),
+            "forget_user and the ban": lambda: auth.forget_user("bob", lift_ban=True),
+            "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
+        }
         failing.is_out_of_order = True
         outcomes = [await settled([asyncio.ensure_future(call())]) for call in calls.values()]
     failures = [outcome for (outcome,) in outcomes if isinstance(outcome, Exception)]
