@@ -34,12 +34,13 @@ _ATTEMPTS = 4
 _BACKOFF = 0.1  # seconds before the second attempt, at most; doubles with each
 # After these the server, or the one that took its place, may answer on a new connection. redis-py
 # answers NOSCRIPT by loading the script, but a failover may lead the next call to another server.
-_PASSING = (ClusterDownError, TryAgainError, NoScriptError)
+# A RedisClusterException, which is not a RedisError, means that no node was found for a key.
+_PASSING = (ClusterDownError, RedisClusterException, TryAgainError, NoScriptError)
 # Before Redis 7 READONLY stands inside a script's error; redis-py 5 has no class of MASTERDOWN.
 _REPLICA = re.compile(r"\bREADONLY |^MASTERDOWN ")
 # What redis-py documents. With all else that it raises, a connection was lost. A server that hangs
 # (TimeoutError) is not asked again: its callers have waited long enough.
-_DOCUMENTED = (RedisError, RedisClusterException, OSError)
+_DOCUMENTED = (RedisError, OSError)
 
 
 class RedisDatabase:
