@@ -169,7 +169,7 @@ class TestDeadline:
 class TestClusterWhoseTopologyChanges:
     @pytest.fixture(autouse=True)
     async def collect_what_redis_py_leaves(self) -> AsyncIterator[None]:
-        """It does not close the connections of nodes that it drops: else later tests were warned."""
+        """Connections of nodes that it drops: later tests would get the warnings about them."""
         yield
         gc.collect()
 
