@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 __all__ = ["LoginLimit"]
 
-_FLOOR = 512  # logins: enough to keep the event loop busy when WeChat answers at once
+_FLOOR = 256  # logins: enough to keep the event loop busy when WeChat answers at once
 _HIGH_LOAD = 0.6
 _LONG_WAIT = 2.5  # seconds for an answer: a quarter of what WeChat is given
 _REMEMBER = 0.96  # of the answers before, in each sample
@@ -17,11 +17,12 @@ _FALL_UNUSED = 1 / 16  # otherwise
 class LoginLimit:
     """Limits the logins in progress, over all services that share it.
 
-    The limit starts at 512 and follows the load of the event loop. While logins are refused, the
+    The limit starts at 256 and follows the load of the event loop. While logins are refused, the
     load is sampled every 20 ms: the CPU time of the loop's thread, plus the delay of the sample
     itself, which other threads and processes cause. Below 60 % the limit doubles, up to the
-    maximum, unless answers come so slowly that those in flight take longer than 2.5 seconds.
-    Otherwise it falls slowly back to 512. So the number of logins in progress grows with WeChat's
+    maximum, unless answers come so slowly that those in flight take longer than 2.5 seconds, or
+    most logins in progress wait for something else than WeChat.
+    Otherwise it falls slowly back to 256. So the number of logins in progress grows with WeChat's
     latency, but not while the loop is busy, or WeChat overloaded.
 
     It belongs to the event loop that first acquires.
@@ -109,7 +110,7 @@ class LoginLimit:
         self._seconds += elapsed
         if not self._has_refused:
             self._limit = max(self._limit * (1 - _FALL_UNUSED), self._logins, _FLOOR)
-        elif self._load(elapsed) >= _HIGH_LOAD or self._is_slow:
+        elif self._load(elapsed) >= _HIGH_LOAD or self._is_slow or not self._waits_for_wechat:
             self._limit = max(self._limit * (1 - _FALL), _FLOOR)
         else:
             self._limit = min(self._limit * 2, _FLOOR + self._max_exchanges)
@@ -123,6 +124,11 @@ class LoginLimit:
     def _load(self, elapsed: float) -> float:
         late = max(0.0, elapsed - self._sample)
         return (self._cpu_time() - self._cpu_at + late) / elapsed
+
+    @property
+    def _waits_for_wechat(self) -> bool:
+        """Whether most logins in progress are at WeChat; else more of them would wait elsewhere."""
+        return self._exchanges * 2 >= self._logins
 
     @property
     def _is_slow(self) -> bool:

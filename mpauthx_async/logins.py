@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from .bans import Bans
 from .coalescer import Coalescer, answers_of, settle
@@ -136,8 +136,10 @@ class Logins:
         *,
         max_age: float | None = None,
         on_web: bool = False,
-    ) -> Awaitable[AuthResult]:
+    ) -> "tuple[_Login, asyncio.Future[AuthResult]]":
         """Log a user in. Concurrent calls with the same arguments are one login, with one token.
+
+        The caller awaits the future, and calls `leave` if cancelled meanwhile.
 
         Args:
             trade: trades the code, for a mini-program's session or for a user who is known by it.
@@ -147,28 +149,45 @@ class Logins:
             device: what the session is to say of the device.
             max_age: how many seconds ago that data may have been sealed; None for any time.
             on_web: whether the code is one of a web login.
+
+        Returns:
+            The login, and this caller's future of its result.
         """
         self._check_open()
         # Of texts alone: thousands may wait, and what refers to nothing is no work for the garbage
         # collector.
         key = (on_web, code, encrypted_data, iv, max_age, device.name, device.kind)
+        caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
         login = self._under_way.get(key)
         if login is not None:
-            return self._outcome(login, _join(login))
-        login = _Login(key, trade, code, encrypted_data, iv, max_age, device)
-        outcome = self._outcome(login, _join(login))
+            login.joined += (caller,)
+            return login, caller
+        login = _Login(caller, key, trade, code, encrypted_data, iv, max_age, device)
         self._under_way[key] = login
         if not self._waiting.add(login):
             self._overload(login, "max_waiting_logins are waiting already.")
-        return outcome
+        return login, caller
+
+    def leave(self, login: "_Login", caller: "asyncio.Future[AuthResult]") -> None:
+        """Let a caller who was cancelled leave a login, which goes on if it has begun."""
+        login.remove(caller)
+        others = login.callers
+        if not others and self._waiting.discard(login):
+            del self._under_way[login.key]
+        if all(other.cancelled() for other in others):
+            self._give_up_unheard(caller)
 
     async def refresh(self, user_id: str) -> AuthResult:
         """Give a known user a token that ends all their others."""
         self._check_open()
-        refresh = _Refresh(user_id)
-        caller = _join(refresh)
-        self._refreshes.submit(refresh).add_done_callback(partial(self._answer, refresh))
-        return await self._outcome(refresh, caller)
+        caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
+        answer = self._refreshes.submit(_Refresh(user_id))
+        answer.add_done_callback(partial(self._answer, caller))
+        try:
+            return await caller
+        except asyncio.CancelledError:
+            self._give_up_unheard(caller)
+            raise
 
     async def settled(self) -> None:
         """Return when the logins and refreshes whose users may be stored already have ended."""
@@ -208,18 +227,10 @@ class Logins:
         settle(login.callers, error)
         self._report(login, error)
 
-    async def _outcome(self, call: "_Call", caller: "asyncio.Future[AuthResult]") -> AuthResult:
-        """Wait for what a call comes to. It goes on when a caller is cancelled."""
-        try:
-            return await caller
-        except asyncio.CancelledError:
-            call.callers.remove(caller)
-            if isinstance(call, _Login) and not call.callers and self._waiting.discard(call):
-                del self._under_way[call.key]
-            if not caller.cancelled() and all(other.cancelled() for other in call.callers):
-                # Cancelled in the tick in which the answer came, and nobody else got it.
-                self._give_up(caller.exception() or caller.result())
-            raise
+    def _give_up_unheard(self, caller: "asyncio.Future[AuthResult]") -> None:
+        """Give up the answer that came in the tick in which its last caller was cancelled."""
+        if not caller.cancelled():
+            self._give_up(_outcome_of(caller))
 
     async def _trade(self, login: "_Login") -> None:
         try:
@@ -242,7 +253,7 @@ class Logins:
         """Tell the callers of a login, and let the next one begin."""
         self._connections.login_limit.release()
         del self._under_way[login.key]  # from here on nobody can join
-        was_heard = self._tell(login, outcome)
+        was_heard = self._tell(login.callers, outcome)
         if was_heard or isinstance(outcome, Exception):
             self._report(login, outcome)
 
@@ -255,12 +266,16 @@ class Logins:
         elif isinstance(outcome, Exception):
             self._events.emit(LoginFailed(outcome, seconds))
 
-    def _answer(self, refresh: "_Refresh", answer: "asyncio.Future[AuthResult]") -> None:
-        self._tell(refresh, _outcome_of(answer))
+    def _answer(
+        self, caller: "asyncio.Future[AuthResult]", answer: "asyncio.Future[AuthResult]"
+    ) -> None:
+        self._tell((caller,), _outcome_of(answer))
 
-    def _tell(self, call: "_Call", outcome: AuthResult | BaseException) -> bool:
-        """Tell the callers what it came to; returns whether anybody still waited."""
-        was_heard = settle(call.callers, outcome)
+    def _tell(
+        self, callers: "Sequence[asyncio.Future[AuthResult]]", outcome: AuthResult | BaseException
+    ) -> bool:
+        """Tell callers the outcome; returns whether anybody still waited."""
+        was_heard = settle(callers, outcome)
         if not was_heard:
             self._give_up(outcome)
         return was_heard
@@ -464,9 +479,12 @@ _SOLE = LoginPolicy(max_sessions=1)
 class _Login:
     """A login under way, which others may have joined. No two are equal.
 
-    It has no repr: in its debug mode asyncio logs that, and it would hold what the client sent.
+    Thousands may wait, and each garbage collection visits every object of theirs; so the first
+    caller is no list's. It has no repr: in its debug mode asyncio logs that, and it would hold what
+    the client sent.
     """
 
+    caller: "asyncio.Future[AuthResult] | None"  # who came first; None after they left
     key: Hashable
     trade: Callable[[str], Awaitable[CodeSession | User]]
     code: str
@@ -474,11 +492,23 @@ class _Login:
     iv: str | None
     max_age: float | None
     device: Device
+    joined: "tuple[asyncio.Future[AuthResult], ...]" = ()
     begun_at: float = field(default_factory=time.perf_counter)
-    callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
     context: Context = field(default_factory=copy_context)  # of the caller who came first
     trade_task: "asyncio.Task[None] | None" = field(init=False, default=None)
     traded: CodeSession | User = field(init=False)
+
+    @property
+    def callers(self) -> "tuple[asyncio.Future[AuthResult], ...]":
+        """Who has called and was not removed."""
+        return self.joined if self.caller is None else (self.caller, *self.joined)
+
+    def remove(self, caller: "asyncio.Future[AuthResult]") -> None:
+        """Remove a caller."""
+        if caller is self.caller:
+            self.caller = None
+        else:
+            self.joined = tuple(other for other in self.joined if other is not caller)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -497,17 +527,6 @@ class _Refresh:
     """A refresh that was asked for. No two are equal: each is answered for itself."""
 
     user_id: str
-    callers: "list[asyncio.Future[AuthResult]]" = field(default_factory=list)
-
-
-_Call: TypeAlias = _Login | _Refresh
-
-
-def _join(call: _Call) -> "asyncio.Future[AuthResult]":
-    """Have one more caller wait for what a call comes to."""
-    caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
-    call.callers.append(caller)
-    return caller
 
 
 def _outcome_of(answer: "asyncio.Future[AuthResult]") -> AuthResult | BaseException:

@@ -1,5 +1,6 @@
 """MPAuthX: the mini-program service."""
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -51,7 +52,7 @@ __all__ = ["MPAuthX"]
 _LONGEST_TTL = 315_360_000  # seconds: ten years
 
 
-@methods_clear_frames("is_token_valid")
+@methods_clear_frames("authorize", "is_token_valid")
 class MPAuthX:
     """Logs mini-program users in and answers for their tokens.
 
@@ -279,17 +280,27 @@ class MPAuthX:
             StoreError: the user or the token could not be stored; no token was given.
             ClosedError: the service is closed, or was while this call waited for its turn.
         """
-        check_code(code)
-        check_max_age(max_age)
-        if encrypted_data or iv:
-            check_sealed(encrypted_data, iv)
-        else:
-            encrypted_data = iv = None
-        known_as = Device.checked(device, device_kind)
-        self._calls.check_here()
-        return await self._logins.log_in(
-            self._trade_code, code, encrypted_data, iv, known_as, max_age=max_age
-        )
+        login = caller = None
+        try:
+            check_code(code)
+            check_max_age(max_age)
+            if encrypted_data or iv:
+                check_sealed(encrypted_data, iv)
+            else:
+                encrypted_data = iv = None
+            known_as = Device.checked(device, device_kind)
+            self._calls.check_here()
+            login, caller = self._logins.log_in(
+                self._trade_code, code, encrypted_data, iv, known_as, max_age=max_age
+            )
+            return await caller
+        # Here and not in coroutines around: thousands may wait, and garbage collections visit each.
+        except BaseException as error:
+            if login and caller and isinstance(error, asyncio.CancelledError):
+                self._logins.leave(login, caller)
+            del code, encrypted_data, iv, device, device_kind, max_age, login, caller
+            clear_frames(error)
+            raise
 
     async def authorize_web(
         self, code: str, *, device: str | None = None, device_kind: str | None = None
@@ -317,7 +328,12 @@ class MPAuthX:
         known_as = Device.checked(device, device_kind)
         self._calls.check_here()
         identify = partial(self._identify, web)
-        return await self._logins.log_in(identify, code, device=known_as, on_web=True)
+        login, caller = self._logins.log_in(identify, code, device=known_as, on_web=True)
+        try:
+            return await caller
+        except asyncio.CancelledError:
+            self._logins.leave(login, caller)
+            raise
 
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is good: given out by this app and sku, and still alive.

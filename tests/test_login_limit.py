@@ -8,7 +8,7 @@ from mpauthx_async.login_limit import LoginLimit
 
 from .outages import PATIENCE
 
-FLOOR = 512
+FLOOR = 256
 SAMPLE = 0.0001  # seconds
 
 
@@ -59,6 +59,14 @@ class Service:
             self.begun += 1
         self._changed.set()
 
+    def exchange(self, logins: int) -> None:
+        for _ in range(logins):
+            self._limit.exchanged()
+
+    def release(self, logins: int) -> None:
+        for _ in range(logins):
+            self._limit.release()
+
     def end(self, logins: int) -> None:
         for _ in range(logins):
             self._limit.exchanged()
@@ -103,6 +111,19 @@ async def test_the_limit_does_not_grow_while_wechat_answers_too_slowly() -> None
     await loop.samples(20)
     assert service.begun == FLOOR + 1
     service.end(FLOOR)
+    await service.has_begun(3 * FLOOR)
+
+
+async def test_the_limit_does_not_grow_while_most_logins_wait_for_a_store() -> None:
+    loop = Loop(busy=1)
+    service = Service(limit_of(loop))
+    service.begin()
+    await loop.samples(20)
+    service.exchange(FLOOR - 1)
+    loop.busy = 0
+    await loop.samples(20)
+    assert service.begun == FLOOR
+    service.release(FLOOR - 1)
     await service.has_begun(3 * FLOOR)
 
 

@@ -128,7 +128,7 @@ async def test_the_search_finds_what_a_method_would_leave_without_its_decorator(
     world.wx.fail_next(Fault.TOO_FREQUENT, 4)
     code, phone_code = world.code(), world.phone_code()
     for method, arguments in (
-        (MPAuthX.authorize, (world.auth, code)),
+        (MPAuthX.authorize_web, (world.auth, code)),
         (WeChatAPI.code_to_session, (world.api, code)),
         (WeChatAPI.get_phone_number, (world.api, phone_code, world.access_token)),
         (AppAccessToken.get, (world.access, world.access_token)),

@@ -78,7 +78,7 @@ async def test_more_logins_are_exchanged_at_once_while_wechat_is_slow(
 ) -> None:
     async with make(exchange=gate.exchange) as auth:
         logins = start(auth, codes_of(wx, 1100))
-        await gate.reached_by(1025)  # twice 512, and then some
+        await gate.reached_by(1025)  # four times 256, and then some
         gate.open()
         results = await asyncio.gather(*logins)
     assert len({result.response for result in results}) == 1100
