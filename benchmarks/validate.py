@@ -44,6 +44,7 @@ _POOL = 64  # connections
 _LIMIT_CONNECTIONS = 50
 
 _OURS = "mpauthx_async, is_token_valid"
+_AUTHENTICATE = "mpauthx_async, authenticate"
 _FIRST = "the same, each token for the first time"
 _BY_HAND = f"redis-py asyncio, one GET a call, pool of {_POOL}"
 _FASTAPI_USERS = f"fastapi-users, RedisStrategy, pool of {_POOL}"
@@ -91,12 +92,16 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         gets = shares(keys[: size.gets], _CALLERS)
         gets = [list(share) * -(-size.gets // len(keys)) for share in gets]
 
+        async def identify(token: str) -> bool:
+            return (await auth.authenticate(token)).token is token
+
         async def first_sight() -> float:
             async with service() as unknowing:
                 return await rate(unknowing.is_token_valid, once)
 
         parties = [
             Party(_OURS, lambda: rate(auth.is_token_valid, checks)),
+            Party(_AUTHENTICATE, lambda: rate(identify, checks)),
             Party(_FIRST, first_sight),
             Party(_BY_HAND, lambda: rate(client.get, gets)),
         ]
@@ -122,6 +127,7 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
 def _figures(rates: dict[str, Spread]) -> list[Figure]:
     figures = [
         Figure("ours to one GET a call", ratio(rates[_OURS], rates[_BY_HAND]), at_least=20),
+        Figure("authenticate to is_token_valid", ratio(rates[_AUTHENTICATE], rates[_OURS])),
         Figure("for the first time, to one GET a call", ratio(rates[_FIRST], rates[_BY_HAND])),
     ]
     for name, party in (("fastapi-users", _FASTAPI_USERS), ("redis-benchmark", _LIMIT)):

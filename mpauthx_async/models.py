@@ -13,6 +13,7 @@ __all__ = [
     "AuthResult",
     "Ban",
     "CodeSession",
+    "Identity",
     "LoginPolicy",
     "NewSession",
     "OAuthToken",
@@ -67,6 +68,24 @@ class SessionRef(NamedTuple):
     @property
     def subject(self) -> Subject:
         return Subject(self.sku, self.user_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who makes a request, proven by their token.
+
+    Attributes:
+        user_id: the id under which the token was issued: the user's unionId, or openId if they had
+            none.
+        session_id: the id of the token's session, as `Session.id` and `revoke_session` have it.
+        sku: the project or build.
+        token: the token itself. It is left out of the repr.
+    """
+
+    user_id: str
+    session_id: str
+    sku: str
+    token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

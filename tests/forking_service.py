@@ -95,6 +95,8 @@ def _calls(auth: MPAuthX, token: str) -> Calls:
         "authorize_web": lambda: auth.authorize_web("code"),
         "is_token_valid": lambda: auth.is_token_valid(token),
         "is_token_valid of a forgery": lambda: auth.is_token_valid("bob|shop|x"),
+        "authenticate": lambda: auth.authenticate(token),
+        "check": lambda: auth.check(),
         "refresh_token": lambda: auth.refresh_token("bob"),
         "rotate": lambda: auth.rotate(token),
         "token_status": lambda: auth.token_status(token),

@@ -134,6 +134,8 @@ AUTH = {
     "authorize": Row(lambda w: w.auth.authorize(w.code(), *w.sealed()), "wechat users tokens"),
     "authorize_web": Row(lambda w: w.auth.authorize_web(w.web_code()), "wechat users tokens"),
     "is_token_valid": Row(lambda w: w.auth.is_token_valid(w.token), "tokens"),
+    "authenticate": Row(lambda w: w.auth.authenticate(w.token), "tokens token"),
+    "check": Row(lambda w: w.auth.check(), "users tokens"),
     "refresh_token": Row(lambda w: w.auth.refresh_token("bob"), "users tokens"),
     "rotate": Row(lambda w: w.auth.rotate(w.token), "users tokens token"),
     "token_status": Row(lambda w: w.auth.token_status(w.token), "tokens"),

@@ -59,6 +59,8 @@ def _service(tokens: str, path: Path) -> _Used:
         **store_calls(auth, token, "x"),
         "authorize": lambda: auth.authorize("code"),
         "authorize_web": lambda: auth.authorize_web("code"),
+        "authenticate": lambda: auth.authenticate(token),
+        "check": auth.check,
         "forget_user": lambda: auth.forget_user("bob"),
         "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
         "decrypt": lambda: auth.decrypt(token, "data", "iv"),
@@ -125,19 +127,20 @@ SEALED_KEYS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "replace_sealed_key": lambda store: store.replace_sealed_key(KNOWN.ref, "sealed"),
 }
 TOKENS = {**ASKED_OF_TOKENS, **SEALED_KEYS}
+CHECK: dict[str, Callable[[Any], Awaitable[Any]]] = {"check": lambda store: store.check()}
 KINDS: dict[str, Callable[[str, Path], _Used]] = {
     "service on Redis": _service,
     "service with a near cache": lambda url, path: _service(f"{url}?near_cache=10", path),
     "service on SQLite": lambda url, path: _service(f"sqlite:///{path}/tokens.db", path),
     "WeChatOAuth": lambda url, path: _web(url),
     "Connections": lambda url, path: _connections(url),
-    "RedisTokenStore": lambda url, path: _store(RedisTokenStore(url), TOKENS),
+    "RedisTokenStore": lambda url, path: _store(RedisTokenStore(url), TOKENS | CHECK),
     "RedisTokenStore with a near cache": lambda url, path: _store(
-        RedisTokenStore(url, near_cache=10), TOKENS
+        RedisTokenStore(url, near_cache=10), TOKENS | CHECK
     ),
     "SqliteTokenStore": lambda url, path: _store(SqliteTokenStore(path / "t.db"), TOKENS),
     "SqliteUserStore": lambda url, path: _store(SqliteUserStore(path / "u.db"), ASKED_OF_USERS),
-    "RedisRecords": lambda url, path: _store(RedisRecords(url), RECORDS),
+    "RedisRecords": lambda url, path: _store(RedisRecords(url), RECORDS | CHECK),
     "SqliteRecords": lambda url, path: _store(SqliteRecords(path / "r.db"), RECORDS),
 }
 

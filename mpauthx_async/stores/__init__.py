@@ -3,7 +3,9 @@
 Stores speak in sequences, because the services ask for many callers at once; what is asked for
 rarely, OAuth tokens and other records, goes one by one. A store that cannot answer raises
 StoreError; it never guesses. What else a token or user store raises, MPAuthX turns into a
-StoreError with that cause. `conformance` has the tests that every store passes.
+StoreError with that cause. A store may have `async def check() -> None` beside, which raises
+StoreError or ConfigurationError when it cannot serve; by default `MPAuthX.check` reads from it.
+`conformance` has the tests that every store passes.
 """
 
 import re

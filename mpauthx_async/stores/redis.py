@@ -242,6 +242,14 @@ class RedisTokenStore:
         (replaced,) = _all_or_partial(_parsed(bool, zip(answers)))
         return replaced
 
+    async def check(self) -> None:
+        """Check that Redis answers, is a primary, and is of a version that serves.
+
+        Raises:
+            StoreError, ConfigurationError: if it does not.
+        """
+        await self._database.check()
+
     def open_near_cache(self) -> NearCache | None:
         """A near cache for one service, kept current; None when this store is to have none."""
         if self._tracking is None:

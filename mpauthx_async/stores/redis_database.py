@@ -21,7 +21,7 @@ from redis.exceptions import (
 )
 
 from ..connections import Connections, RedisClient
-from ..errors import MPAuthXError, StoreError
+from ..errors import ConfigurationError, MPAuthXError, StoreError
 from ..open_calls import OpenCalls
 
 __all__ = ["AnyRedis", "RedisDatabase", "is_replica", "store_error"]
@@ -29,6 +29,7 @@ __all__ = ["AnyRedis", "RedisDatabase", "is_replica", "store_error"]
 AnyRedis: TypeAlias = Connections | RedisClient | str
 Result = TypeVar("Result")
 
+_OLDEST_SERVER = (6, 2)  # its version
 _LONGEST_TRIP = 5.0  # seconds, with all attempts
 _ATTEMPTS = 4
 _BACKOFF = 0.1  # seconds before the second attempt, at most; doubles with each
@@ -87,6 +88,30 @@ class RedisDatabase:
                 raise
             except Exception as error:
                 raise store_error(error) from error
+
+    async def check(self) -> None:
+        """Check that the server can serve.
+
+        Raises:
+            StoreError: if it does not answer, is loading its data, or is a replica; or if no node
+                of a cluster serves some of the slots.
+            ConfigurationError: if its version is too old.
+        """
+        info = await self.run(lambda redis: redis.info())
+        version = str(info.get("redis_version", ""))
+        numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+        if numbers < _OLDEST_SERVER:
+            raise ConfigurationError(
+                f"Redis {version} does not serve: use Redis 6.2 or later, or Valkey."
+            )
+        if info.get("loading"):
+            raise StoreError("Redis is still loading its data.")
+        if self.is_cluster:
+            state = (await self.run(lambda redis: redis.cluster_info())).get("cluster_state")
+            if state != "ok":
+                raise StoreError(f"The state of the Redis Cluster is {state!r}.")
+        elif info.get("role") != "master":
+            raise StoreError("Its address leads to a replica: it must lead to the primary.")
 
     def check_here(self) -> None:
         """Check that a call may be made in the running event loop."""

@@ -84,6 +84,14 @@ class RedisRecords:
                 # What was done under it is done, so this is no failure of it.
                 logger.warning("A lock in Redis was not released, and ends by itself: %s", error)
 
+    async def check(self) -> None:
+        """Check that Redis answers, is a primary, and is of a version that serves.
+
+        Raises:
+            StoreError, ConfigurationError: if it does not.
+        """
+        await self._database.check()
+
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
         await self._database.close()
