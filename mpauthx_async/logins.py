@@ -309,16 +309,18 @@ class Logins:
             arrivals = await asyncio.get_running_loop().run_in_executor(
                 self._connections.executor, self._read, logins, now
             )
-        kept = await _for_good(arrivals, self._keep)
+        saved = await _for_good(arrivals, self._save)
+        kept = await _for_good(saved, self._complete)
         admitted = await _for_good(kept, self._admit)
         return await _for_good(admitted, self._give_tokens)
 
     async def _finish_refreshes(
         self, refreshes: "Sequence[_Refresh]"
     ) -> Sequence[AuthResult | Exception]:
-        found = await self._users.get([refresh.user_id for refresh in refreshes])
+        found = await answers_of(self._users.get([refresh.user_id for refresh in refreshes]))
         known = [
-            _not_found() if user is None else _Arrival(user, new_nonce(), None) for user in found
+            _Arrival(user, new_nonce(), None) if isinstance(user, User) else user or _not_found()
+            for user in found
         ]
         admitted = await _for_good(known, self._admit)
         alone = await _for_good(admitted, self._end_others)
@@ -366,30 +368,38 @@ class Logins:
             )
         return User.from_wechat(session, payload, now, self._app_id)
 
-    async def _keep(self, arrivals: "Sequence[_Arrival]") -> "Sequence[_Arrival]":
-        """Save the users; each is then as stored, under this app's openId, and known to be new."""
+    async def _save(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
+        """Save the users; tells who is new."""
         earlier_ids = await self._earlier_ids(arrivals) if self._events.has_listeners else {}
-        is_new = await self._users.save([arrival.user for arrival in arrivals])
-        for arrival, new in zip(arrivals, is_new, strict=True):
-            arrival.is_new = new
-        known = [arrival for arrival in arrivals if not arrival.is_new]
-        if known:
-            stored = await self._users.get([arrival.user.id for arrival in known])
-            for arrival, user in zip(known, stored, strict=True):
-                arrival.user = _as_stored(arrival.user, user)
-        for old_id, new_id in earlier_ids.items():
-            self._events.emit(UserLinked(self._sku, old_id, new_id))
-        return arrivals
+        answers = await answers_of(self._users.save([arrival.user for arrival in arrivals]))
+        saved: list[_Arrival | Exception] = []
+        for arrival, is_new in zip(arrivals, answers, strict=True):
+            if isinstance(is_new, StoreError):
+                saved.append(is_new)
+                continue
+            arrival.is_new = is_new
+            saved.append(arrival)
+            for old_id in earlier_ids.pop(arrival.user.id, ()):
+                self._events.emit(UserLinked(self._sku, old_id, arrival.user.id))
+        return saved
 
-    async def _earlier_ids(self, arrivals: "Sequence[_Arrival]") -> dict[str, str]:
-        """The ids that users had, where WeChat gave them another; each with that."""
+    async def _complete(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
+        """Give known users their stored profiles, under this app's openIds."""
+        known = [arrival.user.id for arrival in arrivals if not arrival.is_new]
+        found = iter(await answers_of(self._users.get(known)) if known else ())
+        return [
+            arrival if arrival.is_new else _completed(arrival, next(found)) for arrival in arrivals
+        ]
+
+    async def _earlier_ids(self, arrivals: "Sequence[_Arrival]") -> dict[str, list[str]]:
+        """The ids that users had, where WeChat gave them another; by that."""
         new_ids = {a.user.open_id: a.user.union_id for a in arrivals if a.user.union_id}
-        known = await self._users.get(list(new_ids)) if new_ids else []
-        return {
-            user.id: new_id
-            for user, new_id in zip(known, new_ids.values(), strict=True)
-            if user is not None and user.id != new_id
-        }
+        known = await answers_of(self._users.get(list(new_ids))) if new_ids else []
+        earlier_ids: dict[str, list[str]] = {}
+        for user, new_id in zip(known, new_ids.values(), strict=True):
+            if isinstance(user, User) and user.id != new_id:
+                earlier_ids.setdefault(new_id, []).append(user.id)
+        return earlier_ids
 
     async def _admit(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
         """Refuse users who are banned under any of their ids."""
@@ -548,6 +558,13 @@ def _key_to_seal(login: _Login) -> tuple[str, str]:
     """The openId and session key that the trade gave; a web login's key is empty."""
     traded = login.traded
     return traded.open_id, traded.session_key if isinstance(traded, CodeSession) else ""
+
+
+def _completed(arrival: _Arrival, stored: User | StoreError | None) -> _Arrival | StoreError:
+    if isinstance(stored, StoreError):
+        return stored
+    arrival.user = _as_stored(arrival.user, stored)
+    return arrival
 
 
 def _as_stored(user: User, stored: User | None) -> User:

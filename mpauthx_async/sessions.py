@@ -281,8 +281,8 @@ class Sessions:
         self._events.emit(TokensValidated(valid, refused, 0))
 
     async def _rotate(self, refs: Sequence[SessionRef]) -> list[AuthResult | Exception]:
-        users = await self._users.get([ref.user_id for ref in refs])
-        known = [ref for ref, user in zip(refs, users, strict=True) if user]
+        users = await answers_of(self._users.get([ref.user_id for ref in refs]))
+        known = [ref for ref, user in zip(refs, users, strict=True) if isinstance(user, User)]
         rotated = dict(
             zip(
                 known,
@@ -303,7 +303,7 @@ class Sessions:
                 if is_over
             }
         return [
-            _no_user() if user is None else self._rotation(user, rotated[ref])
+            self._rotation(user, rotated[ref]) if isinstance(user, User) else user or _no_user()
             for ref, user in zip(refs, users, strict=True)
         ]
 

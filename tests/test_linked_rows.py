@@ -9,7 +9,7 @@ from typing import Any
 import aiosqlite
 import pytest
 
-from mpauthx_async import SqliteUserStore, StoreError, User
+from mpauthx_async import PartialStoreError, SqliteUserStore, StoreError, User
 
 UNIQUE = (
     "CREATE TABLE user (openId TEXT PRIMARY KEY, unionId TEXT UNIQUE, nickName TEXT, city TEXT);"
@@ -145,13 +145,15 @@ async def test_without_a_union_id_column_a_row_may_be_of_either_id(path: Path) -
     assert query(path, "SELECT * FROM user") == [("an-id", "Bob", "Wuhan")]
 
 
-async def test_a_batch_that_fails_links_nobody(path: Path) -> None:
+async def test_a_login_that_is_refused_links_nobody(path: Path) -> None:
     run(path, "CREATE TABLE user (openId TEXT PRIMARY KEY, city TEXT CHECK (city <> 'Oz'))")
     async with SqliteUserStore(path) as store:
-        with pytest.raises(StoreError, match="CHECK"):
-            await store.save([User("o-bob", "u-bob", app_id="shop"), User("o-eve", city="Oz")])
+        with pytest.raises(PartialStoreError, match="CHECK"):
+            await store.save([User("o-bob", "u-bob", city="Oz"), User("o-eve", "u-eve")])
         assert await ids(store, "u-bob") is None
-    assert links(path) == []
+        assert await ids(store, "o-bob") is None
+        assert await ids(store, "o-eve") == ("u-eve", "o-eve")
+    assert links(path) == [("o-eve", 0, None, "u-eve")]
 
 
 async def test_an_open_id_may_be_linked_to_a_union_id_of_the_same_text(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 Stores speak in sequences, because the services ask for many callers at once; what is asked for
 rarely, OAuth tokens and other records, goes one by one. A store that cannot answer raises
-StoreError; it never guesses. What else a token or user store raises, MPAuthX turns into a
+StoreError; it never guesses. A batch is answered item by item: when a row is refused or cannot be
+read, its item has a StoreError among the `answers` of a PartialStoreError, and all other items are
+written and answered as ever. What else a token or user store raises, MPAuthX turns into a
 StoreError with that cause. A store may have `async def check() -> None` beside, which raises
 StoreError or ConfigurationError when it cannot serve; by default `MPAuthX.check` reads from it.
 `conformance` has the tests that every store passes.
@@ -206,8 +208,9 @@ class SessionKeyStore(Protocol):
 class UserStore(Protocol):
     """Keeps the users, their profiles, and which ids are one person.
 
-    Every method raises StoreError when it cannot answer. What a method writes is written as a
-    whole or not at all.
+    Every method raises StoreError when it cannot answer. `save` and `get` raise PartialStoreError
+    when they can answer for some items of a batch: a user who cannot be saved or read fails alone,
+    and the others are saved. What is written of one user is written as a whole or not at all.
 
     An id is an openId or a unionId, and one of each with the same text are two ids. All ids that a
     person was ever seen with lead to that person. What links them are the users passed to `save`:

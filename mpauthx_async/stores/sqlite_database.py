@@ -149,16 +149,20 @@ class SqliteDatabase:
 
 @contextmanager
 def transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
-    """All of what is written inside is kept, or nothing."""
-    # Immediate: a transaction that reads first could not wait for the write lock.
-    cursor.execute("BEGIN IMMEDIATE")
+    """All of what is written inside is kept, or nothing; inside another one, a savepoint."""
+    # Immediate: a transaction that reads first could not wait for the write lock. In SQL: the
+    # connection's own methods do nothing where it was opened with autocommit=True.
+    begin, keep, undo = "BEGIN IMMEDIATE", "COMMIT", ["ROLLBACK"]
+    if cursor.connection.in_transaction:
+        begin, keep = "SAVEPOINT mpauthx", "RELEASE mpauthx"
+        undo = ["ROLLBACK TO mpauthx", keep]
+    cursor.execute(begin)
     try:
         yield
-        # In SQL: the connection's own methods do nothing where it was opened with autocommit=True.
-        cursor.execute("COMMIT")
+        cursor.execute(keep)
     except BaseException:
-        if cursor.connection.in_transaction:
-            cursor.execute("ROLLBACK")
+        for statement in undo if cursor.connection.in_transaction else ():
+            cursor.execute(statement)
         raise
 
 
@@ -214,6 +218,8 @@ def _store_error(database: Database, error: Exception) -> StoreError:
         advice = "Make the file and its folder writable."
     elif "not a database" in str(error):
         advice = "The path names a file that is something else."
+    elif isinstance(error, sqlite3.IntegrityError):
+        advice = "Change the value, or the table's constraint or trigger."
     return StoreError(f"{_name(database)} did not answer as it should ({error}). {advice}")
 
 

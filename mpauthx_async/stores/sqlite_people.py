@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from ..models import PROFILE_FIELDS, User
+from .sqlite_refusals import is_about_data
 from .sqlite_user_table import Statement, UserTable, insert_rows
 
 __all__ = ["People", "create_link_table"]
@@ -67,9 +68,12 @@ _NOTHING = _Link("", 0, None, None)
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    user: User  # as the row holds them
-    is_stored: bool = True
-    is_changed: bool = False
+    user: User  # as the row holds them, or will
+    stored: User | None  # as the row was read; None if it is to be inserted
+
+    @property
+    def is_changed(self) -> bool:
+        return self.user is not self.stored
 
 
 @dataclass(slots=True, eq=False)
@@ -119,7 +123,7 @@ class People:
         for user in users:
             holds_union_id = not table.has_union_id and user.open_id in named
             person = self._join([(user.open_id, 1)] if holds_union_id else _ids(user))
-            person.rows.append(_Row(user))
+            person.rows.append(_Row(user, stored=user))
         for id_, link in self._links.items():
             person = self._join([id_, (link.union_id, 1)] if link.union_id else [id_])
             person.ids[id_] = link.app_id
@@ -149,7 +153,7 @@ class People:
         asked: set[_Id] = set()
         users: dict[User, None] = {}
         links: dict[_Link, None] = {}
-        while to_ask:
+        while to_ask := {id_ for id_ in to_ask if id_[0]}:  # rows without an id have ''
             if not table.has_union_id:  # a row's openId may be either
                 to_ask = {(text, kind) for text, _ in to_ask for kind in (0, 1)}
             asked |= to_ask
@@ -172,7 +176,8 @@ class People:
         open_id = user.open_id
         if (open_id, 0) not in person.ids:  # a row that holds the unionId as openId
             open_id = min(
-                (text for text, is_union_id in person.ids if not is_union_id), default=open_id
+                (text for text, is_union_id in person.ids if not is_union_id),
+                default=open_id or user.id,
             )
         return replace(
             user,
@@ -213,10 +218,10 @@ class People:
     def statements(self) -> Iterator[Statement]:
         """The statements that write the saved logins; empty if nothing changed."""
         changed = [row for person in self._all() for row in person.rows if row.is_changed]
-        yield from self._table.insert([row.user for row in changed if not row.is_stored])
+        yield from self._table.insert([row.user for row in changed if row.stored is None])
         for row in changed:
-            if row.is_stored:
-                yield self._table.update(row.user)
+            if row.stored is not None:
+                yield self._table.update(row.stored, row.user)
         logged_in = [person for person in self._all() if person.has_logged_in]
         links = [link for person in logged_in for link in self._links_to_write(person)]
         yield from insert_rows(_WRITE, links)
@@ -234,7 +239,7 @@ class People:
             if all(row in rows for row in person.rows if person.is_current(row)):
                 rows = [row for row in rows if row is not person.sorted_rows()[0]]  # it is shared
         return [
-            self._table.delete([row.user.open_id for row in rows]),
+            *self._table.delete([row.user for row in rows]),
             (_DELETE, [json.dumps(list(erased))]),
         ]
 
@@ -243,7 +248,7 @@ class People:
         person = self._find(user_id)
         if person is None or not person.rows:
             return None
-        return self._table.clear([row.user.open_id for row in person.rows], fields, now)
+        return self._table.clear([row.user for row in person.rows], fields, now)
 
     def _all(self) -> Iterable[_Person]:
         return dict.fromkeys(self._persons.values())
@@ -279,9 +284,8 @@ class People:
         union_id = person.union_id if self._table.has_union_id else None
         if user.union_id != (union_id or row.user.union_id):
             user = replace(user, union_id=union_id or row.user.union_id)
-        if user is not row.user and self._table.row(user) != self._table.row(row.user):
+        if user is not row.user and self._table.is_changed(row.user, user):
             row.user = replace(user, updated_at=now)
-            row.is_changed = True
 
     def _links_to_write(self, person: _Person) -> Iterator[_Link]:
         """The rows of mpauthx_link that are missing or out of date for a person."""
@@ -300,24 +304,37 @@ class People:
                 user, union_id=person.union_id, created_at=user.created_at or now, updated_at=now
             )
         user = self._table.as_stored(user)
-        person.rows.append(_Row(user, is_stored=False, is_changed=True))
+        person.rows.append(_Row(user, stored=None))
 
 
 def _ids(user: User) -> list[_Id]:
     """The ids of a login, or of a row; the openId first."""
-    return [(user.open_id, 0), (user.union_id, 1)] if user.union_id else [(user.open_id, 0)]
+    ids = [(user.open_id, 0)] if user.open_id else []
+    return [*ids, (user.union_id, 1)] if user.union_id else ids
 
 
 def _query(
     cursor: sqlite3.Cursor, table: UserTable, ids: Collection[_Id]
 ) -> tuple[list[User], list[_Link]]:
-    """Read the rows and links that have any of these ids, in one statement."""
+    """Read the rows and links that have any of these ids, in one statement.
+
+    Raises:
+        StoreError: a row cannot be read; it names the column.
+    """
     values = {
         "open_ids": json.dumps([text for text, is_union_id in ids if not is_union_id]),
         "union_ids": json.dumps([text for text, is_union_id in ids if is_union_id]),
     }
-    ((rows, links),) = cursor.execute(f"SELECT {table.select}, {_SELECT}", values)
-    return [table.user(row) for row in json.loads(rows)], [_Link(*row) for row in json.loads(links)]
+    try:
+        # When text is not UTF-8, sqlite3's exception quotes all of it, and a blob's does not.
+        ((rows, links),) = cursor.execute(
+            f"SELECT CAST({table.select} AS BLOB), CAST({_SELECT} AS BLOB)", values
+        )
+        users = [table.user(row) for row in json.loads(rows.decode())]
+        return users, [_Link(*row) for row in json.loads(links.decode())]
+    except (sqlite3.Error, ValueError) as error:
+        unreadable = table.unreadable(cursor, values) if is_about_data(error) else None
+        raise unreadable or error from error.__cause__
 
 
 def _age(user: User) -> tuple[float, str]:

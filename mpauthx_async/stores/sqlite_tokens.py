@@ -10,6 +10,7 @@ from ..constants import TokenStatus
 from ..models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ..store_boundary import raises_store_errors
 from .online_cursor import OnlineCursor
+from .sqlite_batches import read_each, write_each
 from .sqlite_database import Database, SqliteDatabase, transaction
 from .sqlite_sessions import (
     ALIVE,
@@ -26,6 +27,7 @@ from .sqlite_sessions import (
 
 __all__ = ["SqliteTokenStore"]
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _BUSY_TIMEOUT = 5.0  # seconds
@@ -33,6 +35,11 @@ _ABOVE_ALL = OnlineCursor(2**62, "")
 _LIVING = (
     "SELECT sku, user_id, nonce, generation, expires_at FROM mpauthx_session"
     " WHERE nonce IN (SELECT value FROM json_each(?)) AND expires_at > ? AND ended IS NULL"
+)
+_SEALED_KEYS = (
+    # When SQLite's text is no UTF-8, its exception quotes it: as a blob it is only damaged.
+    "SELECT sku, user_id, nonce, generation, CAST(sealed_key AS BLOB) FROM mpauthx_session"  # noqa: S608
+    f" WHERE nonce IN (SELECT value FROM json_each(:nonces)) AND {ALIVE}"
 )
 # The rows of a user stand side by side in this index, and those of a sku in the order of the pages.
 _ONLINE = (
@@ -65,43 +72,49 @@ class SqliteTokenStore:
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
         """Begin sessions, all of them in one transaction."""
 
-        def issue(cursor: sqlite3.Cursor, now: int) -> list[Session | Ban]:
+        def issue(
+            cursor: sqlite3.Cursor, some: Sequence[NewSession], now: int
+        ) -> list[Session | Ban]:
             # Each login clears the remains of up to two others: the dead never pile up.
-            clear(cursor, now, 2 * len(sessions))
-            return [begin(cursor, new, now) for new in sessions]
+            clear(cursor, now, 2 * len(some))
+            return [begin(cursor, new, now) for new in some]
 
-        return await self._write(issue)
+        return await self._write_each(sessions, issue)
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         """Tell when sessions end, with one query."""
 
-        def lookup(cursor: sqlite3.Cursor, now: int) -> list[int | None]:
+        def lookup(
+            cursor: sqlite3.Cursor, some: Sequence[SessionRef], now: int
+        ) -> list[int | None]:
             # Most are alive, and their end is enough: full rows take half as long again.
-            nonces = json.dumps([ref.nonce for ref in refs])
+            nonces = json.dumps([ref.nonce for ref in some])
             rows = cursor.execute(_LIVING, (nonces, now)).fetchall()
             ends = {tuple(ref): end for *ref, end in rows}
-            answers = [ends.get(ref) for ref in refs]
-            return _answers(refs, find(cursor, refs, now=now)) if None in answers else answers
+            answers = [ends.get(ref) for ref in some]
+            return _answers(some, find(cursor, some, now=now)) if None in answers else answers
 
-        return await self._read(lookup)
+        return await self._read_each(refs, lookup)
 
     async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
         """Read sessions that are alive, with one query."""
 
-        def read(cursor: sqlite3.Cursor, now: int) -> list[Session | None]:
-            rows = find(cursor, refs, now=now)
-            answers = zip(refs, _answers(refs, rows), strict=True)
+        def read(
+            cursor: sqlite3.Cursor, some: Sequence[SessionRef], now: int
+        ) -> list[Session | None]:
+            rows = find(cursor, some, now=now)
+            answers = zip(some, _answers(some, rows), strict=True)
             return [
                 rows[ref[:3]].session() if answer is not None and answer > 0 else None
                 for ref, answer in answers
             ]
 
-        return await self._read(read)
+        return await self._read_each(refs, read)
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End sessions, all of them in one transaction."""
-        return await self._write(
-            lambda cursor, now: _end(cursor, TokenStatus.revoked, refs, now=now)
+        return await self._write_each(
+            refs, lambda cursor, some, now: _end(cursor, TokenStatus.revoked, some, now=now)
         )
 
     async def sessions(self, subject: Subject) -> Sequence[Session]:
@@ -136,10 +149,12 @@ class SqliteTokenStore:
     ) -> Sequence[Session | TokenStatus]:
         """Put the next generation in the place of each, all of them in one transaction."""
 
-        def rotate(cursor: sqlite3.Cursor, now: int) -> list[Session | TokenStatus]:
-            rows = find(cursor, refs, now=now)
+        def rotate(
+            cursor: sqlite3.Cursor, some: Sequence[SessionRef], now: int
+        ) -> list[Session | TokenStatus]:
+            rows = find(cursor, some, now=now)
             answers: dict[SessionRef, Session | TokenStatus] = {}
-            for ref in refs:
+            for ref in some:
                 if ref in answers:  # a repetition gets the same answer, were there no grace
                     continue
                 row = rows.get(ref[:3])
@@ -155,46 +170,46 @@ class SqliteTokenStore:
                     answers[ref] = row.session()
                 else:
                     answers[ref] = TokenStatus(answer)
-            return [answers[ref] for ref in refs]
+            return [answers[ref] for ref in some]
 
-        return await self._write(rotate)
+        return await self._write_each(refs, rotate)
 
     async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End the sessions whose earlier tokens were used, all of them in one transaction."""
 
-        def end_reused(cursor: sqlite3.Cursor, now: int) -> list[bool]:
-            rows = find(cursor, refs, now=now)
+        def end_reused(cursor: sqlite3.Cursor, some: Sequence[SessionRef], now: int) -> list[bool]:
+            rows = find(cursor, some, now=now)
             reused = [
                 row is not None
                 and row.answer(ref) == TokenStatus.rotated
                 and not row.is_repeated_by(ref, now)
-                for ref in refs
+                for ref in some
                 for row in [rows.get(ref[:3])]
             ]
             ended = iter(
                 _end(
                     cursor,
                     TokenStatus.reused,
-                    [ref for ref, is_reused in zip(refs, reused, strict=True) if is_reused],
+                    [ref for ref, is_reused in zip(some, reused, strict=True) if is_reused],
                     now=now,
                 )
             )
             return [is_reused and next(ended) for is_reused in reused]
 
-        return await self._write(end_reused)
+        return await self._write_each(refs, end_reused)
 
     async def renew(
         self, refs: Sequence[SessionRef], *, ttl: int, absolute_ttl: int | None = None
     ) -> Sequence[int | None]:
         """Let lives count from now; one query, and a transaction only where one is written."""
 
-        def renew(cursor: sqlite3.Cursor) -> list[int | None]:
-            rows = find(cursor, refs, now=self._now())
-            if _due(refs, rows, self._now(), ttl, absolute_ttl):
+        def renew(cursor: sqlite3.Cursor, some: Sequence[SessionRef]) -> list[int | None]:
+            rows = find(cursor, some, now=self._now())
+            if _due(some, rows, self._now(), ttl, absolute_ttl):
                 with transaction(cursor):
                     now = self._now()
-                    rows = find(cursor, refs, now=now)  # others may have written meanwhile
-                    for row in _due(refs, rows, now, ttl, absolute_ttl):
+                    rows = find(cursor, some, now=now)  # others may have written meanwhile
+                    for row in _due(some, rows, now, ttl, absolute_ttl):
                         end = row.end_of_life(now, ttl, absolute_ttl)
                         cursor.execute(
                             "UPDATE mpauthx_session SET expires_at = ?, last_seen = ?"
@@ -202,9 +217,11 @@ class SqliteTokenStore:
                             (end, now, row.nonce),
                         )
                         rows[row[:3]] = row._replace(expires_at=end)
-            return _answers(refs, rows)
+            return _answers(some, rows)
 
-        return await self._database.run(renew)
+        return await self._database.run(
+            lambda cursor: write_each(cursor, refs, lambda some: renew(cursor, some))
+        )
 
     async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
         """Ban a subject and end all its sessions, in one transaction."""
@@ -233,7 +250,7 @@ class SqliteTokenStore:
 
     async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
         """Read the bans of subjects, with one query."""
-        return await self._read(lambda cursor, now: bans_of(cursor, subjects, now))
+        return await self._read_each(subjects, bans_of)
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session, with one query."""
@@ -265,23 +282,20 @@ class SqliteTokenStore:
 
     async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
         """Read the sealed session keys of sessions that are alive, with one query."""
-        nonces = json.dumps([ref.nonce for ref in refs])
-        rows = await self._read(
-            lambda cursor, now: cursor.execute(
-                # When SQLite's text is no UTF-8, its exception quotes it: as a blob it is only
-                # damaged.
-                "SELECT sku, user_id, nonce, generation, CAST(sealed_key AS BLOB)"  # noqa: S608
-                " FROM mpauthx_session"
-                f" WHERE nonce IN (SELECT value FROM json_each(:nonces)) AND {ALIVE}",
-                {"nonces": nonces, "now": now},
-            ).fetchall()
-        )
-        found = {
-            SessionRef(*ref): sealed_key.decode(errors="replace")
-            for *ref, sealed_key in rows
-            if sealed_key is not None
-        }
-        return [found.get(ref) for ref in refs]
+
+        def sealed_keys(
+            cursor: sqlite3.Cursor, some: Sequence[SessionRef], now: int
+        ) -> list[str | None]:
+            nonces = json.dumps([ref.nonce for ref in some])
+            rows = cursor.execute(_SEALED_KEYS, {"nonces": nonces, "now": now}).fetchall()
+            found = {
+                SessionRef(*ref): sealed_key.decode(errors="replace")
+                for *ref, sealed_key in rows
+                if sealed_key is not None
+            }
+            return [found.get(ref) for ref in some]
+
+        return await self._read_each(refs, sealed_keys)
 
     async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
         """Keep another sealed session key; False when the session is no longer alive."""
@@ -319,6 +333,31 @@ class SqliteTokenStore:
                 return work(cursor, self._now())
 
         return await self._database.run(write)
+
+    async def _read_each(
+        self,
+        items: Sequence[Item],
+        work: Callable[[sqlite3.Cursor, Sequence[Item], int], Sequence[Result]],
+    ) -> Sequence[Result]:
+        """As `_read`, for a batch: what cannot be read fails its own item."""
+        return await self._read(
+            lambda cursor, now: read_each(items, lambda some: work(cursor, some, now))
+        )
+
+    async def _write_each(
+        self,
+        items: Sequence[Item],
+        work: Callable[[sqlite3.Cursor, Sequence[Item], int], Sequence[Result]],
+    ) -> Sequence[Result]:
+        """As `_write`, for a batch: what cannot be written fails its own item."""
+
+        def write(cursor: sqlite3.Cursor, some: Sequence[Item]) -> Sequence[Result]:
+            with transaction(cursor):
+                return work(cursor, some, self._now())
+
+        return await self._database.run(
+            lambda cursor: write_each(cursor, items, lambda some: write(cursor, some))
+        )
 
     def _now(self) -> int:
         return int(self._clock() * 1000)

@@ -7,6 +7,7 @@ from typing import Self
 
 from ..models import User
 from ..store_boundary import raises_store_errors
+from .sqlite_batches import read_each, write_each
 from .sqlite_database import Database, SqliteDatabase, transaction
 from .sqlite_people import People, create_link_table
 from .sqlite_user_table import Statement, UserTable
@@ -23,7 +24,10 @@ class SqliteUserStore:
     An existing table needs a column openId and may have any of unionId, nickName, gender, city,
     province, country, language, avatarUrl, createdAt and updatedAt beside others of its own.
     Without a unionId column, openId holds the user id, as mpauthx has it: the unionId where
-    WeChat gives one.
+    WeChat gives one. With one, a row whose openId is NULL or empty belongs to its unionId.
+
+    If logins cannot work on the table, every method raises a ConfigurationError that names the
+    column. A user whose row SQLite refuses or cannot read fails alone: see PartialStoreError.
 
     Which ids are one person, as far as the table does not say so, and which app an openId is of,
     stand in a table named mpauthx_link. Rows of users are neither merged nor deleted by a login,
@@ -51,27 +55,31 @@ class SqliteUserStore:
         """Add users that are new and keep the others current; writes only what differs."""
         now = self._now()
 
-        def save(cursor: sqlite3.Cursor) -> list[bool]:
+        def save(cursor: sqlite3.Cursor, some: Sequence[User]) -> list[bool]:
             version = _data_version(cursor)
-            is_new, statements = self._plan(cursor, users, now)
+            is_new, statements = self._plan(cursor, some, now)
             if statements:
                 with transaction(cursor):
                     if _data_version(cursor) != version:
                         # Another process was faster. Now that the write lock is ours, none can be.
-                        is_new, statements = self._plan(cursor, users, now)
+                        is_new, statements = self._plan(cursor, some, now)
                     _execute(cursor, statements)
             return is_new
 
-        return await self._database.run(save)
+        return await self._database.run(
+            lambda cursor: write_each(cursor, users, lambda some: save(cursor, some))
+        )
 
     async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
         """Find users by any of their ids, in two queries at most where nothing is linked."""
 
-        def get(cursor: sqlite3.Cursor) -> list[User | None]:
-            people = self._people(cursor, user_ids)
-            return [people.user(user_id) for user_id in user_ids]
+        def get(cursor: sqlite3.Cursor, some: Sequence[str]) -> list[User | None]:
+            people = self._people(cursor, some)
+            return [people.user(user_id) for user_id in some]
 
-        return await self._database.run(get)
+        return await self._database.run(
+            lambda cursor: read_each(user_ids, lambda some: get(cursor, some))
+        )
 
     async def forget(self, user_id: str, *, app_ids: Collection[str]) -> bool:
         """Erase a person as far as these apps know them, in one transaction."""
@@ -96,6 +104,8 @@ class SqliteUserStore:
         self, cursor: sqlite3.Cursor, users: Sequence[User], now: int
     ) -> tuple[list[bool], list[Statement]]:
         """Who is new, and the statements that save the users."""
+        for user in users:
+            self._table.check(user)
         open_ids = [user.open_id for user in users]
         union_ids = [user.union_id for user in users if user.union_id]
         people = People.load(cursor, self._table, open_ids=open_ids, union_ids=union_ids)
