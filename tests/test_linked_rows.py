@@ -11,6 +11,8 @@ import pytest
 
 from mpauthx_async import PartialStoreError, SqliteUserStore, StoreError, User
 
+from .sqlite_files import query, run
+
 UNIQUE = (
     "CREATE TABLE user (openId TEXT PRIMARY KEY, unionId TEXT UNIQUE, nickName TEXT, city TEXT);"
     "CREATE TABLE orders (user TEXT REFERENCES user (openId))"
@@ -21,16 +23,6 @@ WITHOUT_UNION_ID = "CREATE TABLE user (openId TEXT PRIMARY KEY, nickName TEXT, c
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "users.db"
-
-
-def run(path: Path, script: str) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(script)
-
-
-def query(path: Path, statement: str) -> list[Any]:
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(statement).fetchall()
 
 
 def links(path: Path) -> list[Any]:

@@ -28,6 +28,11 @@ from mpauthx_async.stores import SqliteRecords
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import ALICE, HOUR, begin, is_alive
 
+from .sqlite_files import query, run
+from .test_service import make
+
+__all__ = ["make"]
+
 TABLE = "CREATE TABLE user (openId TEXT PRIMARY KEY, nickName TEXT, gender INTEGER, city TEXT"
 AFTER_INSERT = "CREATE TRIGGER refuse AFTER INSERT ON user WHEN NEW.city = 'Oz' BEGIN"
 # What makes a table refuse whoever lives in Oz, and what SQLite says of it.
@@ -63,17 +68,7 @@ DAMAGED_DEVICE = "UPDATE mpauthx_session SET device = CAST(x'ff' AS TEXT) WHERE 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.db"
-
-
-def run(path: Path, script: str) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(script)
-
-
-def query(path: Path, statement: str) -> list[Any]:
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(statement).fetchall()
+    return tmp_path / "users.db"
 
 
 async def answers_of(batch: Awaitable[Sequence[Any]]) -> Sequence[Any]:
@@ -312,10 +307,10 @@ class TestRecords:
 
 class TestService:
     async def test_of_concurrent_logins_that_of_the_refused_user_fails(
-        self, path: Path, wx: WeChatSimulator
+        self, path: Path, make: Callable[..., MPAuthX], wx: WeChatSimulator
     ) -> None:
         run(path, "CREATE TABLE user (openId TEXT PRIMARY KEY, CHECK (openId <> 'o-7'))")
-        async with service(path, wx) as auth:
+        async with make() as auth:
             results = await asyncio.gather(
                 *(auth.authorize(wx.login(f"o-{i}")) for i in range(20)), return_exceptions=True
             )
@@ -327,9 +322,9 @@ class TestService:
                     assert await auth.is_token_valid(result.response)
 
     async def test_an_unreadable_user_fails_their_own_calls_alone(
-        self, path: Path, wx: WeChatSimulator
+        self, path: Path, make: Callable[..., MPAuthX], wx: WeChatSimulator
     ) -> None:
-        async with service(path, wx) as auth:
+        async with make() as auth:
             given = {name: await auth.authorize(wx.login(name)) for name in ("o-bad", "o-eve")}
             run(path, "UPDATE user SET nickName = x'ff' WHERE openId = 'o-bad'")
             calls: list[Callable[[str], Awaitable[AuthResult]]] = [
@@ -345,14 +340,3 @@ class TestService:
                 assert "nickName" in str(failure)
                 assert isinstance(result, AuthResult)
                 given["o-eve"] = result
-
-
-def service(path: Path, wx: WeChatSimulator) -> MPAuthX:
-    return MPAuthX(
-        app_id=wx.app_id,
-        app_secret=wx.app_secret,
-        sku="shop",
-        users=f"sqlite:///{path}",
-        tokens=f"sqlite:///{path}.tokens.db",
-        api_base=wx.url,
-    )

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import aiosqlite
 import pytest
@@ -16,6 +15,7 @@ from mpauthx_async.stores import open_user_store
 from mpauthx_async.stores.conformance import UserStoreConformance
 
 from .memory_stores import MemoryUsers
+from .sqlite_files import data_version, query, run
 
 MPAUTHX = (
     "CREATE TABLE user(openId text primary key not null, city text, country text, gender integer,"
@@ -67,7 +67,7 @@ class TestTableOfMpauthx(UserStoreConformance):
 
     @pytest.fixture
     async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
-        _run(path, MPAUTHX)
+        run(path, MPAUTHX)
         async with SqliteUserStore(path) as store:
             yield store
 
@@ -77,7 +77,7 @@ class TestTableOfOpenIdAlone(UserStoreConformance):
 
     @pytest.fixture
     async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
-        _run(path, OPEN_ID_ALONE)
+        run(path, OPEN_ID_ALONE)
         async with SqliteUserStore(path) as store:
             yield store
 
@@ -87,7 +87,7 @@ class TestTableInOddCaseWithColumnsOfItsOwn(UserStoreConformance):
 
     @pytest.fixture
     async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
-        _run(path, ODD_CASE)
+        run(path, ODD_CASE)
         async with SqliteUserStore(path) as store:
             yield store
 
@@ -95,7 +95,7 @@ class TestTableInOddCaseWithColumnsOfItsOwn(UserStoreConformance):
 class TestTableThatTakesNoNull(UserStoreConformance):
     @pytest.fixture
     async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
-        _run(path, NOT_NULL)
+        run(path, NOT_NULL)
         async with SqliteUserStore(path) as store:
             yield store
 
@@ -108,8 +108,8 @@ class TestMemory(UserStoreConformance):
 
 class TestExistingTable:
     async def test_the_users_of_mpauthx_are_known(self, path: Path) -> None:
-        _run(path, MPAUTHX)
-        _run(
+        run(path, MPAUTHX)
+        run(
             path,
             "INSERT INTO user VALUES ('o-alice', 'Guangzhou', 'China', 1, 'zh_CN', 'Alice',"
             " 'Guangdong'), ('u-bob', '', '', 0, '', '', '')",
@@ -120,15 +120,15 @@ class TestExistingTable:
             assert list(await store.save(users)) == [False, False, True]
 
     async def test_without_a_union_id_column_open_id_holds_the_user_id(self, path: Path) -> None:
-        _run(path, MPAUTHX)
+        run(path, MPAUTHX)
         async with SqliteUserStore(path) as store:
             await store.save([User("o-alice", "u-alice"), User("o-bob")])
-        assert _query(path, "SELECT openId FROM user ORDER BY 1") == [("o-bob",), ("u-alice",)]
+        assert query(path, "SELECT openId FROM user ORDER BY 1") == [("o-bob",), ("u-alice",)]
 
     async def test_without_a_union_id_column_a_row_is_added_for_the_union_id(
         self, path: Path
     ) -> None:
-        _run(path, MPAUTHX)
+        run(path, MPAUTHX)
         async with SqliteUserStore(path) as store:
             await store.save([ALICE])
             assert list(await store.save([User("o-alice", "u-alice", city="Wuhan")])) == [False]
@@ -137,42 +137,42 @@ class TestExistingTable:
             assert list(await store.save([User("o-alice", "u-new")])) == [False]
             expected = replace(expected, union_id="u-new", linked_ids=("u-alice",))
             assert list(await store.get(["u-alice", "o-alice", "u-new"])) == [expected] * 3
-        assert _query(path, "SELECT openId, nickName, city FROM user ORDER BY 1") == [
+        assert query(path, "SELECT openId, nickName, city FROM user ORDER BY 1") == [
             ("o-alice", "Alice", "Guangzhou"),
             ("u-alice", "Alice", "Wuhan"),
             ("u-new", "Alice", "Wuhan"),
         ]
 
     async def test_columns_of_its_own_are_left_alone(self, path: Path) -> None:
-        _run(path, ODD_CASE)
-        _run(path, "INSERT INTO user (OPENID, points, email) VALUES ('o-alice', 99, 'a@b.cn')")
+        run(path, ODD_CASE)
+        run(path, "INSERT INTO user (OPENID, points, email) VALUES ('o-alice', 99, 'a@b.cn')")
         async with SqliteUserStore(path) as store:
             assert list(await store.save([ALICE, User("o-bob")])) == [False, True]
-        assert _query(path, "SELECT OPENID, nickname, points, email FROM user ORDER BY 1") == [
+        assert query(path, "SELECT OPENID, nickname, points, email FROM user ORDER BY 1") == [
             ("o-alice", "Alice", 99, "a@b.cn"),
             ("o-bob", None, 7, None),
         ]
 
     async def test_no_column_is_added(self, path: Path) -> None:
-        _run(path, ODD_CASE)
-        before = _query(path, "SELECT sql FROM sqlite_master WHERE name = 'User'")
+        run(path, ODD_CASE)
+        before = query(path, "SELECT sql FROM sqlite_master WHERE name = 'User'")
         async with SqliteUserStore(path) as store:
             await store.save([ALICE])
-        assert _query(path, "SELECT sql FROM sqlite_master WHERE name = 'User'") == before
+        assert query(path, "SELECT sql FROM sqlite_master WHERE name = 'User'") == before
 
     async def test_columns_that_take_no_null_get_what_is_empty(self, path: Path) -> None:
-        _run(path, NOT_NULL)
+        run(path, NOT_NULL)
         async with SqliteUserStore(path, clock=lambda: 1_700_000_000.5) as store:
             await store.save([User("o-alice")])
         now = 1_700_000_000_500
-        assert _query(path, "SELECT * FROM user") == [
+        assert query(path, "SELECT * FROM user") == [
             ("o-alice", "", "", 0, "", "", "", "", "", now, now)
         ]
 
     @pytest.mark.parametrize("table", [None, MPAUTHX, OPEN_ID_ALONE, ODD_CASE, NOT_NULL])
     async def test_no_login_reads_the_whole_table(self, path: Path, table: str | None) -> None:
         if table is not None:
-            _run(path, table)
+            run(path, table)
         async with aiosqlite.connect(path) as connection:
             store = SqliteUserStore(connection)
             await store.get([])
@@ -186,7 +186,7 @@ class TestExistingTable:
             step
             for statement in statements
             if statement.startswith(("SELECT", "UPDATE"))
-            for *_, step in _query(path, f"EXPLAIN QUERY PLAN {statement}")
+            for *_, step in query(path, f"EXPLAIN QUERY PLAN {statement}")
         ]
         assert len([step for step in steps if step.startswith("SEARCH user USING")]) >= 3
         assert [step for step in steps if step.startswith("SCAN user")] == []
@@ -196,7 +196,7 @@ class TestNewTable:
     async def test_it_has_every_known_column(self, path: Path) -> None:
         async with SqliteUserStore(path) as store:
             await store.get([])
-        names = [name for _, name, *_ in _query(path, "PRAGMA table_info(user)")]
+        names = [name for _, name, *_ in query(path, "PRAGMA table_info(user)")]
         assert names == [
             "openId",
             "unionId",
@@ -217,7 +217,7 @@ class TestNewTable:
             assert list(await store.save([User("o-alice", "u-alice")])) == [False]
             by_open_id, by_union_id = await store.get(["o-alice", "u-alice"])
             assert by_open_id == by_union_id
-        rows = _query(path, "SELECT openId, unionId, nickName FROM user")
+        rows = query(path, "SELECT openId, unionId, nickName FROM user")
         assert rows == [("o-alice", "u-alice", "Alice")]
 
     async def test_the_times_are_the_clocks(self, path: Path) -> None:
@@ -237,7 +237,7 @@ class TestNewTable:
     async def test_the_file_is_in_wal_mode(self, path: Path) -> None:
         async with SqliteUserStore(path) as store:
             await store.save([ALICE])
-        assert _query(path, "PRAGMA journal_mode") == [("wal",)]
+        assert query(path, "PRAGMA journal_mode") == [("wal",)]
 
     async def test_users_outlive_the_store(self, path: Path) -> None:
         async with SqliteUserStore(path, clock=lambda: 1.5) as store:
@@ -254,26 +254,26 @@ class TestWriting:
         self, path: Path, table: str | None
     ) -> None:
         if table is not None:
-            _run(path, table)
+            run(path, table)
         with closing(sqlite3.connect(path)) as observer:
             async with SqliteUserStore(path) as store:
                 users = [replace(ALICE, union_id="u-alice"), User("o-bob")]
                 await store.save(users)
-                before = _data_version(observer)
+                before = data_version(observer)
                 await store.save(users)
                 await store.save([User("o-alice", "u-alice", "", 0, "")] * 2)
                 await store.save([User("o-alice", "u-alice", "微信用户", 0, "Nowhere")])
                 await store.save([])
                 await store.get(["u-alice", "o-bob", "stranger"])
-                assert _data_version(observer) == before
+                assert data_version(observer) == before
                 await store.save([User("o-carol")])
-                assert _data_version(observer) != before
+                assert data_version(observer) != before
 
     async def test_an_import_may_bind_more_values_than_a_statement_takes(self, path: Path) -> None:
         users = [User(f"o-{i}") for i in range(25_000)]  # 275,000 values
         async with SqliteUserStore(path) as store:
             assert list(await store.save(users)) == [True] * 25_000
-        assert _query(path, "SELECT count(*) FROM user") == [(25_000,)]
+        assert query(path, "SELECT count(*) FROM user") == [(25_000,)]
 
 
 class TestSharing:
@@ -303,7 +303,7 @@ class TestSharing:
                 assert await cursor.fetchone() == ("o-alice",)
 
     async def test_a_foreign_transaction_is_refused_and_left_alone(self, path: Path) -> None:
-        _run(path, "CREATE TABLE note (text)")
+        run(path, "CREATE TABLE note (text)")
         async with aiosqlite.connect(path) as connection:
             store = SqliteUserStore(connection)
             await store.get([])
@@ -313,7 +313,7 @@ class TestSharing:
             assert connection.in_transaction
             await connection.commit()
             assert list(await store.save([ALICE])) == [True]
-        assert _query(path, "SELECT text FROM note") == [("mine",)]
+        assert query(path, "SELECT text FROM note") == [("mine",)]
 
     async def test_nothing_is_created_inside_a_foreign_transaction(self, path: Path) -> None:
         async with aiosqlite.connect(path) as connection:
@@ -331,7 +331,7 @@ class TestOpeningByUrl:
     async def test_an_absolute_path_and_a_clock(self, path: Path) -> None:
         async with open_user_store(f"sqlite:///{path}", clock=lambda: 1.5) as store:
             await store.save([ALICE])
-        assert _query(path, "SELECT openId, createdAt FROM user") == [("o-alice", 1500)]
+        assert query(path, "SELECT openId, createdAt FROM user") == [("o-alice", 1500)]
 
     @pytest.mark.parametrize("url", ["redis://localhost", "users.db", "", "sqlite:///"])
     async def test_what_names_no_store_is_refused(self, url: str) -> None:
@@ -356,19 +356,3 @@ async def _times(store: SqliteUserStore) -> tuple[int | None, int | None]:
     (alice,) = await store.get(["o-alice"])
     assert alice is not None
     return alice.created_at, alice.updated_at
-
-
-def _run(path: Path, statement: str) -> None:
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(statement)
-
-
-def _query(path: Path, statement: str) -> list[Any]:
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(statement).fetchall()
-
-
-def _data_version(observer: sqlite3.Connection) -> int:
-    """A number that moves when somebody else writes."""
-    (version,) = observer.execute("PRAGMA data_version").fetchone()
-    return int(version)
