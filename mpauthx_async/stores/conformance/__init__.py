@@ -9,6 +9,10 @@ to each test (pytest-asyncio in its auto mode runs them):
             async with MyTokenStore(tmp_path / "tokens.db") as store:
                 yield store
 
+A store answers a batch item by item: what it cannot save or begin fails alone (PartialStoreError).
+If your store refuses other data than the suites', such as by a constraint of its table, override
+`refused_user` or `refused_session`.
+
 The store goes by the real time: some sessions last a millisecond. For asserts that
 tell what they compared, put `pytest.register_assert_rewrite("mpauthx_async.stores.conformance")`
 into conftest.py.

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from ...models import Subject
+from ...coalescer import answers_of
+from ...errors import StoreError
+from ...models import NewSession, Session, SessionRef, Subject
 from .. import TokenStore
 from .examples import (
     ALICE,
@@ -25,6 +27,25 @@ __all__ = ["SessionLives"]
 
 class SessionLives:
     """What a TokenStore promises of sessions that begin, live and are revoked."""
+
+    async def refused_session(self, store: TokenStore) -> NewSession:
+        """Make a session that the store may be unable to begin: its nonce is another user's.
+
+        Override it if the store refuses other data, such as by a constraint of its table.
+        """
+        (carols,) = await begin(store, new_session("carol"))
+        return NewSession(SessionRef("shop", "mallory", carols.id), HOUR)
+
+    async def test_a_session_that_cannot_begin_fails_alone(self, store: TokenStore) -> None:
+        refused = await self.refused_session(store)
+        batch = [new_session(), refused, new_session("bob")]
+        first, answer, last = await answers_of(store.issue(batch))
+        assert isinstance(answer, (Session, StoreError))
+        begun = isinstance(answer, Session)
+        assert (isinstance(first, Session), isinstance(last, Session)) == (True, True)
+        assert await is_alive(store, *batch) == [True, begun, True]
+        refs = [new.ref for new in batch]
+        assert list(await answers_of(store.revoke(refs))) == [True, begun, True]
 
     async def test_a_session_is_alive_once_it_was_issued(self, store: TokenStore) -> None:
         new = new_session()

@@ -5,6 +5,8 @@ import time
 from dataclasses import replace
 from typing import ClassVar
 
+from ...coalescer import answers_of
+from ...errors import StoreError
 from ...models import PROFILE_FIELDS, User
 from .. import UserStore
 from .examples import UNUSUAL_IDS
@@ -25,6 +27,23 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
     keeps: ClassVar[frozenset[str]] = frozenset(
         ("union_id", *PROFILE_FIELDS, "created_at", "updated_at")
     )
+
+    async def refused_user(self, store: UserStore) -> User:
+        """Make a user that the store may be unable to save: UTF-8 cannot hold their name.
+
+        Override it if the store refuses other data, such as by a constraint of its table.
+        """
+        return User("o-refused", nick_name="\ud83d")
+
+    async def test_a_user_who_cannot_be_saved_fails_alone(self, store: UserStore) -> None:
+        refused = await self.refused_user(store)
+        batch = [_alice(), refused, User("o-bob")]
+        first, answer, last = await answers_of(store.save(batch))
+        assert (first, last) == (True, True)
+        is_saved = not isinstance(answer, StoreError)
+        alice, kept, bob = await store.get(["o-alice", refused.id, "o-bob"])
+        assert [user and user.id for user in (alice, bob)] == ["o-alice", "o-bob"]
+        assert (kept is not None) == is_saved
 
     async def test_a_user_is_new_once(self, store: UserStore) -> None:
         assert list(await store.save([_alice()])) == [True]
