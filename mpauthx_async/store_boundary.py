@@ -7,10 +7,13 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from .errors import MPAuthXError, StoreError
+from .failure_log import failures
 
 __all__ = ["only_store_errors", "raises_store_errors"]
 
 Store = TypeVar("Store")
+
+_KIND = 200  # characters of a message: they name the store and what is wrong
 
 
 def raises_store_errors(store_class: type[Store]) -> type[Store]:
@@ -23,16 +26,30 @@ def raises_store_errors(store_class: type[Store]) -> type[Store]:
 
 @contextmanager
 def only_store_errors() -> Iterator[None]:
-    """Turn whatever a store does not document into a StoreError with its cause."""
+    """Turn whatever a store does not document into a StoreError with its cause, and log it."""
     try:
         yield
+    except StoreError as error:
+        _log(error)
+        raise
     except MPAuthXError:
         raise
     except Exception as error:
-        raise StoreError(
+        undocumented = StoreError(
             f"The store failed in a way that it does not document ({type(error).__name__}). "
             "The call can be repeated."
-        ) from error
+        )
+        _log(undocumented)
+        raise undocumented from error
+
+
+def _log(error: StoreError) -> None:
+    """Log an error, unless an inner boundary has logged it."""
+    if error.is_logged:
+        return
+    error.is_logged = True
+    kind = f"{type(error).__name__} {str(error)[:_KIND]}"
+    failures.warning("%s", error, extra={"kind": kind})
 
 
 def _answering(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

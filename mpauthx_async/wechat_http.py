@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from .connections import Connections
+from .errcodes import SYSTEM_BUSY, consumes_code, refusal
 from .errors import (
     ConfigurationError,
     ConnectionFailedError,
@@ -24,8 +24,11 @@ from .errors import (
     IncompleteResponseError,
     InvalidResponseError,
     MPAuthXError,
+    OperatorError,
+    UnavailableError,
     WeChatAPIError,
 )
+from .failure_log import failures
 from .frames import clear_frames
 
 __all__ = ["API_HOSTS", "WeChatHTTP", "is_address"]
@@ -33,49 +36,8 @@ __all__ = ["API_HOSTS", "WeChatHTTP", "is_address"]
 API_HOSTS = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
 """WeChat's general API host, and the fallback that it publishes."""
 
-logger = logging.getLogger(__name__)
-
 _ATTEMPTS = 3  # on each host
 _BACKOFF = 0.1  # seconds before the first retry, at most; doubles with each
-_SYSTEM_BUSY = -1
-
-_HINTS = {
-    -1: "WeChat is busy; the code was not consumed, so the client can send it again.",
-    40001: "The access token or app secret is wrong or outdated. Check app_secret; in a web login "
-    "let the user authorize again.",
-    40002: "grant_type must be authorization_code.",
-    40003: "This openid is none of the app's, or not the one that the access token was given for. "
-    "Use the open_id and the app_id that came with the token.",
-    40013: "Check app_id; the client must run under the same AppID.",
-    40029: "The code is unknown, older than 5 minutes or another app's. Get a new one (wx.login or "
-    "the authorize page) and check that client and server use the same AppID.",
-    40014: "The access token is none that WeChat gave out. Get the app's anew; in a web login let "
-    "the user authorize again.",
-    40030: "The refresh token is none that WeChat gave this app, or was withdrawn: the user has to "
-    "authorize again.",
-    40125: "Check app_secret; it may have been reset in WeChat's admin console.",
-    40163: "A code works once: the client or a proxy sent it twice. Get a new one (wx.login or "
-    "the authorize page).",
-    40164: "This server's IP address is not on the list that WeChat's admin console keeps for the "
-    "app: add it there.",
-    40226: "WeChat holds this user for high-risk and blocks the login.",
-    41001: "The access token is missing: pass the one that the user's code was traded for.",
-    41002: "app_id is missing.",
-    41003: "The refresh token is missing: pass the refresh_token that came with the access token.",
-    41004: "app_secret is missing.",
-    41008: "The code is missing.",
-    42001: "The access token has expired: get the app's anew; in a web login refresh the "
-    "user's, or let them authorize again.",
-    42002: "The refresh token has expired, 30 days after the user authorized: they have to "
-    "authorize again.",
-    42007: "The user changed their password, which ended their tokens: they have to authorize "
-    "again.",
-    45009: "The day's number of calls is used up.",
-    45011: "Too many logins of this user (100 a minute). Keep the token instead of logging in "
-    "for each request.",
-    48001: "The user has not granted this, or the app may not ask for it. Authorize with the scope "
-    "snsapi_userinfo (snsapi_login on a website); an Official Account must be a verified one.",
-}
 _MAX_ERRMSG = 500  # characters
 # What follows WeChat's text: "rid: x", "hints: [ req_id: x ]", "hint: [x] rid: y", and WeCom's
 # "hint: [x], from ip: y, more info at z".
@@ -156,8 +118,11 @@ class WeChatHTTP:
 
     async def _ask(self, request: "_Request") -> dict[str, Any]:
         """Ask the hosts in turn; repeat only what is safe to repeat."""
+        host = ""
         failure: MPAuthXError | None = None
         for attempt in range(len(self._hosts) * _ATTEMPTS):
+            if failure is not None:
+                _warn(host, failure)
             host, retry = self._hosts[attempt // _ATTEMPTS], attempt % _ATTEMPTS
             if retry:
                 backoff = _BACKOFF * 2 ** (retry - 1)
@@ -168,9 +133,14 @@ class WeChatHTTP:
             failure = answer
             if not _is_repeatable(failure):
                 break
-            logger.warning("%s: %s", host, failure)
-        if self._on_refused is not None and isinstance(failure, WeChatAPIError):
-            self._on_refused(failure.errcode)
+        if isinstance(failure, WeChatAPIError):
+            if self._on_refused is not None:
+                self._on_refused(failure.errcode)
+        elif failure is not None:
+            was_sent = not isinstance(failure, ConnectionFailedError) or failure.sent
+            failure.retryable = not (was_sent and consumes_code(request.path))
+        if isinstance(failure, (OperatorError, UnavailableError)):
+            _warn(host, failure)
         # Raised outside any except clause: an exception of aiohttp must not become its context.
         raise failure or MPAuthXError("No host was asked.")
 
@@ -292,7 +262,7 @@ def _parse(status: int, answer: bytes, request: _Request) -> dict[str, Any] | MP
     for secret in request.secrets():
         errmsg = errmsg.replace(secret, "***")
     text, rid = _split_errmsg(errmsg[:_MAX_ERRMSG])
-    return WeChatAPIError(errcode, text, rid=rid, hint=_HINTS.get(errcode, ""))
+    return refusal(errcode, text, rid=rid, path=request.path)
 
 
 def _split_errmsg(errmsg: str) -> tuple[str, str | None]:
@@ -328,7 +298,13 @@ def is_address(api_base: object) -> bool:
         return False
 
 
+def _warn(host: str, failure: MPAuthXError) -> None:
+    errcode = failure.errcode if isinstance(failure, WeChatAPIError) else None
+    kind = f"{host} {type(failure).__name__} {errcode}"
+    failures.warning("%s: %s", host, failure, extra={"kind": kind})
+
+
 def _is_repeatable(error: MPAuthXError) -> bool:
     if isinstance(error, ConnectionFailedError):
         return not error.sent
-    return isinstance(error, WeChatAPIError) and error.errcode == _SYSTEM_BUSY
+    return isinstance(error, WeChatAPIError) and error.errcode == SYSTEM_BUSY

@@ -31,9 +31,11 @@ from mpauthx_async import (
     NewSession,
     NoOAuthTokenError,
     OAuthUser,
+    OperatorError,
     OverloadedError,
     ParameterError,
     PartialStoreError,
+    RefusedError,
     Session,
     SessionKeyLostError,
     SessionRef,
@@ -42,9 +44,13 @@ from mpauthx_async import (
     StoreError,
     Subject,
     TokenStatus,
+    UnavailableError,
     User,
     UserNotFoundError,
     WeChatAPIError,
+    WeChatOperatorError,
+    WeChatRefusedError,
+    WeChatUnavailableError,
     decrypt_user_data,
 )
 from mpauthx_async.wechat_sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
@@ -359,6 +365,13 @@ def test_the_status_codes_are_those_of_mpauthx_and_new_ones_start_at_6100():
 
 ERRORS = {
     MPAuthXError: 9999,
+    WeChatAPIError: 6008,
+    RefusedError: 9999,
+    UnavailableError: 9999,
+    OperatorError: 9999,
+    WeChatRefusedError: 6008,
+    WeChatUnavailableError: 6008,
+    WeChatOperatorError: 6008,
     StoreError: 6000,
     PartialStoreError: 6000,
     ParameterError: 6001,
@@ -368,7 +381,6 @@ ERRORS = {
     IncompleteResponseError: 6005,
     ConnectionFailedError: 6006,
     NoOAuthTokenError: 6007,
-    WeChatAPIError: 6008,
     IdentityMismatchError: 6009,
     UserNotFoundError: 6010,
     DecryptionError: 6011,
@@ -389,6 +401,19 @@ def test_each_way_to_fail_has_its_code_and_is_caught_as_an_mpauthx_error(error, 
     assert error.code == code
     assert isinstance(error.code, StatusCode)
     assert issubclass(error, MPAuthXError)
+
+
+BRANCHES = (RefusedError, UnavailableError, OperatorError)
+
+
+@pytest.mark.parametrize(
+    "error", [one for one in ERRORS if one not in (MPAuthXError, WeChatAPIError)]
+)
+def test_each_error_is_of_one_branch(error):
+    assert sum(issubclass(error, branch) for branch in BRANCHES) == 1
+    assert error.http_status in (400, 401, 403, 429, 502, 503)
+    assert not (error.retryable and issubclass(error, (RefusedError, OperatorError)))
+    assert (error.http_status < 500) == issubclass(error, RefusedError)
 
 
 def test_no_public_error_is_left_out_here():

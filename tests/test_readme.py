@@ -248,12 +248,15 @@ async def test_the_url_for_pushed_events(
 
 
 def test_the_table_of_status_codes_is_complete_and_right() -> None:
-    rows = re.findall(r"^\| (\d+) \| (.*?) \| (.*?) \|", README, re.MULTILINE)
-    assert {int(code) for code, _, _ in rows} == {code.value for code in StatusCode}
-    for code, names, exception in rows:
+    table = README.partition("| code | `StatusCode.` |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (\d*) ?\| (.*?) ?\| (.*?) ?\| (.*?) ?\|", table, re.MULTILINE)
+    assert {int(code) for code, *_ in rows if code} == {code.value for code in StatusCode}
+    for code, names, exception, http_status in rows:
         for name in re.findall(r"`(\w+)`", names):
             assert StatusCode[name] == int(code)
         for name in re.findall(r"`(\w+)`", exception):
-            assert getattr(errors, name).code == int(code)
-    in_table = {name for _, _, exception in rows for name in re.findall(r"`(\w+)`", exception)}
+            assert getattr(errors, name).code == int(code or 6008)
+            if http_status.isdigit():
+                assert getattr(errors, name).http_status == int(http_status)
+    in_table = {name for _, _, exception, _ in rows for name in re.findall(r"`(\w+)`", exception)}
     assert in_table == set(errors.__all__)

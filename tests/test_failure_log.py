@@ -1,0 +1,123 @@
+"""The log of failures that are not the client's: what it says, and how often."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from mpauthx_async import MPAuthX, SessionRef, StoreError, WeChatAPIError, WeChatSimulator
+from mpauthx_async.failure_log import OncePerSecond, failures
+from mpauthx_async.simulator import Fault
+
+from .memory_stores import MemoryTokens
+from .service_calls import log_in
+from .simulator_client import Clock
+from .test_service import make, tokens
+
+__all__ = ["make", "tokens"]
+
+Make = Callable[..., MPAuthX]
+
+
+@pytest.fixture
+def now(caplog: pytest.LogCaptureFixture) -> Iterator[Clock]:
+    """The clock of the log, whose lines of other tests are forgotten."""
+    clock = Clock()
+    others, failures.filters[:] = list(failures.filters), [OncePerSecond(lambda: clock.now)]
+    with caplog.at_level(logging.WARNING, failures.name):
+        yield clock
+    failures.filters[:] = others
+
+
+class Broken(MemoryTokens):
+    """A store that says itself that it cannot answer."""
+
+    async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
+        raise StoreError("The disk of tokens is gone.")
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.name == failures.name]
+
+
+async def test_a_wrong_secret_is_logged_with_its_hint(
+    make: Make, wx: WeChatSimulator, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "f" * 32
+    async with make(app_secret=secret) as auth:
+        with pytest.raises(WeChatAPIError):
+            await auth.authorize(wx.login("bob"))
+    (line,) = lines(caplog)
+    assert "errcode 40125" in line
+    assert "Check app_secret" in line
+    assert secret not in line
+
+
+async def test_what_a_client_does_wrong_is_not_logged(
+    make: Make, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make() as auth:
+        with pytest.raises(WeChatAPIError):
+            await auth.authorize("unknown")
+    assert lines(caplog) == []
+
+
+async def test_a_store_that_fails_is_logged_once_a_second_with_a_count(
+    make: Make, wx: WeChatSimulator, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make(tokens=Broken()) as auth:
+        token = (await log_in(auth, wx)).token
+        for _ in range(5):
+            with pytest.raises(StoreError):
+                await auth.is_token_valid(token)
+        now.now += 1
+        with pytest.raises(StoreError):
+            await auth.is_token_valid(token)
+    assert lines(caplog) == [
+        "The disk of tokens is gone.",
+        "The disk of tokens is gone. (4 more like it since the last line)",
+    ]
+
+
+async def test_a_store_of_ours_is_logged_by_each_kind(
+    make: Make,
+    now: Clock,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    missing = tmp_path / "missing"
+    async with make(
+        users=f"sqlite:///{missing}/users.db", tokens=f"sqlite:///{missing}/tokens.db"
+    ) as auth:
+        for _ in range(3):
+            with pytest.raises(StoreError):
+                await auth.refresh_token("bob")
+        with pytest.raises(StoreError):
+            await auth.online_count()
+    told = lines(caplog)
+    assert ["users.db" in line for line in told] == [True, False]
+    assert ["tokens.db" in line for line in told] == [False, True]
+
+
+async def test_a_busy_wechat_is_logged(
+    make: Make, wx: WeChatSimulator, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    wx.fail_next(Fault.SYSTEM_BUSY, 3)
+    async with make() as auth:
+        with pytest.raises(WeChatAPIError):
+            await log_in(auth, wx)
+        now.now += 1
+        wx.fail_next(Fault.SYSTEM_BUSY)
+        await log_in(auth, wx)
+    first, second = lines(caplog)
+    assert "errcode -1" in first
+    assert second.endswith("(2 more like it since the last line)")
+
+
+def test_kinds_do_not_grow_without_end() -> None:
+    limit = OncePerSecond(lambda: 0.0)
+    for number in range(5_000):
+        record = logging.LogRecord("x", logging.WARNING, "", 0, f"kind {number}", None, None)
+        assert limit.filter(record)
+    assert len(limit._last) <= 1_000
