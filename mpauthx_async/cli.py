@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "sessions" in arguments[:1]:
         arguments = guarded(arguments)
     options = _parser().parse_args(arguments)
+    logging.getLogger(__package__).addHandler(logging.NullHandler())  # failures are printed below
     try:
         if options.command == "demo":
             return asyncio.run(run_demo(options.redis))

@@ -548,7 +548,7 @@ async def test_without_a_limit_of_descriptors_connections_are_bounded_all_the_sa
         ({"limit": 1}, 1),
         ({"limit": 100}, 88),  # an eighth is left to other calls
         ({"limit": 0, "limit_per_host": 16}, 14),
-        ({"limit": 0}, 512),  # as many as may begin before the loop is seen to be idle
+        ({"limit": 0}, 256),  # as many as may begin before the loop is seen to be idle
     ],
 )
 async def test_exchanges_keep_to_the_connector_of_a_ready_made_session(options, exchanges):

@@ -18,8 +18,11 @@ from mpauthx_async import (
     ClosedError,
     SqliteTokenStore,
     SqliteUserStore,
+    StoreError,
+    Subject,
     User,
 )
+from mpauthx_async.stores import sqlite_database
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import LARGEST, SOLE, begin, is_alive
 
@@ -116,6 +119,45 @@ class TestLockedDatabase:
                 False,
                 True,
             ]
+
+    async def test_reads_do_not_wait_behind_writes_that_wait(self, path: Path) -> None:
+        async with SqliteTokenStore(path, busy_timeout=PATIENCE) as store:
+            (known,) = await begin(store, KNOWN)
+            with _locked(path):
+                writes = [
+                    asyncio.ensure_future(store.revoke_subject(Subject("shop", f"user-{number}")))
+                    for number in range(8)
+                ]
+                assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
+                assert list(await store.read([KNOWN.ref])) == [known]
+                assert list(await store.bans([ALICE])) == [None]
+                assert await store.online_count("shop") == 1
+                assert not any(write.done() for write in writes)
+            await asyncio.gather(*writes)
+
+    async def test_writes_behind_others_that_wait_are_given_up_and_not_begun(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite_database, "_GRACE", 0.1)
+        banned = [Subject("shop", f"user-{number}") for number in range(8)]
+        async with SqliteTokenStore(path, busy_timeout=0.2) as store:
+            await begin(store, KNOWN)
+            with _locked(path):
+                bans = [store.ban(subject, reason="spam", ttl=None) for subject in banned]
+                outcomes = await asyncio.gather(*bans, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {StoreError}
+            assert await store.revoke_subject(ALICE) == 1  # after whatever was in the queue
+            assert list(await store.bans(banned)) == [None] * 8
+
+    async def test_a_read_sees_what_was_written_before(self, path: Path) -> None:
+        async with SqliteTokenStore(path) as store:
+            for number in range(100):
+                subject = Subject("shop", f"user-{number}")
+                await store.ban(subject, reason="spam", ttl=None)
+                (ban,) = await store.bans([subject])
+                assert ban is not None
+                assert await store.unban(subject)
+                assert list(await store.bans([subject])) == [None]
 
     @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
     async def test_a_file_that_was_locked_at_first_works_later(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import aiosqlite
 
@@ -19,6 +19,7 @@ __all__ = ["Database", "SqliteDatabase", "transaction"]
 
 Database: TypeAlias = str | Path | aiosqlite.Connection
 Result = TypeVar("Result")
+_Opened: TypeAlias = tuple[aiosqlite.Connection, aiosqlite.Connection]  # for reading, for writing
 
 _WAL_RETRY = 0.01  # seconds
 # Files that were open when this process was forked, by device and inode. SQLite's locks belong to
@@ -27,14 +28,22 @@ _WAL_RETRY = 0.01  # seconds
 _left_to_parent: set[tuple[int, int]] = set()
 _OWNER_ONLY = 0o600  # a file's mode
 _NO_FILES = ("", ":memory:")
+_GRACE = 1.0  # seconds that a caller waits beyond `busy_timeout`
 _URI = "file:"  # which some builds of SQLite take without being asked to
 
 
 class SqliteDatabase:
-    """One connection, whose work is done in aiosqlite's thread, a whole batch at a time.
+    """A connection for writing and another for reading, each with a thread of aiosqlite's.
+
+    In WAL mode, reading waits for no lock, so reads have a connection of their own and do not wait
+    behind writes that wait for one. A ready-made connection, and a database in memory, are used for
+    both. What a write has committed, every later read sees.
 
     Each trip to a thread and back waits for the interpreter's lock, for milliseconds when the
     event loop is busy. So a batch is one trip: a function that is given a cursor and does all.
+
+    A caller waits at most `busy_timeout` and a second, in which its work waits for the connection
+    and for locks. Work that has not begun by then is not begun.
 
     A file that does not exist is created with mode 0600, whatever the umask; SQLite gives its
     `-wal` and `-shm` files the same mode. An existing file keeps its mode.
@@ -54,63 +63,99 @@ class SqliteDatabase:
         self._database = database
         self._busy_timeout = busy_timeout
         self._prepare = prepare
-        self._opening = asyncio.Lock()
-        self._connection: aiosqlite.Connection | None = None
+        self._opening: asyncio.Task[_Opened] | None = None
+        self._opened: _Opened | None = None
         self._calls = OpenCalls(self, "This SQLite store")
 
     async def run(self, work: Callable[[sqlite3.Cursor], Result]) -> Result:
-        """Do work in the thread, after what is in progress.
+        """Do work that may write, in the thread, after what is in progress.
 
         Args:
             work: called in the thread, with a cursor whose rows are tuples. Once begun it goes on
-                to its end, even when the caller is cancelled.
+                to its end, even when the caller is cancelled or has waited too long.
 
         Raises:
             ClosedError: after `close()`.
-            StoreError: for whatever SQLite cannot do.
+            StoreError: for whatever SQLite cannot do in time.
         """
-        with self._calls.one():
-            try:
-                async with self._opening:
-                    if self._connection is None:
-                        self._connection = await self._open()
-                return await _in_thread(self._connection, work)
-            except MPAuthXError:
-                raise
-            except Exception as error:
-                raise _store_error(self._database, error) from error
+        return await self._do(work, is_reading=False)
+
+    async def read(self, work: Callable[[sqlite3.Cursor], Result]) -> Result:
+        """Do work that only reads; in all else as `run`."""
+        return await self._do(work, is_reading=True)
 
     async def close(self) -> None:
-        """Close the connection if it was opened here, after what is in progress."""
+        """Close the connections that were opened here, after what is in progress."""
         await self._calls.close()
-        connection, self._connection = self._connection, None
-        if connection is not None and connection is not self._database:
-            await connection.close()
-            unwatch(self)
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        opened, self._opened = self._opened or (), None
+        for connection in set(opened):
+            if connection is not self._database:
+                await connection.close()
+        unwatch(self)
 
     def leave_to_parent(self) -> None:
         """In a forked child process the file is not opened again."""
         if isinstance(self._database, (str, Path)) and (inode := _inode(self._database)):
             _left_to_parent.add(inode)
 
-    async def _open(self) -> aiosqlite.Connection:
+    async def _do(self, work: Callable[[sqlite3.Cursor], Result], *, is_reading: bool) -> Result:
+        with self._calls.one():
+            job = _Job(work, self._busy_timeout)
+            try:
+                async with asyncio.timeout(self._busy_timeout + _GRACE):
+                    reader, writer = await self._connections()
+                    return await _in_thread(reader if is_reading else writer, job)
+            except MPAuthXError:
+                raise
+            except TimeoutError:
+                raise StoreError(
+                    f"{_name(self._database)} did not answer in time. Another process is writing "
+                    "to it for too long, or the disk is slow; the call can be repeated."
+                ) from None
+            except Exception as error:
+                raise _store_error(self._database, error) from error
+            finally:
+                job.is_given_up = True
+
+    async def _connections(self) -> _Opened:
+        """The connections for reading and writing; opening them goes on when a caller gives up."""
+        if self._opened is not None:
+            return self._opened
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open())
+            self._opening.add_done_callback(self._end_opening)
+        return await asyncio.shield(self._opening)
+
+    def _end_opening(self, opening: "asyncio.Task[_Opened]") -> None:
+        self._opening = None
+        if not opening.cancelled() and opening.exception() is None:
+            self._opened = opening.result()
+
+    async def _open(self) -> _Opened:
         if isinstance(self._database, aiosqlite.Connection):
             await _in_thread(self._database, self._prepare)
-            return self._database
+            return self._database, self._database
         if _inode(self._database) in _left_to_parent:
             raise ConfigurationError(
                 f"The parent process had {self._database} open when it forked this one, which "
                 "SQLite does not survive. Open it after the fork, or start processes with 'spawn'."
             )
-        connection = await self._connect(self._database)
+        writer = await self._connect(self._database)
+        reader = writer
         watch(self)
         try:
-            await _in_thread(connection, self._set_up)
+            await _in_thread(writer, self._set_up)
+            if not _is_private(self._database):
+                reader = await self._connect(self._database)
+                await _in_thread(reader, _only_read)
         except BaseException:
-            await connection.close()
+            for connection in {writer, reader}:
+                await connection.close()
             unwatch(self)
             raise
-        return connection
+        return reader, writer
 
     async def _connect(self, path: str | Path) -> aiosqlite.Connection:
         async def connect() -> aiosqlite.Connection:
@@ -145,6 +190,34 @@ class SqliteDatabase:
                 time.sleep(_WAL_RETRY)
         cursor.execute("PRAGMA synchronous = FULL")
         self._prepare(cursor)
+
+
+class _Job(Generic[Result]):
+    """Work for the thread, which is left undone if its caller gives up before it begins.
+
+    Attributes:
+        is_given_up: set by the caller.
+    """
+
+    def __init__(self, work: Callable[[sqlite3.Cursor], Result], busy_timeout: float) -> None:
+        self.is_given_up = False
+        self._work = work
+        self._busy_timeout = busy_timeout
+        self._asked_at = time.monotonic()
+
+    def __call__(self, cursor: sqlite3.Cursor) -> Result:
+        if self.is_given_up:
+            raise StoreError("The caller gave this up before it began.")
+        waited = time.monotonic() - self._asked_at
+        if waited < _GRACE / 2:  # by far the most frequent case
+            return self._work(cursor)
+        left = max(0.0, self._busy_timeout + _GRACE / 2 - waited)
+        (usual,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+        cursor.execute(f"PRAGMA busy_timeout = {min(usual, int(left * 1000))}")
+        try:
+            return self._work(cursor)
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout = {usual}")
 
 
 @contextmanager
@@ -195,8 +268,17 @@ def _inode(path: str | Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _is_private(path: str | Path) -> bool:
+    """Whether a second connection may not see the same database."""
+    return str(path) in _NO_FILES or str(path).startswith(_URI)
+
+
+def _only_read(cursor: sqlite3.Cursor) -> None:
+    cursor.execute("PRAGMA query_only = ON")
+
+
 def _try_to_open(path: str | Path) -> None:
-    if str(path) not in _NO_FILES and not str(path).startswith(_URI):
+    if not _is_private(path):
         _create(path)
     sqlite3.connect(path).close()
 

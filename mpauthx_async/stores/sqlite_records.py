@@ -68,7 +68,7 @@ class SqliteRecords:
     async def get(self, key: str) -> str | None:
         """Read a record; None when there is none, or its time is over."""
         args = (f"record|{key}", self._now())
-        row = await self._database.run(lambda cursor: cursor.execute(_GET, args).fetchone())
+        row = await self._database.read(lambda cursor: cursor.execute(_GET, args).fetchone())
         return None if row is None else row[0].decode(errors="replace")
 
     async def save(self, key: str, text: str, ttl: float) -> None:

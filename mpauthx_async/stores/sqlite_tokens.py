@@ -323,7 +323,7 @@ class SqliteTokenStore:
 
     async def _read(self, work: Callable[[sqlite3.Cursor, int], Result]) -> Result:
         """Do work that reads, with a cursor and the time in Unix milliseconds."""
-        return await self._database.run(lambda cursor: work(cursor, self._now()))
+        return await self._database.read(lambda cursor: work(cursor, self._now()))
 
     async def _write(self, work: Callable[[sqlite3.Cursor, int], Result]) -> Result:
         """As `_read`, in one transaction; the time is when that began."""

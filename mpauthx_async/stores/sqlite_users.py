@@ -77,7 +77,7 @@ class SqliteUserStore:
             people = self._people(cursor, some)
             return [people.user(user_id) for user_id in some]
 
-        return await self._database.run(
+        return await self._database.read(
             lambda cursor: read_each(user_ids, lambda some: get(cursor, some))
         )
 
