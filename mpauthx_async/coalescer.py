@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Generic, TypeVar
 
+from .deadlines import without_call
 from .errors import ClosedError, MPAuthXError, PartialStoreError, StoreError
 from .frames import clear_frames
 from .open_calls import belongs_elsewhere
@@ -14,6 +15,8 @@ __all__ = ["Coalescer", "answers_of", "settle"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _Batch = dict[Item, list["asyncio.Future[Result]"]]
+
+_SWEEPS = 20  # in the longest wait
 
 
 class Coalescer(Generic[Item, Result]):
@@ -37,6 +40,8 @@ class Coalescer(Generic[Item, Result]):
             result that is an Exception is raised to the callers of that item alone.
         max_batch: the most items in a batch.
         max_in_flight: the most batches on their way at once.
+        longest_wait: how long a caller waits at most, in seconds: then it gets a StoreError, and
+            the batch goes on without it. None for as long as it takes.
     """
 
     def __init__(
@@ -45,12 +50,16 @@ class Coalescer(Generic[Item, Result]):
         *,
         max_batch: int = 500,
         max_in_flight: int = 4,
+        longest_wait: float | None = None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
         self._waiting: _Batch[Item, Result] = {}
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._longest_wait = longest_wait
+        self._in_flight: dict[asyncio.Task[None], tuple[float, _Batch[Item, Result]]] = {}
+        self._waiting_since: dict[Item, float] = {}  # of those that were there at the last sweep
+        self._sweep: asyncio.TimerHandle | None = None
         self._dispatch_scheduled = False
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None  # of the first call
@@ -93,16 +102,22 @@ class Coalescer(Generic[Item, Result]):
         while self._waiting or self._in_flight:
             self._dispatch()
             if self._in_flight:
-                await asyncio.wait(self._in_flight)
+                await asyncio.wait(set(self._in_flight))
 
     def _dispatch(self) -> None:
         self._dispatch_scheduled = False
         while self._waiting and len(self._in_flight) < self._max_in_flight:
             batch = self._next_batch()
             if batch:
-                task = asyncio.get_running_loop().create_task(self._answer(batch))
-                self._in_flight.add(task)
+                loop = asyncio.get_running_loop()
+                since = loop.time()
+                if self._waiting_since:
+                    since = min(map(self._waiting_since.pop, batch, repeat(since)))
+                task = loop.create_task(self._answer(batch))
+                self._in_flight[task] = since, batch
                 task.add_done_callback(self._landed)
+                if self._sweep is None and self._longest_wait is not None:
+                    self._sweep_after(self._longest_wait)
 
     def _next_batch(self) -> "_Batch[Item, Result]":
         batch = self._waiting
@@ -117,7 +132,34 @@ class Coalescer(Generic[Item, Result]):
                 del batch[item]
         return batch
 
+    def _sweep_after(self, longest_wait: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(longest_wait / _SWEEPS, self._fail_overdue, longest_wait)
+
+    def _fail_overdue(self, longest_wait: float) -> None:
+        """Fail the callers who would wait too long by the next sweep."""
+        self._sweep = None
+        now = asyncio.get_running_loop().time()
+        interval = longest_wait / _SWEEPS
+        overdue = [
+            futures
+            for since, batch in self._in_flight.values()
+            if now - since > longest_wait - interval
+            for futures in batch.values()
+        ]
+        self._waiting_since = {
+            item: self._waiting_since.get(item, now - interval) for item in self._waiting
+        }
+        for item, since in list(self._waiting_since.items()):
+            if now - since > longest_wait - interval:
+                del self._waiting_since[item]
+                overdue.append(self._waiting.pop(item))
+        settle(chain.from_iterable(overdue), _overdue())
+        if self._in_flight:
+            self._sweep_after(longest_wait)
+
     async def _answer(self, batch: "_Batch[Item, Result]") -> None:
+        without_call()
         try:
             results = await self._results(list(batch))
         except BaseException as error:
@@ -139,7 +181,7 @@ class Coalescer(Generic[Item, Result]):
         return results
 
     def _landed(self, task: "asyncio.Task[None]") -> None:
-        self._in_flight.discard(task)
+        del self._in_flight[task]
         if self._waiting:
             self._dispatch()
 
@@ -176,6 +218,13 @@ def settle(futures: "Iterable[asyncio.Future[Result]]", outcome: Result | BaseEx
             future.set_exception(_copy(outcome) if anybody else outcome)
         anybody = True
     return anybody
+
+
+def _overdue() -> StoreError:
+    return StoreError(
+        "The store did not answer in time; it may yet do what it was asked. The call can be "
+        "repeated."
+    )
 
 
 def _copy(error: BaseException) -> BaseException:

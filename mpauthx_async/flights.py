@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from .coalescer import settle
+from .deadlines import one_call, without_call
 
 __all__ = ["Flights"]
 
@@ -48,8 +49,10 @@ class Flights(Generic[Key, Result]):
             await asyncio.wait(self._tasks)
 
     async def _do(self, key: Key, work: Callable[[], Awaitable[Result]]) -> None:
+        without_call()
         try:
-            result = await work()
+            with one_call():
+                result = await work()
         except BaseException as error:
             anybody = settle(self._callers.pop(key), error)
             if not isinstance(error, Exception):

@@ -12,6 +12,8 @@ from functools import wraps
 from types import FrameType
 from typing import Any, TypeVar, cast
 
+from .deadlines import one_call
+
 __all__ = ["clear_frames", "clears_frames", "methods_clear_frames"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -49,13 +51,17 @@ def clear_frames(error: BaseException) -> None:
 
 
 def clears_frames(function: Function) -> Function:
-    """Decorate a function, async or not, to raise without local variables: see `clear_frames`."""
+    """Decorate a function, async or not, to raise without local variables: see `clear_frames`.
+
+    An async one is one call, with one deadline for each system that it waits for.
+    """
     if inspect.iscoroutinefunction(function):
 
         @wraps(function)
         async def awaited(*args: Any, **options: Any) -> Any:
             try:
-                return await function(*args, **options)
+                with one_call():
+                    return await function(*args, **options)
             except BaseException as error:
                 del args, options
                 clear_frames(error)

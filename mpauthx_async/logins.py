@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from .bans import Bans
 from .coalescer import Coalescer, answers_of, settle
 from .connections import Connections
+from .deadlines import one_call
 from .devices import NO_DEVICE, Device
 from .errors import (
     BannedError,
@@ -42,7 +43,7 @@ from .models import (
 )
 from .sealing import SessionKeySealer, with_open_id
 from .session_keys import replace_session_key
-from .stores import SessionKeyStore, TokenStore, UserStore
+from .stores import SessionKeyStore, TokenStore, UserStore, longest_wait
 from .tokens import TokenSigner, new_nonce, new_nonces
 from .userdata import decrypt_user_data
 
@@ -121,8 +122,13 @@ class Logins:
             events.watched("login", self._finish_logins),
             max_batch=_MAX_BATCH,
             max_in_flight=1,
+            longest_wait=longest_wait(users, tokens),
         )
-        self._refreshes = Coalescer(events.watched("refresh", self._finish_refreshes), max_batch=64)
+        self._refreshes = Coalescer(
+            events.watched("refresh", self._finish_refreshes),
+            max_batch=64,
+            longest_wait=longest_wait(users, tokens),
+        )
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -234,7 +240,8 @@ class Logins:
 
     async def _trade(self, login: "_Login") -> None:
         try:
-            login.traded = await login.trade(login.code)
+            with one_call():
+                login.traded = await login.trade(login.code)
             answer = self._traded.submit(login)
         except BaseException as error:
             self._connections.login_limit.exchanged()
@@ -301,6 +308,14 @@ class Logins:
 
     async def _finish_logins(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
         """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
+        with one_call():
+            results = await self._finish(logins)
+        for login, result in zip(logins, results, strict=True):
+            if self._under_way.get(login.key) is not login:  # its callers have waited too long
+                self._give_up(result)
+        return results
+
+    async def _finish(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
         now = int(self._clock() * 1000)
         # Decrypting takes two milliseconds for a hundred logins while the event loop is idle, and
         # several times as long while it is busy: both contend for the GIL.

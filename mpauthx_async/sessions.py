@@ -21,7 +21,7 @@ from .events import Events, Revoked, Rotated, TokenReuseDetected, TokensValidate
 from .models import AuthResult, OnlinePage, Session, SessionRef, Subject, User
 from .near_cache import NearCache, NearCaching
 from .store_boundary import only_store_errors
-from .stores import TokenStore, UserStore
+from .stores import TokenStore, UserStore, longest_wait
 from .subjects import Subjects
 from .tokens import TokenSigner, is_nonce
 
@@ -82,12 +82,17 @@ class Sessions:
         self._shares = shares
         self._grace = grace
         self._clock = clock
-        self._lookups = Coalescer(self._lookup, max_in_flight=2)
-        self._reads = Coalescer(events.watched("read", self._read))
-        self._lists: Coalescer[Subject, Sequence[Session]] = Coalescer(self._list)
-        self._revocations = Coalescer(events.watched("revoke", tokens.revoke))
-        self._rotations = Coalescer(events.watched("rotate", self._rotate))
-        self._reuses = Coalescer(events.watched("end_reused", self._end_reused))
+        wait = longest_wait(tokens)
+        self._lookups = Coalescer(self._lookup, max_in_flight=2, longest_wait=wait)
+        self._reads = Coalescer(events.watched("read", self._read), longest_wait=wait)
+        self._lists: Coalescer[Subject, Sequence[Session]] = Coalescer(
+            self._list, longest_wait=wait
+        )
+        self._revocations = Coalescer(events.watched("revoke", tokens.revoke), longest_wait=wait)
+        self._rotations = Coalescer(
+            events.watched("rotate", self._rotate), longest_wait=longest_wait(users, tokens)
+        )
+        self._reuses = Coalescer(events.watched("end_reused", self._end_reused), longest_wait=wait)
         self._renewals = Coalescer(events.watched("renew", self._renew), max_in_flight=1)
         self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None
         # What may be asked before `end_of`; not where lives slide, for a use has to be noted.

@@ -4,6 +4,8 @@ import asyncio
 import json
 import random
 import re
+import time
+import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +17,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from .connections import Connections
+from .deadlines import trip
 from .errcodes import SYSTEM_BUSY, consumes_code, refusal
 from .errors import (
     ConfigurationError,
@@ -36,6 +39,9 @@ __all__ = ["API_HOSTS", "WeChatHTTP", "is_address"]
 API_HOSTS = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
 """WeChat's general API host, and the fallback that it publishes."""
 
+LONGEST_WAIT = 10.0  # seconds for one call, with all attempts on all hosts
+_MAX_ANSWER = 2**20  # bytes
+_GZIP_OR_ZLIB = 32  # see zlib: tells the format by its header
 _ATTEMPTS = 3  # on each host
 _BACKOFF = 0.1  # seconds before the first retry, at most; doubles with each
 _MAX_ERRMSG = 500  # characters
@@ -117,22 +123,28 @@ class WeChatHTTP:
         return self._ask(_Request("POST", path, query, body))
 
     async def _ask(self, request: "_Request") -> dict[str, Any]:
-        """Ask the hosts in turn; repeat only what is safe to repeat."""
+        """Ask the hosts in turn, while there is time; repeat only what is safe to repeat."""
         host = ""
         failure: MPAuthXError | None = None
-        for attempt in range(len(self._hosts) * _ATTEMPTS):
-            if failure is not None:
-                _warn(host, failure)
-            host, retry = self._hosts[attempt // _ATTEMPTS], attempt % _ATTEMPTS
-            if retry:
-                backoff = _BACKOFF * 2 ** (retry - 1)
-                await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
-            answer = await self._ask_once(host, request)
-            if not isinstance(answer, MPAuthXError):
-                return answer
-            failure = answer
-            if not _is_repeatable(failure):
-                break
+        with trip("WeChat", LONGEST_WAIT) as seconds:
+            deadline = time.monotonic() + seconds
+            for attempt in range(len(self._hosts) * _ATTEMPTS):
+                if failure is not None:
+                    _warn(host, failure)
+                host, retry = self._hosts[attempt // _ATTEMPTS], attempt % _ATTEMPTS
+                if retry:
+                    backoff = _BACKOFF * 2 ** (retry - 1)
+                    await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (no secret)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    failure = failure or _connection_failed(aiohttp.ConnectionTimeoutError())
+                    break
+                answer = await self._ask_once(host, request, left)
+                if not isinstance(answer, MPAuthXError):
+                    return answer
+                failure = answer
+                if not _is_repeatable(failure):
+                    break
         if isinstance(failure, WeChatAPIError):
             if self._on_refused is not None:
                 self._on_refused(failure.errcode)
@@ -144,9 +156,12 @@ class WeChatHTTP:
         # Raised outside any except clause: an exception of aiohttp must not become its context.
         raise failure or MPAuthXError("No host was asked.")
 
-    async def _ask_once(self, host: str, request: "_Request") -> dict[str, Any] | MPAuthXError:
-        """The JSON object that WeChat answers; or what went wrong, as a value."""
+    async def _ask_once(
+        self, host: str, request: "_Request", seconds: float
+    ) -> dict[str, Any] | MPAuthXError:
+        """The JSON object that WeChat answers in time; or what went wrong, as a value."""
         session = self._connections.http
+        limits = session.timeout
         try:
             response = await session.request(
                 request.method,
@@ -154,6 +169,13 @@ class WeChatHTTP:
                 data=None if request.body is None else aiohttp.JsonPayload(request.body),
                 allow_redirects=False,
                 raise_for_status=False,
+                auto_decompress=False,  # its size is bounded here
+                timeout=aiohttp.ClientTimeout(
+                    total=min(seconds, limits.total or seconds),
+                    connect=limits.connect,
+                    sock_connect=limits.sock_connect,
+                    sock_read=limits.sock_read,
+                ),
                 middlewares=(request.send,),
             )
         except ConnectionFailedError as error:
@@ -161,8 +183,8 @@ class WeChatHTTP:
         except (aiohttp.ClientError, OSError) as error:
             return _connection_failed(error)
         try:
-            # Not 'async with': read() releases the connection, at the end and when it fails.
-            return _parse(response.status, await response.read(), request)
+            # Not 'async with': reading releases the connection, at the end and when it fails.
+            return _parse(response.status, await _read(response), request)
         except TimeoutError as error:
             return _connection_failed(error)
         except (aiohttp.ClientError, OSError) as error:
@@ -234,16 +256,49 @@ class _PublicTrace:
     async def send_request_chunk_sent(self, method: str, _: URL, chunk: bytes) -> None:
         await self._trace.send_request_chunk_sent(method, self._url, bytes(len(chunk)))
 
-    async def send_response_chunk_received(self, method: str, _: URL, chunk: bytes) -> None:
-        await self._trace.send_response_chunk_received(method, self._url, bytes(len(chunk)))
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+    """An answer, decompressed; None if it is too long or compressed in an unknown way."""
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    answer = bytearray()
+    try:
+        async for piece in response.content.iter_any():
+            answer += piece
+            if len(answer) > _MAX_ANSWER:
+                break
+    except BaseException:
+        response.close()
+        raise
+    if len(answer) > _MAX_ANSWER:
+        response.close()  # the rest is not read, so the connection cannot be used again
+        return None
+    if encoding in ("", "identity"):
+        return bytes(answer)
+    if encoding not in ("gzip", "deflate"):
+        return None
+    inflating = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_OR_ZLIB)
+    try:
+        inflated = inflating.decompress(answer, _MAX_ANSWER + 1)
+    except zlib.error:
+        raise aiohttp.ClientPayloadError from None
+    if len(inflated) > _MAX_ANSWER:
+        return None
+    if not inflating.eof:
+        raise aiohttp.ClientPayloadError
+    return inflated
 
 
-def _parse(status: int, answer: bytes, request: _Request) -> dict[str, Any] | MPAuthXError:
+def _parse(status: int, answer: bytes | None, request: _Request) -> dict[str, Any] | MPAuthXError:
     """WeChat's answer by its content: the Content-Type says text/plain."""
     if status != 200:
         return HTTPStatusError(
             f"WeChat answered with HTTP status {status} instead of 200; a proxy may stand between.",
             status,
+        )
+    if answer is None:
+        return InvalidResponseError(
+            "WeChat's answer is longer than 1 MiB, or compressed in an unknown way; a proxy may "
+            "stand between."
         )
     if not answer.strip():
         return EmptyResponseError("WeChat answered with an empty body.")

@@ -54,6 +54,7 @@ __all__ = [
     "SqliteUserStore",
     "TokenStore",
     "UserStore",
+    "longest_wait",
     "open_records",
     "open_token_store",
     "open_user_store",
@@ -297,6 +298,16 @@ class OAuthTokenStore(Protocol):
             nonce: the state's name, 16 letters and digits.
             ttl: for how many seconds to remember it.
         """
+
+
+def longest_wait(*stores: object) -> float | None:
+    """How long a call waits for stores at most, in seconds; None if one of them does not say.
+
+    A store says it by an attribute of this name.
+    """
+    waits = [getattr(store, "longest_wait", None) for store in stores]
+    known = [wait for wait in waits if isinstance(wait, (int, float))]
+    return sum(known) if len(known) == len(waits) else None
 
 
 @clears_frames

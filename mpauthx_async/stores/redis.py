@@ -23,7 +23,7 @@ from ..models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ..near_cache import NearCache
 from ..store_boundary import raises_store_errors
 from .online_cursor import OnlineCursor
-from .redis_database import AnyRedis, RedisDatabase, is_replica, store_error
+from .redis_database import LONGEST_WAIT, AnyRedis, RedisDatabase, is_replica, store_error
 from .redis_layout import (
     SESSION_PREFIX,
     SessionTerms,
@@ -257,6 +257,11 @@ class RedisTokenStore:
         cache = NearCache(self._near_cache)
         self._tracking.subscribe(cache)
         return cache
+
+    @property
+    def longest_wait(self) -> float:
+        """How long a call waits for it at most, in seconds."""
+        return LONGEST_WAIT
 
     async def close(self) -> None:
         """Close the pool if it was opened here, after what is in progress; may be called again."""

@@ -21,16 +21,17 @@ from redis.exceptions import (
 )
 
 from ..connections import Connections, RedisClient
+from ..deadlines import trip
 from ..errors import ConfigurationError, MPAuthXError, StoreError
 from ..open_calls import OpenCalls
 
-__all__ = ["AnyRedis", "RedisDatabase", "is_replica", "store_error"]
+__all__ = ["LONGEST_WAIT", "AnyRedis", "RedisDatabase", "is_replica", "store_error"]
 
 AnyRedis: TypeAlias = Connections | RedisClient | str
 Result = TypeVar("Result")
 
 _OLDEST_SERVER = (6, 2)  # its version
-_LONGEST_TRIP = 5.0  # seconds, with all attempts
+LONGEST_WAIT = 5.0  # seconds for one call, with all trips and attempts
 _ATTEMPTS = 4
 _BACKOFF = 0.1  # seconds before the second attempt, at most; doubles with each
 # After these the server, or the one that took its place, may answer on a new connection. redis-py
@@ -82,8 +83,9 @@ class RedisDatabase:
         """
         with self._calls.one():
             try:
-                async with asyncio.timeout(_LONGEST_TRIP):
-                    return await self._attempt(work)
+                with trip("Redis", LONGEST_WAIT) as seconds:
+                    async with asyncio.timeout(seconds):
+                        return await self._attempt(work)
             except MPAuthXError:
                 raise
             except Exception as error:
@@ -183,7 +185,7 @@ def store_error(error: Exception) -> StoreError:
         advice = "Check the user and the password in its URL."
     elif is_replica(error):
         advice = "Its address leads to a replica: it must lead to the primary."
-    text = str(error).rstrip(".") or f"no answer within {_LONGEST_TRIP:.0f} seconds"
+    text = str(error).rstrip(".") or f"no answer within {LONGEST_WAIT:.0f} seconds"
     return StoreError(
         f"Redis did not answer as it should ({type(error).__name__}: {text}). {advice}"
     )

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import aiosqlite
 
+from ..deadlines import trip
 from ..errors import ConfigurationError, MPAuthXError, StoreError
 from ..forks import unwatch, watch
 from ..open_calls import OpenCalls
@@ -67,6 +68,11 @@ class SqliteDatabase:
         self._opened: _Opened | None = None
         self._calls = OpenCalls(self, "This SQLite store")
 
+    @property
+    def longest_wait(self) -> float:
+        """How long a call waits at most, in seconds."""
+        return self._busy_timeout + _GRACE
+
     async def run(self, work: Callable[[sqlite3.Cursor], Result]) -> Result:
         """Do work that may write, in the thread, after what is in progress.
 
@@ -104,9 +110,10 @@ class SqliteDatabase:
         with self._calls.one():
             job = _Job(work, self._busy_timeout)
             try:
-                async with asyncio.timeout(self._busy_timeout + _GRACE):
-                    reader, writer = await self._connections()
-                    return await _in_thread(reader if is_reading else writer, job)
+                with trip("SQLite", self.longest_wait) as seconds:
+                    async with asyncio.timeout(seconds):
+                        reader, writer = await self._connections()
+                        return await _in_thread(reader if is_reading else writer, job)
             except MPAuthXError:
                 raise
             except TimeoutError:

@@ -311,6 +311,11 @@ class SqliteTokenStore:
 
         return await self._write(replace_key)
 
+    @property
+    def longest_wait(self) -> float:
+        """How long a call waits for it at most, in seconds: `busy_timeout` and one."""
+        return self._database.longest_wait
+
     async def close(self) -> None:
         """Close the database if it was opened here; may be called again."""
         await self._database.close()

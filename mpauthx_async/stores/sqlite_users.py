@@ -90,6 +90,11 @@ class SqliteUserStore:
         now = self._now()
         return await self._change(user_id, lambda people: people.clear(user_id, fields, now))
 
+    @property
+    def longest_wait(self) -> float:
+        """How long a call waits for it at most, in seconds: `busy_timeout` and one."""
+        return self._database.longest_wait
+
     async def close(self) -> None:
         """Close the database if it was opened here; may be called again."""
         await self._database.close()

@@ -1,0 +1,76 @@
+"""Deadlines: how long one call waits for each of WeChat, Redis and SQLite, over all its trips."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+__all__ = ["one_call", "trip", "without_call"]
+
+
+class _Account:
+    """What a call may still wait for a system. Trips that are made at once count once."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self._trips = 0
+        self._since = 0.0
+
+    def begin(self) -> float:
+        """Begin a trip; returns how many seconds are left for it."""
+        now = time.monotonic()
+        if not self._trips:
+            self._since = now
+        self._trips += 1
+        return max(0.0, self._left - (now - self._since))
+
+    def end(self) -> None:
+        self._trips -= 1
+        if not self._trips:
+            self._left -= time.monotonic() - self._since
+
+
+_accounts: ContextVar[dict[str, _Account] | None] = ContextVar("mpauthx_accounts", default=None)
+
+
+@contextmanager
+def one_call() -> Iterator[None]:
+    """All trips that are made inside are those of one call, unless they are of an outer one."""
+    if _accounts.get() is not None:
+        yield
+        return
+    token = _accounts.set({})
+    try:
+        yield
+    finally:
+        _accounts.reset(token)
+
+
+def without_call() -> None:
+    """In a task that works for many: its trips are nobody's in particular from now on."""
+    _accounts.set(None)
+
+
+@contextmanager
+def trip(system: str, longest: float) -> Iterator[float]:
+    """A trip to a system, which counts for the running call.
+
+    Args:
+        system: its name.
+        longest: how long a call may wait for the system, in seconds.
+
+    Yields:
+        How many seconds are left.
+    """
+    accounts = _accounts.get()
+    if accounts is None:
+        yield longest
+        return
+    account = accounts.get(system)
+    if account is None:
+        account = accounts[system] = _Account(longest)
+    left = account.begin()
+    try:
+        yield left
+    finally:
+        account.end()

@@ -1,0 +1,209 @@
+"""What a caller waits at worst, over all trips, attempts and hosts."""
+
+import asyncio
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from mpauthx_async import (
+    Ban,
+    ConnectionFailedError,
+    InvalidResponseError,
+    MPAuthX,
+    NewSession,
+    Session,
+    StoreError,
+    Subject,
+    WeChatSimulator,
+    WeChatUnavailableError,
+    deadlines,
+    wechat_http,
+)
+from mpauthx_async.coalescer import Coalescer
+from mpauthx_async.deadlines import one_call, trip
+
+from .memory_stores import MemoryTokens, MemoryUsers
+from .service_calls import log_in
+from .test_service import make
+from .test_wechat import SESSION_KEY, Act, Answer, Server, asking, refused, success
+
+__all__ = ["make"]
+
+Make = Callable[..., MPAuthX]
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(deadlines.time, "monotonic", lambda: self.now)
+
+    def spend(self, seconds: float, system: str = "Redis") -> float:
+        """Make a trip that takes so long; returns how many seconds were left for it."""
+        with trip(system, 5) as left:
+            self.now += seconds
+        return left
+
+
+class TestOneCall:
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
+        return Clock(monkeypatch)
+
+    def test_its_trips_share_the_time_of_a_system(self, clock: Clock) -> None:
+        with one_call():
+            assert [clock.spend(2) for _ in range(4)] == [5, 3, 1, 0]
+            assert clock.spend(1, "SQLite") == 5
+
+    def test_another_call_has_its_own(self, clock: Clock) -> None:
+        for _ in range(2):
+            with one_call():
+                assert clock.spend(4) == 5
+
+    def test_a_call_inside_a_call_is_the_same(self, clock: Clock) -> None:
+        with one_call():
+            clock.spend(4)
+            with one_call():
+                assert clock.spend(0) == 1
+
+    def test_trips_that_are_made_at_once_count_once(self, clock: Clock) -> None:
+        with one_call():
+            with trip("Redis", 5), trip("Redis", 5):
+                clock.now += 2
+            assert clock.spend(0) == 3
+
+    def test_trips_outside_a_call_are_on_their_own(self, clock: Clock) -> None:
+        assert [clock.spend(5) for _ in range(2)] == [5, 5]
+
+
+class TestCoalescer:
+    async def test_no_caller_waits_longer_than_that_wherever_it_is(self) -> None:
+        gate, asked = asyncio.Event(), []
+
+        async def run(items: Sequence[int]) -> Sequence[int]:
+            asked.append(list(items))
+            await gate.wait()
+            return items
+
+        calls: Coalescer[int, int] = Coalescer(run, max_in_flight=1, longest_wait=0.1)
+        first = calls.submit(1)
+        await asyncio.sleep(0)
+        waiting = calls.submit(2)
+        for call in (first, waiting):
+            with pytest.raises(StoreError, match="did not answer in time"):
+                await call
+        gate.set()
+        assert await calls.submit(3) == 3
+        assert asked == [[1], [3]]  # what was given up before it began was not asked
+        await calls.close()
+
+    async def test_a_caller_who_came_later_waits_on(self) -> None:
+        gate = asyncio.Event()
+
+        async def run(items: Sequence[int]) -> Sequence[int]:
+            await gate.wait()
+            return items
+
+        calls: Coalescer[int, int] = Coalescer(run, max_in_flight=1, longest_wait=1)
+        first = calls.submit(1)
+        await asyncio.sleep(0.5)
+        second = calls.submit(2)
+        with pytest.raises(StoreError):
+            await first
+        assert not second.done()
+        gate.set()
+        assert await second == 2
+        await calls.close()
+
+
+class Hanging(MemoryTokens):
+    """A store that keeps its callers waiting until the gate opens."""
+
+    longest_wait = 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
+        await self.gate.wait()
+        return await super().issue(sessions)
+
+
+async def test_a_login_that_is_given_up_leaves_no_token(make: Make, wx: WeChatSimulator) -> None:
+    tokens, users = Hanging(), MemoryUsers()
+    users.longest_wait = 0.1  # type: ignore[attr-defined]
+    async with make(users=users, tokens=tokens) as auth:
+        with pytest.raises(StoreError, match="did not answer in time"):
+            await log_in(auth, wx)
+        tokens.gate.set()
+    assert await tokens.sessions(Subject("shop", "bob")) == []
+
+
+class TestWeChat:
+    async def test_without_time_nothing_is_sent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 0)
+        async with Server(success()) as server, asking(server.url) as wechat:
+            with pytest.raises(ConnectionFailedError) as caught:
+                await wechat.code_to_session("code")
+        assert (caught.value.sent, caught.value.retryable) == (False, True)
+        assert server.requests == []
+
+    async def test_hosts_that_hang_share_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 0.2)
+        async with Server(Act.HANG) as server, asking(server.url, server.url) as wechat:
+            with pytest.raises(ConnectionFailedError) as caught:
+                await wechat.code_to_session("code")
+        assert (caught.value.sent, caught.value.retryable) == (True, False)
+        assert len(server.requests) == 1
+
+    async def test_a_busy_wechat_is_asked_again_only_in_time(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 0.2)
+        monkeypatch.setattr(wechat_http, "_BACKOFF", 1e9)
+        monkeypatch.setattr(wechat_http.random, "uniform", lambda *_: 0.3)
+        async with Server(refused(-1)) as server, asking(server.url) as wechat:
+            with pytest.raises(WeChatUnavailableError):
+                await wechat.code_to_session("code")
+        assert len(server.requests) == 1
+
+    async def test_calls_of_one_call_share_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 0.3)
+        async with Server(Act.HANG) as server, asking(server.url) as wechat:
+            with one_call():
+                for _ in range(3):
+                    with pytest.raises(ConnectionFailedError):
+                        await wechat.code_to_session("code")
+        assert len(server.requests) == 1
+
+
+LONG = json.dumps({"openid": "bob", "session_key": SESSION_KEY, "nickname": "x" * 2**20})
+
+
+class TestLongAnswers:
+    @pytest.mark.parametrize(
+        ("body", "encoding"),
+        [
+            (LONG.encode(), ""),
+            (gzip.compress(LONG.encode()), "Content-Encoding: gzip\r\n"),
+            (zlib.compress(LONG.encode()), "Content-Encoding: deflate\r\n"),
+            (gzip.compress(b"[" * 2**26), "Content-Encoding: gzip\r\n"),
+            (b"{}", "Content-Encoding: br\r\n"),
+        ],
+        ids=["plain", "gzip", "deflate", "bomb", "unknown"],
+    )
+    async def test_are_refused(self, body: bytes, encoding: str) -> None:
+        async with Server(Answer(body, headers=encoding)) as server, asking(server.url) as wechat:
+            with pytest.raises(InvalidResponseError, match="longer than 1 MiB"):
+                await wechat.code_to_session("code")
+
+    @pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
+    async def test_compressed_ones_are_read(self, compress: Callable[[bytes], bytes]) -> None:
+        kind = "gzip" if compress is gzip.compress else "deflate"
+        body = compress(str(success().body).encode())
+        answer = Answer(body, headers=f"Content-Encoding: {kind}\r\n")
+        async with Server(answer) as server, asking(server.url) as wechat:
+            assert (await wechat.code_to_session("code")).open_id == "bob"
