@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from .frames import methods_clear_frames
 from .record_sealer import RecordSealer
 from .stores import Records
 from .stores.records import within_lock
+from .wechat_text import is_credential
 
 __all__ = ["AppAccessToken"]
 
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _REFUSED = (40001, 40014, 42001)  # WeChat's errcodes for an access token that is no longer good
-_TOKEN = re.compile(r"[\x21-\x7e]+")
 _FORCED_EVERY = 7200  # seconds: WeChat allows 20 forced refreshes a day, in all processes
 _AHEAD = 240  # seconds before its end; WeChat gives a new one from 300 on, and both are good
 
@@ -155,6 +154,6 @@ def _decode(text: str | None) -> _Kept | None:
         token, until = json.loads(text or "")
     except (ValueError, TypeError, RecursionError):
         return None
-    if not isinstance(token, str) or not _TOKEN.fullmatch(token) or type(until) is not int:
+    if not is_credential(token) or type(until) is not int:
         return None
     return _Kept(token, until)

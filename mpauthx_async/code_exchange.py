@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from .errors import ConfigurationError, InvalidResponseError
-from .models import CodeSession, is_user_id
+from .models import CodeSession
 from .wechat_http import API_HOSTS, WeChatHTTP
+from .wechat_text import is_credential, is_user_id, union_id_of
 
 __all__ = ["CodeExchange", "ComponentExchange", "MiniProgramExchange", "WeComExchange"]
 
@@ -143,9 +144,6 @@ def _names_open_id(session: CodeSession, payload: Mapping[str, Any]) -> bool:
 
 def _session(answer: Mapping[str, Any]) -> CodeSession:
     open_id, session_key = answer.get("openid"), answer.get("session_key")
-    union_id = answer.get("unionid") or None
-    if not is_user_id(open_id) or not isinstance(session_key, str) or not session_key:
-        raise InvalidResponseError("WeChat's answer has no openid and session_key.")
-    if union_id is not None and not is_user_id(union_id):
-        raise InvalidResponseError("WeChat's answer has a unionid that is none.")
-    return CodeSession(str(open_id), session_key, union_id)
+    if not is_user_id(open_id) or not is_credential(session_key):
+        raise InvalidResponseError("WeChat's answer has no well-formed openid and session_key.")
+    return CodeSession(str(open_id), session_key, union_id_of(answer))

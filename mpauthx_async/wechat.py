@@ -8,14 +8,14 @@ from .code_exchange import CodeExchange, MiniProgramExchange
 from .connections import Connections
 from .errors import ConfigurationError, InvalidResponseError, ParameterError, WeChatAPIError
 from .frames import methods_clear_frames
-from .models import CodeSession, OAuthToken, OAuthUser, PhoneNumber, is_user_id
+from .models import CodeSession, OAuthToken, OAuthUser, PhoneNumber
 from .userdata import sign_user_state
 from .wechat_http import API_HOSTS, WeChatHTTP
+from .wechat_text import is_credential, is_user_id, profile_text, union_id_of
 
 __all__ = ["WeChatAPI", "check_code", "check_lang"]
 
 _CODE = re.compile(r"[\x21-\x7e]{1,512}")
-_TOKEN = re.compile(r"[\x21-\x7e]{1,1024}")
 _NOT_GOOD = (40001, 40003, 40014, 42001, 42007)  # WeChat's errcodes for an access token
 _INVALID_SIGNATURE = 87009  # WeChat's errcode for a session key that is not the user's
 _LONGEST_LIFE = 31_536_000  # seconds: WeChat gives 7,200
@@ -138,10 +138,8 @@ class WeChatAPI:
         answer = await self._http.get("/sns/userinfo", query)
         if answer.get("openid") != token.open_id:
             raise InvalidResponseError("WeChat's answer does not have the openid asked for.")
-        union_id = answer.get("unionid")
-        return OAuthUser.from_wechat(
-            token.open_id, union_id if is_user_id(union_id) else token.union_id, answer
-        )
+        union_id = union_id_of(answer) or token.union_id
+        return OAuthUser.from_wechat(token.open_id, union_id, answer)
 
     async def is_oauth_token_valid(self, open_id: str, access_token: str) -> bool:
         """Ask whether an access token is this user's and still good.
@@ -184,7 +182,7 @@ class WeChatAPI:
             },
         )
         token, expires_in = answer.get("access_token"), answer.get("expires_in")
-        if not _is_token(token) or not _is_lifetime(expires_in):
+        if not is_credential(token) or not _is_lifetime(expires_in):
             raise InvalidResponseError("WeChat's answer has no access_token and expires_in.")
         return token, expires_in
 
@@ -242,7 +240,7 @@ class WeChatAPI:
                 raise
             return None
         new_key = answer.get("session_key")
-        if not isinstance(new_key, str) or not new_key or answer.get("openid") != open_id:
+        if not is_credential(new_key) or answer.get("openid") != open_id:
             raise InvalidResponseError("WeChat's answer has no session_key of this openid.")
         return new_key
 
@@ -262,16 +260,12 @@ def check_lang(lang: object) -> None:
         raise ParameterError(f"lang must be one of {', '.join(_LANGUAGES)}.")
 
 
-def _is_token(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
-
-
 def _is_lifetime(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 < value <= _LONGEST_LIFE
 
 
 def _check_token(name: str, value: object) -> None:
-    if not _is_token(value):
+    if not is_credential(value):
         raise ParameterError(f"{name} is required, as WeChat gave it.")
 
 
@@ -295,26 +289,24 @@ def _signed(open_id: str, session_key: str, access_token: str) -> dict[str, str]
 
 def _oauth_token(answer: Mapping[str, Any], now: int) -> OAuthToken:
     get = answer.get
-    open_id, union_id, expires_in = get("openid"), get("unionid") or None, get("expires_in")
+    open_id, expires_in = get("openid"), get("expires_in")
     access_token, refresh_token = get("access_token"), get("refresh_token")
     if (
         not is_user_id(open_id)
-        or not _is_token(access_token)
-        or not _is_token(refresh_token)
+        or not is_credential(access_token)
+        or not is_credential(refresh_token)
         or not _is_lifetime(expires_in)
     ):
         raise InvalidResponseError(
             "WeChat's answer has no openid, access_token, refresh_token and expires_in."
         )
-    if union_id is not None and not is_user_id(union_id):
-        raise InvalidResponseError("WeChat's answer has a unionid that is none.")
     return OAuthToken(
         open_id=str(open_id),
         access_token=access_token,
         refresh_token=refresh_token,
         expires_in=expires_in,
-        scope=str(get("scope", "")),
+        scope=profile_text(get("scope")) or "",
         created_at=now,
-        union_id=union_id,
+        union_id=union_id_of(answer),
         is_snapshot_user=get("is_snapshotuser") in (1, "1"),
     )

@@ -1,7 +1,6 @@
 """WeChatHTTP: asking WeChat's servers; their errors, retries and fallback hosts."""
 
 import asyncio
-import json
 import random
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from .errors import (
 )
 from .failure_log import failures
 from .frames import clear_frames
+from .wechat_text import parse_json
 
 __all__ = ["API_HOSTS", "WeChatHTTP", "is_address"]
 
@@ -248,7 +248,7 @@ def _parse(status: int, answer: bytes, request: _Request) -> dict[str, Any] | MP
     if not answer.strip():
         return EmptyResponseError("WeChat answered with an empty body.")
     try:
-        parsed = json.loads(answer)
+        parsed = parse_json(answer)
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):

@@ -346,20 +346,28 @@ class WeChatSimulator:
         raw = {"name": user_id}
         return seal_user_info(member, ids, raw, app_id=self.app_id, now=self._clock())
 
-    def set_profile(self, open_id: str, *, app_id: str | None = None, **profile: str | int) -> None:
+    def set_profile(
+        self, open_id: str, *, app_id: str | None = None, **profile: str | bytes | int
+    ) -> None:
         """Change a user's profile, which is at first the anonymised one that WeChat gives today.
 
         Args:
             open_id: the user's openId; an unknown one becomes a new user.
             app_id: the app that sees this profile.
             profile: nickName, gender (0 unknown, 1 male, 2 female), language, city, province,
-                country, avatarUrl; what is left out stays, what is unknown raises TypeError.
+                country, avatarUrl; what is left out stays, what is unknown raises TypeError. As
+                at WeChat, control characters are sent as they are, and so are bytes, which need not
+                be UTF-8; half a surrogate pair is sent as JSON's escape.
         """
         if unknown := profile.keys() - ANONYMOUS_PROFILE.keys():
             known = ", ".join(ANONYMOUS_PROFILE)
             raise TypeError(f"A profile has no {', '.join(sorted(unknown))}; it has {known}.")
         user = self._user(open_id, app_id)
-        user.profile = {**user.profile, **profile}
+        sent = {
+            name: value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+            for name, value in profile.items()
+        }
+        user.profile = {**user.profile, **sent}
 
     def block(self, open_id: str, *, app_id: str | None = None) -> None:
         """Make this a high-risk user, whose codes are answered with errcode 40226."""
