@@ -747,7 +747,7 @@ class MPAuthX:
         with self._calls.one():
             return await self._app_access().call(partial(self._api.get_phone_number, code))
 
-    async def check_session(self, token: object) -> bool:
+    async def check_session_key(self, token: object) -> bool:
         """Ask WeChat whether the session key behind a token is still the user's.
 
         Returns:
@@ -760,7 +760,7 @@ class MPAuthX:
         with self._calls.one():
             return await self._session_keys.check(token, self._app_access())
 
-    async def reset_session(self, token: object) -> None:
+    async def reset_session_key(self, token: object) -> None:
         """Have WeChat replace the session key behind a token; the new one is kept.
 
         Concurrent calls with the same token are one. It goes on when a caller is cancelled: else
@@ -768,7 +768,7 @@ class MPAuthX:
 
         Raises:
             SessionKeyLostError: WeChat has replaced it before; the client has to log in again.
-            And as `check_session`.
+            And as `check_session_key`.
         """
         with self._calls.one():
             await self._session_keys.reset(token, self._app_access())

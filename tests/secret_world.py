@@ -157,8 +157,8 @@ AUTH = {
         lambda w: w.auth.verify_raw_data(w.token, "{}", "0" * 40), "tokens token"
     ),
     "get_phone_number": Row(lambda w: w.auth.get_phone_number(w.phone_code()), "wechat"),
-    "check_session": Row(lambda w: w.auth.check_session(w.token), "wechat tokens token"),
-    "reset_session": Row(lambda w: w.auth.reset_session(w.token), "wechat tokens token"),
+    "check_session_key": Row(lambda w: w.auth.check_session_key(w.token), "wechat tokens token"),
+    "reset_session_key": Row(lambda w: w.auth.reset_session_key(w.token), "wechat tokens token"),
     "access_token": Row(lambda w: w.later().auth.access_token(), "wechat tokens"),
     "forget_user": Row(lambda w: w.auth.forget_user("eve"), "users tokens"),
     "clear_profile": Row(lambda w: w.auth.clear_profile("bob", ["city"]), "users"),

@@ -67,8 +67,8 @@ def _service(tokens: str, path: Path) -> _Used:
         "decrypt_phone_number": lambda: auth.decrypt_phone_number(token, "data", "iv"),
         "verify_raw_data": lambda: auth.verify_raw_data(token, "{}", "0" * 40),
         "get_phone_number": lambda: auth.get_phone_number("code"),
-        "check_session": lambda: auth.check_session(token),
-        "reset_session": lambda: auth.reset_session(token),
+        "check_session_key": lambda: auth.check_session_key(token),
+        "reset_session_key": lambda: auth.reset_session_key(token),
         "access_token": auth.access_token,
         "handle_push_event": lambda: auth.handle_push_event(EVENT),
     }

@@ -42,8 +42,8 @@ class MiniProgram:
                 self._code_to_session,
                 "?appid=…&secret=…&js_code=…&grant_type=authorization_code",
             ),
-            Route("GET", "/wxa/checksession", self._check_session, signed, api_error),
-            Route("GET", "/wxa/resetusersessionkey", self._reset_session, signed, api_error),
+            Route("GET", "/wxa/checksession", self._check_session_key, signed, api_error),
+            Route("GET", "/wxa/resetusersessionkey", self._reset_session_key, signed, api_error),
             Route(
                 "POST",
                 "/wxa/business/getuserphonenumber",
@@ -81,12 +81,12 @@ class MiniProgram:
     def _code_to_session(self, call: Call) -> Answer:
         return self.exchange(call, self._state.authenticate(call.query))
 
-    def _check_session(self, call: Call) -> Answer:
+    def _check_session_key(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/checkSessionKey.html
         self._signing_user(call)
         return {"errcode": 0, "errmsg": "ok"}
 
-    def _reset_session(self, call: Call) -> Answer:
+    def _reset_session_key(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/ResetUserSessionKey.html
         user = self._signing_user(call)
         user.session_key = new_session_key()
