@@ -50,6 +50,7 @@ from .models import (
     SessionRef,
     Subject,
     User,
+    UserEncryptKey,
 )
 from .oauth import WeChatOAuth
 from .push_events import PushEvent, parse_push_event, verify_push_url
@@ -132,6 +133,7 @@ __all__ = [
     "TokenStore",
     "UnavailableError",
     "User",
+    "UserEncryptKey",
     "UserNotFoundError",
     "UserStore",
     "WeChatAPI",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .errors import ConfigurationError
-from .wechat_text import is_clean, is_user_id, profile_text
+from .wechat_text import is_clean, is_credential, is_user_id, profile_text
 
 __all__ = [
     "PROFILE_FIELDS",
@@ -24,6 +24,7 @@ __all__ = [
     "SessionRef",
     "Subject",
     "User",
+    "UserEncryptKey",
     "is_user_id",
 ]
 
@@ -441,6 +442,43 @@ class PhoneNumber:
             return None
         texts = number, str(pure or number), str(country or "")
         return cls(*texts) if all(map(is_clean, texts)) else None
+
+
+@dataclass(frozen=True, slots=True)
+class UserEncryptKey:
+    """A key that a mini-program's client and its server share, from `UserCryptoManager`.
+
+    Attributes:
+        encrypt_key: base64 of the key. The user's own client has it; send it to no other.
+        iv: the initialization vector, a text of 16 characters.
+        version: the key's number, which the client sends with what it encrypted.
+        expires_in: for how many seconds from now the key is valid; 0 if it has expired.
+        created_at: when it was made, in Unix milliseconds.
+    """
+
+    encrypt_key: str = field(repr=False)
+    iv: str
+    version: int
+    expires_in: int
+    created_at: int
+
+    @classmethod
+    def from_wechat(cls, key_info: object) -> "UserEncryptKey | None":
+        """Make a key of an item of WeChat's `key_info_list`; None if it is malformed."""
+        if not isinstance(key_info, Mapping):
+            return None
+        encrypt_key, iv = key_info.get("encrypt_key"), key_info.get("iv")
+        version, expires_in = key_info.get("version"), key_info.get("expire_in")
+        created_at = key_info.get("create_time")
+        if (
+            not is_credential(encrypt_key)
+            or not is_credential(iv)
+            or type(version) is not int
+            or type(expires_in) is not int
+            or type(created_at) is not int
+        ):
+            return None
+        return cls(encrypt_key, iv, version, expires_in, created_at * 1000)
 
 
 def _gender(value: object) -> int | None:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any, Self
 
-from .access_token import AppAccessToken
+from .access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
 from .bans import Bans
 from .code_exchange import CodeExchange, ComponentExchange
 from .connections import Connections
@@ -31,6 +31,7 @@ from .models import (
     PhoneNumber,
     Session,
     User,
+    UserEncryptKey,
 )
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
@@ -103,7 +104,8 @@ class MPAuthX:
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to trade the codes of `authorize` than the app's own: a
             ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and
-            methods that need the app's access token raise ConfigurationError.
+            methods that need the app's access token raise ConfigurationError, unless the
+            ComponentExchange has an `authorizer_access_token`.
         clock: tells the time in Unix seconds.
 
     Raises:
@@ -212,11 +214,14 @@ class MPAuthX:
             connections=self._connections,
             events=self._events,
         )
-        self._access_token: AppAccessToken | None = None
+        self._exchange = exchange
+        self._access_token: AccessToken | None = None
         self._own_web: WeChatOAuth | None = None
         self._records = records = self._open_records(tokens)
         if exchange is None and records is not None:  # else the app's own secret is not known
             self._open_app(app_id, app_secret, records, api_base, keys)
+        if isinstance(exchange, ComponentExchange) and exchange.authorizer_access_token:
+            self._access_token = AuthorizerAccessToken(exchange.authorizer_access_token)
         self._web = web or self._own_web
         self._erasure = Erasure(
             sku=sku,
@@ -773,17 +778,36 @@ class MPAuthX:
         with self._calls.one():
             await self._session_keys.reset(token, self._app_access())
 
+    async def user_encrypt_keys(self, token: object) -> Sequence[UserEncryptKey]:
+        """Ask WeChat for the keys that the client of a token encrypts with (`UserCryptoManager`).
+
+        WeChat wants a signature with the session key, which stays in this service.
+
+        Returns:
+            The user's three newest keys, in WeChat's order. Each is valid for an hour.
+
+        Raises:
+            SessionKeyLostError: WeChat has replaced the session key; the client has to log in
+                again.
+            And as `check_session_key`.
+
+        Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/user-encryptkey.html
+        """
+        with self._calls.one():
+            return await self._session_keys.encrypt_keys(token, self._app_access())
+
     async def access_token(self) -> str:
         """The app's own access token, for calls to WeChat of your own.
 
-        It is kept for all processes, and fetched by one of them a little before its end.
+        It is kept for all processes, and fetched by one of them a little before its end. With a
+        ComponentExchange it is what `authorizer_access_token` returns.
 
         Raises:
             WeChatAPIError: WeChat refused.
             HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError,
             ConnectionFailedError: WeChat did not answer as it should.
-            ConfigurationError: `tokens` is no URL and the connections know no Redis, or there is
-                an `exchange`.
+            ConfigurationError: `tokens` is not a URL and the connections have no Redis; or there
+                is an `exchange`, without an `authorizer_access_token`.
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
@@ -841,7 +865,7 @@ class MPAuthX:
         await self._calls.close()
         await self._session_keys.close()
         await self._sessions.close()
-        if self._access_token is not None:
+        if isinstance(self._access_token, AppAccessToken):
             await self._access_token.close()
         if self._own_web is not None:
             await self._own_web.close()
@@ -857,10 +881,15 @@ class MPAuthX:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _app_access(self) -> AppAccessToken:
-        if self._access_token is None:
-            raise _no_records("The app's access token needs")
-        return self._access_token
+    def _app_access(self) -> AccessToken:
+        if self._access_token is not None:
+            return self._access_token
+        if isinstance(self._exchange, ComponentExchange):
+            raise ConfigurationError(
+                "This call needs the app's access token: give ComponentExchange, which is the "
+                "`exchange`, an authorizer_access_token, an async function that returns it."
+            )
+        raise _no_records("The app's access token needs")
 
     async def _identify(self, web: WeChatOAuth, code: str) -> User:
         found = await web.identify(code)

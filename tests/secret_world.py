@@ -159,6 +159,7 @@ AUTH = {
     "get_phone_number": Row(lambda w: w.auth.get_phone_number(w.phone_code()), "wechat"),
     "check_session_key": Row(lambda w: w.auth.check_session_key(w.token), "wechat tokens token"),
     "reset_session_key": Row(lambda w: w.auth.reset_session_key(w.token), "wechat tokens token"),
+    "user_encrypt_keys": Row(lambda w: w.auth.user_encrypt_keys(w.token), "wechat tokens token"),
     "access_token": Row(lambda w: w.later().auth.access_token(), "wechat tokens"),
     "forget_user": Row(lambda w: w.auth.forget_user("eve"), "users tokens"),
     "clear_profile": Row(lambda w: w.auth.clear_profile("bob", ["city"]), "users"),
@@ -200,6 +201,9 @@ API = {
     ),
     "reset_session_key": Row(
         lambda w: w.api.reset_session_key("bob", SESSION_KEY, w.access_token), "wechat"
+    ),
+    "get_user_encrypt_keys": Row(
+        lambda w: w.api.get_user_encrypt_keys("bob", SESSION_KEY, w.access_token), "wechat"
     ),
 }
 ACCESS = {

@@ -69,6 +69,7 @@ def _service(tokens: str, path: Path) -> _Used:
         "get_phone_number": lambda: auth.get_phone_number("code"),
         "check_session_key": lambda: auth.check_session_key(token),
         "reset_session_key": lambda: auth.reset_session_key(token),
+        "user_encrypt_keys": lambda: auth.user_encrypt_keys(token),
         "access_token": auth.access_token,
         "handle_push_event": lambda: auth.handle_push_event(EVENT),
     }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from .application import application
+from .encrypt_keys import EncryptKey
 from .faults import Fault
 from .listener import Listener
 from .push import PushedEvent, Pusher
@@ -112,6 +113,13 @@ class WeChatSimulator:
     def component_access_token(self) -> str:
         """The platform's current token: the same one for two hours, then a new one."""
         return self._wechat.component.access_token()
+
+    def authorizer_access_token(self, app_id: str | None = None) -> str:
+        """Give the platform's current access token of an app: the same one for two hours.
+
+        `expire_access_tokens` makes it dead, too; the next one is then another.
+        """
+        return self._wechat.access.authorizer_token(self._state.app_id(app_id))
 
     @property
     def corp_id(self) -> str:
@@ -250,6 +258,18 @@ class WeChatSimulator:
         sealed = seal(user, phone_info, app_id=user.app_id, now=now)
         code = self._wechat.mini_program.issue_phone_code(user.app_id, phone_info)
         return PhoneNumber(code, *sealed)
+
+    def get_latest_user_key(self, open_id: str, *, app_id: str | None = None) -> EncryptKey:
+        """Give what `UserCryptoManager.getLatestUserKey()` gives the client.
+
+        A key is valid for 3,600 seconds, then a new one is made. Raises LookupError for a user who
+        has not logged in.
+        Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/user-encryptkey.html
+        """
+        user = self._state.known_user(open_id, self._state.app_id(app_id))
+        if user is None or user.session_key is None:
+            raise LookupError(f"{open_id!r} has not logged in: call login({open_id!r}) first.")
+        return self._wechat.mini_program.encrypt_keys.latest(user)
 
     def seal(
         self, open_id: str, payload: Mapping[str, object], *, app_id: str | None = None
