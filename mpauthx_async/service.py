@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import PurePath
 from typing import Any, Self
@@ -32,6 +32,7 @@ from .models import (
     Session,
     User,
     UserEncryptKey,
+    is_user_id,
 )
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
@@ -53,7 +54,7 @@ from .stores import (
     open_user_store,
 )
 from .subjects import Subjects
-from .tokens import TokenSigner, nonce_of, parse_token
+from .tokens import TokenSigner, new_nonce, nonce_of, parse_token
 from .userdata import check_max_age, check_sealed, verify_raw_data
 from .wechat import WeChatAPI, check_code
 from .wechat_http import API_HOSTS
@@ -343,12 +344,57 @@ class MPAuthX:
         known_as = Device.checked(device, device_kind)
         self._calls.check_here()
         identify = partial(self._identify, web)
-        login, caller = self._logins.log_in(identify, code, device=known_as, on_web=True)
-        try:
-            return await caller
-        except asyncio.CancelledError:
-            self._logins.leave(login, caller)
-            raise
+        return await self._log_in(identify, code, known_as, on_web=True)
+
+    async def issue_session(
+        self,
+        *,
+        open_id: str,
+        union_id: str | None = None,
+        device: str | None = None,
+        device_kind: str | None = None,
+    ) -> AuthResult:
+        """Log in a user whose identity is proven elsewhere. FOR TRUSTED SERVER CODE ONLY.
+
+        Nothing is verified here: whoever chooses these ids is logged in as that user. Never pass
+        what a client can choose. Tencent's cloud hosting proves the ids in the headers X-WX-OPENID
+        and X-WX-UNIONID of a request that also has X-WX-SOURCE, where only the hosting's own
+        gateway can reach the server: anybody else can send these headers, too.
+
+        The rest is as in `authorize`: the user is saved, bans and the policy apply, and listeners
+        are told. WeChat is not asked, so there is no session key: `decrypt` and others that need
+        one raise SessionKeyLostError. Each call issues a session of its own.
+
+        Args:
+            open_id: the user in this app.
+            union_id: the user's unionId; None or empty if there is none.
+            device: as for `authorize`.
+            device_kind: as for `authorize`.
+
+        Raises:
+            ParameterError: an id is malformed, or device or device_kind is not as for `authorize`.
+            BannedError: the user is banned.
+            OverloadedError: as for `authorize`.
+            StoreError: the user or the token could not be stored; no token was given.
+            ClosedError: the service is closed, or was while this call waited for its turn.
+
+        Source: https://developers.weixin.qq.com/miniprogram/dev/wxcloudservice/wxcloudrun/src/development/weixin/index.html
+        """
+        union_id = union_id or None
+        if not is_user_id(open_id) or not (union_id is None or is_user_id(union_id)):
+            raise ParameterError(
+                "open_id must be an openId as WeChat gives it, and union_id a unionId or None."
+            )
+        known_as = Device.checked(device, device_kind)
+        self._calls.check_here()
+        now = int(self._clock() * 1000)
+        user = User(open_id, union_id, created_at=now, updated_at=now, app_id=self._app_id)
+
+        async def identify(_: str) -> User:
+            return user
+
+        # A code of its own keeps concurrent calls apart.
+        return await self._log_in(identify, new_nonce(), known_as)
 
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is good: given out by this app and sku, and still alive.
@@ -890,6 +936,21 @@ class MPAuthX:
                 "`exchange`, an authorizer_access_token, an async function that returns it."
             )
         raise _no_records("The app's access token needs")
+
+    async def _log_in(
+        self,
+        identify: Callable[[str], Awaitable[User]],
+        code: str,
+        device: Device,
+        *,
+        on_web: bool = False,
+    ) -> AuthResult:
+        login, caller = self._logins.log_in(identify, code, device=device, on_web=on_web)
+        try:
+            return await caller
+        except asyncio.CancelledError:
+            self._logins.leave(login, caller)
+            raise
 
     async def _identify(self, web: WeChatOAuth, code: str) -> User:
         found = await web.identify(code)

@@ -133,6 +133,9 @@ EVENT = PushEvent("user_info_modified", "bob", None, None, None, True, "nonce", 
 AUTH = {
     "authorize": Row(lambda w: w.auth.authorize(w.code(), *w.sealed()), "wechat users tokens"),
     "authorize_web": Row(lambda w: w.auth.authorize_web(w.web_code()), "wechat users tokens"),
+    "issue_session": Row(
+        lambda w: w.auth.issue_session(open_id="bob", union_id="union-bob"), "users tokens"
+    ),
     "is_token_valid": Row(lambda w: w.auth.is_token_valid(w.token), "tokens"),
     "authenticate": Row(lambda w: w.auth.authenticate(w.token), "tokens token"),
     "check": Row(lambda w: w.auth.check(), "users tokens"),

@@ -61,6 +61,7 @@ def _service(tokens: str, path: Path) -> _Used:
         "authorize_web": lambda: auth.authorize_web("code"),
         "authenticate": lambda: auth.authenticate(token),
         "check": auth.check,
+        "issue_session": lambda: auth.issue_session(open_id="bob"),
         "forget_user": lambda: auth.forget_user("bob"),
         "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
         "decrypt": lambda: auth.decrypt(token, "data", "iv"),

@@ -23,6 +23,8 @@ STABLE, CLASSIC = "/cgi-bin/stable_token", "/cgi-bin/token"
 CHECK, RESET = "/wxa/checksession", "/wxa/resetusersessionkey"
 PHONE = "/wxa/business/getuserphonenumber"
 COMPONENT = "/sns/component/jscode2session"
+COMPONENT_WEB = "/sns/oauth2/component/access_token"
+COMPONENT_REFRESH = "/sns/oauth2/component/refresh_token"
 PARAMETERS = (
     *("appid", "secret", "grant_type", "access_token", "openid", "signature", "sig_method"),
     *("js_code", "corpid", "corpsecret", "component_appid", "component_access_token"),
@@ -651,7 +653,10 @@ async def test_another_process_gets_phone_numbers_and_members(wx, client):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    path=st.sampled_from([CLASSIC, CHECK, RESET, COMPONENT, WECOM_TOKEN, WECOM, "/sns/userinfo"]),
+    path=st.sampled_from(
+        [CLASSIC, CHECK, RESET, COMPONENT, COMPONENT_WEB, COMPONENT_REFRESH]
+        + [WECOM_TOKEN, WECOM, "/sns/userinfo"]
+    ),
     query=st.dictionaries(
         st.sampled_from(PARAMETERS),
         st.text(st.characters(exclude_categories=["Cs"]), max_size=30),

@@ -26,7 +26,7 @@ from .test_service import make
 
 __all__ = ["make"]
 
-PLATFORM = {"component_app_id": "wx0", "access_token": giving("unused")}
+PLATFORM: dict[str, Any] = {"component_app_id": "wx0", "access_token": giving("unused")}
 UNUSED_SECRET = "unused-secret-of-the-app"
 
 
@@ -266,7 +266,11 @@ async def test_a_mini_program_code_is_exchanged_through_the_platform(
 
 
 def test_websites_have_no_logins_through_a_platform(redis_server: RedisServer) -> None:
-    names = {"app_id": "wx0", "app_secret": UNUSED_SECRET, "tokens": redis_server.url}
+    names: dict[str, Any] = {
+        "app_id": "wx0",
+        "app_secret": UNUSED_SECRET,
+        "tokens": redis_server.url,
+    }
     oauth = WeChatOAuth(**names, exchange=ComponentExchange(**PLATFORM))
     with pytest.raises(ConfigurationError, match="app_secret"):
         oauth.get_authorize_url_for_website("https://shop.example/back")
