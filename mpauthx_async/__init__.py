@@ -1,7 +1,13 @@
 """Login for WeChat mini-programs on asyncio."""
 
 from .access_token import AppAccessToken
-from .code_exchange import CodeExchange, ComponentExchange, MiniProgramExchange, WeComExchange
+from .code_exchange import (
+    CodeExchange,
+    ComponentExchange,
+    MiniProgramExchange,
+    WebExchange,
+    WeComExchange,
+)
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
 from .errors import (
@@ -144,6 +150,7 @@ __all__ = [
     "WeChatSimulator",
     "WeChatUnavailableError",
     "WeComExchange",
+    "WebExchange",
     "__version__",
     "decrypt_user_data",
     "parse_push_event",

@@ -356,14 +356,14 @@ class MPAuthX:
     ) -> AuthResult:
         """Log in a user whose identity is proven elsewhere. FOR TRUSTED SERVER CODE ONLY.
 
-        Nothing is verified here: whoever chooses these ids is logged in as that user. Never pass
-        what a client can choose. Tencent's cloud hosting proves the ids in the headers X-WX-OPENID
-        and X-WX-UNIONID of a request that also has X-WX-SOURCE, where only the hosting's own
-        gateway can reach the server: anybody else can send these headers, too.
+        NOTHING IS VERIFIED HERE: whoever chooses these ids is logged in as that user, so never pass
+        what a client can choose. Tencent's cloud hosting proves X-WX-OPENID and X-WX-UNIONID in
+        requests with X-WX-SOURCE; anybody who reaches the server past its gateway can send these
+        headers, too.
 
         The rest is as in `authorize`: the user is saved, bans and the policy apply, and listeners
-        are told. WeChat is not asked, so there is no session key: `decrypt` and others that need
-        one raise SessionKeyLostError. Each call issues a session of its own.
+        are told. There is no session key: `decrypt` and others raise SessionKeyLostError. Each
+        call issues a session of its own.
 
         Args:
             open_id: the user in this app.
