@@ -256,6 +256,11 @@ async def test_refusals_of_the_platform_reach_the_caller(
         with pytest.raises(WeChatAPIError) as caught:
             await oauth.get_access_token(wx.web_login("bob"))
         assert caught.value.errcode == 40001
+        assert "component_access_token" in caught.value.hint
+        with pytest.raises(WeChatAPIError, match="component_access_token"):
+            await oauth.refresh_access_token("unknown")
+        with pytest.raises(WeChatAPIError, match="component_access_token"):
+            await oauth.get_session_key(wx.login("bob"))
 
 
 async def test_a_mini_program_code_is_exchanged_through_the_platform(
