@@ -34,6 +34,7 @@ from mpauthx_async import (
     WeChatAPIError,
     WeChatOAuth,
     WeChatSimulator,
+    WeChatUnavailableError,
 )
 from mpauthx_async.simulator import Fault
 
@@ -728,7 +729,7 @@ class TestManyCallersAndOneExpiredToken:
             wx.fail_next(Fault.TOO_FREQUENT)
             callers = [oauth.get_user("bob") for _ in range(5)]
             outcomes = await asyncio.gather(*callers, return_exceptions=True)
-            assert {type(outcome) for outcome in outcomes} == {WeChatAPIError}
+            assert {type(outcome) for outcome in outcomes} == {WeChatUnavailableError}
             assert asked(wx, REFRESH) == 1
             assert (await oauth.get_user("bob")).open_id == "bob"
 
