@@ -1,7 +1,13 @@
 """Login for WeChat mini-programs on asyncio."""
 
 from .access_token import AppAccessToken
-from .code_exchange import CodeExchange, ComponentExchange, MiniProgramExchange, WeComExchange
+from .code_exchange import (
+    CodeExchange,
+    ComponentExchange,
+    MiniProgramExchange,
+    WebExchange,
+    WeComExchange,
+)
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
 from .errors import (
@@ -50,6 +56,7 @@ from .models import (
     SessionRef,
     Subject,
     User,
+    UserEncryptKey,
 )
 from .oauth import WeChatOAuth
 from .push_events import PushEvent, parse_push_event, verify_push_url
@@ -132,6 +139,7 @@ __all__ = [
     "TokenStore",
     "UnavailableError",
     "User",
+    "UserEncryptKey",
     "UserNotFoundError",
     "UserStore",
     "WeChatAPI",
@@ -142,6 +150,7 @@ __all__ = [
     "WeChatSimulator",
     "WeChatUnavailableError",
     "WeComExchange",
+    "WebExchange",
     "__version__",
     "decrypt_user_data",
     "parse_push_event",

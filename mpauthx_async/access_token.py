@@ -1,31 +1,41 @@
-"""AppAccessToken: the app's own access token, one for all processes."""
+"""The app's access token: its own, one for all processes, or one that a platform keeps."""
 
 import json
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from .code_exchange import token_of
 from .errors import ClosedError, MPAuthXError, WeChatAPIError
 from .flights import Flights
 from .frames import methods_clear_frames
 from .record_sealer import RecordSealer
 from .stores import Records
 from .stores.records import within_lock
+from .wechat_text import is_credential
 
-__all__ = ["AppAccessToken"]
+__all__ = ["AccessToken", "AppAccessToken", "AuthorizerAccessToken"]
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 _REFUSED = (40001, 40014, 42001)  # WeChat's errcodes for an access token that is no longer good
-_TOKEN = re.compile(r"[\x21-\x7e]+")
 _FORCED_EVERY = 7200  # seconds: WeChat allows 20 forced refreshes a day, in all processes
 _AHEAD = 240  # seconds before its end; WeChat gives a new one from 300 on, and both are good
+
+
+class AccessToken(Protocol):
+    """Gives the access token of an app."""
+
+    async def get(self) -> str:
+        """The token."""
+
+    async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
+        """Make a call that needs the token; when WeChat refuses it, once more with another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +97,7 @@ class AppAccessToken:
 
     async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
         """Make a call that needs the token; when WeChat refuses it, once more with another one."""
-        token = await self.get()
-        try:
-            return await ask(token)
-        except WeChatAPIError as error:
-            if error.errcode not in _REFUSED:
-                raise
-        return await ask(await self.get(refused=token))
+        return await _call(ask, self.get)
 
     async def close(self) -> None:
         """Let what is in flight finish; the records stay open."""
@@ -149,12 +153,49 @@ class AppAccessToken:
         return kept if self._is_good(kept) else None
 
 
+@methods_clear_frames()
+class AuthorizerAccessToken:
+    """The access token of an app that a third-party platform acts for.
+
+    Args:
+        give: the platform's function, which keeps the token and renews it.
+    """
+
+    def __init__(self, give: Callable[[], Awaitable[str]]) -> None:
+        self._give = give
+
+    async def get(self, refused: str | None = None) -> str:
+        """The token.
+
+        Raises:
+            ConfigurationError: the function returned something else.
+            And what it raises.
+        """
+        return await token_of(self._give, "authorizer_access_token")
+
+    async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
+        """Make a call that needs the token; when WeChat refuses it, once more with another one."""
+        return await _call(ask, self.get)
+
+
+async def _call(
+    ask: Callable[[str], Awaitable[Result]], get: Callable[[str | None], Awaitable[str]]
+) -> Result:
+    token = await get(None)
+    try:
+        return await ask(token)
+    except WeChatAPIError as error:
+        if error.errcode not in _REFUSED:
+            raise
+    return await ask(await get(token))
+
+
 def _decode(text: str | None) -> _Kept | None:
     """The token that an opened record holds; None if it holds something else."""
     try:
         token, until = json.loads(text or "")
     except (ValueError, TypeError, RecursionError):
         return None
-    if not isinstance(token, str) or not _TOKEN.fullmatch(token) or type(until) is not int:
+    if not is_credential(token) or type(until) is not int:
         return None
     return _Kept(token, until)

@@ -1,14 +1,22 @@
-"""The doors to a mini-program's login: how the code of `wx.login` is traded for a session."""
+"""Ways to exchange the code of `wx.login` for a session, and that of a web login for tokens."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from .errors import ConfigurationError, InvalidResponseError
-from .models import CodeSession, is_user_id
+from .models import CodeSession
 from .wechat_http import API_HOSTS, WeChatHTTP
+from .wechat_text import is_credential, is_user_id, union_id_of
 
-__all__ = ["CodeExchange", "ComponentExchange", "MiniProgramExchange", "WeComExchange"]
+__all__ = [
+    "CodeExchange",
+    "ComponentExchange",
+    "MiniProgramExchange",
+    "WeComExchange",
+    "WebExchange",
+    "token_of",
+]
 
 
 class CodeExchange(Protocol):
@@ -28,15 +36,35 @@ class CodeExchange(Protocol):
         """Whether decrypted user data names the user of the session."""
 
 
+@runtime_checkable
+class WebExchange(Protocol):
+    """One way to exchange the codes of web logins, for WeChatOAuth."""
+
+    @property
+    def page_parameters(self) -> Mapping[str, str]:
+        """What the URL of the authorize page contains in addition, in this order."""
+
+    async def web_token(self, http: WeChatHTTP, app_id: str, code: str) -> dict[str, Any]:
+        """Exchange a code for the user's tokens; raises as `WeChatHTTP.get`."""
+
+    async def refreshed_web_token(
+        self, http: WeChatHTTP, app_id: str, refresh_token: str
+    ) -> dict[str, Any]:
+        """Exchange a refresh token for the user's new tokens; raises as `WeChatHTTP.get`."""
+
+
 @dataclass(frozen=True, slots=True)
 class MiniProgramExchange:
-    """The door of an app that knows its own secret.
+    """The exchange of an app that knows its own secret.
 
-    Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/code2Session.html
+    Sources:
+        https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/code2Session.html
+        https://developers.weixin.qq.com/doc/offiaccount/en/OA_Web_Apps/Wechat_webpage_authorization.html
     """
 
     app_secret: str = field(repr=False)
     hosts: ClassVar[Sequence[str]] = API_HOSTS
+    page_parameters: ClassVar[Mapping[str, str]] = {}
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Trade a code of the app."""
@@ -56,21 +84,53 @@ class MiniProgramExchange:
         """Whether decrypted user data names the user of the session."""
         return _names_open_id(session, payload)
 
+    async def web_token(self, http: WeChatHTTP, app_id: str, code: str) -> dict[str, Any]:
+        """Exchange a code for the user's tokens."""
+        query = {
+            "appid": app_id,
+            "secret": self.app_secret,
+            "code": code,
+            "grant_type": "authorization_code",
+        }
+        return await http.get("/sns/oauth2/access_token", query)
+
+    async def refreshed_web_token(
+        self, http: WeChatHTTP, app_id: str, refresh_token: str
+    ) -> dict[str, Any]:
+        """Exchange a refresh token for the user's new tokens."""
+        query = {
+            "appid": app_id,
+            "grant_type": "refresh_token",
+            "refresh_token": refresh_token,
+        }
+        return await http.get("/sns/oauth2/refresh_token", query)
+
 
 @dataclass(frozen=True, slots=True)
 class ComponentExchange:
-    """The door of a third-party platform that acts for the app.
+    """The exchange of a third-party platform that acts for the app, for MPAuthX and WeChatOAuth.
+
+    What its functions raise reaches the caller as it is.
 
     Args:
         component_app_id: the platform's own AppID.
-        access_token: gives the platform's component_access_token, which it keeps. What it raises
-            reaches the caller of `authorize` as it is.
+        access_token: an async function that returns the platform's component_access_token, which
+            the platform keeps.
+        authorizer_access_token: an async function that returns the authorizer_access_token of the
+            app, which the platform keeps. Phone numbers, checks of session keys, encryption keys
+            and `access_token` need it; without it they raise ConfigurationError. When WeChat
+            refuses the token, the function is called once more, and the call repeated.
 
-    Source: https://developers.weixin.qq.com/doc/oplatform/openApi/miniprogram-management/login/api_thirdpartycode2session.html
+    Sources:
+        https://developers.weixin.qq.com/doc/oplatform/openApi/miniprogram-management/login/api_thirdpartycode2session.html
+        https://developers.weixin.qq.com/doc/oplatform/Third-party_Platforms/2.0/api/Before_Develop/Official_Accounts/official_account_website_authorization.html
     """
 
     component_app_id: str
     access_token: Callable[[], Awaitable[str]] = field(repr=False)
+    authorizer_access_token: Callable[[], Awaitable[str]] | None = field(
+        default=None, repr=False, kw_only=True
+    )
     hosts: ClassVar[Sequence[str]] = API_HOSTS
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
@@ -79,14 +139,44 @@ class ComponentExchange:
             "appid": app_id,
             "js_code": code,
             "grant_type": "authorization_code",
-            "component_appid": self.component_app_id,
-            "component_access_token": await _token(self.access_token),
+            **await self._credentials(),
         }
         return _session(await http.get("/sns/component/jscode2session", query))
 
     def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of the session."""
         return _names_open_id(session, payload)
+
+    @property
+    def page_parameters(self) -> Mapping[str, str]:
+        """What the URL of the authorize page contains in addition."""
+        return {"component_appid": self.component_app_id}
+
+    async def web_token(self, http: WeChatHTTP, app_id: str, code: str) -> dict[str, Any]:
+        """Exchange a code for the user's tokens."""
+        query = {
+            "appid": app_id,
+            "code": code,
+            "grant_type": "authorization_code",
+            **await self._credentials(),
+        }
+        return await http.get("/sns/oauth2/component/access_token", query)
+
+    async def refreshed_web_token(
+        self, http: WeChatHTTP, app_id: str, refresh_token: str
+    ) -> dict[str, Any]:
+        """Exchange a refresh token for the user's new tokens."""
+        query = {
+            "appid": app_id,
+            "grant_type": "refresh_token",
+            **await self._credentials(),
+            "refresh_token": refresh_token,
+        }
+        return await http.get("/sns/oauth2/component/refresh_token", query)
+
+    async def _credentials(self) -> Mapping[str, str]:
+        token = await token_of(self.access_token, "ComponentExchange's access_token")
+        return {"component_appid": self.component_app_id, "component_access_token": token}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +198,7 @@ class WeComExchange:
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Trade a code of the app."""
         query = {
-            "access_token": await _token(self.access_token),
+            "access_token": await token_of(self.access_token, "WeComExchange's access_token"),
             "js_code": code,
             "grant_type": "authorization_code",
         }
@@ -120,10 +210,18 @@ class WeComExchange:
         return _member(payload) == session.open_id
 
 
-async def _token(access_token: Callable[[], Awaitable[str]]) -> str:
-    token: object = await access_token()
-    if not isinstance(token, str):
-        raise ConfigurationError("The exchange's access_token must return WeChat's token, a text.")
+async def token_of(give: Callable[[], Awaitable[str]], name: str) -> str:
+    """The token that a function of the application returns.
+
+    Raises:
+        ConfigurationError: it is not a token.
+        And what the function raises.
+    """
+    token: object = await give()
+    if not is_credential(token):
+        raise ConfigurationError(
+            f"{name} must return WeChat's token: a text of up to 1,024 ASCII characters, not empty."
+        )
     return token
 
 
@@ -143,9 +241,6 @@ def _names_open_id(session: CodeSession, payload: Mapping[str, Any]) -> bool:
 
 def _session(answer: Mapping[str, Any]) -> CodeSession:
     open_id, session_key = answer.get("openid"), answer.get("session_key")
-    union_id = answer.get("unionid") or None
-    if not is_user_id(open_id) or not isinstance(session_key, str) or not session_key:
-        raise InvalidResponseError("WeChat's answer has no openid and session_key.")
-    if union_id is not None and not is_user_id(union_id):
-        raise InvalidResponseError("WeChat's answer has a unionid that is none.")
-    return CodeSession(str(open_id), session_key, union_id)
+    if not is_user_id(open_id) or not is_credential(session_key):
+        raise InvalidResponseError("WeChat's answer has no well-formed openid and session_key.")
+    return CodeSession(str(open_id), session_key, union_id_of(answer))

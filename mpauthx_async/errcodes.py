@@ -167,12 +167,18 @@ _OF_USER_TOKENS = {
     ),
     50001: _refused(f"The user has not authorized this, or no longer: {_AUTHORIZE_AGAIN}.", 403),
 }
+_OF_COMPONENT_TOKENS = dict.fromkeys(
+    (40001, 40014, 42001),
+    _operator(
+        "The component_access_token of the third-party platform is not valid: the function that "
+        "returns it has to renew it."
+    ),
+)
 _OF_CALLS: Mapping[str, Mapping[int, _Meaning]] = {
     **dict.fromkeys(_EXCHANGES, _OF_EXCHANGES),
-    "/sns/component/jscode2session": {
-        **_OF_EXCHANGES,
-        40001: _operator("The component_access_token of the third-party platform is not valid."),
-    },
+    "/sns/component/jscode2session": {**_OF_EXCHANGES, **_OF_COMPONENT_TOKENS},
+    "/sns/oauth2/component/access_token": {**_OF_EXCHANGES, **_OF_COMPONENT_TOKENS},
+    "/sns/oauth2/component/refresh_token": _OF_COMPONENT_TOKENS,
     "/sns/userinfo": _OF_USER_TOKENS,
     "/sns/auth": _OF_USER_TOKENS,
     _PHONE_NUMBER: {

@@ -227,8 +227,8 @@ class Logins:
         """Tell the callers of a login that it does not begin."""
         del self._under_way[login.key]
         error = OverloadedError(
-            f"{reason} Its code was not used: the client can send it again within five minutes of "
-            "wx.login."
+            f"{reason} Nothing was done and no code was used: the client can send it again, a code "
+            "within five minutes of wx.login."
         )
         settle(login.callers, error)
         self._report(login, error)

@@ -1,12 +1,12 @@
 """The values that services and stores pass to each other and to the application."""
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .errors import ConfigurationError
+from .wechat_text import is_clean, is_credential, is_user_id, profile_text
 
 __all__ = [
     "PROFILE_FIELDS",
@@ -24,11 +24,11 @@ __all__ = [
     "SessionRef",
     "Subject",
     "User",
+    "UserEncryptKey",
     "is_user_id",
 ]
 
 _ANONYMOUS_NICK_NAME = "微信用户"
-_USER_ID = re.compile(r"[^|\x00-\x20\x7f\ud800-\udfff]{1,128}")
 _MAX_SESSIONS = 1000  # of a user, because a login reads all of them
 PROFILE_FIELDS = (
     "nick_name",
@@ -40,11 +40,6 @@ PROFILE_FIELDS = (
     "avatar_url",
 )
 """The attributes of `User` that are its profile."""
-
-
-def is_user_id(value: object) -> bool:
-    """Whether this can be an openId or unionId: 1 to 128 characters that a token can hold."""
-    return isinstance(value, str) and _USER_ID.fullmatch(value) is not None
 
 
 class Subject(NamedTuple):
@@ -298,13 +293,13 @@ class User:
         return cls(
             session.open_id,
             session.union_id,
-            _text(get("nickName")),
+            profile_text(get("nickName")),
             _gender(get("gender")),
-            _text(get("city")),
-            _text(get("province")),
-            _text(get("country")),
-            _text(get("language")),
-            _text(get("avatarUrl")),
+            profile_text(get("city")),
+            profile_text(get("province")),
+            profile_text(get("country")),
+            profile_text(get("language")),
+            profile_text(get("avatarUrl")),
             now,
             now,
             app_id,
@@ -411,14 +406,16 @@ class OAuthUser:
         return cls(
             open_id,
             union_id,
-            _text(get("nickname", "nickName")),
+            profile_text(get("nickname", "nickName")),
             _gender(int(sex) if sex in ("0", "1", "2") else sex),
-            _text(get("city")),
-            _text(get("province")),
-            _text(get("country")),
-            _text(get("language")),
-            _text(get("headimgurl", "avatarUrl")),
-            tuple(filter(None, map(_text, privilege))) if isinstance(privilege, list) else (),
+            profile_text(get("city")),
+            profile_text(get("province")),
+            profile_text(get("country")),
+            profile_text(get("language")),
+            profile_text(get("headimgurl", "avatarUrl")),
+            tuple(
+                filter(None, map(profile_text, privilege if isinstance(privilege, list) else ()))
+            ),
         )
 
 
@@ -438,29 +435,54 @@ class PhoneNumber:
 
     @classmethod
     def from_wechat(cls, payload: Mapping[str, Any]) -> "PhoneNumber | None":
-        """Make a phone number of what WeChat gave; None when it gave none."""
+        """Make a phone number of what WeChat gave; None if there is none, or it is malformed."""
         get = payload.get
         number, pure, country = get("phoneNumber"), get("purePhoneNumber"), get("countryCode")
         if not isinstance(number, str) or not number:
             return None
-        return cls(number, str(pure or number), str(country or ""))
+        texts = number, str(pure or number), str(country or "")
+        return cls(*texts) if all(map(is_clean, texts)) else None
+
+
+@dataclass(frozen=True, slots=True)
+class UserEncryptKey:
+    """A key that a mini-program's client and its server share, from `UserCryptoManager`.
+
+    Attributes:
+        encrypt_key: base64 of the key. The user's own client has it; send it to no other.
+        iv: the initialization vector, a text of 16 characters.
+        version: the key's number, which the client sends with what it encrypted.
+        expires_in: for how many seconds from now the key is valid; 0 if it has expired.
+        created_at: when it was made, in Unix milliseconds.
+    """
+
+    encrypt_key: str = field(repr=False)
+    iv: str
+    version: int
+    expires_in: int
+    created_at: int
+
+    @classmethod
+    def from_wechat(cls, key_info: object) -> "UserEncryptKey | None":
+        """Make a key of an item of WeChat's `key_info_list`; None if it is malformed."""
+        if not isinstance(key_info, Mapping):
+            return None
+        encrypt_key, iv = key_info.get("encrypt_key"), key_info.get("iv")
+        version, expires_in = key_info.get("version"), key_info.get("expire_in")
+        created_at = key_info.get("create_time")
+        if (
+            not is_credential(encrypt_key)
+            or not is_credential(iv)
+            or type(version) is not int
+            or type(expires_in) is not int
+            or type(created_at) is not int
+        ):
+            return None
+        return cls(encrypt_key, iv, version, expires_in, created_at * 1000)
 
 
 def _gender(value: object) -> int | None:
     return value if type(value) is int and value in (0, 1, 2) else None
-
-
-def _text(value: object) -> str | None:
-    """A text that every store can keep, of what may be anything; None for what is no text."""
-    if not isinstance(value, str):
-        return None
-    if value.isascii():  # of no cost, and most often so
-        return value
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half an emoji
-        return value.encode(errors="replace").decode()
-    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import quote
 
+from .code_exchange import CodeExchange, WebExchange
 from .connections import Connections
 from .errors import (
     ConfigurationError,
@@ -82,6 +84,8 @@ class WeChatOAuth:
             Random keys of your own are recommended. By default the app_secret alone, which travels
             in the URLs of calls to WeChat; after a change of the secret, `[old_secret,
             new_secret]`. A user whose token does not decrypt has to authorize again.
+        exchange: a ComponentExchange, for a third-party platform that acts for an Official
+            Account. The app's secret is then sent to nobody.
         clock: tells the time in Unix seconds.
 
     Raises:
@@ -100,8 +104,14 @@ class WeChatOAuth:
         api_base: str | Sequence[str] = API_HOSTS,
         page_base: str = PAGE_BASE,
         signing_keys: Sequence[str | bytes] | None = None,
+        exchange: CodeExchange | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if exchange is not None and not isinstance(exchange, WebExchange):
+            raise ConfigurationError(
+                f"{type(exchange).__name__} has no web logins: pass a ComponentExchange, or leave "
+                "`exchange` out."
+            )
         if not is_address(page_base):
             raise ConfigurationError(f"page_base must be a URL such as {PAGE_BASE}.")
         self._app_id = app_id
@@ -114,7 +124,9 @@ class WeChatOAuth:
             app_secret=app_secret,
             connections=self._connections,
             api_base=api_base,
+            exchange=exchange,
         )
+        self._page_parameters = {} if exchange is None else exchange.page_parameters
         keys = [app_secret] if signing_keys is None else signing_keys
         self._states = StateSigner(app_id=app_id, keys=keys)
         self._opened: RecordOAuthTokenStore | None = None
@@ -147,17 +159,30 @@ class WeChatOAuth:
             ParameterError: for what WeChat's page would refuse.
         """
         scopes = ("snsapi_base", "snsapi_userinfo")
-        return self._page_url("/connect/oauth2/authorize", redirect_uri, state, scope, scopes)
+        return self._page_url(
+            "/connect/oauth2/authorize",
+            redirect_uri,
+            state,
+            scope,
+            scopes,
+            self._page_parameters,
+        )
 
     def get_authorize_url_for_website(
         self, redirect_uri: str, state: str = "", scope: str = "snsapi_login"
     ) -> str:
         """Make the URL of the page with a QR code, for a website in any browser.
 
-        Args and raises: as `get_authorize_url`; the one scope is `snsapi_login`.
+        Args and raises: as `get_authorize_url`; the one scope is `snsapi_login`. Websites have
+        logins with their own secret only, so with a ComponentExchange this raises
+        ConfigurationError.
 
         Source: https://developers.weixin.qq.com/doc/oplatform/en/Website_App/WeChat_Login/Wechat_Login.html
         """
+        if self._page_parameters:
+            raise ConfigurationError(
+                "Websites have logins with their own app_secret only: leave `exchange` out."
+            )
         return self._page_url("/connect/qrconnect", redirect_uri, state, scope, ("snsapi_login",))
 
     def create_state(self, payload: str = "", ttl: float = 600, *, session: str) -> str:
@@ -371,7 +396,13 @@ class WeChatOAuth:
         await self.close()
 
     def _page_url(
-        self, path: str, redirect_uri: str, state: str, scope: str, scopes: Sequence[str]
+        self,
+        path: str,
+        redirect_uri: str,
+        state: str,
+        scope: str,
+        scopes: Sequence[str],
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
         if isinstance(redirect_uri, str) and re.search(r"\s", redirect_uri):
             raise ParameterError(
@@ -389,11 +420,16 @@ class WeChatOAuth:
         if scope not in scopes:
             raise ParameterError(f"The scope of this page must be {' or '.join(scopes)}.")
         # WeChat refuses another order.
-        return (
-            f"{self._page_base}{path}?appid={_escape(self._app_id)}"
-            f"&redirect_uri={_escape(redirect_uri)}&response_type=code&scope={scope}"
-            f"&state={_escape(state)}#wechat_redirect"
-        )
+        parameters = {
+            "appid": self._app_id,
+            "redirect_uri": redirect_uri,
+            "response_type": "code",
+            "scope": scope,
+            "state": state,
+            **more,
+        }
+        query = "&".join(f"{name}={_escape(value)}" for name, value in parameters.items())
+        return f"{self._page_base}{path}?{query}#wechat_redirect"
 
     async def _trade(self, code: str) -> OAuthToken:
         token = await self._api.code_to_oauth_token(code, self._now())

@@ -8,7 +8,6 @@ Sources:
 import binascii
 import hashlib
 import hmac
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from Crypto.Util.Padding import unpad
 
 from .errors import ConfigurationError, InvalidPushEventError
 from .frames import clears_frames
-from .models import is_user_id
+from .wechat_text import JSON, is_clean, is_user_id
 
 __all__ = ["MAX_PUSH_AGE", "PushEvent", "parse_push_event", "verify_push_url"]
 
@@ -38,10 +37,10 @@ _TIMESTAMP = re.compile(r"[0-9]{10}")
 _NONCE = re.compile(r"[0-9A-Za-z_-]{1,48}")
 _ECHO = re.compile(r"[0-9A-Za-z_+/=-]{1,256}")
 _AES_KEY = re.compile(r"[0-9A-Za-z+/]{43}")
-_JSON = json.JSONDecoder(strict=False)
 # A DTD, which declares entities, can only stand before the root element.
 _ROOT_COMES_FIRST = re.compile(r"\s*(?:<\?xml[^<>]*\?>)?\s*<\w")
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # XML allows no escapes of them
+_LAYOUT = " \t\r\n"
 _BLANK_IN_TAG = re.compile(r"<\s+(\w+>)")
 _USER_EVENTS = (
     "user_info_modified",
@@ -243,21 +242,21 @@ def _parse(body: bytes | str) -> dict[str, Any]:
         )
     text = body if isinstance(body, str) else body.decode(errors="replace")
     try:
-        fields = _parse_xml(text) if text.lstrip().startswith("<") else _JSON.decode(text)
+        fields = _parse_xml(text) if text.lstrip().startswith("<") else JSON.decode(text)
     except (ValueError, RecursionError, ElementTree.ParseError):
         raise InvalidPushEventError(_MALFORMED) from None
     if not isinstance(fields, dict):
         raise InvalidPushEventError(_MALFORMED)
     # WeChat's documents show names with a blank in front.
-    return {name.strip(): value for name, value in fields.items()}
+    return {name.strip(" "): value for name, value in fields.items()}
 
 
 def _parse_xml(text: str) -> dict[str, str]:
     if not _ROOT_COMES_FIRST.match(text):
         raise ValueError
-    readable = _BLANK_IN_TAG.sub(r"<\1", _NOT_XML.sub("", text))
+    readable = _BLANK_IN_TAG.sub(r"<\1", _NOT_XML.sub("\ufffd", text))
     root = ElementTree.fromstring(readable)  # noqa: S314
-    return {child.tag: "".join(child.itertext()).strip() for child in root}
+    return {child.tag: "".join(child.itertext()).strip(_LAYOUT) for child in root}
 
 
 def _event(
@@ -265,10 +264,16 @@ def _event(
 ) -> PushEvent:
     def get(name: str) -> str | None:
         value = fields.get(name)
-        return str(value).strip() or None if type(value) in (str, int) else None
+        return str(value).strip(" ") or None if type(value) in (str, int) else None
+
+    def clean_id(name: str) -> str | None:
+        value = get(name)
+        if value is not None and not is_clean(value):
+            raise InvalidPushEventError(_MALFORMED)
+        return value
 
     def user_id(name: str) -> str | None:
-        value = get(name)
+        value = clean_id(name)
         return value if is_user_id(value) else None
 
     event, created_at, open_id = get("Event") or "", get("CreateTime"), user_id("OpenID")
@@ -278,14 +283,14 @@ def _event(
         event,
         open_id,
         user_id("UnionID"),
-        get("AppID") or encrypted_for,
+        clean_id("AppID") or encrypted_for,
         encrypted_for,
         encrypted_for is not None,
         nonce,
         timestamp,
         int(created_at) * 1000 if created_at and _TIMESTAMP.fullmatch(created_at) else None,
         tuple(map(int, re.findall(r"[0-9]{1,9}", get("RevokeInfo") or ""))),
-        get("PluginID"),
-        get("OpenPID"),
+        clean_id("PluginID"),
+        clean_id("OpenPID"),
         fields,
     )

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import PurePath
 from typing import Any, Self
 
-from .access_token import AppAccessToken
+from .access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
 from .bans import Bans
 from .code_exchange import CodeExchange, ComponentExchange
 from .connections import Connections
@@ -31,6 +31,8 @@ from .models import (
     PhoneNumber,
     Session,
     User,
+    UserEncryptKey,
+    is_user_id,
 )
 from .oauth import WeChatOAuth
 from .open_calls import OpenCalls
@@ -52,7 +54,7 @@ from .stores import (
     open_user_store,
 )
 from .subjects import Subjects
-from .tokens import TokenSigner, nonce_of, parse_token
+from .tokens import TokenSigner, new_nonce, nonce_of, parse_token
 from .userdata import check_max_age, check_sealed, verify_raw_data
 from .wechat import WeChatAPI, check_code
 from .wechat_http import API_HOSTS
@@ -103,7 +105,8 @@ class MPAuthX:
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to trade the codes of `authorize` than the app's own: a
             ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and
-            methods that need the app's access token raise ConfigurationError.
+            methods that need the app's access token raise ConfigurationError, unless the
+            ComponentExchange has an `authorizer_access_token`.
         clock: tells the time in Unix seconds.
 
     Raises:
@@ -212,11 +215,14 @@ class MPAuthX:
             connections=self._connections,
             events=self._events,
         )
-        self._access_token: AppAccessToken | None = None
+        self._exchange = exchange
+        self._access_token: AccessToken | None = None
         self._own_web: WeChatOAuth | None = None
         self._records = records = self._open_records(tokens)
         if exchange is None and records is not None:  # else the app's own secret is not known
             self._open_app(app_id, app_secret, records, api_base, keys)
+        if isinstance(exchange, ComponentExchange) and exchange.authorizer_access_token:
+            self._access_token = AuthorizerAccessToken(exchange.authorizer_access_token)
         self._web = web or self._own_web
         self._erasure = Erasure(
             sku=sku,
@@ -338,12 +344,57 @@ class MPAuthX:
         known_as = Device.checked(device, device_kind)
         self._calls.check_here()
         identify = partial(self._identify, web)
-        login, caller = self._logins.log_in(identify, code, device=known_as, on_web=True)
-        try:
-            return await caller
-        except asyncio.CancelledError:
-            self._logins.leave(login, caller)
-            raise
+        return await self._log_in(identify, code, known_as, on_web=True)
+
+    async def issue_session(
+        self,
+        *,
+        open_id: str,
+        union_id: str | None = None,
+        device: str | None = None,
+        device_kind: str | None = None,
+    ) -> AuthResult:
+        """Log in a user whose identity is proven elsewhere. FOR TRUSTED SERVER CODE ONLY.
+
+        NOTHING IS VERIFIED HERE: whoever chooses these ids is logged in as that user, so never pass
+        what a client can choose. Tencent's cloud hosting proves X-WX-OPENID and X-WX-UNIONID in
+        requests with X-WX-SOURCE; anybody who reaches the server past its gateway can send these
+        headers, too.
+
+        The rest is as in `authorize`: the user is saved, bans and the policy apply, and listeners
+        are told. There is no session key: `decrypt` and others raise SessionKeyLostError. Each
+        call issues a session of its own.
+
+        Args:
+            open_id: the user in this app.
+            union_id: the user's unionId; None or empty if there is none.
+            device: as for `authorize`.
+            device_kind: as for `authorize`.
+
+        Raises:
+            ParameterError: an id is malformed, or device or device_kind is not as for `authorize`.
+            BannedError: the user is banned.
+            OverloadedError: as for `authorize`.
+            StoreError: the user or the token could not be stored; no token was given.
+            ClosedError: the service is closed, or was while this call waited for its turn.
+
+        Source: https://developers.weixin.qq.com/miniprogram/dev/wxcloudservice/wxcloudrun/src/development/weixin/index.html
+        """
+        union_id = union_id or None
+        if not is_user_id(open_id) or not (union_id is None or is_user_id(union_id)):
+            raise ParameterError(
+                "open_id must be an openId as WeChat gives it, and union_id a unionId or None."
+            )
+        known_as = Device.checked(device, device_kind)
+        self._calls.check_here()
+        now = int(self._clock() * 1000)
+        user = User(open_id, union_id, created_at=now, updated_at=now, app_id=self._app_id)
+
+        async def identify(_: str) -> User:
+            return user
+
+        # A code of its own keeps concurrent calls apart.
+        return await self._log_in(identify, new_nonce(), known_as)
 
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is good: given out by this app and sku, and still alive.
@@ -747,7 +798,7 @@ class MPAuthX:
         with self._calls.one():
             return await self._app_access().call(partial(self._api.get_phone_number, code))
 
-    async def check_session(self, token: object) -> bool:
+    async def check_session_key(self, token: object) -> bool:
         """Ask WeChat whether the session key behind a token is still the user's.
 
         Returns:
@@ -760,7 +811,7 @@ class MPAuthX:
         with self._calls.one():
             return await self._session_keys.check(token, self._app_access())
 
-    async def reset_session(self, token: object) -> None:
+    async def reset_session_key(self, token: object) -> None:
         """Have WeChat replace the session key behind a token; the new one is kept.
 
         Concurrent calls with the same token are one. It goes on when a caller is cancelled: else
@@ -768,22 +819,41 @@ class MPAuthX:
 
         Raises:
             SessionKeyLostError: WeChat has replaced it before; the client has to log in again.
-            And as `check_session`.
+            And as `check_session_key`.
         """
         with self._calls.one():
             await self._session_keys.reset(token, self._app_access())
 
+    async def user_encrypt_keys(self, token: object) -> Sequence[UserEncryptKey]:
+        """Ask WeChat for the keys that the client of a token encrypts with (`UserCryptoManager`).
+
+        WeChat wants a signature with the session key, which stays in this service.
+
+        Returns:
+            The user's three newest keys, in WeChat's order. Each is valid for an hour.
+
+        Raises:
+            SessionKeyLostError: WeChat has replaced the session key; the client has to log in
+                again.
+            And as `check_session_key`.
+
+        Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/user-encryptkey.html
+        """
+        with self._calls.one():
+            return await self._session_keys.encrypt_keys(token, self._app_access())
+
     async def access_token(self) -> str:
         """The app's own access token, for calls to WeChat of your own.
 
-        It is kept for all processes, and fetched by one of them a little before its end.
+        It is kept for all processes, and fetched by one of them a little before its end. With a
+        ComponentExchange it is what `authorizer_access_token` returns.
 
         Raises:
             WeChatAPIError: WeChat refused.
             HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError,
             ConnectionFailedError: WeChat did not answer as it should.
-            ConfigurationError: `tokens` is no URL and the connections know no Redis, or there is
-                an `exchange`.
+            ConfigurationError: `tokens` is not a URL and the connections have no Redis; or there
+                is an `exchange`, without an `authorizer_access_token`.
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
@@ -841,7 +911,7 @@ class MPAuthX:
         await self._calls.close()
         await self._session_keys.close()
         await self._sessions.close()
-        if self._access_token is not None:
+        if isinstance(self._access_token, AppAccessToken):
             await self._access_token.close()
         if self._own_web is not None:
             await self._own_web.close()
@@ -857,10 +927,30 @@ class MPAuthX:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _app_access(self) -> AppAccessToken:
-        if self._access_token is None:
-            raise _no_records("The app's access token needs")
-        return self._access_token
+    def _app_access(self) -> AccessToken:
+        if self._access_token is not None:
+            return self._access_token
+        if isinstance(self._exchange, ComponentExchange):
+            raise ConfigurationError(
+                "This call needs the app's access token: give ComponentExchange, which is the "
+                "`exchange`, an authorizer_access_token, an async function that returns it."
+            )
+        raise _no_records("The app's access token needs")
+
+    async def _log_in(
+        self,
+        identify: Callable[[str], Awaitable[User]],
+        code: str,
+        device: Device,
+        *,
+        on_web: bool = False,
+    ) -> AuthResult:
+        login, caller = self._logins.log_in(identify, code, device=device, on_web=on_web)
+        try:
+            return await caller
+        except asyncio.CancelledError:
+            self._logins.leave(login, caller)
+            raise
 
     async def _identify(self, web: WeChatOAuth, code: str) -> User:
         found = await web.identify(code)

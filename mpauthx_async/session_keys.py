@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from .access_token import AppAccessToken
+from .access_token import AccessToken
 from .coalescer import Coalescer, answers_of
 from .connections import Connections
 from .constants import TokenStatus
@@ -19,7 +19,7 @@ from .errors import (
 )
 from .events import Events
 from .flights import Flights
-from .models import CodeSession, SessionRef
+from .models import CodeSession, SessionRef, UserEncryptKey
 from .sealing import SessionKeySealer, split_open_id, with_open_id
 from .sessions import Sessions, invalid_token
 from .stores import SessionKeyStore, TokenStore
@@ -83,28 +83,37 @@ class SessionKeys:
         payload: dict[str, Any] = await self._decryptions.submit(sealed)
         return payload
 
-    async def check(self, token: object, access_token: AppAccessToken) -> bool:
+    async def check(self, token: object, access_token: AccessToken) -> bool:
         """Ask WeChat whether the session key of a token is still the user's."""
         session = await self.of(token)
         return await access_token.call(
             partial(self._api.is_session_key_valid, session.open_id, session.session_key)
         )
 
-    async def reset(self, token: object, access_token: AppAccessToken) -> None:
+    async def encrypt_keys(
+        self, token: object, access_token: AccessToken
+    ) -> tuple[UserEncryptKey, ...]:
+        """Ask WeChat for the newest encryption keys of the user of a token."""
+        session = await self.of(token)
+        keys = await access_token.call(
+            partial(self._api.get_user_encrypt_keys, session.open_id, session.session_key)
+        )
+        if keys is None:
+            raise _replaced()
+        return keys
+
+    async def reset(self, token: object, access_token: AccessToken) -> None:
         """Have WeChat replace the session key of a token, once for all who ask meanwhile."""
         ref = await self._sessions.current(token)
         await self._resets.join(ref, partial(self._reset, ref, access_token))
 
-    async def _reset(self, ref: SessionRef, access_token: AppAccessToken) -> None:
+    async def _reset(self, ref: SessionRef, access_token: AccessToken) -> None:
         session = await self._finds.submit(ref)
         session_key = await access_token.call(
             partial(self._api.reset_session_key, session.open_id, session.session_key)
         )
         if session_key is None:
-            raise SessionKeyLostError(
-                "WeChat has replaced the session key: the client has to log in again, with "
-                "wx.login."
-            )
+            raise _replaced()
         replacement = CodeSession(session.open_id, session_key)
         if not await replace_session_key(self._sealer, self._store, ref, replacement):
             raise invalid_token(TokenStatus.unknown)
@@ -201,8 +210,14 @@ def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] 
     return payloads
 
 
+def _replaced() -> SessionKeyLostError:
+    return SessionKeyLostError(
+        "WeChat has replaced the session key: the client has to log in again, with wx.login."
+    )
+
+
 def _lost() -> SessionKeyLostError:
     return SessionKeyLostError(
         "No session key is kept for this token: the client has to log in again, with wx.login. "
-        "(Tokens of web logins and of refresh_token have none.)"
+        "(Tokens of web logins, issue_session and refresh_token have none.)"
     )

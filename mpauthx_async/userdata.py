@@ -7,13 +7,13 @@ https://developers.weixin.qq.com/miniprogram/en/dev/framework/open-ability/signa
 import binascii
 import hashlib
 import hmac
-import json
 import time
 from typing import Any, TypeGuard
 
 from Crypto.Cipher import AES
 
 from .errors import DecryptionError, ParameterError
+from .wechat_text import JSON, is_clean
 
 __all__ = [
     "MAX_ENCRYPTED_DATA",
@@ -35,8 +35,8 @@ _MAX_AHEAD = 300  # seconds that WeChat's clock may be ahead of ours
 _MAX_MAX_AGE = 3_153_600_000  # seconds: a hundred years
 _KEY = 16  # bytes: AES-128
 _REPAIR = bytes.maketrans(b" -_", b"++/")
-_JSON = json.JSONDecoder(strict=False)  # nicknames hold raw control characters
 _WIDEST = "\U0010ffff"
+_IDS = ("openId", "unionId", "openGId", "userid", "corpid")
 
 
 def decrypt_user_data(
@@ -69,8 +69,9 @@ def decrypt_user_data(
 
     Raises:
         DecryptionError: the data is malformed, damaged, too long, sealed with another key or for
-            another app, in one message that does not tell which; or, with `max_age`, it is older
-            or has no usable timestamp, in another message.
+            another app, or contains an id with a control character or U+FFFD, in one message that
+            does not tell which; or, with `max_age`, it is older or has no usable timestamp, in
+            another message.
         ParameterError: max_age is not a positive number.
     """
     check_max_age(max_age)
@@ -185,11 +186,11 @@ def _open(session_key: str, encrypted_data: str, iv: str, app_id: str) -> dict[s
         # from its beginning. Otherwise one byte of the padding that is not ASCII makes it copy all
         # that is decoded so far, which takes microseconds.
         text = (_WIDEST.encode() + plaintext).decode(errors="replace")
-        payload, end = _JSON.raw_decode(text, len(_WIDEST))
+        payload, end = JSON.raw_decode(text, len(_WIDEST))
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
     is_padded, is_ours = _is_padding(text[end:].encode()), _is_sealed_for(app_id, payload)
-    return payload if is_padded & is_ours else None
+    return payload if is_padded & is_ours & _has_clean_ids(payload) else None
 
 
 def _is_padding(rest: bytes) -> bool:
@@ -201,6 +202,11 @@ def _is_padding(rest: bytes) -> bool:
 def _is_sealed_for(app_id: str, payload: object) -> bool:
     watermark = payload.get("watermark") if isinstance(payload, dict) else None
     return isinstance(watermark, dict) and watermark.get("appid") == app_id
+
+
+def _has_clean_ids(payload: object) -> bool:
+    ids = [payload.get(name) for name in _IDS] if isinstance(payload, dict) else []
+    return all(is_clean(one) for one in ids if isinstance(one, str))
 
 
 def _is_within(timestamp: object, max_age: float, now: float) -> bool:

@@ -1,21 +1,21 @@
 """WeChatAPI: typed calls of WeChat's HTTP API."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from .code_exchange import CodeExchange, MiniProgramExchange
+from .code_exchange import CodeExchange, MiniProgramExchange, WebExchange
 from .connections import Connections
 from .errors import ConfigurationError, InvalidResponseError, ParameterError, WeChatAPIError
 from .frames import methods_clear_frames
-from .models import CodeSession, OAuthToken, OAuthUser, PhoneNumber, is_user_id
+from .models import CodeSession, OAuthToken, OAuthUser, PhoneNumber, UserEncryptKey
 from .userdata import sign_user_state
 from .wechat_http import API_HOSTS, WeChatHTTP
+from .wechat_text import is_credential, is_user_id, profile_text, union_id_of
 
 __all__ = ["WeChatAPI", "check_code", "check_lang"]
 
 _CODE = re.compile(r"[\x21-\x7e]{1,512}")
-_TOKEN = re.compile(r"[\x21-\x7e]{1,1024}")
 _NOT_GOOD = (40001, 40003, 40014, 42001, 42007)  # WeChat's errcodes for an access token
 _INVALID_SIGNATURE = 87009  # WeChat's errcode for a session key that is not the user's
 _LONGEST_LIFE = 31_536_000  # seconds: WeChat gives 7,200
@@ -33,7 +33,7 @@ class WeChatAPI:
         connections: whose aiohttp session to use.
         api_base: the server's address without a trailing slash, or several in the order in which
             to try them; by default WeChat's own, and for codes those of the exchange.
-        exchange: another way to trade the codes of `wx.login` than the app's own.
+        exchange: another way to exchange codes than with the app's own secret.
         on_refused: is told WeChat's errcode whenever it refuses a call.
     """
 
@@ -102,29 +102,19 @@ class WeChatAPI:
         Source: https://developers.weixin.qq.com/doc/offiaccount/en/OA_Web_Apps/Wechat_webpage_authorization.html
         """
         check_code(code)
-        answer = await self._http.get(
-            "/sns/oauth2/access_token",
-            {
-                "appid": self._app_id,
-                "secret": self._app_secret,
-                "code": code,
-                "grant_type": "authorization_code",
-            },
-        )
-        return _oauth_token(answer, now)
+        return _oauth_token(await self._web.web_token(self._http, self._app_id, code), now)
 
     async def refresh_oauth_token(self, refresh_token: str, now: int) -> OAuthToken:
         """Trade a refresh token for an access token that lives; in all else as the above."""
         _check_token("refresh_token", refresh_token)
-        answer = await self._http.get(
-            "/sns/oauth2/refresh_token",
-            {
-                "appid": self._app_id,
-                "grant_type": "refresh_token",
-                "refresh_token": refresh_token,
-            },
-        )
+        answer = await self._web.refreshed_web_token(self._http, self._app_id, refresh_token)
         return _oauth_token(answer, now)
+
+    @property
+    def _web(self) -> WebExchange:
+        if not isinstance(self._exchange, WebExchange):
+            raise ConfigurationError("This exchange has no web logins.")
+        return self._exchange
 
     async def get_oauth_user(self, token: OAuthToken, lang: str = "zh_CN") -> OAuthUser:
         """Ask for the profile of the user whose token this is, in zh_CN, zh_TW or en.
@@ -138,10 +128,8 @@ class WeChatAPI:
         answer = await self._http.get("/sns/userinfo", query)
         if answer.get("openid") != token.open_id:
             raise InvalidResponseError("WeChat's answer does not have the openid asked for.")
-        union_id = answer.get("unionid")
-        return OAuthUser.from_wechat(
-            token.open_id, union_id if is_user_id(union_id) else token.union_id, answer
-        )
+        union_id = union_id_of(answer) or token.union_id
+        return OAuthUser.from_wechat(token.open_id, union_id, answer)
 
     async def is_oauth_token_valid(self, open_id: str, access_token: str) -> bool:
         """Ask whether an access token is this user's and still good.
@@ -184,7 +172,7 @@ class WeChatAPI:
             },
         )
         token, expires_in = answer.get("access_token"), answer.get("expires_in")
-        if not _is_token(token) or not _is_lifetime(expires_in):
+        if not is_credential(token) or not _is_lifetime(expires_in):
             raise InvalidResponseError("WeChat's answer has no access_token and expires_in.")
         return token, expires_in
 
@@ -216,13 +204,7 @@ class WeChatAPI:
         Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/checkSessionKey.html
         """
         query = _signed(open_id, session_key, access_token)
-        try:
-            await self._http.get("/wxa/checksession", query)
-        except WeChatAPIError as error:
-            if error.errcode != _INVALID_SIGNATURE:
-                raise
-            return False
-        return True
+        return await _if_signature_is_valid(self._http.get("/wxa/checksession", query)) is not None
 
     async def reset_session_key(
         self, open_id: str, session_key: str, access_token: str
@@ -235,16 +217,35 @@ class WeChatAPI:
         Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/ResetUserSessionKey.html
         """
         query = _signed(open_id, session_key, access_token)
-        try:
-            answer = await self._http.get("/wxa/resetusersessionkey", query)
-        except WeChatAPIError as error:
-            if error.errcode != _INVALID_SIGNATURE:
-                raise
+        answer = await _if_signature_is_valid(self._http.get("/wxa/resetusersessionkey", query))
+        if answer is None:
             return None
         new_key = answer.get("session_key")
-        if not isinstance(new_key, str) or not new_key or answer.get("openid") != open_id:
+        if not is_credential(new_key) or answer.get("openid") != open_id:
             raise InvalidResponseError("WeChat's answer has no session_key of this openid.")
         return new_key
+
+    async def get_user_encrypt_keys(
+        self, open_id: str, session_key: str, access_token: str
+    ) -> tuple[UserEncryptKey, ...] | None:
+        """Ask for a user's three newest encryption keys; None if session_key is not the user's.
+
+        Raises:
+            As `code_to_session`.
+
+        Source: https://developers.weixin.qq.com/minigame/dev/api-backend/open-api/internet/internet.getUserEncryptKey.html
+        """
+        query = _signed(open_id, session_key, access_token)
+        answer = await _if_signature_is_valid(
+            self._http.post("/wxa/business/getuserencryptkey", query, {})
+        )
+        if answer is None:
+            return None
+        listed = answer.get("key_info_list")
+        keys = tuple(map(UserEncryptKey.from_wechat, listed if isinstance(listed, list) else (0,)))
+        if None in keys:
+            raise InvalidResponseError("WeChat's answer has no well-formed key_info_list.")
+        return tuple(filter(None, keys))
 
 
 def check_code(code: object) -> None:
@@ -262,16 +263,12 @@ def check_lang(lang: object) -> None:
         raise ParameterError(f"lang must be one of {', '.join(_LANGUAGES)}.")
 
 
-def _is_token(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
-
-
 def _is_lifetime(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 < value <= _LONGEST_LIFE
 
 
 def _check_token(name: str, value: object) -> None:
-    if not _is_token(value):
+    if not is_credential(value):
         raise ParameterError(f"{name} is required, as WeChat gave it.")
 
 
@@ -293,28 +290,36 @@ def _signed(open_id: str, session_key: str, access_token: str) -> dict[str, str]
     }
 
 
+async def _if_signature_is_valid(answer: Awaitable[dict[str, Any]]) -> dict[str, Any] | None:
+    """Await the answer to a signed call; None if the session key is not the user's."""
+    try:
+        return await answer
+    except WeChatAPIError as error:
+        if error.errcode != _INVALID_SIGNATURE:
+            raise
+        return None
+
+
 def _oauth_token(answer: Mapping[str, Any], now: int) -> OAuthToken:
     get = answer.get
-    open_id, union_id, expires_in = get("openid"), get("unionid") or None, get("expires_in")
+    open_id, expires_in = get("openid"), get("expires_in")
     access_token, refresh_token = get("access_token"), get("refresh_token")
     if (
         not is_user_id(open_id)
-        or not _is_token(access_token)
-        or not _is_token(refresh_token)
+        or not is_credential(access_token)
+        or not is_credential(refresh_token)
         or not _is_lifetime(expires_in)
     ):
         raise InvalidResponseError(
             "WeChat's answer has no openid, access_token, refresh_token and expires_in."
         )
-    if union_id is not None and not is_user_id(union_id):
-        raise InvalidResponseError("WeChat's answer has a unionid that is none.")
     return OAuthToken(
         open_id=str(open_id),
         access_token=access_token,
         refresh_token=refresh_token,
         expires_in=expires_in,
-        scope=str(get("scope", "")),
+        scope=profile_text(get("scope")) or "",
         created_at=now,
-        union_id=union_id,
+        union_id=union_id_of(answer),
         is_snapshot_user=get("is_snapshotuser") in (1, "1"),
     )

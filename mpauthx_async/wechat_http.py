@@ -1,7 +1,6 @@
 """WeChatHTTP: asking WeChat's servers; their errors, retries and fallback hosts."""
 
 import asyncio
-import json
 import random
 import re
 import time
@@ -33,6 +32,7 @@ from .errors import (
 )
 from .failure_log import failures
 from .frames import clear_frames
+from .wechat_text import parse_json
 
 __all__ = ["API_HOSTS", "WeChatHTTP", "is_address"]
 
@@ -303,7 +303,7 @@ def _parse(status: int, answer: bytes | None, request: _Request) -> dict[str, An
     if not answer.strip():
         return EmptyResponseError("WeChat answered with an empty body.")
     try:
-        parsed = json.loads(answer)
+        parsed = parse_json(answer)
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):

@@ -133,6 +133,9 @@ EVENT = PushEvent("user_info_modified", "bob", None, None, None, True, "nonce", 
 AUTH = {
     "authorize": Row(lambda w: w.auth.authorize(w.code(), *w.sealed()), "wechat users tokens"),
     "authorize_web": Row(lambda w: w.auth.authorize_web(w.web_code()), "wechat users tokens"),
+    "issue_session": Row(
+        lambda w: w.auth.issue_session(open_id="bob", union_id="union-bob"), "users tokens"
+    ),
     "is_token_valid": Row(lambda w: w.auth.is_token_valid(w.token), "tokens"),
     "authenticate": Row(lambda w: w.auth.authenticate(w.token), "tokens token"),
     "check": Row(lambda w: w.auth.check(), "users tokens"),
@@ -157,8 +160,9 @@ AUTH = {
         lambda w: w.auth.verify_raw_data(w.token, "{}", "0" * 40), "tokens token"
     ),
     "get_phone_number": Row(lambda w: w.auth.get_phone_number(w.phone_code()), "wechat"),
-    "check_session": Row(lambda w: w.auth.check_session(w.token), "wechat tokens token"),
-    "reset_session": Row(lambda w: w.auth.reset_session(w.token), "wechat tokens token"),
+    "check_session_key": Row(lambda w: w.auth.check_session_key(w.token), "wechat tokens token"),
+    "reset_session_key": Row(lambda w: w.auth.reset_session_key(w.token), "wechat tokens token"),
+    "user_encrypt_keys": Row(lambda w: w.auth.user_encrypt_keys(w.token), "wechat tokens token"),
     "access_token": Row(lambda w: w.later().auth.access_token(), "wechat tokens"),
     "forget_user": Row(lambda w: w.auth.forget_user("eve"), "users tokens"),
     "clear_profile": Row(lambda w: w.auth.clear_profile("bob", ["city"]), "users"),
@@ -200,6 +204,9 @@ API = {
     ),
     "reset_session_key": Row(
         lambda w: w.api.reset_session_key("bob", SESSION_KEY, w.access_token), "wechat"
+    ),
+    "get_user_encrypt_keys": Row(
+        lambda w: w.api.get_user_encrypt_keys("bob", SESSION_KEY, w.access_token), "wechat"
     ),
 }
 ACCESS = {

@@ -61,8 +61,8 @@ def key_calls(auth: MPAuthX, token: Any) -> list[Awaitable[object]]:
         auth.decrypt(token, "data", "iv"),
         auth.decrypt_phone_number(token, "data", "iv"),
         auth.verify_raw_data(token, "{}", "0" * 40),
-        auth.check_session(token),
-        auth.reset_session(token),
+        auth.check_session_key(token),
+        auth.reset_session_key(token),
     ]
 
 
@@ -131,13 +131,13 @@ async def test_a_session_is_checked_and_reset_and_the_new_key_kept(
 ) -> None:
     token = await log_in(auth, wx)
     before = wx.seal("bob", {"n": 1})
-    assert await auth.check_session(token) is True
-    assert await auth.reset_session(token) is None
-    assert await auth.check_session(token) is True
+    assert await auth.check_session_key(token) is True
+    assert await auth.reset_session_key(token) is None
+    assert await auth.check_session_key(token) is True
     assert (await auth.decrypt(token, *wx.seal("bob", {"n": 2})))["n"] == 2
     with pytest.raises(DecryptionError):
         await auth.decrypt(token, *before)
-    await auth.reset_session(token)
+    await auth.reset_session_key(token)
     assert await auth.is_token_valid(token)
 
 
@@ -147,15 +147,15 @@ async def test_after_a_new_login_at_wechat_the_client_has_to_log_in_again(
     token = await log_in(auth, wx)
     old = wx.seal("bob", {"n": 1})
     code = wx.login("bob")
-    assert await auth.check_session(token) is False
+    assert await auth.check_session_key(token) is False
     with pytest.raises(SessionKeyLostError, match="log in again"):
-        await auth.reset_session(token)
+        await auth.reset_session_key(token)
     with pytest.raises(DecryptionError, match="log in again"):
         await auth.decrypt(token, *wx.seal("bob", {"n": 2}))
     assert (await auth.decrypt(token, *old))["n"] == 1
     assert await auth.is_token_valid(token)
     again = (await auth.authorize(code)).response
-    assert await auth.check_session(again) is True
+    assert await auth.check_session_key(again) is True
     assert (await auth.decrypt(again, *wx.seal("bob", {"n": 3})))["n"] == 3
 
 
@@ -167,7 +167,7 @@ async def test_each_device_has_its_own_key(auth: MPAuthX, wx: WeChatSimulator) -
     for n, (token, sealed) in enumerate(devices):
         assert (await auth.decrypt(token, *sealed))["n"] == n
     # At WeChat a user has one key: that of the last login.
-    assert [await auth.check_session(token) for token, _ in devices] == [False, False, True]
+    assert [await auth.check_session_key(token) for token, _ in devices] == [False, False, True]
 
 
 async def test_a_user_with_a_union_id_is_asked_for_by_their_open_id(
@@ -175,9 +175,9 @@ async def test_a_user_with_a_union_id_is_asked_for_by_their_open_id(
 ) -> None:
     token = await log_in(auth, wx, union_id="union-bob")
     assert auth.extract_open_id(token) == "union-bob"
-    assert await auth.check_session(token) is True
-    await auth.reset_session(token)
-    assert await auth.check_session(token) is True
+    assert await auth.check_session_key(token) is True
+    await auth.reset_session_key(token)
+    assert await auth.check_session_key(token) is True
     assert {r.query["openid"] for r in wx.requests if r.path in (CHECK, RESET)} == {"bob"}
 
 
@@ -190,9 +190,9 @@ async def test_a_union_id_that_only_the_database_knows_does_not_take_the_open_id
         token = await log_in(auth, wx)  # WeChat says no unionId any more
         assert auth.extract_open_id(token) == "union-bob"
         wx.expire_access_tokens()
-        assert await auth.check_session(token) is True
-        await auth.reset_session(token)
-        assert await auth.check_session(token) is True
+        assert await auth.check_session_key(token) is True
+        await auth.reset_session_key(token)
+        assert await auth.check_session_key(token) is True
 
 
 async def test_keys_open_after_a_change_of_the_secret_while_the_old_one_is_listed(
@@ -223,7 +223,7 @@ async def test_a_short_app_secret_serves_where_signing_keys_are_given(
             api_base=wx.url,
         ) as auth,
     ):
-        assert await auth.check_session(await log_in(auth, wx))
+        assert await auth.check_session_key(await log_in(auth, wx))
 
 
 async def test_many_calls_at_once_make_few_trips(
@@ -458,22 +458,22 @@ async def test_a_reset_goes_on_when_its_caller_is_cancelled(
     await auth.access_token()
     wx.latency = 0.2
     before = len(wx.requests)
-    caller = asyncio.create_task(auth.reset_session(token))
+    caller = asyncio.create_task(auth.reset_session_key(token))
     await requests_at(wx, before + 1)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
     wx.latency = 0
     await auth._session_keys._resets.close()  # which waits for it
-    assert await auth.check_session(token) is True
+    assert await auth.check_session_key(token) is True
     assert (await auth.decrypt(token, *wx.seal("bob", {"n": 1})))["n"] == 1
 
 
 async def test_concurrent_resets_of_one_session_are_one(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = await log_in(auth, wx)
-    await asyncio.gather(*(auth.reset_session(token) for _ in range(10)))
+    await asyncio.gather(*(auth.reset_session_key(token) for _ in range(10)))
     assert asked(wx, RESET) == 1
-    assert await auth.check_session(token) is True
+    assert await auth.check_session_key(token) is True
     assert not auth._session_keys._resets._callers
 
 
@@ -510,7 +510,7 @@ async def test_close_lets_calls_in_flight_finish(
             auth.decrypt(token, *sealed),
             auth.verify_raw_data(token, info.raw_data, info.signature),
             auth.get_phone_number(wx.get_phone_number("bob").code),
-            auth.check_session(token),
+            auth.check_session_key(token),
         )
     ]
     await asyncio.sleep(0)
@@ -531,13 +531,13 @@ async def test_close_waits_for_a_reset_whose_key_would_be_lost(
     await auth.access_token()
     wx.latency = 0.2
     before = len(wx.requests)
-    reset = asyncio.create_task(auth.reset_session(token))
+    reset = asyncio.create_task(auth.reset_session_key(token))
     await requests_at(wx, before + 1)
     await auth.close()
     await reset
     wx.latency = 0
     async with make(tokens=tokens) as successor:
-        assert await successor.check_session(token) is True
+        assert await successor.check_session_key(token) is True
 
 
 async def test_a_closed_service_says_so(

@@ -156,7 +156,6 @@ class TestComponent:
         for app_id, token, errcode in (
             (wx.component_app_id, "unknown", 40001),
             (wx.component_app_id, old, 42001),
-            (wx.component_app_id, "", 41001),
             ("wx-another-platform", good, 40094),
         ):
             exchange = ComponentExchange(app_id, giving(token))
@@ -233,9 +232,22 @@ class TestWeCom:
             await auth.authorize(code)
             assert await errcode_of(auth.authorize(code)) == 40029
         clock.now += 7200
-        for token, errcode in ((old, 42001), ("unknown", 40014), ("", 41001)):
+        for token, errcode in ((old, 42001), ("unknown", 40014)):
             async with make(exchange=WeComExchange(giving(token))) as auth:
                 assert await errcode_of(auth.authorize(wx.wecom_login("zhang"))) == errcode
+
+
+@pytest.mark.parametrize("token", ["", None, b"token", "a\x07b", "a\ufffdb", "x" * 1025])
+@pytest.mark.parametrize(
+    "exchange", [WeComExchange, lambda give: ComponentExchange("wx0", give)], ids=["wecom", "wx"]
+)
+async def test_a_function_that_returns_no_token_is_a_configuration_error(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, exchange: Callable[..., Any], token: Any
+) -> None:
+    async with make(exchange=exchange(giving(token))) as auth:
+        with pytest.raises(ConfigurationError, match="access_token must return WeChat's token"):
+            await auth.authorize("code")
+    assert not wx.requests
 
 
 MEMBER = {"userid": "zhang", "corpid": "ww0", "session_key": KEY}

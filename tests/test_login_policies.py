@@ -238,7 +238,7 @@ async def test_the_shared_token_of_a_user_with_a_union_id_opens_what_is_sealed(
         assert results[0].response == results[1].response
         sealed = wx.seal("bob", {"openGId": "g1"})
         assert (await auth.decrypt(results[0].response, *sealed))["openGId"] == "g1"
-        assert await auth.check_session(results[0].response)
+        assert await auth.check_session_key(results[0].response)
 
 
 async def test_a_refresh_ends_the_shared_token_as_any_other(

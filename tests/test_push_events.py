@@ -271,7 +271,7 @@ def test_xml_may_be_encrypted_in_json_and_contain_any_text():
     assert event.event == "微信"
     assert event.fields == {
         "Event": "微信",
-        "Content": "<!DOCTYPE x> &amp;",
+        "Content": "<!DOCTYPE x> &amp; \ufffd",
         "Empty": "",
         "List": "ab",
     }

@@ -196,14 +196,14 @@ async def test_the_session_key_goes_on_with_the_session(auth: MPAuthX, wx: WeCha
     for call in (
         auth.decrypt(old.response, *sealed),
         auth.verify_raw_data(old.response, "{}", "0" * 40),
-        auth.check_session(old.response),
-        auth.reset_session(old.response),
+        auth.check_session_key(old.response),
+        auth.reset_session_key(old.response),
     ):
         with pytest.raises(InvalidTokenError) as caught:
             await call
         assert caught.value.status is TokenStatus.rotated
     assert await auth.is_token_valid(new.response)
-    await auth.reset_session(new.response)
+    await auth.reset_session_key(new.response)
     assert (await auth.decrypt(new.response, *wx.seal("bob", {"openGId": "g2"})))["openGId"] == "g2"
 
 
@@ -349,7 +349,7 @@ async def test_to_ask_for_the_status_of_an_old_token_ends_nothing(
     assert not of_kind(heard, TokenReuseDetected)
 
 
-@pytest.mark.parametrize("use", ["session", "check_session", "reset_session", "decrypt"])
+@pytest.mark.parametrize("use", ["session", "check_session_key", "reset_session_key", "decrypt"])
 async def test_an_old_token_is_used_by_whatever_it_opens(
     graceless: MPAuthX, wx: WeChatSimulator, use: str
 ) -> None:

@@ -39,7 +39,7 @@ async def use_everything(wx: WeChatSimulator, auth: MPAuthX, oauth: WeChatOAuth)
         info = wx.get_user_info(open_id)
         result = await auth.authorize(code, info.encrypted_data, info.iv)
         secrets |= {session_key(wx, open_id), result.response[-21:]}  # the token's MAC
-        await auth.reset_session(result.response)
+        await auth.reset_session_key(result.response)
         secrets |= {session_key(wx, open_id)}
         rotated = await auth.rotate(result.response)
         web = await auth.authorize_web(wx.web_login(open_id, union_id))

@@ -153,7 +153,7 @@ async def test_no_success_is_shown_or_logged_with_a_secret(
     shown: list[object] = [result, rotated, refreshed, await auth.session(rotated.response)]
     shown += [await oauth.get_session_key(world.code()), await api.code_to_session(world.code())]
     assert await auth.decrypt(result.response, *world.sealed())
-    await auth.reset_session(result.response)
+    await auth.reset_session_key(result.response)
     await world.close()
     assert {LoggedIn, Rotated} <= {type(event) for event in heard}
     shown += [*heard, auth, oauth, api, world.access, world.connections, auth._api._exchange]
@@ -186,7 +186,7 @@ async def test_no_answer_without_fields_leaves_a_secret(world: World) -> None:
         lambda: world.auth.authorize(world.code()),
         lambda: world.auth.authorize_web(world.web_code()),
         lambda: world.auth.get_phone_number(world.phone_code()),
-        lambda: world.auth.reset_session(world.token),
+        lambda: world.auth.reset_session_key(world.token),
         lambda: world.access.get(refused=world.access_token),
     ]
     for call in calls:

@@ -17,6 +17,7 @@ from mpauthx_async import (
     Session,
     StoreError,
     WeChatAPIError,
+    WeChatRefusedError,
     WeChatSimulator,
 )
 from mpauthx_async.events import (
@@ -128,7 +129,7 @@ async def test_logins_that_fail_are_told_of_with_what_was_raised(
         errors.append(caught.value)
     await auth.close()
     assert [event.error for event in of_kind(heard, LoginFailed)] == errors
-    assert [type(error) for error in errors] == [WeChatAPIError, BannedError]
+    assert [type(error) for error in errors] == [WeChatRefusedError, BannedError]
     assert of_kind(heard, WeChatFailed) == [WeChatFailed(40163)]
 
 

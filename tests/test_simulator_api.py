@@ -23,6 +23,8 @@ STABLE, CLASSIC = "/cgi-bin/stable_token", "/cgi-bin/token"
 CHECK, RESET = "/wxa/checksession", "/wxa/resetusersessionkey"
 PHONE = "/wxa/business/getuserphonenumber"
 COMPONENT = "/sns/component/jscode2session"
+COMPONENT_WEB = "/sns/oauth2/component/access_token"
+COMPONENT_REFRESH = "/sns/oauth2/component/refresh_token"
 PARAMETERS = (
     *("appid", "secret", "grant_type", "access_token", "openid", "signature", "sig_method"),
     *("js_code", "corpid", "corpsecret", "component_appid", "component_access_token"),
@@ -593,11 +595,15 @@ async def test_the_front_page_lists_every_route(wx, client):
         "GET /connect/oauth2/authorize?",
         "GET /connect/qrconnect?",
         "GET /sns/component/jscode2session?",
+        "GET /sns/oauth2/component/access_token?",
+        "GET /sns/oauth2/component/refresh_token?",
+        "POST /wxa/business/getuserencryptkey?",
         "GET /cgi-bin/gettoken?",
         "GET /cgi-bin/miniprogram/jscode2session?",
         "POST /simulator/web_login {",
         "POST /simulator/visit_as {",
         "POST /simulator/phone_number {",
+        "POST /simulator/user_key {",
         "POST /simulator/wecom_login {",
         "POST /simulator/clear_faults {}",
         "POST /simulator/reset {}",
@@ -610,6 +616,7 @@ async def test_the_front_page_tells_what_platforms_and_wecom_ask_for(wx, client,
     code = wx.login("bob")
     platform = {name: told[name] for name in ("component_appid", "component_access_token")}
     assert (await component(client, code, **platform))["openid"] == "bob"
+    assert await use(client, {"access_token": told["authorizer_access_token"]}) == 40029
     company = {name: told[name] for name in ("corpid", "corpsecret")}
     assert (await wecom_token(client, **company))["errcode"] == 0
     clock.now += 7200
@@ -651,7 +658,12 @@ async def test_another_process_gets_phone_numbers_and_members(wx, client):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    path=st.sampled_from([CLASSIC, CHECK, RESET, COMPONENT, WECOM_TOKEN, WECOM, "/sns/userinfo"]),
+    path=st.sampled_from(
+        [
+            *(CLASSIC, CHECK, RESET, COMPONENT, COMPONENT_WEB, COMPONENT_REFRESH),
+            *(WECOM_TOKEN, WECOM, "/sns/userinfo"),
+        ]
+    ),
     query=st.dictionaries(
         st.sampled_from(PARAMETERS),
         st.text(st.characters(exclude_categories=["Cs"]), max_size=30),

@@ -6,6 +6,7 @@ async with WeChatSimulator() as wx:
     ...  # call the code under test with api_base=wx.url
 """
 
+from .encrypt_keys import EncryptKey
 from .faults import Fault
 from .push import PushedEvent
 from .routes import Request
@@ -13,6 +14,7 @@ from .sealing import PhoneNumber, SealedData, SealedUserInfo
 from .server import WeChatSimulator
 
 __all__ = [
+    "EncryptKey",
     "Fault",
     "PhoneNumber",
     "PushedEvent",

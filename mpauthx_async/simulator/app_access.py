@@ -37,13 +37,14 @@ class _Forced:
 
 
 class AppAccess:
-    """Gives apps their access tokens, of two kinds that know nothing of each other."""
+    """Gives apps their access tokens, of three kinds that are independent of each other."""
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._tokens: Expiring[_Token] = Expiring(state.clock, _TTL, remembered=_TTL)
         self._stable: dict[str, str] = {}  # an app's current token
         self._classic: dict[str, str] = {}
+        self._authorizer: dict[str, str] = {}  # the one that the third-party platform has
         self._forced: dict[str, _Forced] = {}
 
     def routes(self) -> tuple[Route, ...]:
@@ -97,6 +98,13 @@ class AppAccess:
                 token.replaced_at = min(token.replaced_at, now)
         self._stable.pop(app_id, None)
         self._classic.pop(app_id, None)
+        self._authorizer.pop(app_id, None)
+
+    def authorizer_token(self, app_id: str) -> str:
+        """Give the platform's current token of an app: the same one for two hours."""
+        if not self._tokens.remaining(self._authorizer.get(app_id, "")):
+            self._authorizer[app_id] = self._new(app_id)
+        return self._authorizer[app_id]
 
     def _give_stable(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/mp-access-token/getStableAccessToken.html

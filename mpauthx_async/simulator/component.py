@@ -5,10 +5,12 @@ from .expiring import Expiring, random_text
 from .mini_program import MiniProgram
 from .routes import Answer, Call, Route
 from .state import State
+from .web_oauth import WebOAuth
 
 __all__ = ["Component"]
 
 _TTL = 7200
+_CREDENTIALS = "&component_appid=…&component_access_token=…"
 
 
 class Component:
@@ -16,14 +18,18 @@ class Component:
 
     Args:
         state: the apps and their users.
-        mini_program: gives and takes the codes.
+        mini_program: gives and takes the codes of `wx.login`.
+        web_oauth: gives and takes those of web pages.
         app_id: the platform's own AppID.
     """
 
-    def __init__(self, state: State, mini_program: MiniProgram, app_id: str) -> None:
+    def __init__(
+        self, state: State, mini_program: MiniProgram, web_oauth: WebOAuth, app_id: str
+    ) -> None:
         self.app_id = app_id
         self._state = state
         self._mini_program = mini_program
+        self._web_oauth = web_oauth
         self._tokens: Expiring[str] = Expiring(state.clock, _TTL, remembered=_TTL)
         self._current = ""
 
@@ -34,8 +40,19 @@ class Component:
                 "GET",
                 "/sns/component/jscode2session",
                 self._code_to_session,
-                "?appid=…&js_code=…&grant_type=authorization_code"
-                "&component_appid=…&component_access_token=…",
+                f"?appid=…&js_code=…&grant_type=authorization_code{_CREDENTIALS}",
+            ),
+            Route(
+                "GET",
+                "/sns/oauth2/component/access_token",
+                self._web_token,
+                f"?appid=…&code=…&grant_type=authorization_code{_CREDENTIALS}",
+            ),
+            Route(
+                "GET",
+                "/sns/oauth2/component/refresh_token",
+                self._refresh_web_token,
+                f"?appid=…&grant_type=refresh_token{_CREDENTIALS}&refresh_token=…",
             ),
         )
 
@@ -48,6 +65,17 @@ class Component:
 
     def _code_to_session(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/doc/oplatform/openApi/miniprogram-management/login/api_thirdpartycode2session.html
+        return self._mini_program.exchange(call, self._authorizer(call))
+
+    def _web_token(self, call: Call) -> Answer:
+        # https://developers.weixin.qq.com/doc/oplatform/Third-party_Platforms/2.0/api/Before_Develop/Official_Accounts/official_account_website_authorization.html
+        return self._web_oauth.exchange(call, self._authorizer(call))
+
+    def _refresh_web_token(self, call: Call) -> Answer:
+        return self._web_oauth.refresh(call, self._authorizer(call))
+
+    def _authorizer(self, call: Call) -> str:
+        """Give the app that a call is for, and that has authorised this platform."""
         if not call.query.get("component_appid"):
             raise Refused(41018)
         if not call.query.get("component_access_token"):
@@ -60,4 +88,4 @@ class Component:
             raise Refused(41002)
         if app_id not in self._state.apps:
             raise Refused(61003)
-        return self._mini_program.exchange(call, app_id)
+        return app_id

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from .encrypt_keys import EncryptKey
 from .faults import Fault
 from .push import PushedEvent, PushFormat, PushMode
 from .routes import Answer
@@ -22,6 +23,7 @@ class Simulator(Protocol):
     def get_phone_number(
         self, open_id: str, phone_number: str, *, country_code: str, app_id: str | None
     ) -> PhoneNumber: ...
+    def get_latest_user_key(self, open_id: str, *, app_id: str | None) -> EncryptKey: ...
     def web_login(
         self, open_id: str, union_id: str | None, *, scope: str, app_id: str | None
     ) -> str: ...
@@ -79,6 +81,12 @@ def _phone_number(wx: Simulator, body: Mapping[str, Any]) -> Answer:
         app_id=_optional(body, "app_id"),
     )
     return {"code": phone.code, "encryptedData": phone.encrypted_data, "iv": phone.iv}
+
+
+def _user_key(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+    key = wx.get_latest_user_key(_text(body, "open_id"), app_id=_optional(body, "app_id"))
+    told = {"encryptKey": key.encrypt_key, "iv": key.iv, "version": key.version}
+    return {**told, "expireTime": key.expire_time}
 
 
 def _web_login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
@@ -156,6 +164,7 @@ CONTROLS: Mapping[str, tuple[_Control, str]] = {
     "/simulator/login": (_login, '{"open_id": "…", "union_id": "… or left out"}'),
     "/simulator/user_info": (_user_info, '{"open_id": "of a user who has logged in"}'),
     "/simulator/phone_number": (_phone_number, '{"open_id": "of a user who has logged in"}'),
+    "/simulator/user_key": (_user_key, '{"open_id": "of a user who has logged in"}'),
     "/simulator/web_login": (_web_login, '{"open_id": "…", "scope": "snsapi_userinfo"}'),
     "/simulator/visit_as": (_visit_as, '{"open_id": "of the browser\'s user from now on"}'),
     "/simulator/wecom_login": (_wecom_login, '{"user_id": "…"}'),

@@ -8,7 +8,7 @@ from enum import Enum
 
 from aiohttp import web
 
-from .routes import Answer, content_type, to_json
+from .routes import Answer, content_type, to_bytes, to_json
 
 __all__ = ["Fault", "fail", "respond"]
 
@@ -35,7 +35,7 @@ class Fault(Enum):
 
 def respond(path: str, body: str) -> web.Response:
     """Answer as WeChat does below a path."""
-    return web.Response(body=body.encode(), headers={"Content-Type": content_type(path)})
+    return web.Response(body=to_bytes(body), headers={"Content-Type": content_type(path)})
 
 
 def fail(
@@ -53,7 +53,7 @@ def fail(
         return web.Response(text=page, content_type="text/html")
     if fault is Fault.TRUNCATED:
         response = respond(request.path, body[: len(body) // 2])
-        response.headers["Content-Length"] = str(len(body.encode()))
+        response.headers["Content-Length"] = str(len(to_bytes(body)))
         response.force_close()
         return response
     _reset_connection(request)

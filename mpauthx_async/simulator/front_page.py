@@ -24,6 +24,7 @@ def front_page(wechat: WeChat) -> str:
         "\nWhat the routes of the platform and of WeCom ask for, and what pushed events need:\n",
         f"component_appid {wechat.component.app_id}",
         f"component_access_token {wechat.component.access_token()}",
+        f"authorizer_access_token {wechat.access.authorizer_token(wechat.state.app_id(None))}",
         f"corpid {wecom.corp_id}",
         f"corpsecret {_shown(wecom.corp_secret, CORP_SECRET)}",
         f"push token {_shown(wechat.push.token, PUSH_TOKEN)}",

@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Mapping
 
 from .app_access import AppAccess
+from .encrypt_keys import EncryptKeys
 from .errcodes import Refused, api_error
 from .expiring import OneTimeCodes
 from .routes import Answer, Call, Route
@@ -21,9 +22,13 @@ class MiniProgram:
         state: the apps and their users.
         access: knows which app a call's access token belongs to.
         calls_a_minute: code exchanges for one user before errcode 45011.
+
+    Attributes:
+        encrypt_keys: the users' encryption keys.
     """
 
     def __init__(self, state: State, access: AppAccess, calls_a_minute: float) -> None:
+        self.encrypt_keys = EncryptKeys(state)
         self._state = state
         self._access = access
         self._calls_a_minute = calls_a_minute
@@ -42,8 +47,9 @@ class MiniProgram:
                 self._code_to_session,
                 "?appid=…&secret=…&js_code=…&grant_type=authorization_code",
             ),
-            Route("GET", "/wxa/checksession", self._check_session, signed, api_error),
-            Route("GET", "/wxa/resetusersessionkey", self._reset_session, signed, api_error),
+            Route("GET", "/wxa/checksession", self._check_session_key, signed, api_error),
+            Route("GET", "/wxa/resetusersessionkey", self._reset_session_key, signed, api_error),
+            Route("POST", "/wxa/business/getuserencryptkey", self._list_keys, signed, api_error),
             Route(
                 "POST",
                 "/wxa/business/getuserphonenumber",
@@ -81,12 +87,12 @@ class MiniProgram:
     def _code_to_session(self, call: Call) -> Answer:
         return self.exchange(call, self._state.authenticate(call.query))
 
-    def _check_session(self, call: Call) -> Answer:
+    def _check_session_key(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/checkSessionKey.html
         self._signing_user(call)
         return {"errcode": 0, "errmsg": "ok"}
 
-    def _reset_session(self, call: Call) -> Answer:
+    def _reset_session_key(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/ResetUserSessionKey.html
         user = self._signing_user(call)
         user.session_key = new_session_key()
@@ -96,6 +102,11 @@ class MiniProgram:
             "openid": user.open_id,
             "session_key": user.session_key,
         }
+
+    def _list_keys(self, call: Call) -> Answer:
+        # https://developers.weixin.qq.com/minigame/dev/api-backend/open-api/internet/internet.getUserEncryptKey.html
+        keys = self.encrypt_keys.key_info_list(self._signing_user(call))
+        return {"errcode": 0, "errmsg": "ok", "key_info_list": keys}
 
     def _signing_user(self, call: Call) -> User:
         """Give the user whose current session key signed a call."""

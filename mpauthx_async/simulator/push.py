@@ -13,7 +13,7 @@ import aiohttp
 from Crypto.Cipher import AES
 from Crypto.Util.Padding import pad
 
-from .routes import to_json
+from .routes import to_bytes, to_json
 from .state import State
 
 __all__ = ["PUSH_AES_KEY", "PUSH_TOKEN", "PushFormat", "PushMode", "PushedEvent", "Pusher"]
@@ -118,7 +118,7 @@ class Pusher:
             query |= {"openid": open_id, "encrypt_type": "aes", "msg_signature": signature}
             shown = fields if mode == "compatible" else {"ToUserName": _TO}
             message = write({**shown, "Encrypt": encrypted})
-        return PushedEvent(query, message.encode(), _CONTENT_TYPES[form])
+        return PushedEvent(query, to_bytes(message), _CONTENT_TYPES[form])
 
     def _signed(self) -> dict[str, str]:
         timestamp, nonce = str(int(self._state.clock())), str(secrets.randbelow(10**10))
@@ -127,7 +127,7 @@ class Pusher:
 
     def _encrypt(self, message: str, app_id: str) -> str:
         # https://developers.weixin.qq.com/miniprogram/dev/framework/server-ability/message-push.html
-        key, text = base64.b64decode(f"{self.aes_key}="), message.encode()
+        key, text = base64.b64decode(f"{self.aes_key}="), to_bytes(message)
         full = os.urandom(16) + len(text).to_bytes(4, "big") + text + app_id.encode()
         encrypted = AES.new(key, AES.MODE_CBC, key[:16]).encrypt(pad(full, 32))
         return base64.b64encode(encrypted).decode()

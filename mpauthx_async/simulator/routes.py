@@ -1,16 +1,29 @@
 """What a request is to the simulator, and what each part of WeChat's API offers."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errcodes import Refused, sns_error
 
-__all__ = ["SECRET_PARAMETERS", "Answer", "Call", "Request", "Route", "content_type", "to_json"]
+__all__ = [
+    "SECRET_PARAMETERS",
+    "Answer",
+    "Call",
+    "Request",
+    "Route",
+    "content_type",
+    "to_bytes",
+    "to_json",
+]
 
 Answer = dict[str, Any]
-to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_escaped_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_ESCAPE = re.compile(r"\\(?:u00([01][0-9a-f])|([bfnrt])|.)")
+_LETTERS = dict(zip("bfnrt", "\b\f\n\r\t", strict=True))
+_LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 SECRET_PARAMETERS = frozenset(
     ("secret", "corpsecret", "access_token", "refresh_token", "component_access_token")
 )
@@ -77,6 +90,26 @@ class Route:
     def refuse_method(self, _: Call) -> Answer:
         """The answer to another method than this route's."""
         raise Refused(43001 if self.method == "GET" else 43002)
+
+
+def to_json(value: object) -> str:
+    """Encode JSON as WeChat does: control characters are not escaped."""
+    return _ESCAPE.sub(_unescaped, _escaped_json(value))
+
+
+def to_bytes(text: str) -> bytes:
+    """Encode JSON in UTF-8; what `bytes.decode(errors="surrogateescape")` made becomes bytes again.
+
+    Other lone surrogates become JSON escapes.
+    """
+    escaped = _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):x}", text)
+    return escaped.encode(errors="surrogateescape")
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    if found[1]:
+        return chr(int(found[1], 16))
+    return _LETTERS[found[2]] if found[2] else found[0]
 
 
 def content_type(path: str) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from Crypto.Cipher import AES
 from Crypto.Util.Padding import pad
 
-from .routes import to_json
+from .routes import to_bytes, to_json
 from .state import User
 
 __all__ = [
@@ -63,7 +63,7 @@ def seal(user: User, payload: Mapping[str, object], *, app_id: str, now: float) 
     watermark = {"timestamp": int(now), "appid": app_id}
     plaintext = to_json({**payload, "watermark": payload.get("watermark", watermark)})
     iv = os.urandom(16)
-    sealed = AES.new(key, AES.MODE_CBC, iv).encrypt(pad(plaintext.encode(), 16))
+    sealed = AES.new(key, AES.MODE_CBC, iv).encrypt(pad(to_bytes(plaintext), 16))
     return SealedData(base64.b64encode(sealed).decode(), base64.b64encode(iv).decode())
 
 
@@ -72,7 +72,7 @@ def seal_user_info(
 ) -> SealedUserInfo:
     """Seal `ids` and `raw` together, and sign `raw`, which goes along in plain."""
     encrypted_data, iv = seal(user, {**ids, **raw}, app_id=app_id, now=now)
-    raw_data = to_json(raw)
+    raw_data = to_bytes(to_json(raw)).decode(errors="replace")
     signature = hashlib.sha1((raw_data + _session_key(user)).encode(), usedforsecurity=False)
     return SealedUserInfo(encrypted_data, iv, raw_data, signature.hexdigest())
 

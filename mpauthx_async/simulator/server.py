@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from .application import application
+from .encrypt_keys import EncryptKey
 from .faults import Fault
 from .listener import Listener
 from .push import PushedEvent, Pusher
@@ -112,6 +113,13 @@ class WeChatSimulator:
     def component_access_token(self) -> str:
         """The platform's current token: the same one for two hours, then a new one."""
         return self._wechat.component.access_token()
+
+    def authorizer_access_token(self, app_id: str | None = None) -> str:
+        """Give the platform's current access token of an app: the same one for two hours.
+
+        `expire_access_tokens` makes it dead, too; the next one is then another.
+        """
+        return self._wechat.access.authorizer_token(self._state.app_id(app_id))
 
     @property
     def corp_id(self) -> str:
@@ -251,6 +259,18 @@ class WeChatSimulator:
         code = self._wechat.mini_program.issue_phone_code(user.app_id, phone_info)
         return PhoneNumber(code, *sealed)
 
+    def get_latest_user_key(self, open_id: str, *, app_id: str | None = None) -> EncryptKey:
+        """Give what `UserCryptoManager.getLatestUserKey()` gives the client.
+
+        A key is valid for 3,600 seconds, then a new one is made. Raises LookupError for a user who
+        has not logged in.
+        Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/user-encryptkey.html
+        """
+        user = self._state.known_user(open_id, self._state.app_id(app_id))
+        if user is None or user.session_key is None:
+            raise LookupError(f"{open_id!r} has not logged in: call login({open_id!r}) first.")
+        return self._wechat.mini_program.encrypt_keys.latest(user)
+
     def seal(
         self, open_id: str, payload: Mapping[str, object], *, app_id: str | None = None
     ) -> SealedData:
@@ -346,20 +366,28 @@ class WeChatSimulator:
         raw = {"name": user_id}
         return seal_user_info(member, ids, raw, app_id=self.app_id, now=self._clock())
 
-    def set_profile(self, open_id: str, *, app_id: str | None = None, **profile: str | int) -> None:
+    def set_profile(
+        self, open_id: str, *, app_id: str | None = None, **profile: str | bytes | int
+    ) -> None:
         """Change a user's profile, which is at first the anonymised one that WeChat gives today.
 
         Args:
             open_id: the user's openId; an unknown one becomes a new user.
             app_id: the app that sees this profile.
             profile: nickName, gender (0 unknown, 1 male, 2 female), language, city, province,
-                country, avatarUrl; what is left out stays, what is unknown raises TypeError.
+                country, avatarUrl; what is left out stays, what is unknown raises TypeError. As
+                at WeChat, control characters are sent as they are, and so are bytes, which need not
+                be UTF-8; half a surrogate pair is sent as JSON's escape.
         """
         if unknown := profile.keys() - ANONYMOUS_PROFILE.keys():
             known = ", ".join(ANONYMOUS_PROFILE)
             raise TypeError(f"A profile has no {', '.join(sorted(unknown))}; it has {known}.")
         user = self._user(open_id, app_id)
-        user.profile = {**user.profile, **profile}
+        sent = {
+            name: value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+            for name, value in profile.items()
+        }
+        user.profile = {**user.profile, **sent}
 
     def block(self, open_id: str, *, app_id: str | None = None) -> None:
         """Make this a high-risk user, whose codes are answered with errcode 40226."""

@@ -17,7 +17,7 @@ SCOPES = {  # of each page
     _OFFICIAL_ACCOUNT: ("snsapi_base", "snsapi_userinfo"),
     "/connect/qrconnect": ("snsapi_login",),
 }
-_ORDER = ("appid", "redirect_uri", "response_type", "scope", "state")
+_ORDER = ("appid", "redirect_uri", "response_type", "scope", "state", "component_appid")
 _ACCESS_TTL = 7200
 _REFRESH_TTL = 30 * 86_400
 
@@ -50,10 +50,16 @@ class _Grant:
 
 
 class WebOAuth:
-    """Logs users of web pages in, in whose name an app then asks for their profile."""
+    """Logs users of web pages in, in whose name an app then asks for their profile.
 
-    def __init__(self, state: State) -> None:
+    Args:
+        state: the apps and their users.
+        component_app_id: the third-party platform that may act for an Official Account.
+    """
+
+    def __init__(self, state: State, component_app_id: str) -> None:
         self.visitor: Visitor | None = None
+        self._component_app_id = component_app_id
         self._state = state
         self._codes: OneTimeCodes[_Grant] = OneTimeCodes(state.clock)
         self._access: Expiring[_Grant] = Expiring(state.clock, _ACCESS_TTL, remembered=_ACCESS_TTL)
@@ -67,13 +73,13 @@ class WebOAuth:
             Route(
                 "GET",
                 "/sns/oauth2/access_token",
-                self._exchange,
+                lambda call: self.exchange(call, self._state.authenticate(call.query)),
                 "?appid=…&secret=…&code=…&grant_type=authorization_code",
             ),
             Route(
                 "GET",
                 "/sns/oauth2/refresh_token",
-                self._refresh_token,
+                lambda call: self.refresh(call, self._state.check_app_id(call.query)),
                 "?appid=…&grant_type=refresh_token&refresh_token=…",
             ),
             Route(
@@ -105,6 +111,29 @@ class WebOAuth:
             return Page(200, _error_page("The user declined, and stays on this page."))
         return Page(302, location=_with_query(query["redirect_uri"], back))
 
+    def exchange(self, call: Call, app_id: str) -> Answer:
+        """Trade `code` for the user's openid and tokens."""
+        if not call.query.get("code"):
+            raise Refused(41008)
+        if call.query.get("grant_type") != "authorization_code":
+            raise Refused(40002)
+        grant = self._codes.take(call.query["code"], app_id)
+        grant.refresh_token = random_text(64)
+        self._refresh.put(grant.refresh_token, grant)
+        snapshot = {"is_snapshotuser": 1} if grant.is_snapshot else {}
+        return {**self._tokens(grant), **snapshot, **_union(grant)}
+
+    def refresh(self, call: Call, app_id: str) -> Answer:
+        """Trade `refresh_token` for an access token that lives."""
+        if call.query.get("grant_type") != "refresh_token":
+            raise Refused(40002)
+        if not call.query.get("refresh_token"):
+            raise Refused(41003)
+        grant = self._refresh.get(call.query["refresh_token"], unknown=40030, expired=42002)
+        if grant.user.app_id != app_id:
+            raise Refused(40030)
+        return self._tokens(grant)
+
     def _what_is_wrong(self, path: str, query: Mapping[str, str]) -> str | None:
         if query.get("appid") not in self._state.apps:
             return "AppID 参数错误: appid is missing, or is none of the simulator's apps."
@@ -118,35 +147,14 @@ class WebOAuth:
             )
         if path != _OFFICIAL_ACCOUNT:  # only this page documents an order and a longest state
             return None
+        if query.get("component_appid", self._component_app_id) != self._component_app_id:
+            return "component_appid 参数错误: it is not the AppID of the simulator's platform."
         if len(query.get("state", "").encode(errors="replace")) > 128:
             return "state 参数错误: it has more than 128 bytes."
         order = [name for name in query if name in _ORDER]
         if order != [name for name in _ORDER if name in query]:
             return f"请求参数格式错误 (10008): each once and in this order: {', '.join(_ORDER)}."
         return None
-
-    def _exchange(self, call: Call) -> Answer:
-        app_id = self._state.authenticate(call.query)
-        if not call.query.get("code"):
-            raise Refused(41008)
-        if call.query.get("grant_type") != "authorization_code":
-            raise Refused(40002)
-        grant = self._codes.take(call.query["code"], app_id)
-        grant.refresh_token = random_text(64)
-        self._refresh.put(grant.refresh_token, grant)
-        snapshot = {"is_snapshotuser": 1} if grant.is_snapshot else {}
-        return {**self._tokens(grant), **snapshot, **_union(grant)}
-
-    def _refresh_token(self, call: Call) -> Answer:
-        app_id = self._state.check_app_id(call.query)
-        if call.query.get("grant_type") != "refresh_token":
-            raise Refused(40002)
-        if not call.query.get("refresh_token"):
-            raise Refused(41003)
-        grant = self._refresh.get(call.query["refresh_token"], unknown=40030, expired=42002)
-        if grant.user.app_id != app_id:
-            raise Refused(40030)
-        return self._tokens(grant)
 
     def _tokens(self, grant: _Grant) -> Answer:
         """Let the access token live for two hours from now, or a new one when it has expired."""

@@ -60,8 +60,8 @@ class WeChat:
         self.state = State(apps, clock)
         self.access = AppAccess(self.state)
         self.mini_program = MiniProgram(self.state, self.access, calls_a_minute)
-        self.web_oauth = WebOAuth(self.state)
-        self.component = Component(self.state, self.mini_program, component_app_id)
+        self.web_oauth = WebOAuth(self.state, component_app_id)
+        self.component = Component(self.state, self.mini_program, self.web_oauth, component_app_id)
         self.wecom = WeCom(self.state, corp_id, corp_secret)
         self.push = Pusher(self.state)
         self.routes: Mapping[str, Route] = {
