@@ -8,6 +8,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Self, TypeAlias
+from urllib.request import getproxies
 
 import aiohttp
 import hiredis
@@ -58,7 +59,7 @@ class Connections:
     The aiohttp session opens as many connections as WeChat's latency takes: up to 4,096, but at
     most half of the file descriptors that the process may open (RLIMIT_NOFILE). Idle ones are
     closed after 15 seconds. An eighth of them is left to calls that exchange no code. A ready-made
-    session keeps the limit of its own connector.
+    session keeps the limit of its own connector. HTTPS_PROXY is not heeded.
 
     Args:
         redis_url: `redis://`, `rediss://` or `unix://`; for the options in its query see redis-py.
@@ -68,6 +69,7 @@ class Connections:
 
     Attributes:
         redis_epoch: how often the connections to Redis were left because they were stale.
+        is_eviction_known: whether Redis was asked what it does when its memory is full.
 
     Raises:
         ConfigurationError: for both `redis_url` and `redis`, or a URL that redis-py refuses.
@@ -92,12 +94,18 @@ class Connections:
         self._owns_executor = executor is None
         self._calls = OpenCalls(self, "This Connections object")
         self.redis_epoch = 0
+        self.is_eviction_known = False
 
     @property
     def http(self) -> aiohttp.ClientSession:
         """The aiohttp session; the first use needs a running event loop."""
         self._calls.check_here()
         if self._http is None:
+            if getproxies().get("https"):
+                logger.warning(
+                    "HTTPS_PROXY is set and not heeded. To ask WeChat through a proxy, pass "
+                    "Connections(http=aiohttp.ClientSession(proxy=…, timeout=…))."
+                )
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=self._max_http_connections,

@@ -543,7 +543,8 @@ class MPAuthX:
         """Log out: end the session of a token.
 
         Returns:
-            False when it was not alive, or the token is none.
+            False if it was not alive, or the token is malformed; also if the store repeated the
+            step because its first answer was lost.
 
         Raises:
             StoreError: the store could not answer; the token may be good still.
@@ -560,7 +561,8 @@ class MPAuthX:
             session_id: the `id` of one of the user's `sessions`.
 
         Returns:
-            False when the user has no living session of this id.
+            False if the user has no living session of this id; also if the store repeated the step
+            because its first answer was lost.
 
         Raises:
             ParameterError: for a user_id or session_id that can be none.
@@ -578,7 +580,7 @@ class MPAuthX:
             except_token: the token of the one session that goes on, such as the caller's own.
 
         Returns:
-            How many were alive.
+            How many were alive; too few if the store repeated a step whose first answer was lost.
 
         Raises:
             ParameterError: this can be no user's id; or except_token is no token of theirs.
@@ -597,7 +599,8 @@ class MPAuthX:
             reason: why: one line of at most 1,000 characters. BannedError carries it.
 
         Returns:
-            How many sessions were alive.
+            How many sessions were alive; too few if the store repeated a step whose first answer
+            was lost.
 
         Raises:
             ParameterError: for arguments that cannot be.
@@ -608,7 +611,10 @@ class MPAuthX:
             return await self._bans.ban(user_id, seconds, reason)
 
     async def unban(self, user_id: str) -> bool:
-        """Let a user log in again; False when they were not banned. Raises as `ban_of`."""
+        """Let a user log in again; False when they were not banned. Raises as `ban_of`.
+
+        It is also False if the store repeated the step because its first answer was lost.
+        """
         with self._calls.one():
             return await self._bans.unban(user_id)
 
@@ -642,7 +648,8 @@ class MPAuthX:
             lift_ban: whether to end a ban too.
 
         Returns:
-            False if the user store does not know the user and no session was alive.
+            False if the user store does not know the user and no session was alive; also if the
+            stores repeated the steps because their first answers were lost.
 
         Raises:
             ParameterError: user_id is malformed.

@@ -331,6 +331,12 @@ def _split_errmsg(errmsg: str) -> tuple[str, str | None]:
 def _connection_failed(error: Exception) -> ConnectionFailedError:
     """What became of a request that was not answered."""
     name = type(error).__name__
+    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError)):
+        return ConnectionFailedError(
+            f"WeChat's certificate does not verify ({name}). Check the clock of this machine, its "
+            "list of certificate authorities, and for a proxy that opens TLS.",
+            sent=False,
+        )
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
         return ConnectionFailedError(
             f"No connection to WeChat ({name}). Check DNS, proxy and firewall.", sent=False

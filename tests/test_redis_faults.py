@@ -224,3 +224,22 @@ class TestClusterWhoseTopologyChanges:
 
             await until(all_are_answered)
             assert await store.revoke_subject(ALICE) == 0
+
+
+async def test_a_revocation_whose_answer_was_lost_is_repeated_and_says_false(
+    redis_server: RedisServer, redis: Redis
+) -> None:
+    async with RedisProxy(redis_server) as proxy, RedisTokenStore(proxy.url) as store:
+        await store.issue([KNOWN])
+        await store.revoke([new_session("carol").ref])  # from now on Redis knows the script
+        proxy.answers.clear()
+        revocation = asyncio.ensure_future(store.revoke([KNOWN.ref]))
+        async with RedisTokenStore(redis_server.url) as other:
+
+            async def is_revoked() -> bool:
+                return list(await other.lookup([KNOWN.ref])) == [TokenStatus.revoked]
+
+            await until(is_revoked)
+        await proxy.reset_all()
+        proxy.answers.set()
+        assert list(await revocation) == [False]

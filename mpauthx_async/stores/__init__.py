@@ -66,7 +66,8 @@ class TokenStore(Protocol):
 
     Every method raises StoreError when it cannot answer, or PartialStoreError when it can for some
     items of a batch. Time is the store's own, one clock for all who use it. What a method does to
-    one session or subject is one atomic step.
+    one session or subject is one atomic step. A store may repeat a call whose answer was lost: then
+    an answer may say False, or count too few, for what the first call did.
     """
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:

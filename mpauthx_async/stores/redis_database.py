@@ -1,9 +1,11 @@
 """RedisDatabase: what the stores on Redis share, a client and the trips that are under way."""
 
 import asyncio
+import logging
 import random
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 from redis.asyncio import RedisCluster
@@ -12,6 +14,7 @@ from redis.exceptions import (
     AuthorizationError,
     ClusterDownError,
     ConnectionError,
+    NoPermissionError,
     NoScriptError,
     ReadOnlyError,
     RedisClusterException,
@@ -29,6 +32,8 @@ __all__ = ["LONGEST_WAIT", "AnyRedis", "RedisDatabase", "is_replica", "store_err
 
 AnyRedis: TypeAlias = Connections | RedisClient | str
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 _OLDEST_SERVER = (6, 2)  # its version
 LONGEST_WAIT = 5.0  # seconds for one call, with all trips and attempts
@@ -85,7 +90,10 @@ class RedisDatabase:
             try:
                 with trip("Redis", LONGEST_WAIT) as seconds:
                     async with asyncio.timeout(seconds):
-                        return await self._attempt(work)
+                        result = await self._attempt(work)
+                        if not self.connections.is_eviction_known:
+                            await self._warn_of_eviction()
+                        return result
             except MPAuthXError:
                 raise
             except Exception as error:
@@ -148,6 +156,19 @@ class RedisDatabase:
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
             attempt += 1
 
+    async def _warn_of_eviction(self) -> None:
+        """Warn, once for each Connections, if Redis may evict sessions, and what ends them."""
+        self.connections.is_eviction_known = True
+        with suppress(Exception):  # it may be refused, and is not what was asked for
+            memory = await self.connections.redis.info("memory")
+            policy = memory.get("maxmemory_policy", "noeviction")
+            if policy != "noeviction" and memory.get("maxmemory"):
+                logger.warning(
+                    "Redis evicts keys when its memory is full (maxmemory-policy %s): users lose "
+                    "sessions, and revoke_user and ban may leave some alive. Set it to noeviction.",
+                    policy,
+                )
+
     def _is_passing(self, error: Exception) -> bool:
         """Whether another attempt, on new connections, may succeed."""
         if isinstance(error, ConnectionError):  # LOADING is one too
@@ -181,7 +202,17 @@ def _nodes_of(client: RedisClient) -> dict[str, Any]:
 def store_error(error: Exception) -> StoreError:
     """What a failure of redis-py means to callers, and what to do about it."""
     advice = "Check that it is up, reachable and writable; the call can be repeated."
-    if isinstance(error, AuthenticationError):
+    told = str(error)
+    if "NOPROTO" in told or ("HELLO" in told and "unknown command" in told):
+        advice = "It does not speak RESP3: add ?protocol=2 to its URL."
+    elif isinstance(error, NoPermissionError):
+        advice = "Allow the command to its user: the README has an ACL rule that is enough."
+    elif "certificate verify failed" in told.lower():
+        advice = (
+            "Its certificate does not verify: check the clock of this machine, and name the "
+            "authority that signed it with ?ssl_ca_certs=FILE in its URL."
+        )
+    elif isinstance(error, AuthenticationError):
         advice = "Check the user and the password in its URL."
     elif is_replica(error):
         advice = "Its address leads to a replica: it must lead to the primary."

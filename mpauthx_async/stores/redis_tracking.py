@@ -11,7 +11,12 @@ from weakref import WeakSet
 
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    RedisError,
+    ResponseError,
+)
 
 from ..connections import Connections
 from ..near_cache import LONGEST_SILENCE, NearCache
@@ -48,6 +53,7 @@ class RedisTracking:
         self._caches: WeakSet[NearCache] = WeakSet()  # of services that may be gone before us
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._is_refused = False
         self._time: tuple[float, float] | None = None  # while it is up: of Redis, and when asked
         self._is_down = False
 
@@ -65,7 +71,8 @@ class RedisTracking:
 
     def start(self) -> None:
         """Connect, unless that has begun already; needs a running event loop."""
-        if not self._is_closed and (self._task is None or self._task.done()):
+        may_start = not self._is_closed and not self._is_refused
+        if may_start and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -83,6 +90,18 @@ class RedisTracking:
             try:
                 await connection.connect()
                 await self._listen(connection, epoch)
+            except (AuthenticationError, AuthorizationError) as error:
+                self._report_down(error)
+                backoff = _LONGEST_BACKOFF
+            except ResponseError as error:
+                self._is_refused = True
+                logger.warning(
+                    "This Redis refuses the push connection of near caches, so they stay off; "
+                    "every token is looked up. It has to speak RESP3 and allow CLIENT TRACKING. It "
+                    "answered: %s",
+                    error,
+                )
+                return
             except Exception as error:  # noqa: BLE001 (whatever it is, this has to come back)
                 backoff = 0.0 if self._time else backoff
                 backoff = min(_LONGEST_BACKOFF, 2 * backoff + _SHORTEST_BACKOFF)
