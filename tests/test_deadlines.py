@@ -26,6 +26,7 @@ from mpauthx_async.coalescer import Coalescer
 from mpauthx_async.deadlines import one_call, trip
 
 from .memory_stores import MemoryTokens, MemoryUsers
+from .outages import turns
 from .service_calls import log_in
 from .test_service import make
 from .test_wechat import SESSION_KEY, Act, Answer, Server, asking, refused, success
@@ -99,17 +100,22 @@ class TestCoalescer:
         assert asked == [[1], [3]]  # what was given up before it began was not asked
         await calls.close()
 
-    async def test_a_caller_who_came_later_waits_on(self) -> None:
-        gate = asyncio.Event()
+    async def test_a_caller_who_came_later_waits_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop, gate, later = asyncio.get_running_loop(), asyncio.Event(), 0.0
+        time = loop.time
+        monkeypatch.setattr(loop, "time", lambda: time() + later)
 
         async def run(items: Sequence[int]) -> Sequence[int]:
             await gate.wait()
             return items
 
-        calls: Coalescer[int, int] = Coalescer(run, max_in_flight=1, longest_wait=1)
+        calls: Coalescer[int, int] = Coalescer(run, max_in_flight=1, longest_wait=1000)
         first = calls.submit(1)
-        await asyncio.sleep(0.5)
+        await turns(10)
+        later = 600
+        await turns(10)
         second = calls.submit(2)
+        later = 1200
         with pytest.raises(StoreError):
             await first
         assert not second.done()
