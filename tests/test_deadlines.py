@@ -79,8 +79,22 @@ class TestOneCall:
         assert [clock.spend(5) for _ in range(2)] == [5, 5]
 
 
+class Late:
+    """How many seconds the event loop's clock is ahead."""
+
+    seconds = 0.0
+
+
+@pytest.fixture
+async def late(monkeypatch: pytest.MonkeyPatch) -> Late:
+    loop, ahead = asyncio.get_running_loop(), Late()
+    time = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time() + ahead.seconds)
+    return ahead
+
+
 class TestCoalescer:
-    async def test_no_caller_waits_longer_than_that_wherever_it_is(self) -> None:
+    async def test_no_caller_waits_longer_than_that_wherever_it_is(self, late: Late) -> None:
         gate, asked = asyncio.Event(), []
 
         async def run(items: Sequence[int]) -> Sequence[int]:
@@ -88,10 +102,13 @@ class TestCoalescer:
             await gate.wait()
             return items
 
-        calls: Coalescer[int, int] = Coalescer(run, max_in_flight=1, longest_wait=0.1)
+        calls: Coalescer[int, int] = Coalescer(run, max_in_flight=1, longest_wait=1000)
         first = calls.submit(1)
-        await asyncio.sleep(0)
+        await turns(10)
         waiting = calls.submit(2)
+        for seconds in (500, 1000, 1500):
+            late.seconds = seconds
+            await turns(10)
         for call in (first, waiting):
             with pytest.raises(StoreError, match="did not answer in time"):
                 await call
@@ -100,10 +117,8 @@ class TestCoalescer:
         assert asked == [[1], [3]]  # what was given up before it began was not asked
         await calls.close()
 
-    async def test_a_caller_who_came_later_waits_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        loop, gate, later = asyncio.get_running_loop(), asyncio.Event(), 0.0
-        time = loop.time
-        monkeypatch.setattr(loop, "time", lambda: time() + later)
+    async def test_a_caller_who_came_later_waits_on(self, late: Late) -> None:
+        gate = asyncio.Event()
 
         async def run(items: Sequence[int]) -> Sequence[int]:
             await gate.wait()
@@ -112,10 +127,10 @@ class TestCoalescer:
         calls: Coalescer[int, int] = Coalescer(run, max_in_flight=1, longest_wait=1000)
         first = calls.submit(1)
         await turns(10)
-        later = 600
+        late.seconds = 600
         await turns(10)
         second = calls.submit(2)
-        later = 1200
+        late.seconds = 1200
         with pytest.raises(StoreError):
             await first
         assert not second.done()
@@ -158,7 +173,7 @@ class TestWeChat:
         assert server.requests == []
 
     async def test_hosts_that_hang_share_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 0.2)
+        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 1)
         async with Server(Act.HANG) as server, asking(server.url, server.url) as wechat:
             with pytest.raises(ConnectionFailedError) as caught:
                 await wechat.code_to_session("code")
@@ -168,16 +183,15 @@ class TestWeChat:
     async def test_a_busy_wechat_is_asked_again_only_in_time(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 0.2)
-        monkeypatch.setattr(wechat_http, "_BACKOFF", 1e9)
-        monkeypatch.setattr(wechat_http.random, "uniform", lambda *_: 0.3)
+        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 1)
+        monkeypatch.setattr(wechat_http.random, "uniform", lambda *_: 1.1)
         async with Server(refused(-1)) as server, asking(server.url) as wechat:
             with pytest.raises(WeChatUnavailableError):
                 await wechat.code_to_session("code")
         assert len(server.requests) == 1
 
     async def test_calls_of_one_call_share_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 0.3)
+        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 1)
         async with Server(Act.HANG) as server, asking(server.url) as wechat:
             with one_call():
                 for _ in range(3):

@@ -138,9 +138,9 @@ class TestLockedDatabase:
     async def test_writes_behind_others_that_wait_are_given_up_and_not_begun(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sqlite_database, "_GRACE", 0.1)
+        monkeypatch.setattr(sqlite_database, "_GRACE", 0.5)
         banned = [Subject("shop", f"user-{number}") for number in range(8)]
-        async with SqliteTokenStore(path, busy_timeout=0.2) as store:
+        async with SqliteTokenStore(path, busy_timeout=1) as store:
             await begin(store, KNOWN)
             with _locked(path):
                 bans = [store.ban(subject, reason="spam", ttl=None) for subject in banned]
