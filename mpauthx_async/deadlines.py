@@ -30,25 +30,44 @@ class _Account:
             self._left -= time.monotonic() - self._since
 
 
-_accounts: ContextVar[dict[str, _Account] | None] = ContextVar("mpauthx_accounts", default=None)
+class _Call:
+    """A call, and its accounts by the names of the systems.
+
+    Attributes:
+        is_over: whether it has ended. Tasks that it began may go on, and then are on their own.
+    """
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, _Account] = {}
+        self.is_over = False
+
+
+_call: ContextVar[_Call | None] = ContextVar("mpauthx_call", default=None)
 
 
 @contextmanager
 def one_call() -> Iterator[None]:
     """All trips that are made inside are those of one call, unless they are of an outer one."""
-    if _accounts.get() is not None:
+    if _running() is not None:
         yield
         return
-    token = _accounts.set({})
+    call = _Call()
+    token = _call.set(call)
     try:
         yield
     finally:
-        _accounts.reset(token)
+        call.is_over = True
+        _call.reset(token)
 
 
 def without_call() -> None:
     """In a task that works for many: its trips are nobody's in particular from now on."""
-    _accounts.set(None)
+    _call.set(None)
+
+
+def _running() -> _Call | None:
+    call = _call.get()
+    return None if call is None or call.is_over else call
 
 
 @contextmanager
@@ -62,13 +81,13 @@ def trip(system: str, longest: float) -> Iterator[float]:
     Yields:
         How many seconds are left.
     """
-    accounts = _accounts.get()
-    if accounts is None:
+    call = _running()
+    if call is None:
         yield longest
         return
-    account = accounts.get(system)
+    account = call.accounts.get(system)
     if account is None:
-        account = accounts[system] = _Account(longest)
+        account = call.accounts[system] = _Account(longest)
     left = account.begin()
     try:
         yield left

@@ -41,6 +41,7 @@ API_HOSTS = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
 
 LONGEST_WAIT = 10.0  # seconds for one call, with all attempts on all hosts
 _MAX_ANSWER = 2**20  # bytes
+_ENCODINGS = ("gzip", "deflate")
 _GZIP_OR_ZLIB = 32  # see zlib: tells the format by its header
 _ATTEMPTS = 3  # on each host
 _BACKOFF = 0.1  # seconds before the first retry, at most; doubles with each
@@ -169,6 +170,7 @@ class WeChatHTTP:
                 data=None if request.body is None else aiohttp.JsonPayload(request.body),
                 allow_redirects=False,
                 raise_for_status=False,
+                headers={"Accept-Encoding": ", ".join(_ENCODINGS)},
                 auto_decompress=False,  # its size is bounded here
                 timeout=aiohttp.ClientTimeout(
                     total=min(seconds, limits.total or seconds),
@@ -274,7 +276,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
         return None
     if encoding in ("", "identity"):
         return bytes(answer)
-    if encoding not in ("gzip", "deflate"):
+    if encoding not in _ENCODINGS:
         return None
     inflating = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_OR_ZLIB)
     try:

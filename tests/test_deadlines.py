@@ -75,6 +75,24 @@ class TestOneCall:
                 clock.now += 2
             assert clock.spend(0) == 3
 
+    async def test_a_task_that_outlives_its_call_is_on_its_own(self, clock: Clock) -> None:
+        is_over = asyncio.Event()
+
+        async def go_on() -> list[float]:
+            during = clock.spend(1)
+            await is_over.wait()
+            with one_call():
+                first = clock.spend(5)
+            return [during, first, clock.spend(5), clock.spend(5)]
+
+        with one_call():
+            clock.spend(3)
+            task = asyncio.create_task(go_on())
+            await asyncio.sleep(0)
+            clock.spend(1)
+        is_over.set()
+        assert await task == [2, 5, 5, 5]
+
     def test_trips_outside_a_call_are_on_their_own(self, clock: Clock) -> None:
         assert [clock.spend(5) for _ in range(2)] == [5, 5]
 
@@ -227,3 +245,5 @@ class TestLongAnswers:
         answer = Answer(body, headers=f"Content-Encoding: {kind}\r\n")
         async with Server(answer) as server, asking(server.url) as wechat:
             assert (await wechat.code_to_session("code")).open_id == "bob"
+        (head,) = server.requests
+        assert "accept-encoding: gzip, deflate\r\n" in head.lower()  # whatever else is installed
