@@ -21,8 +21,9 @@ __all__ = ["SYSTEM_BUSY", "consumes_code", "refusal"]
 
 SYSTEM_BUSY = -1
 
+_WECOM = "/cgi-bin/miniprogram/jscode2session"
 _EXCHANGES = (
-    "/cgi-bin/miniprogram/jscode2session",
+    _WECOM,
     "/sns/component/jscode2session",
     "/sns/jscode2session",
     "/sns/oauth2/access_token",
@@ -65,7 +66,7 @@ _MEANINGS: Mapping[int, _Meaning] = {
     40001: _operator("Check app_secret: it is wrong, or was reset in WeChat's admin console."),
     40002: _operator("grant_type must be authorization_code."),
     40003: _refused(
-        "This openid is none of the app's, or not the one that the access token was given for. "
+        "This openid does not belong to the app, or to the user of the access token. "
         "Use the open_id and the app_id that came with the token."
     ),
     40013: _operator("Check app_id; the client must run under the same AppID."),
@@ -124,7 +125,8 @@ _MEANINGS: Mapping[int, _Meaning] = {
         "The account is restricted: frozen, moved or cancelled. Look in WeChat's admin console."
     ),
     50004: _operator(
-        "This access token may not be used for this call. Use a token of the app that makes it."
+        "The account may not fetch access tokens. Look in WeChat's admin console, or ask WeChat's "
+        "support with the rid."
     ),
     50007: _operator("The account is frozen. Look in WeChat's admin console."),
     60020: _operator(
@@ -147,9 +149,19 @@ _MEANINGS: Mapping[int, _Meaning] = {
         "log in again.",
         401,
     ),
-    89503: _operator(
-        "An administrator has to confirm that this server's IP address may call: WeChat has sent "
-        "them a message."
+    **dict.fromkeys(
+        (89501, 89503),
+        _operator(
+            "An administrator has to confirm that this server's IP address may call: WeChat has "
+            "sent them a message."
+        ),
+    ),
+    **dict.fromkeys(
+        (89506, 89507),
+        _operator(
+            "An administrator has refused calls from this server's IP address: ask them to allow "
+            "it, and wait an hour (89507) or a day (89506)."
+        ),
     ),
 }
 _UNKNOWN = _operator("")
@@ -158,6 +170,40 @@ _UNKNOWN = _operator("")
 _OF_EXCHANGES = {
     errcode: _MEANINGS[errcode]._replace(http_status=401) for errcode in (40029, 40163, 41008)
 } | {45009: _MEANINGS[45009]._replace(retryable=False)}  # no code lives until midnight
+_OF_WECOM = {
+    **_OF_EXCHANGES,
+    **dict.fromkeys(
+        (40001, 40014, 41001, 42001),
+        _operator(
+            "The access token of the company's application is not valid: the function that returns "
+            "it has to renew it."
+        ),
+    ),
+    **dict.fromkeys(
+        (40029, 42022),
+        _refused(
+            "The code is unknown, used, older than 5 minutes or another mini-program's. Get a new "
+            "one with wx.qy.login.",
+            401,
+        ),
+    ),
+    45009: _unavailable(
+        "The company or its application makes too many calls. WeCom takes them again after the "
+        "minute, hour or day of the limit that was reached."
+    ),
+    50001: _operator(
+        "The code was issued in another application of the company than the access token. Use the "
+        "token of the application that the mini-program is linked to."
+    ),
+    50003: _operator("The application is disabled. Enable it in WeCom's admin console."),
+    **dict.fromkeys(
+        (50002, 60021),
+        _operator(
+            "The application is not visible to this member. Extend its range in WeCom's admin "
+            "console."
+        ),
+    ),
+}
 _OF_USER_TOKENS = {
     **{errcode: _refused(_STALE_USER, 401) for errcode in (40001, 40014, 41001, 42001)},
     48001: _refused(
@@ -176,6 +222,7 @@ _OF_COMPONENT_TOKENS = dict.fromkeys(
 )
 _OF_CALLS: Mapping[str, Mapping[int, _Meaning]] = {
     **dict.fromkeys(_EXCHANGES, _OF_EXCHANGES),
+    _WECOM: _OF_WECOM,
     "/sns/component/jscode2session": {**_OF_EXCHANGES, **_OF_COMPONENT_TOKENS},
     "/sns/oauth2/component/access_token": {**_OF_EXCHANGES, **_OF_COMPONENT_TOKENS},
     "/sns/oauth2/component/refresh_token": _OF_COMPONENT_TOKENS,
@@ -188,6 +235,7 @@ _OF_CALLS: Mapping[str, Mapping[int, _Meaning]] = {
             "getPhoneNumber event (bindgetphonenumber), which works once within 5 minutes, and "
             "not that of wx.login."
         ),
+        45009: _OF_EXCHANGES[45009],
     },
     "/wxa/checksession": {40001: _operator(_STALE_APP)},
     "/wxa/resetusersessionkey": {40001: _operator(_STALE_APP)},

@@ -47,7 +47,12 @@ WECOM = "/cgi-bin/miniprogram/jscode2session"
         (PROFILE, 45009, WeChatUnavailableError, 503, True),
         (WEB_LOGIN, 40029, WeChatRefusedError, 401, False),
         (WECOM, 40029, WeChatRefusedError, 401, False),
+        (WECOM, 42022, WeChatRefusedError, 401, False),
+        (WECOM, 42001, WeChatOperatorError, 502, False),
+        (WECOM, 45009, WeChatUnavailableError, 503, True),
+        (WECOM, 60021, WeChatOperatorError, 502, False),
         (PHONE, 40029, WeChatRefusedError, 400, False),
+        (PHONE, 45009, WeChatUnavailableError, 503, False),
         (PROFILE, 40001, WeChatRefusedError, 401, False),
         (PROFILE, 48001, WeChatRefusedError, 403, False),
         (PHONE, 48001, WeChatOperatorError, 502, False),
@@ -68,19 +73,49 @@ def test_who_is_at_fault_depends_on_the_call(
 
 
 @pytest.mark.parametrize(
-    "errcode", [40243, 50001, 50002, 50004, 50007, 60020, 61003, 61004, 61023, 89503]
+    ("path", "errcode", "advice"),
+    [
+        (LOGIN, 40243, "app_secret is frozen"),
+        (LOGIN, 50001, "not authorized to make this call"),
+        (LOGIN, 50002, "frozen, moved or cancelled"),
+        (TOKEN, 50004, "may not fetch access tokens"),
+        (TOKEN, 50007, "account is frozen"),
+        (WECOM, 60020, "trusted IP addresses"),
+        (LOGIN, 61003, "authorize the platform again"),
+        (LOGIN, 61004, "for the third-party platform"),
+        (LOGIN, 61023, "authorizer_refresh_token"),
+        (TOKEN, 89503, "administrator has to confirm"),
+        (TOKEN, 89506, "administrator has refused"),
+        (WECOM, 50001, "another application"),
+        (WECOM, 50002, "not visible to this member"),
+    ],
 )
-def test_the_operator_is_told_what_to_do(errcode: int) -> None:
-    error = refusal(errcode, "some error", rid=None, path=LOGIN)
+def test_the_operator_is_told_what_to_do(path: str, errcode: int, advice: str) -> None:
+    error = refusal(errcode, "some error", rid=None, path=path)
     assert isinstance(error, OperatorError)
-    assert error.hint.endswith(".")
+    assert advice in error.hint
 
 
-@pytest.mark.parametrize("errcode", [40001, 40029, 48001, 50001])
-def test_the_hint_depends_on_the_call(errcode: int) -> None:
-    paths = (PHONE, PROFILE) if errcode in (40001, 48001, 50001) else (PHONE, LOGIN)
-    hints = {refusal(errcode, "some error", rid=None, path=path).hint for path in paths}
-    assert len(hints) == 2
+@pytest.mark.parametrize(
+    ("path", "errcode", "advice"),
+    [
+        (LOGIN, 40001, "app_secret"),
+        (PROFILE, 40001, "authorize again"),
+        (PHONE, 40001, "stable_token"),
+        (WECOM, 40001, "the function that returns it"),
+        (LOGIN, 40029, "wx.login"),
+        (PHONE, 40029, "getPhoneNumber"),
+        (WECOM, 40029, "wx.qy.login"),
+        (PROFILE, 42001, "authorize again"),
+        (PHONE, 42001, "stable_token"),
+        (PROFILE, 48001, "snsapi_userinfo"),
+        (PHONE, 48001, "permissions"),
+        (LOGIN, 45009, "midnight"),
+        (WECOM, 45009, "minute, hour or day"),
+    ],
+)
+def test_the_hint_depends_on_the_call(path: str, errcode: int, advice: str) -> None:
+    assert advice in refusal(errcode, "some error", rid=None, path=path).hint
 
 
 async def test_a_wx_login_code_in_place_of_a_phone_code_is_told(

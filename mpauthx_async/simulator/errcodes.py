@@ -1,4 +1,8 @@
-"""WeChat's error codes, and how each of its APIs words them."""
+"""WeChat's error codes, and how each of its APIs words them.
+
+They are not taken from the package's own table of errcodes: a simulator that shared it could not
+show what is wrong in it.
+"""
 
 import secrets
 from typing import Any
