@@ -9,6 +9,7 @@ from .deadlines import without_call
 from .errors import ClosedError, MPAuthXError, PartialStoreError, StoreError
 from .frames import clear_frames
 from .open_calls import belongs_elsewhere
+from .store_boundary import log_store_error
 
 __all__ = ["Coalescer", "answers_of", "settle"]
 
@@ -154,7 +155,10 @@ class Coalescer(Generic[Item, Result]):
             if now - since > longest_wait - interval:
                 del self._waiting_since[item]
                 overdue.append(self._waiting.pop(item))
-        settle(chain.from_iterable(overdue), _overdue())
+        if late := [one for one in chain.from_iterable(overdue) if not one.done()]:
+            error = _overdue()
+            log_store_error(error)
+            settle(late, error)
         if self._in_flight:
             self._sweep_after(longest_wait)
 
@@ -193,6 +197,7 @@ async def answers_of(
     try:
         return await batch
     except PartialStoreError as error:
+        log_store_error(error)
         return error.answers
 
 

@@ -1,6 +1,7 @@
 """The log of failures that are not the client's: at most a line a second of each kind."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -8,13 +9,16 @@ __all__ = ["OncePerSecond", "failures"]
 
 _INTERVAL = 1.0  # seconds
 _MAX_KINDS = 1_000
+_OTHERS = ""
 
 failures = logging.getLogger(f"{__package__}.failures")
 """The logger of these failures. Each record's `kind` is given in `extra`."""
 
 
 class OncePerSecond(logging.Filter):
-    """Lets one record of each kind through in a second, which tells how many were left out.
+    """Lets one record of each kind through in a second, which tells how many were left out before.
+
+    Beyond a thousand kinds that have records left out, all others are one kind.
 
     Args:
         clock: returns the time in seconds.
@@ -29,17 +33,24 @@ class OncePerSecond(logging.Filter):
         """Whether a record is logged."""
         now = self._clock()
         kind = str(getattr(record, "kind", record.msg))
-        last, left_out = self._last.get(kind, (now - _INTERVAL, 0))
+        if kind not in self._last and len(self._last) >= _MAX_KINDS:
+            kind = self._room_for(kind, now)
+        last, left_out = self._last.get(kind, (-math.inf, 0))
         if now - last < _INTERVAL:
             self._last[kind] = (last, left_out + 1)
             return False
-        if len(self._last) >= _MAX_KINDS:
-            self._last.clear()
         self._last[kind] = (now, 0)
         if left_out:
             more = f"{record.getMessage()} ({left_out} more like it since the last line)"
             record.msg, record.args = more, None
         return True
+
+    def _room_for(self, kind: str, now: float) -> str:
+        """Forget the kinds of which nothing is left to tell; returns the kind to count under."""
+        for known, (last, left_out) in list(self._last.items()):
+            if not left_out and now - last >= _INTERVAL:
+                del self._last[known]
+        return kind if len(self._last) < _MAX_KINDS else _OTHERS
 
 
 failures.addFilter(OncePerSecond())

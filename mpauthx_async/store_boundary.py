@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
-from .errors import MPAuthXError, StoreError
+from .errors import MPAuthXError, PartialStoreError, StoreError
 from .failure_log import failures
 
-__all__ = ["only_store_errors", "raises_store_errors"]
+__all__ = ["log_store_error", "only_store_errors", "raises_store_errors"]
 
 Store = TypeVar("Store")
 
@@ -30,7 +30,7 @@ def only_store_errors() -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        _log(error)
+        log_store_error(error)
         raise
     except MPAuthXError:
         raise
@@ -39,13 +39,18 @@ def only_store_errors() -> Iterator[None]:
             f"The store failed in a way that it does not document ({type(error).__name__}). "
             "The call can be repeated."
         )
-        _log(undocumented)
+        log_store_error(undocumented)
         raise undocumented from error
 
 
-def _log(error: StoreError) -> None:
-    """Log an error, unless an inner boundary has logged it."""
+def log_store_error(error: StoreError) -> None:
+    """Log an error, unless an inner boundary has logged it; of a batch, each that is in it."""
     if error.is_logged:
+        return
+    if isinstance(error, PartialStoreError):  # its own text has numbers, so each were a kind
+        for answer in error.answers:
+            if isinstance(answer, StoreError):
+                log_store_error(answer)
         return
     error.is_logged = True
     kind = f"{type(error).__name__} {str(error)[:_KIND]}"

@@ -1,16 +1,25 @@
 """The log of failures that are not the client's: what it says, and how often."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from mpauthx_async import MPAuthX, SessionRef, StoreError, WeChatAPIError, WeChatSimulator
+from mpauthx_async import (
+    MPAuthX,
+    PartialStoreError,
+    SessionRef,
+    StoreError,
+    User,
+    WeChatAPIError,
+    WeChatSimulator,
+)
 from mpauthx_async.failure_log import OncePerSecond, failures
 from mpauthx_async.simulator import Fault
 
-from .memory_stores import MemoryTokens
+from .memory_stores import MemoryTokens, MemoryUsers
 from .service_calls import log_in
 from .simulator_client import Clock
 from .test_service import make, tokens
@@ -35,6 +44,29 @@ class Broken(MemoryTokens):
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         raise StoreError("The disk of tokens is gone.")
+
+
+class HalfBroken(MemoryUsers):
+    """A store that cannot save users whose ids begin with x."""
+
+    async def save(self, users: Sequence[User]) -> Sequence[bool]:
+        lost = StoreError("The partition x is gone.")
+        saved = iter(await super().save([user for user in users if user.open_id[0] != "x"]))
+        raise PartialStoreError([lost if user.open_id[0] == "x" else next(saved) for user in users])
+
+
+class Hanging(MemoryTokens):
+    """A store that does not answer until it is told to."""
+
+    longest_wait = 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
+        await self.gate.wait()
+        return await super().lookup(refs)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -115,9 +147,58 @@ async def test_a_busy_wechat_is_logged(
     assert second.endswith("(2 more like it since the last line)")
 
 
+async def test_a_batch_that_fails_in_part_is_logged_by_its_failures(
+    make: Make, wx: WeChatSimulator, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make(users=HalfBroken(), tokens=MemoryTokens()) as auth:
+        for failing in (1, 2, 3):
+            names = [f"{failing}a", *(f"x{number}" for number in range(failing))]
+            results = await asyncio.gather(
+                *(log_in(auth, wx, name) for name in names), return_exceptions=True
+            )
+            assert [isinstance(one, StoreError) for one in results] == [False] + failing * [True]
+        now.now += 1
+        with pytest.raises(StoreError):
+            await log_in(auth, wx, "x")
+    first, second = lines(caplog)
+    assert first == "The partition x is gone."
+    assert second.startswith("The partition x is gone. (")
+
+
+async def test_a_store_that_hangs_is_logged(
+    make: Make, wx: WeChatSimulator, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = Hanging()
+    async with make(users=MemoryUsers(), tokens=tokens) as auth:
+        token = (await log_in(auth, wx)).token
+        with pytest.raises(StoreError):
+            await auth.is_token_valid(token)
+        tokens.gate.set()
+    (line,) = lines(caplog)
+    assert "did not answer in time" in line
+
+
+def record(text: str) -> logging.LogRecord:
+    return logging.LogRecord("x", logging.WARNING, "", 0, text, None, None)
+
+
 def test_kinds_do_not_grow_without_end() -> None:
-    limit = OncePerSecond(lambda: 0.0)
+    clock = Clock()
+    limit = OncePerSecond(lambda: clock.now)
     for number in range(5_000):
-        record = logging.LogRecord("x", logging.WARNING, "", 0, f"kind {number}", None, None)
-        assert limit.filter(record)
+        assert limit.filter(record(f"kind {number}"))
+        clock.now += 1
     assert len(limit._last) <= 1_000
+
+
+def test_many_kinds_do_not_lose_the_count_of_another() -> None:
+    clock = Clock()
+    limit = OncePerSecond(lambda: clock.now)
+    assert limit.filter(record("the first"))
+    assert not limit.filter(record("the first"))
+    for number in range(1_500):
+        limit.filter(record(f"kind {number}"))
+    clock.now += 1
+    told = record("the first")
+    assert limit.filter(told)
+    assert told.getMessage() == "the first (1 more like it since the last line)"
