@@ -53,7 +53,7 @@ class MPAuthXError(Exception):
         http_status: the HTTP status for a client that meets it: 400, 401 where they have to log in
             again, 403, 429, 502 or 503.
         retryable: whether the same call with the same arguments may succeed later without anybody's
-            action.
+            action. It is False where a code was used up.
     """
 
     code: ClassVar[StatusCode] = StatusCode.unknown_error
@@ -261,7 +261,11 @@ class SnapshotUserError(RefusedError):
 
 
 class InvalidTokenError(RefusedError):
-    """The token is none of this app and sku, or no longer alive; `status` tells why, if known."""
+    """The token was not issued for this app and sku, or is no longer valid.
+
+    Attributes:
+        status: why, as far as it is known.
+    """
 
     code = StatusCode.invalid_token
     http_status = 401

@@ -142,6 +142,7 @@ class Logins:
         *,
         max_age: float | None = None,
         on_web: bool = False,
+        has_code: bool = True,
     ) -> "tuple[_Login, asyncio.Future[AuthResult]]":
         """Log a user in. Concurrent calls with the same arguments are one login, with one token.
 
@@ -155,6 +156,8 @@ class Logins:
             device: what the session is to say of the device.
             max_age: how many seconds ago that data may have been sealed; None for any time.
             on_web: whether the code is one of a web login.
+            has_code: whether the trade uses up a code of WeChat's: then no failure after it is
+                retryable.
 
         Returns:
             The login, and this caller's future of its result.
@@ -168,7 +171,7 @@ class Logins:
         if login is not None:
             login.joined += (caller,)
             return login, caller
-        login = _Login(caller, key, trade, code, encrypted_data, iv, max_age, device)
+        login = _Login(caller, key, trade, code, encrypted_data, iv, max_age, device, has_code)
         self._under_way[key] = login
         if not self._waiting.add(login):
             self._overload(login, "max_waiting_logins are waiting already.")
@@ -254,7 +257,10 @@ class Logins:
             self._connections.login_limit.exchanged()
 
     def _end_with(self, login: "_Login", answer: "asyncio.Future[AuthResult]") -> None:
-        self._end(login, _outcome_of(answer))
+        outcome = _outcome_of(answer)
+        if login.has_code and isinstance(outcome, MPAuthXError):
+            outcome.retryable = False  # the trade has used up the code
+        self._end(login, outcome)
 
     def _end(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
         """Tell the callers of a login, and let the next one begin."""
@@ -517,6 +523,7 @@ class _Login:
     iv: str | None
     max_age: float | None
     device: Device
+    has_code: bool
     joined: "tuple[asyncio.Future[AuthResult], ...]" = ()
     begun_at: float = field(default_factory=time.perf_counter)
     context: Context = field(default_factory=copy_context)  # of the caller who came first

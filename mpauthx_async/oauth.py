@@ -4,7 +4,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from .errors import (
     IdentityMismatchError,
     InvalidResponseError,
     InvalidStateError,
+    MPAuthXError,
     NoOAuthTokenError,
     ParameterError,
     SnapshotUserError,
@@ -321,7 +323,9 @@ class WeChatOAuth:
                 sealed = check_sealed(encrypted_data, iv)  # before the code is used up
                 return await self._get_mini_program_user(code, *sealed)
             check_lang(lang)  # before the code is used up
-            return await self._api.get_oauth_user(await self._trade_of_person(code), lang)
+            token = await self._trade_of_person(code)
+            with _code_used_up():
+                return await self._api.get_oauth_user(token, lang)
 
     async def identify(self, code: str) -> OAuthUser:
         """Trade the code of a login for its user, whatever scope they granted.
@@ -336,7 +340,8 @@ class WeChatOAuth:
         with self._calls.one():
             token = await self._trade_of_person(code)
             if _has_profile(token):
-                return await self._api.get_oauth_user(token)
+                with _code_used_up():
+                    return await self._api.get_oauth_user(token)
             return OAuthUser(token.open_id, token.union_id)
 
     async def verify_token(self, open_id: str, access_token: str) -> bool:
@@ -435,6 +440,10 @@ class WeChatOAuth:
         token = await self._api.code_to_oauth_token(code, self._now())
         if token.is_snapshot_user:
             return token
+        with _code_used_up():
+            return await self._save_traded(token)
+
+    async def _save_traded(self, token: OAuthToken) -> OAuthToken:
         async with self._tokens.lock(token.open_id):
             saved = await self._saved_before(token.open_id)
             if saved is not None:
@@ -528,6 +537,16 @@ class WeChatOAuth:
     def _now(self) -> int:
         """The time in Unix milliseconds."""
         return int(self._clock() * 1000)
+
+
+@contextmanager
+def _code_used_up() -> Iterator[None]:
+    """What follows the trade of a code: the same call cannot succeed later."""
+    try:
+        yield
+    except MPAuthXError as error:
+        error.retryable = False
+        raise
 
 
 def _check_open_id(open_id: object) -> None:

@@ -394,7 +394,7 @@ class MPAuthX:
             return user
 
         # A code of its own keeps concurrent calls apart.
-        return await self._log_in(identify, new_nonce(), known_as)
+        return await self._log_in(identify, new_nonce(), known_as, has_code=False)
 
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is good: given out by this app and sku, and still alive.
@@ -961,8 +961,11 @@ class MPAuthX:
         device: Device,
         *,
         on_web: bool = False,
+        has_code: bool = True,
     ) -> AuthResult:
-        login, caller = self._logins.log_in(identify, code, device=device, on_web=on_web)
+        login, caller = self._logins.log_in(
+            identify, code, device=device, on_web=on_web, has_code=has_code
+        )
         try:
             return await caller
         except asyncio.CancelledError:
