@@ -24,8 +24,8 @@ from mpauthx_async.simulator import Fault
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .service_calls import log_in
-from .test_oauth import DictOAuthTokenStore
 from .test_oauth import service as web_service
+from .test_oauth_stores import DictOAuthTokenStore
 from .test_service import make, tokens
 
 __all__ = ["make", "tokens"]
