@@ -74,8 +74,8 @@ class TestTheUserOfTheReadme:
             await oauth.get_access_token(wx.web_login("bob"))
             assert (await oauth.get_user("bob")).open_id == "bob"
             await auth.forget_user("bob")
-        log = await admin.acl_log()
-        assert [entry["object"] for entry in log] == []
+        refused = {entry["object"] for entry in await admin.acl_log()}
+        assert refused <= {"client"}  # before Redis 7, the name that redis-py gives itself
 
     @pytest.mark.parametrize(
         "command",
@@ -114,7 +114,7 @@ async def test_refused_tracking_is_said_once_and_not_asked_for_again(
     admin: Redis,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await set_user(admin, f"{RULE} -client|tracking")
+    await set_user(admin, f"{RULE} -client")
     async with make(tokens=with_near_cache(url_of(server))) as auth:
         result = await log_in(auth, wx)
 
