@@ -91,7 +91,7 @@ class RedisDatabase:
                 with trip("Redis", LONGEST_WAIT) as seconds:
                     async with asyncio.timeout(seconds):
                         result = await self._attempt(work)
-                        if not self.connections.is_eviction_known:
+                        if not self.is_cluster and not self.connections.is_eviction_known:
                             await self._warn_of_eviction()
                         return result
             except MPAuthXError:
