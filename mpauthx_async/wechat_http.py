@@ -49,7 +49,7 @@ _MAX_ERRMSG = 500  # characters
 # What follows WeChat's text: "rid: x", "hints: [ req_id: x ]", "hint: [x] rid: y", and WeCom's
 # "hint: [x], from ip: y, more info at z".
 _REQUEST_IDS = re.compile(
-    r"(?:\bhints?:\s*\[\s*(?:req_id:\s*)?(?P<hint>[^\s\]]+)\s*\].*?)?"
+    r"(?:\bhints?:\s*\[\s*(?:req_id:\s*)?(?P<hint>[!-\\^-~]+)\s*\].*?)?"
     r"(?:\brid:\s*(?P<rid>[\w.:-]+)\s*)?\Z",
     re.DOTALL,
 )

@@ -596,6 +596,8 @@ async def test_a_rid_has_letters_digits_and_four_signs(rid, before):
         "mind the hint",
         "hint: [",
         "hint: []",
+        "some error hint: [\x1b[2J\x1b[31m]",
+        "some error, hint: [a\x07], from ip: 1.2.3.4",
     ],
 )
 async def test_text_that_only_resembles_a_rid_or_hint_stays(errmsg):
