@@ -363,8 +363,9 @@ def is_address(api_base: object) -> bool:
 
 def _warn(host: str, failure: MPAuthXError) -> None:
     errcode = failure.errcode if isinstance(failure, WeChatAPIError) else None
-    kind = f"{host} {type(failure).__name__} {errcode}"
-    failures.warning("%s: %s", host, failure, extra={"kind": kind})
+    public = URL(host).with_user(None)  # without the password for a gateway, too
+    kind = f"{public} {type(failure).__name__} {errcode}"
+    failures.warning("%s: %s", public, failure, extra={"kind": kind})
 
 
 def _is_repeatable(error: MPAuthXError) -> bool:

@@ -86,6 +86,18 @@ async def test_a_wrong_secret_is_logged_with_its_hint(
     assert secret not in line
 
 
+async def test_the_password_of_a_gateway_is_not_logged(
+    make: Make, wx: WeChatSimulator, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = wx.url.replace("://", "://shop:gateway-password@")
+    async with make(app_secret="f" * 32, api_base=gateway) as auth:
+        with pytest.raises(WeChatAPIError):
+            await auth.authorize(wx.login("bob"))
+    (line,) = lines(caplog)
+    assert line.startswith(f"{wx.url}: ")
+    assert "gateway-password" not in caplog.text
+
+
 async def test_what_a_client_does_wrong_is_not_logged(
     make: Make, now: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
