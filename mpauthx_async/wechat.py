@@ -236,8 +236,9 @@ class WeChatAPI:
         Source: https://developers.weixin.qq.com/minigame/dev/api-backend/open-api/internet/internet.getUserEncryptKey.html
         """
         query = _signed(open_id, session_key, access_token)
+        # Without a body, because the signature is one of an empty body.
         answer = await _if_signature_is_valid(
-            self._http.post("/wxa/business/getuserencryptkey", query, {})
+            self._http.post("/wxa/business/getuserencryptkey", query)
         )
         if answer is None:
             return None

@@ -118,9 +118,9 @@ class WeChatHTTP:
         return self._ask(_Request("GET", path, query))
 
     def post(
-        self, path: str, query: Mapping[str, str], body: Mapping[str, Any]
+        self, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None = None
     ) -> Awaitable[dict[str, Any]]:
-        """Ask with POST and a JSON body; in all else as `get`."""
+        """Ask with POST and a JSON body, or without a body; in all else as `get`."""
         return self._ask(_Request("POST", path, query, body))
 
     async def _ask(self, request: "_Request") -> dict[str, Any]:

@@ -119,7 +119,7 @@ def ask(wx: WeChatSimulator, client: Client) -> Callable[..., object]:
     session_key = "AAAAAAAAAAAAAAAAAAAAAA=="
     wx.login("bob", session_key=session_key)
 
-    async def ask(**changes: str | None) -> dict:
+    async def ask(body: object = b"", **changes: str | None) -> dict:
         query: Fields = {
             "access_token": wx.authorizer_access_token(),
             "openid": "bob",
@@ -127,7 +127,7 @@ def ask(wx: WeChatSimulator, client: Client) -> Callable[..., object]:
             "sig_method": "hmac_sha256",
             **changes,
         }
-        return await client.post(KEYS, {}, **query)
+        return await client.post(KEYS, body, **query)
 
     return ask
 
@@ -165,6 +165,12 @@ async def test_the_keys_of_a_user_are_listed(wx, clock, ask):
 )
 async def test_the_keys_want_a_token_and_a_signature(ask, changes, errcode):
     assert (await ask(**changes))["errcode"] == errcode
+
+
+async def test_the_signature_of_a_call_covers_its_body(ask):
+    assert (await ask({}))["errcode"] == 87009
+    signed = hmac.new(b"AAAAAAAAAAAAAAAAAAAAAA==", b"{}", hashlib.sha256).hexdigest()
+    assert (await ask({}, signature=signed))["errcode"] == 0
 
 
 async def test_the_keys_want_post(client):

@@ -120,7 +120,8 @@ class MiniProgram:
         if call.query.get("sig_method") != "hmac_sha256":
             raise Refused(87008)
         signature = call.query.get("signature", "")
-        if user.session_key is None or not is_secret(signature, _sign(user.session_key)):
+        key = user.session_key
+        if key is None or not is_secret(signature, _sign(key, call.body)):
             raise Refused(87009)
         return user
 
@@ -132,5 +133,5 @@ class MiniProgram:
         return {"errcode": 0, "errmsg": "ok", "phone_info": phone_info}
 
 
-def _sign(session_key: str) -> str:
-    return hmac.new(session_key.encode(), b"", hashlib.sha256).hexdigest()
+def _sign(session_key: str, body: bytes) -> str:
+    return hmac.new(session_key.encode(), body, hashlib.sha256).hexdigest()
