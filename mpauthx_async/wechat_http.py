@@ -333,10 +333,16 @@ def _split_errmsg(errmsg: str) -> tuple[str, str | None]:
 def _connection_failed(error: Exception) -> ConnectionFailedError:
     """What became of a request that was not answered."""
     name = type(error).__name__
-    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError)):
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return ConnectionFailedError(
             f"WeChat's certificate does not verify ({name}). Check the clock of this machine, its "
             "list of certificate authorities, and for a proxy that opens TLS.",
+            sent=False,
+        )
+    if isinstance(error, aiohttp.ClientSSLError):
+        return ConnectionFailedError(
+            f"The TLS handshake with WeChat failed ({name}). Check api_base, and for a proxy or "
+            "firewall that does not speak TLS.",
             sent=False,
         )
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):

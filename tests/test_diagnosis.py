@@ -183,6 +183,24 @@ async def test_an_unknown_certificate_of_wechat_is_named(
     assert caught.value.sent is False
 
 
+async def test_a_server_of_wechat_that_does_not_speak_tls_is_told_from_that() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, Connections() as connections:
+        wechat = WeChatAPI(
+            app_id="wx4f4bc4dec97d474b",
+            app_secret="f" * 32,
+            connections=connections,
+            api_base=f"https://127.0.0.1:{port}",
+        )
+        with pytest.raises(ConnectionFailedError, match="TLS handshake with WeChat failed"):
+            await wechat.code_to_session("code")
+
+
 async def test_an_unknown_certificate_of_redis_is_named(strangers_server: asyncio.Server) -> None:
     port = strangers_server.sockets[0].getsockname()[1]
     async with strangers_server, RedisTokenStore(f"rediss://127.0.0.1:{port}/0") as store:

@@ -108,9 +108,10 @@ class RedisDatabase:
             ConfigurationError: if its version is too old.
         """
         info = await self.run(lambda redis: redis.info())
+        # A provider's proxy may leave out what it wants, and is taken as it is.
         version = str(info.get("redis_version", ""))
         numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-        if numbers < _OLDEST_SERVER:
+        if numbers and numbers < _OLDEST_SERVER:
             raise ConfigurationError(
                 f"Redis {version} does not serve: use Redis 6.2 or later, or Valkey."
             )
@@ -120,7 +121,7 @@ class RedisDatabase:
             state = (await self.run(lambda redis: redis.cluster_info())).get("cluster_state")
             if state != "ok":
                 raise StoreError(f"The state of the Redis Cluster is {state!r}.")
-        elif info.get("role") != "master":
+        elif info.get("role") == "slave":
             raise StoreError("Its address leads to a replica: it must lead to the primary.")
 
     def check_here(self) -> None:
