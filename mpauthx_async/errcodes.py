@@ -61,7 +61,7 @@ _STALE_USER = f"The user's web access token is not valid: refresh it, or {_AUTHO
 
 _MEANINGS: Mapping[int, _Meaning] = {
     SYSTEM_BUSY: _unavailable(
-        "WeChat is busy; the code was not consumed, so the client can send it again."
+        "WeChat is busy. No code was consumed, so the same call can be made again."
     ),
     40001: _operator("Check app_secret: it is wrong, or was reset in WeChat's admin console."),
     40002: _operator("grant_type must be authorization_code."),
@@ -79,6 +79,7 @@ _MEANINGS: Mapping[int, _Meaning] = {
         f"The refresh token was not issued to this app, or was withdrawn: {_AUTHORIZE_AGAIN}.",
         401,
     ),
+    40066: _operator("WeChat does not know this path: check api_base."),
     40125: _operator("Check app_secret; it may have been reset in WeChat's admin console."),
     40163: _refused(
         "A code works once: the client or a proxy sent it twice. Get a new one (wx.login or the "
@@ -248,7 +249,9 @@ def consumes_code(path: str) -> bool:
     return path in _EXCHANGES or path == _PHONE_NUMBER
 
 
-def refusal(errcode: int, errmsg: str, *, rid: str | None, path: str) -> WeChatAPIError:
+def refusal(
+    errcode: int, errmsg: str, *, rid: str | None, path: str, ip: str | None = None
+) -> WeChatAPIError:
     """The error of a call that WeChat refused.
 
     An errcode that is not known here counts as the operator's fault: a client that logged in again
@@ -259,8 +262,12 @@ def refusal(errcode: int, errmsg: str, *, rid: str | None, path: str) -> WeChatA
         errmsg: its text, without rid.
         rid: the request's id.
         path: the path of the call, which decides what some errcodes mean.
+        ip: the address from which WeChat says that the call came.
     """
     meaning = _OF_CALLS.get(path, {}).get(errcode) or _MEANINGS.get(errcode, _UNKNOWN)
-    error = meaning.kind(errcode, errmsg, rid=rid, hint=meaning.hint)
+    hint = meaning.hint
+    if ip is not None and "IP address" in hint:
+        hint = f"{hint} WeChat saw {ip}."
+    error = meaning.kind(errcode, errmsg, rid=rid, hint=hint)
     error.http_status, error.retryable = meaning.http_status, meaning.retryable
     return error

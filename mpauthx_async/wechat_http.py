@@ -53,6 +53,7 @@ _REQUEST_IDS = re.compile(
     r"(?:\brid:\s*(?P<rid>[\w.:-]+)\s*)?\Z",
     re.DOTALL,
 )
+_IP = re.compile(r"\b(?:from ip|requestIP|invalid ip):? ?([0-9A-Fa-f][0-9A-Fa-f.:]{2,44})")
 _SECRETS = {
     "access_token",
     "code",
@@ -318,8 +319,10 @@ def _parse(status: int, answer: bytes | None, request: _Request) -> dict[str, An
     errmsg = str(parsed.get("errmsg", ""))
     for secret in request.secrets():
         errmsg = errmsg.replace(secret, "***")
-    text, rid = _split_errmsg(errmsg[:_MAX_ERRMSG])
-    return refusal(errcode, text, rid=rid, path=request.path)
+    errmsg = errmsg[:_MAX_ERRMSG]
+    text, rid = _split_errmsg(errmsg)
+    ip = _IP.search(errmsg)
+    return refusal(errcode, text, rid=rid, path=request.path, ip=ip and ip[1])
 
 
 def _split_errmsg(errmsg: str) -> tuple[str, str | None]:

@@ -542,6 +542,24 @@ async def test_wechats_errors_come_with_number_text_rid_and_a_hint(errcode, errm
         assert piece in str(error)
 
 
+@pytest.mark.parametrize(
+    ("errcode", "errmsg"),
+    [
+        (40164, f"invalid ip 203.0.113.7 ipv6 ::ffff:203.0.113.7, not in whitelist rid: {RID}"),
+        (
+            60020,
+            f"not allow to access, hint: [{RID}], from ip: 203.0.113.7, more info at z",
+        ),
+        (61004, f"access clientip is not registered requestIP: 203.0.113.7 rid: {RID}"),
+        (61004, f"access clientip is not registered hint: [x] requestIP: 203.0.113.7 rid: {RID}"),
+    ],
+)
+async def test_the_operator_is_told_which_address_wechat_saw(errcode, errmsg):
+    async with Server(refused(errcode, errmsg)) as server, asking(server.url) as wechat:
+        with pytest.raises(WeChatOperatorError, match=r"WeChat saw 203\.0\.113\.7\."):
+            await wechat.code_to_session("code")
+
+
 async def test_each_known_error_has_a_hint_of_its_own():
     hints = set()
     errcodes = [40029, 40163, 40013, 40125, 41002, 41004, 41008, 45011, 40226]
