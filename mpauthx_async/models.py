@@ -435,7 +435,7 @@ class PhoneNumber:
 
     @classmethod
     def from_wechat(cls, payload: Mapping[str, Any]) -> "PhoneNumber | None":
-        """Make a phone number of what WeChat gave; None if there is none, or it is malformed."""
+        """Make a phone number of what WeChat gave; None if it is missing or malformed."""
         get = payload.get
         number, pure, country = get("phoneNumber"), get("purePhoneNumber"), get("countryCode")
         if not isinstance(number, str) or not number:

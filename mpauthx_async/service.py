@@ -367,7 +367,7 @@ class MPAuthX:
 
         Args:
             open_id: the user in this app.
-            union_id: the user's unionId; None or empty if there is none.
+            union_id: the user's unionId; None or empty for a user without one.
             device: as for `authorize`.
             device_kind: as for `authorize`.
 

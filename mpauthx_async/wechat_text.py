@@ -69,7 +69,7 @@ def is_credential(value: object) -> TypeGuard[str]:
 
 
 def union_id_of(answer: Mapping[str, Any]) -> str | None:
-    """The unionid in an answer of WeChat; None if there is none.
+    """The unionid in an answer of WeChat; None if it is missing or empty.
 
     Raises:
         InvalidResponseError: it is malformed.

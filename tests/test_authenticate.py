@@ -7,10 +7,11 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import Identity, InvalidTokenError, MPAuthX, TokenStatus, WeChatSimulator
+from mpauthx_async.events import TokensValidated
 
 from .near_services import Make, until_kept
 from .near_services import make as make_near
-from .service_calls import FORGERIES, forged, log_in
+from .service_calls import FORGERIES, forged, hear, log_in, of_kind
 from .test_service import make, tokens
 
 __all__ = ["make", "make_near", "tokens"]
@@ -78,10 +79,9 @@ async def test_a_known_token_takes_no_trip(
 
 
 async def test_listeners_hear_of_it(make_near: Make, wx: WeChatSimulator) -> None:
-    heard: list[object] = []
     async with make_near() as auth:
         result = await log_in(auth, wx)
         await until_kept(auth, result.token)
-        auth.subscribe(heard.append)
+        heard = hear(auth)
         await auth.authenticate(result.token)
-    assert [event.valid for event in heard] == [1]  # type: ignore[attr-defined]
+    assert [event.valid for event in of_kind(heard, TokensValidated)] == [1]

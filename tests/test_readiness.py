@@ -67,11 +67,12 @@ async def test_names_the_user_store_whose_file_does_not_open(make: Make, tmp_pat
 async def test_a_store_that_hangs_fails_in_time(
     make: Make, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "_LONGEST_CHECK", 0.05)
     async with make(tokens=server.url) as auth:
+        await auth.check()  # from now on the users' file is open
+        monkeypatch.setattr(readiness, "_LONGEST_CHECK", 0.5)
         server.pause()
         try:
-            assert "token store did not answer within 0.05 seconds" in await failure(auth)
+            assert "token store did not answer within 0.5 seconds" in await failure(auth)
         finally:
             server.resume()
 
