@@ -5,6 +5,7 @@ import random
 import re
 import time
 import zlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,8 @@ LONGEST_WAIT = 10.0  # seconds for one call, with all attempts on all hosts
 _MAX_ANSWER = 2**20  # bytes
 _ENCODINGS = ("gzip", "deflate")
 _GZIP_OR_ZLIB = 32  # see zlib: tells the format by its header
+_CONNECTING = 0.9  # this part of the time that is left may be spent on a connection
+_REPETITION = 0.5  # seconds that a repetition needs at least
 _ATTEMPTS = 3  # on each host
 _BACKOFF = 0.1  # seconds before the first retry, at most; doubles with each
 _MAX_ERRMSG = 500  # characters
@@ -125,20 +128,26 @@ class WeChatHTTP:
         return self._ask(_Request("POST", path, query, body))
 
     async def _ask(self, request: "_Request") -> dict[str, Any]:
-        """Ask the hosts in turn, while there is time; repeat only what is safe to repeat."""
+        """Ask the hosts while there is time; repeat only what is safe to repeat.
+
+        A host that is busy is asked again. One that cannot be connected to waits until the others
+        were asked, for the time is short.
+        """
         host = ""
         failure: MPAuthXError | None = None
+        asked = dict.fromkeys(self._hosts, 0)
+        hosts = deque(asked)
         with trip("WeChat", LONGEST_WAIT) as seconds:
             deadline = time.monotonic() + seconds
-            for attempt in range(len(self._hosts) * _ATTEMPTS):
+            while hosts:
                 if failure is not None:
                     _warn(host, failure)
-                host, retry = self._hosts[attempt // _ATTEMPTS], attempt % _ATTEMPTS
-                if retry:
-                    backoff = _BACKOFF * 2 ** (retry - 1)
+                host = hosts[0]
+                if asked[host]:
+                    backoff = _BACKOFF * 2 ** (asked[host] - 1)
                     await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (no secret)
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= (_REPETITION if failure else 0):
                     failure = failure or _connection_failed(aiohttp.ConnectionTimeoutError())
                     break
                 answer = await self._ask_once(host, request, left)
@@ -147,6 +156,11 @@ class WeChatHTTP:
                 failure = answer
                 if not _is_repeatable(failure):
                     break
+                asked[host] += 1
+                if asked[host] == _ATTEMPTS:
+                    hosts.popleft()
+                elif isinstance(failure, ConnectionFailedError):
+                    hosts.rotate(-1)
         if isinstance(failure, WeChatAPIError):
             if self._on_refused is not None:
                 self._on_refused(failure.errcode)
@@ -164,6 +178,8 @@ class WeChatHTTP:
         """The JSON object that WeChat answers in time; or what went wrong, as a value."""
         session = self._connections.http
         limits = session.timeout
+        # Shorter, so that it is known that nothing was sent.
+        connect = min(seconds * _CONNECTING, limits.connect or seconds)
         try:
             response = await session.request(
                 request.method,
@@ -175,7 +191,7 @@ class WeChatHTTP:
                 auto_decompress=False,  # its size is bounded here
                 timeout=aiohttp.ClientTimeout(
                     total=min(seconds, limits.total or seconds),
-                    connect=limits.connect,
+                    connect=connect,
                     sock_connect=limits.sock_connect,
                     sock_read=limits.sock_read,
                 ),

@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 
+import aiohttp
 import pytest
 
 from mpauthx_async import (
@@ -29,7 +30,7 @@ from .memory_stores import MemoryTokens, MemoryUsers
 from .outages import turns
 from .service_calls import log_in
 from .test_service import make
-from .test_wechat import SESSION_KEY, Act, Answer, Server, asking, refused, success
+from .test_wechat import SESSION_KEY, Act, Answer, Resolver, Server, asking, refused, success
 
 __all__ = ["make"]
 
@@ -197,6 +198,32 @@ class TestWeChat:
                 await wechat.code_to_session("code")
         assert (caught.value.sent, caught.value.retryable) == (True, False)
         assert len(server.requests) == 1
+
+    async def test_a_host_that_cannot_be_reached_leaves_time_for_the_next(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 2)
+        connector = aiohttp.TCPConnector(resolver=Resolver(forever=True))
+        timeout = aiohttp.ClientTimeout(connect=0.9)  # three of these are too long
+        async with (
+            Server(success()) as server,
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as http,
+            asking("http://weixin.invalid", server.url, http=http) as wechat,
+        ):
+            assert (await wechat.code_to_session("code")).open_id == "bob"
+
+    async def test_a_time_that_ends_while_connecting_has_not_consumed_the_code(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 1)
+        connector = aiohttp.TCPConnector(resolver=Resolver(forever=True))
+        async with (
+            aiohttp.ClientSession(connector=connector) as http,
+            asking("http://weixin.invalid", http=http) as wechat,
+        ):
+            with pytest.raises(ConnectionFailedError) as caught:
+                await wechat.code_to_session("code")
+        assert (caught.value.sent, caught.value.retryable) == (False, True)
 
     async def test_a_busy_wechat_is_asked_again_only_in_time(
         self, monkeypatch: pytest.MonkeyPatch
