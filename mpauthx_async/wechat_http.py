@@ -133,23 +133,23 @@ class WeChatHTTP:
         A host that is busy is asked again. One that cannot be connected to waits until the others
         were asked, for the time is short.
         """
-        host = ""
+        host = self._hosts[0]  # the last that was asked
         failure: MPAuthXError | None = None
         asked = dict.fromkeys(self._hosts, 0)
         hosts = deque(asked)
         with trip("WeChat", LONGEST_WAIT) as seconds:
             deadline = time.monotonic() + seconds
             while hosts:
-                if failure is not None:
-                    _warn(host, failure)
-                host = hosts[0]
-                if asked[host]:
-                    backoff = _BACKOFF * 2 ** (asked[host] - 1)
+                if asked[hosts[0]]:
+                    backoff = _BACKOFF * 2 ** (asked[hosts[0]] - 1)
                     await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (no secret)
                 left = deadline - time.monotonic()
                 if left <= (_REPETITION if failure else 0):
                     failure = failure or _connection_failed(aiohttp.ConnectionTimeoutError())
                     break
+                if failure is not None:
+                    _warn(host, failure)
+                host = hosts[0]
                 answer = await self._ask_once(host, request, left)
                 if not isinstance(answer, MPAuthXError):
                     return answer
