@@ -7,14 +7,11 @@ times are those of Redis's own clock, and neither KEYS nor SCAN is ever sent. A 
 keys (maxmemory-policy) forgets sessions, and the lists of users: give it `noeviction`.
 """
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from operator import itemgetter
 from typing import Any, Self, TypeVar
-
-from redis.exceptions import RedisError
 
 from ..constants import TokenStatus
 from ..errors import ConfigurationError, PartialStoreError, StoreError
@@ -23,6 +20,7 @@ from ..models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ..near_cache import NearCache
 from ..store_boundary import raises_store_errors
 from .online_cursor import OnlineCursor
+from .redis_cluster import Command
 from .redis_database import LONGEST_WAIT, AnyRedis, RedisDatabase, is_replica, store_error
 from .redis_layout import (
     SESSION_PREFIX,
@@ -60,7 +58,6 @@ SCRIPTS = (
     "replace_sealed_key",
 )
 
-_AT_ONCE = 16  # buckets of a cluster that are asked at the same time
 _GENERATION = itemgetter(3)  # of a SessionRef
 
 
@@ -92,7 +89,7 @@ class RedisTokenStore:
         self._near_cache = near_cache
         self._tracking: RedisTracking | None = None
         if near_cache:
-            if self._database.is_cluster:
+            if self._database.nodes is not None:
                 raise ConfigurationError(
                     "A near cache needs a single Redis: with a Redis Cluster set near_cache to 0."
                 )
@@ -192,7 +189,7 @@ class RedisTokenStore:
     async def unban(self, subject: Subject) -> bool:
         """Let a subject log in again; False when it was not banned."""
         key = user_keys(*subject)[-1]
-        return bool(await self._database.run(lambda redis: redis.delete(key)))
+        return bool(await self._database.command(key, "DEL", key))
 
     async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
         """Read the bans of subjects, with one MGET."""
@@ -258,6 +255,15 @@ class RedisTokenStore:
         self._tracking.subscribe(cache)
         return cache
 
+    def sharding(self) -> Callable[[Iterable[Subject]], Hashable] | None:
+        """What tells the nodes of a Redis Cluster that subjects are kept on; None for one Redis."""
+        nodes = self._database.nodes
+        if nodes is None:
+            return None
+        return lambda subjects: frozenset(
+            nodes.name_of(bucket_of(*subject)) for subject in subjects
+        )
+
     @property
     def longest_wait(self) -> float:
         """How long a call waits for it at most, in seconds."""
@@ -299,18 +305,24 @@ class RedisTokenStore:
             asked: what the script is given for each session beside its user id and nonce.
             common: what it is given for all of them.
         """
+        asked, slots = list(asked), self._slots(refs)
+        calls = [
+            (
+                [key for i in slot for key in session_keys(refs[i])],
+                [*common, *(a for i in slot for a in (refs[i].user_id, refs[i].nonce, asked[i]))],
+            )
+            for slot in slots
+        ]
         answers: list[Any] = [None] * len(refs)
-        asked = list(asked)
-        for part in self._slots(refs):
-            keys = [key for i in part for key in session_keys(refs[i])]
-            args = [arg for i in part for arg in (refs[i].user_id, refs[i].nonce, asked[i])]
-            for i, answer in zip(part, await self._call(name, keys, [*common, *args]), strict=True):
-                answers[i] = _failure(answer) if isinstance(answer, RedisError) else answer
+        for slot, answered in zip(slots, await self._call_each(name, calls), strict=True):
+            each = [answered] * len(slot) if isinstance(answered, Exception) else answered
+            for i, answer in zip(slot, each, strict=True):
+                answers[i] = _failure(answer) if isinstance(answer, Exception) else answer
         return answers
 
-    def _slots(self, refs: Sequence[SessionRef]) -> Iterable[Sequence[int]]:
+    def _slots(self, refs: Sequence[SessionRef]) -> Collection[Sequence[int]]:
         """What one script may touch, by its place: all of a batch, or what a cluster's slot has."""
-        if not self._database.is_cluster:
+        if self._database.nodes is None:
             return [range(len(refs))] if refs else []
         slots: dict[str, list[int]] = {}
         for i, ref in enumerate(refs):
@@ -325,29 +337,55 @@ class RedisTokenStore:
         self, name: str, buckets: Sequence[Sequence[str]], *args: str | int
     ) -> list[Any]:
         """Run a script for the keys of all buckets; returns its answers, one after another."""
-        if not self._database.is_cluster:
+        if self._database.nodes is None:
             return list(await self._call(name, [key for keys in buckets for key in keys], args))
-        places = asyncio.Semaphore(_AT_ONCE)
-
-        async def one(keys: Sequence[str]) -> list[Any]:
-            async with places:
-                return list(await self._call(name, keys, args))
-
-        answers = await asyncio.gather(*map(one, buckets))
-        return [answer for part in answers for answer in part]
+        answers = await self._call_each(name, [(keys, args) for keys in buckets])
+        return [answer for part in answers for answer in _answered(part)]
 
     async def _mget(self, keys: Sequence[str]) -> list[Any]:
-        mget = "mget_nonatomic" if self._database.is_cluster else "mget"
-        values: Any = await self._database.run(lambda redis: getattr(redis, mget)(keys))
-        if not isinstance(values, list) or len(values) != len(keys):
-            raise StoreError("Redis did not answer with a value for each key. Check what it is.")
-        return values
+        """Read keys; on a cluster there may be a StoreError in place of a value."""
+        nodes = self._database.nodes
+        if nodes is None:
+            return _values(keys, await self._database.run(lambda redis: redis.mget(keys)))
+        tags: dict[str, list[str]] = {}
+        for key in keys:
+            tags.setdefault(key.partition("}")[0], []).append(key)
+        commands = [Command(same[0], ("MGET", *same)) for same in tags.values()]
+        found: dict[str, Any] = {}
+        for same, values in zip(
+            tags.values(), await self._database.ask(nodes, commands), strict=True
+        ):
+            each = map(_failure, [values] * len(same)) if isinstance(values, Exception) else values
+            found.update(zip(same, each, strict=True))
+        return [found[key] for key in keys]
 
     async def _call(self, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        async def call(redis: Any) -> Any:
-            answers = await self._scripts[name](keys, args, client=redis)
-            for answer in filter(is_replica, answers if isinstance(answers, list) else ()):
-                raise answer  # it refused all items, and another server may take them
+        (answer,) = await self._call_each(name, [(keys, args)])
+        return _answered(answer)
+
+    async def _call_each(
+        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[str | int]]]
+    ) -> list[Any]:
+        """Run a script with each of these KEYS and ARGV, on a cluster with those of a slot each.
+
+        Returns:
+            What each run answered; on a cluster it may be an exception that stands for that.
+        """
+        script, nodes = self._scripts[name], self._database.nodes
+        if nodes is not None:
+            commands = [
+                Command(
+                    keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args), load_script(name)
+                )
+                for keys, args in calls
+            ]
+            return await self._database.ask(nodes, commands)
+
+        async def call(redis: Any) -> list[Any]:
+            answers = [await script(keys, args, client=redis) for keys, args in calls]
+            for items in answers:
+                for item in filter(is_replica, items if isinstance(items, list) else ()):
+                    raise item  # it refused all items, and another server may take them
             return answers
 
         return await self._database.run(call)
@@ -392,8 +430,23 @@ def _or_empty(absolute_ttl: int | None) -> int | str:
     return "" if absolute_ttl is None else absolute_ttl
 
 
-def _failure(error: RedisError) -> StoreError:
-    return _damaged() if str(error).startswith("DAMAGED") else store_error(error)
+def _answered(answer: Any) -> Any:
+    """What was answered, unless an exception stands for it: that is raised as a StoreError."""
+    if isinstance(answer, Exception):
+        raise _failure(answer)
+    return answer
+
+
+def _values(keys: Sequence[str], values: Any) -> list[Any]:
+    if not isinstance(values, list) or len(values) != len(keys):
+        raise StoreError("Redis did not answer with a value for each key. Check what it is.")
+    return values
+
+
+def _failure(error: Exception) -> StoreError:
+    failure = _damaged() if str(error).startswith("DAMAGED") else store_error(error)
+    failure.__cause__ = error
+    return failure
 
 
 def _damaged() -> StoreError:

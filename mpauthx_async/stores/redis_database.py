@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,6 +14,7 @@ from redis.exceptions import (
     AuthorizationError,
     ClusterDownError,
     ConnectionError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
@@ -24,9 +25,10 @@ from redis.exceptions import (
 )
 
 from ..connections import Connections, RedisClient
-from ..deadlines import trip
+from ..deadlines import one_call, trip
 from ..errors import ConfigurationError, MPAuthXError, StoreError
 from ..open_calls import OpenCalls
+from .redis_cluster import ClusterNodes, Command
 
 __all__ = ["LONGEST_WAIT", "AnyRedis", "RedisDatabase", "is_replica", "store_error"]
 
@@ -39,10 +41,13 @@ _OLDEST_SERVER = (6, 2)  # its version
 LONGEST_WAIT = 5.0  # seconds for one call, with all trips and attempts
 _ATTEMPTS = 4
 _BACKOFF = 0.1  # seconds before the second attempt, at most; doubles with each
+_LONGEST_BACKOFF = 0.5  # seconds
 # After these the server, or the one that took its place, may answer on a new connection. redis-py
 # answers NOSCRIPT by loading the script, but a failover may lead the next call to another server.
 # A RedisClusterException, which is not a RedisError, means that no node was found for a key.
-_PASSING = (ClusterDownError, RedisClusterException, TryAgainError, NoScriptError)
+_PASSING = (ClusterDownError, RedisClusterException, TryAgainError, MovedError, NoScriptError)
+# While a cluster moves a slot or elects a primary, attempts go on until the time is over.
+_LASTING = (ClusterDownError, TryAgainError)
 # Before Redis 7 READONLY stands inside a script's error; redis-py 5 has no class of MASTERDOWN.
 _REPLICA = re.compile(r"\bREADONLY |^MASTERDOWN ")
 # What redis-py documents. With all else that it raises, a connection was lost. A server that hangs
@@ -52,6 +57,9 @@ _DOCUMENTED = (RedisError, OSError)
 
 class RedisDatabase:
     """A Redis, or a Redis Cluster.
+
+    Attributes:
+        nodes: the nodes of a Redis Cluster; None for a single Redis.
 
     Args:
         redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
@@ -67,8 +75,7 @@ class RedisDatabase:
         else:
             self.connections = Connections(redis=redis)
         self.client = self.connections.configured_redis
-        self.is_cluster = isinstance(self.client, RedisCluster)
-        self._first_nodes = dict(_nodes_of(self.client))
+        self.nodes = ClusterNodes(self.client) if isinstance(self.client, RedisCluster) else None
         self._repeats_by_itself = _repeats_by_itself(self.client)
         self._calls = OpenCalls(self, "This Redis store")
 
@@ -89,15 +96,58 @@ class RedisDatabase:
         with self._calls.one():
             try:
                 with trip("Redis", LONGEST_WAIT) as seconds:
-                    async with asyncio.timeout(seconds):
-                        result = await self._attempt(work)
-                        if not self.is_cluster and not self.connections.is_eviction_known:
+                    async with asyncio.timeout(seconds) as limit:
+                        result = await self._attempt(work, limit)
+                        if self.nodes is None and not self.connections.is_eviction_known:
                             await self._warn_of_eviction()
                         return result
             except MPAuthXError:
                 raise
             except Exception as error:
                 raise store_error(error) from error
+
+    async def ask(self, nodes: ClusterNodes, commands: Sequence[Command]) -> list[Any]:
+        """Send commands to the nodes of a Redis Cluster, one trip for each node.
+
+        Each node has an end of its own: what one leaves unanswered is no other's failure.
+
+        Args:
+            nodes: this cluster's.
+            commands: may be sent again, so they must be repeatable.
+
+        Returns:
+            For each command the answer, or what redis-py or the operating system raised.
+
+        Raises:
+            ClosedError: after `close()`.
+        """
+        parts: dict[str, dict[int, Command]] = {}
+        for i, command in enumerate(commands):
+            parts.setdefault(nodes.name_of(command.key), {})[i] = command
+        with one_call():
+            answered = await asyncio.gather(
+                *(self._ask_node(nodes, part) for part in parts.values())
+            )
+        answers = {i: answer for part in answered for i, answer in part.items()}
+        return [answers[i] for i in range(len(commands))]
+
+    async def command(self, key: str, *words: Any) -> Any:
+        """Send one command.
+
+        Args:
+            key: a key that it is for.
+            words: the command and its arguments. It may be sent again, so it must be repeatable.
+
+        Raises:
+            ClosedError: after `close()`.
+            StoreError: for whatever Redis cannot do, within 5 seconds.
+        """
+        if self.nodes is None:
+            return await self.run(lambda redis: redis.execute_command(*words))
+        (answer,) = await self.ask(self.nodes, [Command(key, words)])
+        if isinstance(answer, Exception):
+            raise store_error(answer) from answer
+        return answer
 
     async def check(self) -> None:
         """Check that the server can serve.
@@ -117,7 +167,7 @@ class RedisDatabase:
             )
         if info.get("loading"):
             raise StoreError("Redis is still loading its data.")
-        if self.is_cluster:
+        if self.nodes is not None:
             state = (await self.run(lambda redis: redis.cluster_info())).get("cluster_state")
             if state != "ok":
                 raise StoreError(f"The state of the Redis Cluster is {state!r}.")
@@ -136,10 +186,36 @@ class RedisDatabase:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
         # redis-py would connect anew for what is in progress, and nobody would close that.
         await self._calls.close()
+        if self.nodes is not None:
+            await self.nodes.close()
         if self._owns_connections:
             await self.connections.close()
 
-    async def _attempt(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
+    async def _ask_node(self, nodes: ClusterNodes, commands: dict[int, Command]) -> dict[int, Any]:
+        """Send one node its part; returns what stands for each command, under its key here."""
+        left, answers = dict(commands), {}
+
+        async def ask(_: object) -> None:
+            passing: Exception | None = None
+            for i, answer in zip(list(left), await nodes.send(list(left.values())), strict=True):
+                if isinstance(answer, Exception) and self._is_passing(answer):
+                    passing = answer
+                else:
+                    answers[i] = answer
+                    del left[i]
+            if passing is not None:
+                raise passing
+
+        try:
+            await self.run(ask)
+        except StoreError as error:
+            nodes.begin_to_learn_slots()  # another node may have taken its place
+            answers.update(dict.fromkeys(left, error.__cause__))
+        return answers
+
+    async def _attempt(
+        self, work: Callable[[Any], Awaitable[Result]], limit: asyncio.Timeout
+    ) -> Result:
         attempt = 1
         while True:
             epoch = self.connections.redis_epoch
@@ -148,14 +224,27 @@ class RedisDatabase:
             except MPAuthXError:
                 raise
             except Exception as error:
-                # redis-py before 7.2 drops a node that fails, until it knows none at all.
-                _nodes_of(self.client).update(self._first_nodes)
-                if attempt == _ATTEMPTS or not self._is_passing(error):
+                backoff = min(_BACKOFF * 2 ** (attempt - 1), _LONGEST_BACKOFF)
+                if not self._is_passing(error) or self._is_last(attempt, error, backoff, limit):
                     raise
-            await self.connections.renew_redis(epoch)
-            backoff = _BACKOFF * 2 ** (attempt - 1)
+                await self._renew(epoch, error)
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
             attempt += 1
+
+    def _is_last(
+        self, attempt: int, error: Exception, backoff: float, limit: asyncio.Timeout
+    ) -> bool:
+        if not isinstance(error, _LASTING):
+            return attempt == _ATTEMPTS
+        end = limit.when()
+        return end is not None and asyncio.get_running_loop().time() + 2 * backoff > end
+
+    async def _renew(self, epoch: int, error: Exception) -> None:
+        """Leave what an attempt has shown to be stale."""
+        if self.nodes is None:
+            await self.connections.renew_redis(epoch)
+        else:
+            await self.nodes.learn_slots(error)
 
     async def _warn_of_eviction(self) -> None:
         """Warn, once for each Connections, if Redis may evict sessions, and what ends them."""
@@ -183,7 +272,7 @@ class RedisDatabase:
 def _repeats_by_itself(client: RedisClient) -> bool:
     """Whether a client makes further attempts when a connection is lost."""
     if isinstance(client, RedisCluster):
-        return True
+        return False  # what goes straight to its nodes is not repeated
     retry = client.connection_pool.connection_kwargs.get("retry")
     return retry is not None and retry._retries != 0
 
@@ -193,11 +282,6 @@ def is_replica(answer: object) -> bool:
     if isinstance(answer, ReadOnlyError):
         return True
     return isinstance(answer, ResponseError) and _REPLICA.search(str(answer)) is not None
-
-
-def _nodes_of(client: RedisClient) -> dict[str, Any]:
-    """The nodes that a client of a cluster begins with, by name; empty for a single Redis."""
-    return client.nodes_manager.startup_nodes if isinstance(client, RedisCluster) else {}
 
 
 def store_error(error: Exception) -> StoreError:

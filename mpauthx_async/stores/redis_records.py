@@ -12,7 +12,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Self
 
 from ..errors import MPAuthXError, StoreError
 from ..frames import methods_clear_frames
@@ -42,22 +42,21 @@ class RedisRecords:
     def __init__(self, redis: AnyRedis, *, lock_ttl: float = LOCK_TTL) -> None:
         self._database = RedisDatabase(redis)
         self._lock_ttl = lock_ttl
-        self._release = self._database.client.register_script(_RELEASE)
 
     async def get(self, key: str) -> str | None:
         """Read a record; None when there is none, or its time is over."""
-        value: bytes | str | None = await self._database.run(lambda redis: redis.get(_key(key)))
+        value: bytes | str | None = await self._database.command(_key(key), "GET", _key(key))
         # A UnicodeDecodeError would quote the record; with U+FFFD it does not decrypt.
         return value.decode(errors="replace") if isinstance(value, bytes) else value
 
     async def save(self, key: str, text: str, ttl: float) -> None:
         """Write a record, in place of an earlier one, for `ttl` seconds."""
-        px = _milliseconds(ttl)
-        await self._database.run(lambda redis: redis.set(_key(key), text, px=px))
+        words = "SET", _key(key), text, "PX", _milliseconds(ttl)
+        await self._database.command(_key(key), *words)
 
     async def delete(self, key: str) -> None:
         """Delete a record, if there is one."""
-        await self._database.run(lambda redis: redis.delete(_key(key)))
+        await self._database.command(_key(key), "DEL", _key(key))
 
     async def add(self, key: str, text: str, ttl: float) -> bool:
         """Write a record for `ttl` seconds if there is none; of all who try one gets True."""
@@ -77,9 +76,7 @@ class RedisRecords:
             yield
         finally:
             try:
-                await self._database.run(
-                    lambda redis: self._release([name], [holder], client=redis)
-                )
+                await self._database.command(name, "EVAL", _RELEASE, 1, name, holder)
             except MPAuthXError as error:
                 # What was done under it is done, so this is no failure of it.
                 logger.warning("A lock in Redis was not released, and ends by itself: %s", error)
@@ -97,14 +94,12 @@ class RedisRecords:
         await self._database.close()
 
     async def _add(self, name: str, text: str, ttl: float) -> bool:
-        async def add(redis: Any) -> bool:
-            if await redis.set(name, text, px=_milliseconds(ttl), nx=True):
-                return True
-            # A write whose answer was lost is repeated: then what is there is ours.
-            value: bytes | str | None = await redis.get(name)
-            return value in (text, text.encode())
-
-        return await self._database.run(add)
+        words = "SET", name, text, "PX", _milliseconds(ttl), "NX"
+        if await self._database.command(name, *words):
+            return True
+        # A write whose answer was lost is repeated: then what is there is ours.
+        value: bytes | str | None = await self._database.command(name, "GET", name)
+        return value in (text, text.encode())
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,0 +1,197 @@
+"""ClusterNodes: asks the nodes of a Redis Cluster, each by itself.
+
+redis-py's own client of a cluster shares the fate of its nodes: when one does not answer, the next
+command of anybody first asks for the cluster's slots, maybe the same node. So commands go straight
+to the nodes here, and the slots are learned anew beside them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode, PipelineCommand
+from redis.cluster import get_node_name
+from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterException
+
+__all__ = ["ClusterNodes", "Command"]
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 1.0  # seconds for a node to tell the slots, before another one is asked
+
+
+class Command(NamedTuple):
+    """A command for keys of one slot.
+
+    Attributes:
+        key: one of these keys.
+        words: the command and its arguments.
+        script: the text of the script that an EVALSHA runs.
+    """
+
+    key: str
+    words: tuple[Any, ...]
+    script: str = ""
+
+    def with_script(self) -> "Command":
+        """This EVALSHA as an EVAL, for a node that does not know the script yet."""
+        return self._replace(words=("EVAL", self.script, *self.words[2:]))
+
+
+class ClusterNodes:
+    """The nodes of a cluster, as the client knows them.
+
+    Args:
+        client: whose nodes and connections are used.
+    """
+
+    def __init__(self, client: RedisCluster) -> None:
+        self._client = client
+        self._manager = client.nodes_manager
+        self._first_nodes = dict(self._manager.startup_nodes)
+        self._silent: set[str] = set()  # the names of nodes that left their last call unanswered
+        self._learning: asyncio.Task[None] | None = None
+
+    def name_of(self, key: str) -> str:
+        """Name the node that holds a key; empty while the slots are not known."""
+        node = self._holder(key)
+        return "" if node is None else str(node.name)
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands in one trip to the node that holds the key of the first of them.
+
+        A slot that is on its way to another node is followed there. What a node refuses because it
+        does not hold the slot (MOVED) is left to the caller, who calls `learn_slots`.
+
+        Returns:
+            For each command the answer, or the exception that stands for it.
+
+        Raises:
+            RedisError, OSError: what redis-py raises when a node cannot be reached.
+        """
+        node = self._holder(commands[0].key)
+        if node is None:
+            await self.learn_slots()
+            node = self._holder(commands[0].key)
+            if node is None:
+                raise RedisClusterException("No node of the Redis Cluster holds this slot.")
+        answers = await self._pipeline(node, commands)
+        elsewhere: dict[str, list[int]] = {}
+        for i, answer in enumerate(answers):
+            if isinstance(answer, AskError):
+                elsewhere.setdefault(self._name_in(answer), []).append(i)
+        for name, places in elsewhere.items():
+            followed = [commands[i] for i in places]
+            for i, answer in zip(
+                places, await self._pipeline(self._node(name), followed, asking=True), strict=True
+            ):
+                answers[i] = answer
+        return answers
+
+    async def learn_slots(self, error: Exception | None = None) -> None:
+        """Learn which node holds which slots, together with all who want that now.
+
+        Args:
+            error: why. The node that a MOVED names is asked first, for it knows.
+
+        Raises:
+            RedisClusterException: no node has ever told.
+        """
+        await asyncio.shield(self.begin_to_learn_slots(error))
+
+    def begin_to_learn_slots(self, error: Exception | None = None) -> "asyncio.Task[None]":
+        """Begin what `learn_slots` waits for, if it has not begun."""
+        if self._learning is None or self._learning.done():
+            first = self._name_in(error) if isinstance(error, MovedError) else None
+            self._learning = asyncio.create_task(self._learn_slots(first))
+            self._learning.add_done_callback(_look_at_failure)
+        return self._learning
+
+    async def close(self) -> None:
+        """Stop what was begun here; the client stays open."""
+        if self._learning is not None:
+            self._learning.cancel()
+            with suppress(asyncio.CancelledError, RedisClusterException):
+                await self._learning
+
+    async def _learn_slots(self, first: str | None) -> None:
+        """Ask one node after another, for redis-py has no limit of time for each."""
+        manager = self._manager
+        startup: dict[str, ClusterNode] = manager.startup_nodes
+        known = manager.nodes_cache | startup | self._first_nodes
+        for name in sorted(known, key=lambda name: (name != first, name in self._silent)):
+            manager.startup_nodes = {name: known[name]}
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    # The client's own also prepares the client, once.
+                    await (manager if manager.slots_cache else self._client).initialize()
+            except Exception as error:  # noqa: BLE001 (also what redis-py does not document)
+                self._silent.add(name)
+                logger.debug("A node of the Redis Cluster did not tell the slots: %s", error)
+            else:
+                self._silent &= set(manager.nodes_cache) - {name}
+                break
+            finally:
+                manager.startup_nodes = startup
+        if not manager.slots_cache:
+            raise RedisClusterException("No node of the Redis Cluster tells the slots.")
+
+    async def _pipeline(
+        self, node: ClusterNode, commands: Sequence[Command], *, asking: bool = False
+    ) -> list[Any]:
+        answers = await self._trip(node, commands, asking)
+        unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            taught: set[str] = set()
+            again = []
+            for command in (commands[i] for i in unknown):
+                again.append(command if command.script in taught else command.with_script())
+                taught.add(command.script)
+            for i, answer in zip(unknown, await self._trip(node, again, asking), strict=True):
+                answers[i] = answer
+        return answers
+
+    async def _trip(
+        self, node: ClusterNode, commands: Sequence[Command], asking: bool
+    ) -> list[Any]:
+        sent = [PipelineCommand(i, *command.words) for i, command in enumerate(commands)]
+        if asking:  # it counts for the one command that follows it on this connection
+            pairs = [(PipelineCommand(one.position, "ASKING"), one) for one in sent]
+            await self._execute(node, [one for pair in pairs for one in pair])
+        else:
+            await self._execute(node, sent)
+        return [one.result for one in sent]
+
+    async def _execute(self, node: ClusterNode, sent: Sequence[PipelineCommand]) -> None:
+        try:
+            await node.execute_pipeline(list(sent))
+        except BaseException:
+            self._silent.add(node.name)
+            raise
+        self._silent.discard(node.name)
+
+    def _holder(self, key: str) -> ClusterNode | None:
+        nodes = self._manager.slots_cache.get(key_slot(key.encode()))
+        return nodes[0] if nodes else None
+
+    def _name_in(self, error: MovedError | AskError) -> str:
+        return str(get_node_name(error.host, error.port))
+
+    def _node(self, name: str) -> ClusterNode:
+        """A node by its name; it may hold no slots yet, so that none told of it."""
+        node: ClusterNode | None = self._manager.nodes_cache.get(name)
+        if node is None:
+            host, _, port = name.rpartition(":")
+            node = ClusterNode(host, int(port), **self._manager.connection_kwargs)
+            self._manager.set_nodes(self._manager.nodes_cache, {name: node})
+        return node
+
+
+def _look_at_failure(learning: "asyncio.Task[None]") -> None:
+    """Look at it once, or asyncio logs that nobody has: whoever waits for it gets it."""
+    if not learning.cancelled():
+        learning.exception()
