@@ -87,6 +87,10 @@ class Bans:
         subjects = await self._subjects.find(user_id)
         await self._spread(subjects, await self._of(subjects))
 
+    def subjects_of(self, user: User) -> list[Subject]:
+        """Whose bans are read, and copied, when this user logs in."""
+        return self._subjects.of(user)
+
     async def refusals(self, users: Sequence[User]) -> list[Exception | None]:
         """Tell which users may not get a token, because one of their other ids is banned.
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from .bans import Bans
 from .coalescer import Coalescer, answers_of, settle
@@ -43,6 +43,7 @@ from .models import (
 )
 from .sealing import SessionKeySealer, with_open_id
 from .session_keys import replace_session_key
+from .shards import ShardedCoalescer, sharding_of
 from .stores import SessionKeyStore, TokenStore, UserStore, longest_wait
 from .tokens import TokenSigner, new_nonce, new_nonces
 from .userdata import decrypt_user_data
@@ -118,17 +119,18 @@ class Logins:
             begin=self._begin,
             expire=self._expire,
         )
-        self._traded = Coalescer(
+        self._issues = self._sharded_issues()
+        wait = longest_wait(users) if self._issues else longest_wait(users, tokens)
+        self._traded: Coalescer[_Login, _Answer] = Coalescer(
             events.watched("login", self._finish_logins),
             max_batch=_MAX_BATCH,
             max_in_flight=1,
-            longest_wait=longest_wait(users, tokens),
+            longest_wait=wait,
         )
-        self._refreshes = Coalescer(
-            events.watched("refresh", self._finish_refreshes),
-            max_batch=64,
-            longest_wait=longest_wait(users, tokens),
+        self._refreshes: Coalescer[_Refresh, _Answer] = Coalescer(
+            events.watched("refresh", self._finish_refreshes), max_batch=64, longest_wait=wait
         )
+        self._issuing: set[asyncio.Future[AuthResult]] = set()  # on a store that has shards
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -202,6 +204,8 @@ class Logins:
         """Return when the logins and refreshes whose users may be stored already have ended."""
         await self._traded.landed()
         await self._refreshes.landed()
+        if self._issuing:
+            await asyncio.wait(set(self._issuing))
 
     async def close(self) -> None:
         """Refuse what waits for its turn, and let what has begun finish."""
@@ -213,6 +217,8 @@ class Logins:
             await asyncio.wait(trades)
         await self._traded.close()
         await self._refreshes.close()
+        if self._issues is not None:
+            await self._issues.close()
         while self._withdrawals:
             await asyncio.wait(self._withdrawals)
 
@@ -239,7 +245,8 @@ class Logins:
     def _give_up_unheard(self, caller: "asyncio.Future[AuthResult]") -> None:
         """Give up the answer that came in the tick in which its last caller was cancelled."""
         if not caller.cancelled():
-            self._give_up(_outcome_of(caller))
+            outcome = _outcome_of(caller)
+            self._give_up(outcome)
 
     async def _trade(self, login: "_Login") -> None:
         try:
@@ -256,8 +263,11 @@ class Logins:
             answer.add_done_callback(partial(self._end_with, login), context=login.context)
             self._connections.login_limit.exchanged()
 
-    def _end_with(self, login: "_Login", answer: "asyncio.Future[AuthResult]") -> None:
+    def _end_with(self, login: "_Login", answer: "asyncio.Future[Any]") -> None:
         outcome = _outcome_of(answer)
+        if isinstance(outcome, asyncio.Future):  # its shard of the store is to answer yet
+            outcome.add_done_callback(partial(self._end_with, login), context=login.context)
+            return
         if login.has_code and isinstance(outcome, MPAuthXError):
             outcome.retryable = False  # the trade has used up the code
         self._end(login, outcome)
@@ -279,10 +289,12 @@ class Logins:
         elif isinstance(outcome, Exception):
             self._events.emit(LoginFailed(outcome, seconds))
 
-    def _answer(
-        self, caller: "asyncio.Future[AuthResult]", answer: "asyncio.Future[AuthResult]"
-    ) -> None:
-        self._tell((caller,), _outcome_of(answer))
+    def _answer(self, caller: "asyncio.Future[AuthResult]", answer: "asyncio.Future[Any]") -> None:
+        outcome = _outcome_of(answer)
+        if isinstance(outcome, asyncio.Future):
+            outcome.add_done_callback(partial(self._answer, caller))
+        else:
+            self._tell((caller,), outcome)
 
     def _tell(
         self, callers: "Sequence[asyncio.Future[AuthResult]]", outcome: AuthResult | BaseException
@@ -312,16 +324,20 @@ class Logins:
         except MPAuthXError as error:
             logger.warning("The token of a call that was given up stays until it ends: %s", error)
 
-    async def _finish_logins(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
+    async def _finish_logins(self, logins: "Sequence[_Login]") -> "Sequence[_Answer | Exception]":
         """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
         with one_call():
             results = await self._finish(logins)
         for login, result in zip(logins, results, strict=True):
-            if self._under_way.get(login.key) is not login:  # its callers have waited too long
-                self._give_up(result)
+            self._give_up_if_late(login, result)
         return results
 
-    async def _finish(self, logins: "Sequence[_Login]") -> Sequence[AuthResult | Exception]:
+    def _give_up_if_late(self, login: "_Login", result: "_Answer | Exception") -> None:
+        """Give up the answer of a login whose callers have waited too long."""
+        if self._under_way.get(login.key) is not login and not isinstance(result, asyncio.Future):
+            self._give_up(result)
+
+    async def _finish(self, logins: "Sequence[_Login]") -> "Sequence[_Answer | Exception]":
         now = int(self._clock() * 1000)
         # Decrypting takes two milliseconds for a hundred logins while the event loop is idle, and
         # several times as long while it is busy: both contend for the GIL.
@@ -332,24 +348,67 @@ class Logins:
             )
         saved = await _for_good(arrivals, self._save)
         kept = await _for_good(saved, self._complete)
-        admitted = await _for_good(kept, self._admit)
-        return await _for_good(admitted, self._give_tokens)
+        return await self._issue_all(kept)
 
     async def _finish_refreshes(
         self, refreshes: "Sequence[_Refresh]"
-    ) -> Sequence[AuthResult | Exception]:
+    ) -> "Sequence[_Answer | Exception]":
         found = await answers_of(self._users.get([refresh.user_id for refresh in refreshes]))
-        known = [
-            _Arrival(user, new_nonce(), None) if isinstance(user, User) else user or _not_found()
-            for user in found
-        ]
-        admitted = await _for_good(known, self._admit)
-        alone = await _for_good(admitted, self._end_others)
-        results = await _for_good(alone, partial(self._give_tokens, policy=_SOLE))
-        for result in results:
-            if isinstance(result, AuthResult):
-                self._events.emit(Refreshed(result.session))
+        return await self._issue_all(
+            [
+                _Arrival(user, new_nonce(), None)
+                if isinstance(user, User)
+                else user or _not_found()
+                for user in found
+            ]
+        )
+
+    async def _issue_all(
+        self, arrivals: "Sequence[_Arrival | Exception]"
+    ) -> "Sequence[_Answer | Exception]":
+        """Give tokens; to the users on each shard of the store in batches of their own."""
+        if self._issues is None:
+            return await _for_good(arrivals, self._issue)
+        answers: list[_Answer | Exception] = []
+        for arrival in arrivals:
+            if isinstance(arrival, Exception):
+                answers.append(arrival)
+                continue
+            answer = self._issues.submit(arrival)
+            self._issuing.add(answer)
+            answer.add_done_callback(self._issuing.discard)
+            answer.add_done_callback(_outcome_of)  # or asyncio logs one that comes too late
+            answers.append(answer)
+        return answers
+
+    def _sharded_issues(self) -> "ShardedCoalescer[_Arrival, AuthResult] | None":
+        shard_of = sharding_of(self._tokens)
+        if shard_of is None:
+            return None
+        return ShardedCoalescer(
+            lambda arrival: shard_of(self._bans.subjects_of(arrival.user)),
+            lambda: Coalescer(
+                self._events.watched("login", self._issue_on_shard),
+                max_batch=_MAX_BATCH,
+                max_in_flight=1,
+                longest_wait=longest_wait(self._tokens),
+            ),
+        )
+
+    async def _issue_on_shard(
+        self, arrivals: "Sequence[_Arrival]"
+    ) -> Sequence[AuthResult | Exception]:
+        with one_call():
+            results = await self._issue(arrivals)
+        for arrival, result in zip(arrivals, results, strict=True):
+            if arrival.login is not None:
+                self._give_up_if_late(arrival.login, result)
         return results
+
+    async def _issue(self, arrivals: "Sequence[_Arrival]") -> Sequence[AuthResult | Exception]:
+        admitted = await self._admit(arrivals)
+        alone = await _for_good(admitted, self._end_others)
+        return await _for_good(alone, self._give_tokens)
 
     def _read(self, logins: "Sequence[_Login]", now: int) -> "list[_Arrival | Exception]":
         """Make the users of logins, decrypting what the clients sent; and seal the session keys."""
@@ -427,11 +486,15 @@ class Logins:
         refusals = await self._bans.refusals([arrival.user for arrival in arrivals])
         return [refused or a for a, refused in zip(arrivals, refusals, strict=True)]
 
-    async def _end_others(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
-        """End the sessions under the users' other ids: a refresh leaves one token."""
+    async def _end_others(self, arrivals: "Sequence[_Arrival]") -> "Sequence[_Arrival | Exception]":
+        """End the sessions under the other ids of users who refresh: that leaves one token."""
+        if all(arrival.login for arrival in arrivals):
+            return arrivals
         return await asyncio.gather(*map(self._end_other, arrivals))
 
     async def _end_other(self, arrival: "_Arrival") -> "_Arrival | Exception":
+        if arrival.login is not None:
+            return arrival
         try:
             for user_id in arrival.user.ids[1:]:
                 ended = await self._tokens.revoke_subject(Subject(self._sku, user_id))
@@ -441,23 +504,18 @@ class Logins:
             return error
         return arrival
 
-    async def _give_tokens(
-        self, arrivals: "Sequence[_Arrival]", policy: LoginPolicy | None = None
-    ) -> list[AuthResult | Exception]:
-        policy = policy or self._policy
-        sessions = await answers_of(
-            self._tokens.issue([self._new_session(a, policy) for a in arrivals])
-        )
+    async def _give_tokens(self, arrivals: "Sequence[_Arrival]") -> list[AuthResult | Exception]:
+        sessions = await answers_of(self._tokens.issue([self._new_session(a) for a in arrivals]))
         results = [
             self._result(arrival, session)
             for arrival, session in zip(arrivals, sessions, strict=True)
         ]
-        if policy.shared_token and isinstance(self._tokens, SessionKeyStore):
+        if self._policy.shared_token and isinstance(self._tokens, SessionKeyStore):
             keep = partial(self._keep_session_key, self._tokens)
             return list(await asyncio.gather(*map(keep, arrivals, results)))
         return results
 
-    def _new_session(self, arrival: "_Arrival", policy: LoginPolicy) -> NewSession:
+    def _new_session(self, arrival: "_Arrival") -> NewSession:
         user_id, open_id = arrival.user.id, arrival.user.open_id
         sealed_key, login = arrival.sealed_key, arrival.login
         if sealed_key is not None:
@@ -466,7 +524,7 @@ class Logins:
         return NewSession(
             SessionRef(self._sku, user_id, arrival.nonce),
             self._ttl,
-            policy,
+            _SOLE if login is None else self._policy,
             sealed_key,
             device,
             kind,
@@ -482,6 +540,8 @@ class Logins:
             return BannedError(session.user_id, session.reason, session.until)
         for ref in session.replaced:
             self._events.emit(Replaced(ref, session))
+        if arrival.login is None:
+            self._events.emit(Refreshed(session))
         token = self._signer.mint(arrival.user.id, session.ref.nonce, session.ref.generation)
         return AuthResult(1, "OK", token, arrival.user, session, arrival.is_new)
 
@@ -545,7 +605,7 @@ class _Login:
 
 @dataclass(slots=True, eq=False, repr=False)
 class _Arrival:
-    """A user who is about to get a token."""
+    """A user who is about to get a token: by a login, or else by a refresh."""
 
     user: User
     nonce: str
@@ -561,7 +621,10 @@ class _Refresh:
     user_id: str
 
 
-def _outcome_of(answer: "asyncio.Future[AuthResult]") -> AuthResult | BaseException:
+_Answer: TypeAlias = "AuthResult | asyncio.Future[AuthResult]"
+
+
+def _outcome_of(answer: "asyncio.Future[Result]") -> Result | BaseException:
     if answer.cancelled():
         return asyncio.CancelledError()
     return answer.exception() or answer.result()

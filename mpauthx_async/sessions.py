@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from .coalescer import Coalescer, answers_of
+from .coalescer import answers_of
 from .constants import TokenStatus
 from .errors import (
     ConfigurationError,
@@ -20,6 +20,7 @@ from .errors import (
 from .events import Events, Revoked, Rotated, TokenReuseDetected, TokensValidated
 from .models import AuthResult, OnlinePage, Session, SessionRef, Subject, User
 from .near_cache import NearCache, NearCaching
+from .shards import AnyCoalescer, coalescer_for, subject_of
 from .store_boundary import only_store_errors
 from .stores import TokenStore, UserStore, longest_wait
 from .subjects import Subjects
@@ -83,17 +84,19 @@ class Sessions:
         self._grace = grace
         self._clock = clock
         wait = longest_wait(tokens)
-        self._lookups = Coalescer(self._lookup, max_in_flight=2, longest_wait=wait)
-        self._reads = Coalescer(events.watched("read", self._read), longest_wait=wait)
-        self._lists: Coalescer[Subject, Sequence[Session]] = Coalescer(
-            self._list, longest_wait=wait
+        self._lookups = self._coalescer(self._lookup, wait, max_in_flight=2)
+        self._reads = self._coalescer(events.watched("read", self._read), wait)
+        self._lists: AnyCoalescer[Subject, Sequence[Session]] = coalescer_for(
+            tokens, self._list, subjects_of=lambda subject: (subject,), longest_wait=wait
         )
-        self._revocations = Coalescer(events.watched("revoke", tokens.revoke), longest_wait=wait)
-        self._rotations = Coalescer(
-            events.watched("rotate", self._rotate), longest_wait=longest_wait(users, tokens)
+        self._revocations = self._coalescer(events.watched("revoke", tokens.revoke), wait)
+        self._rotations = self._coalescer(
+            events.watched("rotate", self._rotate), longest_wait(users, tokens)
         )
-        self._reuses = Coalescer(events.watched("end_reused", self._end_reused), longest_wait=wait)
-        self._renewals = Coalescer(events.watched("renew", self._renew), max_in_flight=1)
+        self._reuses = self._coalescer(events.watched("end_reused", self._end_reused), wait)
+        self._renewals = self._coalescer(
+            events.watched("renew", self._renew), None, max_in_flight=1
+        )
         self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None
         # What may be asked before `end_of`; not where lives slide, for a use has to be noted.
         self.near_cache = self._near if absolute_ttl is None else None
@@ -216,6 +219,21 @@ class Sessions:
         await self._revocations.close()
         await self._reuses.close()
         await self._renewals.close()
+
+    def _coalescer(
+        self,
+        run: Callable[[Sequence[SessionRef]], Awaitable[Sequence[Answer | Exception]]],
+        wait: float | None,
+        *,
+        max_in_flight: int = 4,
+    ) -> AnyCoalescer[SessionRef, Answer]:
+        return coalescer_for(
+            self._tokens,
+            run,
+            subjects_of=subject_of,
+            max_in_flight=max_in_flight,
+            longest_wait=wait,
+        )
 
     async def _alive(self, token: object) -> SessionRef | None:
         """The session of a token that is good, else None."""
