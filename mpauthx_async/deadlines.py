@@ -1,8 +1,6 @@
 """Deadlines: how long one call waits for each of WeChat, Redis and SQLite, over all its trips."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 __all__ = ["one_call", "trip", "without_call"]
@@ -10,6 +8,8 @@ __all__ = ["one_call", "trip", "without_call"]
 
 class _Account:
     """What a call may still wait for a system. Trips that are made at once count once."""
+
+    __slots__ = ("_left", "_since", "_trips")
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
@@ -37,6 +37,8 @@ class _Call:
         is_over: whether it has ended. Tasks that it began may go on, and then are on their own.
     """
 
+    __slots__ = ("accounts", "is_over")
+
     def __init__(self) -> None:
         self.accounts: dict[str, _Account] = {}
         self.is_over = False
@@ -45,19 +47,22 @@ class _Call:
 _call: ContextVar[_Call | None] = ContextVar("mpauthx_call", default=None)
 
 
-@contextmanager
-def one_call() -> Iterator[None]:
+# The two are classes, not generators with @contextmanager: each login has them while it waits for
+# WeChat, and a garbage collection visits the five objects of each of those.
+class one_call:  # noqa: N801 (it is called as a function)
     """All trips that are made inside are those of one call, unless they are of an outer one."""
-    if _running() is not None:
-        yield
-        return
-    call = _Call()
-    token = _call.set(call)
-    try:
-        yield
-    finally:
-        call.is_over = True
-        _call.reset(token)
+
+    __slots__ = ("_begun", "_token")
+
+    def __enter__(self) -> None:
+        self._begun = None if _running() is not None else _Call()
+        if self._begun is not None:
+            self._token = _call.set(self._begun)
+
+    def __exit__(self, *_: object) -> None:
+        if self._begun is not None:
+            self._begun.is_over = True
+            _call.reset(self._token)
 
 
 def without_call() -> None:
@@ -70,26 +75,31 @@ def _running() -> _Call | None:
     return None if call is None or call.is_over else call
 
 
-@contextmanager
-def trip(system: str, longest: float) -> Iterator[float]:
-    """A trip to a system, which counts for the running call.
+class trip:  # noqa: N801 (it is called as a function)
+    """A trip to a system, which counts for the running call; gives how many seconds are left.
 
     Args:
         system: its name.
         longest: how long a call may wait for the system, in seconds.
-
-    Yields:
-        How many seconds are left.
     """
-    call = _running()
-    if call is None:
-        yield longest
-        return
-    account = call.accounts.get(system)
-    if account is None:
-        account = call.accounts[system] = _Account(longest)
-    left = account.begin()
-    try:
-        yield left
-    finally:
-        account.end()
+
+    __slots__ = ("_account", "_longest", "_system")
+
+    def __init__(self, system: str, longest: float) -> None:
+        self._system = system
+        self._longest = longest
+        self._account: _Account | None = None
+
+    def __enter__(self) -> float:
+        call = _running()
+        if call is None:
+            return self._longest
+        account = call.accounts.get(self._system)
+        if account is None:
+            account = call.accounts[self._system] = _Account(self._longest)
+        self._account = account
+        return account.begin()
+
+    def __exit__(self, *_: object) -> None:
+        if self._account is not None:
+            self._account.end()

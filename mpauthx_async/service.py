@@ -157,7 +157,7 @@ class MPAuthX:
             on_refused=lambda errcode: self._events.emit(WeChatFailed(errcode)),
         )
         # Once: a bound method for each login that waits is more for the garbage collector to trace.
-        self._trade_code = self._api.code_to_session
+        self._trade_code = self._api.exchange_code
         keys = [app_secret] if signing_keys is None else signing_keys
         self._signer = TokenSigner(app_id=app_id, sku=sku, keys=keys)
         sealer = SessionKeySealer(app_id=app_id, keys=keys)

@@ -82,8 +82,12 @@ class WeChatAPI:
                 the answer is none, or none of WeChat's.
             ConnectionFailedError: no connection, or no answer in time.
         """
+        return await self.exchange_code(code)
+
+    def exchange_code(self, code: str) -> Awaitable[CodeSession]:
+        """As `code_to_session`, for a caller who clears the frames of what is raised."""
         check_code(code)
-        return await self._exchange.code_to_session(self._door, self._app_id, code)
+        return self._exchange.code_to_session(self._door, self._app_id, code)
 
     def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of a session."""

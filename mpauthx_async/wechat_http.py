@@ -43,6 +43,7 @@ API_HOSTS = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
 LONGEST_WAIT = 10.0  # seconds for one call, with all attempts on all hosts
 _MAX_ANSWER = 2**20  # bytes
 _ENCODINGS = ("gzip", "deflate")
+_HEADERS = {"Accept-Encoding": ", ".join(_ENCODINGS)}
 _GZIP_OR_ZLIB = 32  # see zlib: tells the format by its header
 _CONNECTING = 0.9  # this part of the time that is left may be spent on a connection
 _REPETITION = 0.5  # seconds that a repetition needs at least
@@ -187,7 +188,7 @@ class WeChatHTTP:
                 data=None if request.body is None else aiohttp.JsonPayload(request.body),
                 allow_redirects=False,
                 raise_for_status=False,
-                headers={"Accept-Encoding": ", ".join(_ENCODINGS)},
+                headers=_HEADERS,
                 auto_decompress=False,  # its size is bounded here
                 timeout=aiohttp.ClientTimeout(
                     total=min(seconds, limits.total or seconds),
