@@ -9,7 +9,6 @@ as the README recommends for servers.
 A heartbeat (see loop_lag) tells how late the event loop is meanwhile.
 """
 
-import gc
 import resource
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ import aiohttp
 
 from tests.redis_server import RedisServer
 
+from .garbage import rare_collections
 from .login_by_hand import code_url
 from .loop_lag import heartbeat
 from .measurement import (
@@ -54,7 +54,6 @@ _FAR = "the same, Redis 1 ms away"
 _BARE = "bare aiohttp session"
 _REDIS_DELAY = 0.001  # seconds
 _DESCRIPTORS = 8192
-_GC_THRESHOLDS = (10_000, 20, 50)  # see the README
 _OTHER_DESCRIPTORS = 500  # the listening simulator's, pipes, files
 _STATISTICS = (("p99", 0.99), ("worst", 1.0))
 
@@ -105,7 +104,7 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         async def measure(caller: _Caller, latency: int) -> _Round:
             logins = await wechat.logins(size.callers[latency], latency / 1000)
             async with caller() as call:
-                with heartbeat() as lags, _rare_collections():
+                with heartbeat() as lags, rare_collections():
                     calls_a_second = await rate(call, [[login] for login in logins])
             return _Round(calls_a_second, sorted(lags))
 
@@ -149,20 +148,6 @@ async def _get(api_base: str) -> AsyncIterator[_Call]:
                 return b"openid" in await response.read()
 
         yield call
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Collect garbage as a server should: what lives is frozen, and new objects are many."""
-    thresholds = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ that the calls before it took, each until its own moment of that: what timers an
 waking that many tasks, cost by themselves.
 
 The longest garbage collection stands beside: Python's own, which holds the loop up as well, and the
-longer the more waits. What was alive before the calls is frozen (`gc.freeze`).
+longer the more waits. It is set as the README recommends, for the zero line as well.
 
 Both ways in which calls come are measured, each with a zero line whose tasks come likewise: all
 20,000 in a single tick of the loop, and 100 in each tick, as from sockets. The simulator has a
@@ -29,6 +29,7 @@ from typing import NamedTuple
 from mpauthx_async import MPAuthX
 from tests.redis_server import RedisServer
 
+from .garbage import rare_collections
 from .measurement import (
     Benchmark,
     Figure,
@@ -201,15 +202,12 @@ async def _lags_while(calls: Sequence[_Call], a_tick: int) -> _Round:
     all_done = asyncio.gather(*tasks)
     try:
         await asyncio.sleep(0)  # now all of them wait
-        gc.collect()
-        gc.freeze()  # as a server does once it has started
-        with heartbeat() as lags, _collections() as collections:
+        with rare_collections(), heartbeat() as lags, _collections() as collections:
             for gate in gates:
                 gate.set()
                 await asyncio.sleep(0)
             await all_done
     finally:
-        gc.unfreeze()
         all_done.cancel()
     return _Round(lags, max(collections, default=0.0))
 

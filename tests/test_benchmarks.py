@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.garbage import GC_THRESHOLDS
 from benchmarks.machine import OtherWork
 from benchmarks.measurement import (
     Figure,
@@ -280,3 +281,10 @@ def test_an_unknown_benchmark_is_refused() -> None:
     assert (
         "no benchmark nonsense; there are validate, near_cache, forged, authorize" in refused.stderr
     )
+
+
+def test_the_readme_recommends_what_the_benchmarks_set() -> None:
+    thresholds = ", ".join(
+        f"{threshold:_}" if threshold > 999 else str(threshold) for threshold in GC_THRESHOLDS
+    )
+    assert f"gc.set_threshold({thresholds})" in (ROOT / "README.md").read_text("utf-8")
