@@ -15,7 +15,13 @@ from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.cluster import get_node_name
 from redis.crc import key_slot
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterException
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoScriptError,
+    RedisClusterException,
+    TryAgainError,
+)
 
 __all__ = ["ClusterNodes", "Command"]
 
@@ -64,8 +70,9 @@ class ClusterNodes:
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one trip to the node that holds the key of the first of them.
 
-        A slot that is on its way to another node is followed there. What a node refuses because it
-        does not hold the slot (MOVED) is left to the caller, who calls `learn_slots`.
+        A slot that is on its way to another node is followed there. An MGET is refused when some of
+        its keys have moved or do not exist, so each key is then read by itself. What a node refuses
+        because it does not hold the slot (MOVED) is left to the caller, who calls `learn_slots`.
 
         Returns:
             For each command the answer, or the exception that stands for it.
@@ -90,6 +97,9 @@ class ClusterNodes:
                 places, await self._pipeline(self._node(name), followed, asking=True), strict=True
             ):
                 answers[i] = answer
+        for i, answer in enumerate(answers):
+            if isinstance(answer, TryAgainError) and commands[i].words[0] == "MGET":
+                answers[i] = await self._get_each(commands[i].words[1:])
         return answers
 
     async def learn_slots(self, error: Exception | None = None) -> None:
@@ -154,6 +164,11 @@ class ClusterNodes:
             for i, answer in zip(unknown, await self._trip(node, again, asking), strict=True):
                 answers[i] = answer
         return answers
+
+    async def _get_each(self, keys: Sequence[str]) -> Any:
+        """Answer an MGET key by key, for a command of one key is never refused (TRYAGAIN)."""
+        values = await self.send([Command(key, ("GET", key)) for key in keys])
+        return next((value for value in values if isinstance(value, Exception)), values)
 
     async def _trip(
         self, node: ClusterNode, commands: Sequence[Command], asking: bool
