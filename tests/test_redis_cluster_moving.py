@@ -19,6 +19,7 @@ from mpauthx_async import (
     StoreError,
     Subject,
 )
+from mpauthx_async.stores.conformance.examples import until
 
 from .redis_cluster import MovingSlot, RedisClusterServers, ask
 from .redis_contents import bucket_key, dump, session_key, user_key
@@ -36,10 +37,10 @@ def in_one_bucket(count: int) -> list[str]:
     return [next(found) for _ in range(count)]
 
 
-def sku_of(name: str) -> str:
-    """A sku whose users are kept on the primary that begins with the first third of the slots."""
+def sku_of(name: str, primary: int = 0) -> str:
+    """A sku whose users are kept on this primary of a new cluster."""
     skus = (f"{name.replace(' ', '-')}-{i}" for i in range(100))
-    return next(sku for sku in skus if key_slot(f"{sku}:{BUCKET}".encode()) < 5000)
+    return next(sku for sku in skus if key_slot(f"{sku}:{BUCKET}".encode()) * 3 >> 14 == primary)
 
 
 class World:
@@ -231,3 +232,54 @@ async def test_a_call_is_answered_as_ever_or_refused_without_an_effect(
             expected = await call(model, worlds[name])
             assert timeless(answers[name]) == timeless(expected), name
         assert await contents(*servers.primaries) == await contents(redis_server)
+
+
+async def test_a_slot_that_has_moved_is_asked_for_at_its_new_node(
+    servers: RedisClusterServers, client: RedisCluster, store: RedisTokenStore
+) -> None:
+    world = World(sku_of("shop"))
+    await world.begin(store, client)
+    slot = MovingSlot(servers, bucket_key("o", world.alice))
+    slot.finish()
+    assert await store.unban(world.carol) is True
+    await until_kept_on(slot.target, world, store)
+
+
+async def test_what_waits_for_an_answer_gets_it_while_the_slots_are_learned(
+    servers: RedisClusterServers, client: RedisCluster, store: RedisTokenStore
+) -> None:
+    moving, waiting = World(sku_of("kiosk")), World(sku_of("kiosk", primary=2))
+    await moving.begin(store, client)
+    await waiting.begin(store, client)
+    busy = servers.primaries[2]
+    ask(busy, "CLIENT", "PAUSE", 60_000, "WRITE")
+    unbanned = asyncio.ensure_future(store.unban(waiting.carol))
+    await until(is_blocked(busy))
+    slot = MovingSlot(servers, bucket_key("o", moving.alice))
+    slot.finish()
+    await store.lookup(moving.of_alice)
+    await until_kept_on(slot.target, moving, store)
+    ask(busy, "CLIENT", "UNPAUSE")
+    assert await unbanned is True
+
+
+async def until_kept_on(server: RedisServer, world: World, store: RedisTokenStore) -> None:
+    """Wait until the store knows where the users of a world are kept."""
+
+    async def is_known() -> bool:
+        nodes_of = store.sharding()
+        assert nodes_of is not None
+        return nodes_of([world.alice]) == {f"127.0.0.1:{server.port}"}
+
+    await until(is_known)
+
+
+def is_blocked(server: RedisServer) -> Callable[[], Awaitable[bool]]:
+    """Whether a client of this server waits for the end of a pause."""
+
+    async def ask_server() -> bool:
+        async with Redis(port=server.port) as redis:
+            clients = await redis.info("clients")
+        return bool(clients["blocked_clients"] == 1)
+
+    return ask_server
