@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from typing import Any
 from zlib import crc32
@@ -14,10 +15,13 @@ from redis.crc import key_slot
 from mpauthx_async import (
     LoginPolicy,
     NewSession,
+    PartialStoreError,
     RedisTokenStore,
+    Session,
     SessionRef,
     StoreError,
     Subject,
+    TokenStatus,
 )
 from mpauthx_async.stores.conformance.examples import until
 
@@ -261,6 +265,66 @@ async def test_what_waits_for_an_answer_gets_it_while_the_slots_are_learned(
     await until_kept_on(slot.target, moving, store)
     ask(busy, "CLIENT", "UNPAUSE")
     assert await unbanned is True
+
+
+async def test_rotations_go_on_around_a_move_of_key_after_key(
+    servers: RedisClusterServers, client: RedisCluster, store: RedisTokenStore
+) -> None:
+    world = World(sku_of("counter"))
+    await world.begin(store, client)
+    is_over = asyncio.Event()
+    devices = [
+        asyncio.ensure_future(rotate_until(is_over, store, ref))
+        for ref in (world.of_alice[0], *world.of_dave)
+    ]
+    slot = MovingSlot(servers, bucket_key("o", world.alice))
+    for key in world.keys(KINDS):
+        await asyncio.to_thread(slot.move, [key])
+        end, dead = await store.lookup([world.of_bob, world.of_alice[4]])
+        assert end is not None
+        assert end > 0
+        assert dead == TokenStatus.revoked
+    slot.finish()
+    is_over.set()
+    assert min(await asyncio.gather(*devices)) > 0
+
+
+async def rotate_until(is_over: asyncio.Event, store: RedisTokenStore, ref: SessionRef) -> int:
+    """Rotate a session again and again; returns how often. What was refused had no effect."""
+    generation = 0
+    is_last = False
+    while not is_last:
+        is_last = is_over.is_set()
+        try:
+            (session,) = await store.rotate([ref], ttl=HOUR, grace=0)
+        except StoreError:
+            is_last = False
+            continue
+        assert isinstance(session, Session)
+        generation += 1
+        assert session.ref.generation == generation
+        ref = session.ref
+    return generation
+
+
+async def test_who_moves_to_a_node_that_is_down_takes_nobody_along(
+    cluster_servers: RedisClusterServers,
+) -> None:
+    gone, other = World(sku_of("shop")), World(sku_of("kiosk"))
+    async with (
+        RedisCluster(host="127.0.0.1", port=cluster_servers.port) as client,
+        RedisTokenStore(client) as store,
+    ):
+        await gone.begin(store, client)
+        await other.begin(store, client)
+        slot = MovingSlot(cluster_servers, bucket_key("o", gone.alice))
+        slot.move(gone.keys(KINDS))
+        slot.target.stop(signal.SIGKILL)
+        with pytest.raises(PartialStoreError) as caught:
+            await store.revoke([gone.of_alice[0], other.of_alice[0]])
+        failure, revoked = caught.value.answers
+        assert isinstance(failure, StoreError)
+        assert revoked is True
 
 
 async def until_kept_on(server: RedisServer, world: World, store: RedisTokenStore) -> None:
