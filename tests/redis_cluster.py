@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from redis import Redis
+from redis.crc import key_slot
 
 from .redis_server import RedisServer
 
-__all__ = ["RedisClusterServers", "ask"]
+__all__ = ["MovingSlot", "RedisClusterServers", "ask"]
 
 _PRIMARIES = 3
 _SLOTS = 16_384
@@ -73,6 +74,41 @@ class RedisClusterServers:
         ask(successor, "CLUSTER", "FAILOVER")
         _until(lambda: _role(successor) == "master")
         self.wait_until_whole()
+
+
+class MovingSlot:
+    """A slot on its way from the primary that has its keys to another primary.
+
+    Args:
+        servers: the cluster.
+        key: a key in the slot, which exists.
+
+    Attributes:
+        target: where it moves to.
+    """
+
+    def __init__(self, servers: RedisClusterServers, key: str) -> None:
+        self._primaries = servers.primaries
+        self._slot = key_slot(key.encode())
+        place = next(i for i, node in enumerate(self._primaries) if self._keys_on(node))
+        self._source = self._primaries[place]
+        self.target = self._primaries[(place + 1) % _PRIMARIES]
+        ask(self.target, "CLUSTER", "SETSLOT", self._slot, "IMPORTING", node_id(self._source))
+        ask(self._source, "CLUSTER", "SETSLOT", self._slot, "MIGRATING", node_id(self.target))
+
+    def move(self, keys: Sequence[str]) -> None:
+        """Move those of these keys that exist."""
+        ask(self._source, "MIGRATE", "127.0.0.1", self.target.port, "", 0, 5000, "KEYS", *keys)
+
+    def finish(self) -> None:
+        """Move all other keys; returns when all primaries know where the slot is."""
+        while keys := self._keys_on(self._source):
+            self.move(keys)
+        for node in sorted(self._primaries, key=lambda node: node is not self.target):
+            ask(node, "CLUSTER", "SETSLOT", self._slot, "NODE", node_id(self.target))
+
+    def _keys_on(self, node: RedisServer) -> list[str]:
+        return list(ask(node, "CLUSTER", "GETKEYSINSLOT", self._slot, 100))
 
 
 def ask(node: RedisServer, *command: Any) -> Any:

@@ -25,6 +25,7 @@ from .redis_database import LONGEST_WAIT, AnyRedis, RedisDatabase, is_replica, s
 from .redis_layout import (
     SESSION_PREFIX,
     SessionTerms,
+    absent_keys,
     bucket_keys,
     bucket_of,
     parse_ban,
@@ -308,7 +309,7 @@ class RedisTokenStore:
         asked, slots = list(asked), self._slots(refs)
         calls = [
             (
-                [key for i in slot for key in session_keys(refs[i])],
+                self._declared([key for i in slot for key in session_keys(refs[i])]),
                 [*common, *(a for i in slot for a in (refs[i].user_id, refs[i].nonce, asked[i]))],
             )
             for slot in slots
@@ -331,7 +332,12 @@ class RedisTokenStore:
 
     async def _for_user(self, name: str, subject: Subject, *args: str | int) -> Any:
         head = session_head(*subject)
-        return await self._call(name, user_keys(*subject), [subject.user_id, head, *args])
+        keys = self._declared(user_keys(*subject))
+        return await self._call(name, keys, [subject.user_id, head, *args])
+
+    def _declared(self, keys: list[str]) -> list[str]:
+        """The KEYS of a script that also uses keys which it cannot declare."""
+        return keys if self._database.nodes is None else keys + absent_keys(keys[0])
 
     async def _all_buckets(
         self, name: str, buckets: Sequence[Sequence[str]], *args: str | int

@@ -2,7 +2,8 @@
 
 redis-py's own client of a cluster shares the fate of its nodes: when one does not answer, the next
 command of anybody first asks for the cluster's slots, maybe the same node. So commands go straight
-to the nodes here, and the slots are learned anew beside them.
+to the nodes here, and the slots are learned anew beside them. Before its version 7.2 it also closes
+all connections when it learns the slots, those that wait for an answer too.
 """
 
 import asyncio
@@ -13,9 +14,16 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
-from redis.cluster import get_node_name
+from redis.cluster import PRIMARY, REPLICA, get_node_name
 from redis.crc import key_slot
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterException
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoScriptError,
+    RedisClusterException,
+    TryAgainError,
+)
+from redis.utils import str_if_bytes
 
 __all__ = ["ClusterNodes", "Command"]
 
@@ -64,8 +72,9 @@ class ClusterNodes:
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one trip to the node that holds the key of the first of them.
 
-        A slot that is on its way to another node is followed there. What a node refuses because it
-        does not hold the slot (MOVED) is left to the caller, who calls `learn_slots`.
+        A command for a slot that has moved (MOVED), or for a key that has (ASK), is sent again to
+        the node that holds it. While a slot moves, an MGET is refused (TRYAGAIN) when some of its
+        keys have moved or do not exist, so each key is then read by itself.
 
         Returns:
             For each command the answer, or the exception that stands for it.
@@ -80,16 +89,24 @@ class ClusterNodes:
             if node is None:
                 raise RedisClusterException("No node of the Redis Cluster holds this slot.")
         answers = await self._pipeline(node, commands)
-        elsewhere: dict[str, list[int]] = {}
+        elsewhere: dict[tuple[str, bool], list[int]] = {}
         for i, answer in enumerate(answers):
-            if isinstance(answer, AskError):
-                elsewhere.setdefault(self._name_in(answer), []).append(i)
-        for name, places in elsewhere.items():
+            if isinstance(answer, AskError):  # MovedError is one, too
+                has_moved = isinstance(answer, MovedError)
+                elsewhere.setdefault((self._name_in(answer), has_moved), []).append(i)
+                if has_moved:
+                    self.begin_to_learn_slots(answer)
+        for (name, has_moved), places in elsewhere.items():
             followed = [commands[i] for i in places]
-            for i, answer in zip(
-                places, await self._pipeline(self._node(name), followed, asking=True), strict=True
-            ):
+            try:
+                found = await self._pipeline(self._node(name), followed, asking=not has_moved)
+            except Exception as error:  # noqa: BLE001 (theirs alone: the others were answered)
+                found = [error] * len(places)
+            for i, answer in zip(places, found, strict=True):
                 answers[i] = answer
+        for i, answer in enumerate(answers):
+            if isinstance(answer, TryAgainError) and commands[i].words[0] == "MGET":
+                answers[i] = await self._get_each(commands[i].words[1:])
         return answers
 
     async def learn_slots(self, error: Exception | None = None) -> None:
@@ -121,24 +138,44 @@ class ClusterNodes:
     async def _learn_slots(self, first: str | None) -> None:
         """Ask one node after another, for redis-py has no limit of time for each."""
         manager = self._manager
-        startup: dict[str, ClusterNode] = manager.startup_nodes
-        known = manager.nodes_cache | startup | self._first_nodes
+        known = self._first_nodes | manager.startup_nodes | manager.nodes_cache
         for name in sorted(known, key=lambda name: (name != first, name in self._silent)):
-            manager.startup_nodes = {name: known[name]}
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    # The client's own also prepares the client, once.
-                    await (manager if manager.slots_cache else self._client).initialize()
+                    if manager.slots_cache:
+                        await self._ask_for_slots(known[name])
+                    else:
+                        await self._initialize_client(known[name])
             except Exception as error:  # noqa: BLE001 (also what redis-py does not document)
                 self._silent.add(name)
                 logger.debug("A node of the Redis Cluster did not tell the slots: %s", error)
             else:
                 self._silent &= set(manager.nodes_cache) - {name}
                 break
-            finally:
-                manager.startup_nodes = startup
         if not manager.slots_cache:
             raise RedisClusterException("No node of the Redis Cluster tells the slots.")
+
+    async def _initialize_client(self, node: ClusterNode) -> None:
+        """Learn the slots for the first time, as redis-py does, but from this node alone."""
+        startup = self._manager.startup_nodes
+        self._manager.startup_nodes = {node.name: node}
+        try:
+            await self._client.initialize()
+        finally:
+            self._manager.startup_nodes = startup
+
+    async def _ask_for_slots(self, node: ClusterNode) -> None:
+        """Learn the slots anew from a node, and leave all connections as they are."""
+        # Each range is its first and last slot, its primary and its replicas. Each of these is a
+        # host, empty for that of the node that is asked, a port, and more.
+        for first, last, *holders in await node.execute_command("CLUSTER SLOTS"):
+            nodes = []
+            for host, port, *_ in holders:
+                address = self._manager.remap_host_port(str_if_bytes(host) or node.host, int(port))
+                nodes.append(self._node(str(get_node_name(*address))))
+                nodes[-1].server_type = REPLICA if nodes[1:] else PRIMARY
+            for slot in range(first, last + 1):
+                self._manager.slots_cache[slot] = [*nodes]
 
     async def _pipeline(
         self, node: ClusterNode, commands: Sequence[Command], *, asking: bool = False
@@ -154,6 +191,11 @@ class ClusterNodes:
             for i, answer in zip(unknown, await self._trip(node, again, asking), strict=True):
                 answers[i] = answer
         return answers
+
+    async def _get_each(self, keys: Sequence[str]) -> Any:
+        """Answer an MGET key by key, for a command of one key is never refused (TRYAGAIN)."""
+        values = await self.send([Command(key, ("GET", key)) for key in keys])
+        return next((value for value in values if isinstance(value, Exception)), values)
 
     async def _trip(
         self, node: ClusterNode, commands: Sequence[Command], asking: bool

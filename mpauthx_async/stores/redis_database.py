@@ -46,8 +46,6 @@ _LONGEST_BACKOFF = 0.5  # seconds
 # answers NOSCRIPT by loading the script, but a failover may lead the next call to another server.
 # A RedisClusterException, which is not a RedisError, means that no node was found for a key.
 _PASSING = (ClusterDownError, RedisClusterException, TryAgainError, MovedError, NoScriptError)
-# While a cluster moves a slot or elects a primary, attempts go on until the time is over.
-_LASTING = (ClusterDownError, TryAgainError)
 # Before Redis 7 READONLY stands inside a script's error; redis-py 5 has no class of MASTERDOWN.
 _REPLICA = re.compile(r"\bREADONLY |^MASTERDOWN ")
 # What redis-py documents. With all else that it raises, a connection was lost. A server that hangs
@@ -234,7 +232,9 @@ class RedisDatabase:
     def _is_last(
         self, attempt: int, error: Exception, backoff: float, limit: asyncio.Timeout
     ) -> bool:
-        if not isinstance(error, _LASTING):
+        # While a cluster elects a primary, attempts go on until the time is over. A slot may be on
+        # its way for longer, and all others of the batch would wait with those who are kept there.
+        if not isinstance(error, ClusterDownError):
             return attempt == _ATTEMPTS
         end = limit.when()
         return end is not None and asyncio.get_running_loop().time() + 2 * backoff > end
@@ -299,6 +299,8 @@ def store_error(error: Exception) -> StoreError:
         )
     elif isinstance(error, AuthenticationError):
         advice = "Check the user and the password in its URL."
+    elif isinstance(error, TryAgainError):
+        advice = "The Redis Cluster is moving this slot to another node: try again in a moment."
     elif is_replica(error):
         advice = "Its address leads to a replica: it must lead to the primary."
     text = str(error).rstrip(".") or f"no answer within {LONGEST_WAIT:.0f} seconds"

@@ -19,6 +19,7 @@ from .online_cursor import OnlineCursor
 __all__ = [
     "SESSION_PREFIX",
     "SessionTerms",
+    "absent_keys",
     "bucket_keys",
     "bucket_of",
     "parse_ban",
@@ -77,6 +78,18 @@ def user_keys(sku: str, user_id: str) -> list[str]:
         f"mpauthx:e:{bucket}",
         f"mpauthx:b:{bucket}:{user_id}",
     ]
+
+
+def absent_keys(key: str) -> list[str]:
+    """Two KEYS that never exist, in the slot of a key.
+
+    A script also uses keys that it cannot declare: those of a user's other sessions. While a Redis
+    Cluster moves the slot, a node reads what the other node has as empty, or fails amid the script.
+    Of several declared keys all must exist on the node that is asked, or it refuses the script
+    before it begins (ASK, TRYAGAIN). So no script with these runs until the slot has moved.
+    """
+    tag = key[key.index("{") : key.index("}") + 1]
+    return [f"mpauthx:n:{tag}:1", f"mpauthx:n:{tag}:2"]
 
 
 def bucket_keys(sku: str) -> Iterator[tuple[str, str]]:

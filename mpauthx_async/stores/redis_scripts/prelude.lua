@@ -111,7 +111,7 @@ end
 
 -- Answer each item of a batch: five KEYS, session, user, online, ends, ban, and three ARGV, user
 -- id, nonce and what is asked, behind the arguments common to all. A session that is not there is
--- nil. What fails for one item is the answer of that item alone.
+-- nil. What fails for one item is the answer of that item alone. A cluster's KEYS have two more.
 local function each(common, answer)
   local function item(i)
     local key, place = KEYS[5 * i - 4], common + 3 * i - 2
@@ -123,7 +123,7 @@ local function each(common, answer)
     return answer(session, user_at(5 * i - 3, id, string.sub(key, 1, -#nonce - 1)), nonce, asked)
   end
   local answers = {}
-  for i = 1, #KEYS / 5 do
+  for i = 1, math.floor(#KEYS / 5) do
     local succeeded, result = pcall(item, i)
     local failure = type(result) == 'table' and result.err or result
     answers[i] = succeeded and result or {err = tostring(failure)}
