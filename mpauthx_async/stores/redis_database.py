@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 _OLDEST_SERVER = (6, 2)  # its version
 LONGEST_WAIT = 5.0  # seconds for one call, with all trips and attempts
+_EVICTION_WAIT = 1.0  # seconds
 _ATTEMPTS = 4
 _BACKOFF = 0.1  # seconds before the second attempt, at most; doubles with each
 # After these the server, or the one that took its place, may answer on a new connection. redis-py
@@ -91,7 +93,7 @@ class RedisDatabase:
                 with trip("Redis", LONGEST_WAIT) as seconds:
                     async with asyncio.timeout(seconds):
                         result = await self._attempt(work)
-                        if not self.is_cluster and not self.connections.is_eviction_known:
+                        if not self.connections.is_eviction_known:
                             await self._warn_of_eviction()
                         return result
             except MPAuthXError:
@@ -160,15 +162,27 @@ class RedisDatabase:
     async def _warn_of_eviction(self) -> None:
         """Warn, once for each Connections, if Redis may evict sessions, and what ends them."""
         self.connections.is_eviction_known = True
-        with suppress(Exception):  # it may be refused, and is not what was asked for
-            memory = await self.connections.redis.info("memory")
-            policy = memory.get("maxmemory_policy", "noeviction")
-            if policy != "noeviction" and memory.get("maxmemory"):
+        # What was asked for is answered, so a server that refuses this or hangs fails nothing.
+        with suppress(Exception):
+            redis = self.client
+            primaries = redis.get_primaries() if isinstance(redis, RedisCluster) else [None]
+            policies = set(await asyncio.gather(*map(self._eviction_policy, primaries)))
+            for policy in sorted(policies - {"noeviction"}):
                 logger.warning(
                     "Redis evicts keys when its memory is full (maxmemory-policy %s): users lose "
                     "sessions, and revoke_user and ban may leave some alive. Set it to noeviction.",
                     policy,
                 )
+
+    async def _eviction_policy(self, primary: ClusterNode | None) -> str:
+        """What a server does when its memory is full; noeviction if it does not tell soon."""
+        target = {} if primary is None else {"target_nodes": primary}
+        with suppress(Exception):
+            async with asyncio.timeout(_EVICTION_WAIT):
+                memory = await self.connections.redis.info("memory", **target)
+                if memory.get("maxmemory"):
+                    return str(memory.get("maxmemory_policy", "noeviction"))
+        return "noeviction"
 
     def _is_passing(self, error: Exception) -> bool:
         """Whether another attempt, on new connections, may succeed."""
