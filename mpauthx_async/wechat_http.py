@@ -31,7 +31,7 @@ from .errors import (
     UnavailableError,
     WeChatAPIError,
 )
-from .failure_log import failures
+from .failure_log import failures, is_expected
 from .frames import clear_frames
 from .wechat_text import parse_json
 
@@ -388,6 +388,8 @@ def is_address(api_base: object) -> bool:
 
 def _warn(host: str, failure: MPAuthXError) -> None:
     errcode = failure.errcode if isinstance(failure, WeChatAPIError) else None
+    if errcode is not None and is_expected(errcode):
+        return
     public = URL(host).with_user(None)  # without the password for a gateway, too
     kind = f"{public} {type(failure).__name__} {errcode}"
     failures.warning("%s: %s", public, failure, extra={"kind": kind})
