@@ -233,12 +233,13 @@ class WeChatAPI:
         Raises:
             As `code_to_session`.
 
-        Source: https://developers.weixin.qq.com/minigame/dev/api-backend/open-api/internet/internet.getUserEncryptKey.html
+        Source: https://developers.weixin.qq.com/miniprogram/dev/server/API/user-info/internet/api_getuserencryptkey
+            Its table lists a body, its example has all parameters in the query; and the signature
+            is that of an empty body.
         """
         query = _signed(open_id, session_key, access_token)
-        # Without a body, because the signature is one of an empty body.
         answer = await _if_signature_is_valid(
-            self._http.post("/wxa/business/getuserencryptkey", query)
+            self._http.get("/wxa/business/getuserencryptkey", query)
         )
         if answer is None:
             return None
