@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from .code_exchange import token_of
 from .errors import ClosedError, MPAuthXError, WeChatAPIError
+from .failure_log import mending
 from .flights import Flights
 from .frames import methods_clear_frames
 from .record_sealer import RecordSealer
@@ -183,7 +184,8 @@ async def _call(
 ) -> Result:
     token = await get(None)
     try:
-        return await ask(token)
+        with mending(_REFUSED):
+            return await ask(token)
     except WeChatAPIError as error:
         if error.errcode not in _REFUSED:
             raise

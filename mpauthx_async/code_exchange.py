@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from .errors import ConfigurationError, InvalidResponseError
+from .errors import ConfigurationError
+from .failure_log import invalid_answer
 from .models import CodeSession
 from .wechat_http import API_HOSTS, WeChatHTTP
 from .wechat_text import is_credential, is_user_id, union_id_of
@@ -242,5 +243,5 @@ def _names_open_id(session: CodeSession, payload: Mapping[str, Any]) -> bool:
 def _session(answer: Mapping[str, Any]) -> CodeSession:
     open_id, session_key = answer.get("openid"), answer.get("session_key")
     if not is_user_id(open_id) or not is_credential(session_key):
-        raise InvalidResponseError("WeChat's answer has no well-formed openid and session_key.")
+        raise invalid_answer("WeChat's answer has no well-formed openid and session_key.")
     return CodeSession(str(open_id), session_key, union_id_of(answer))

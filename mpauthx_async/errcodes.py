@@ -59,6 +59,11 @@ _STALE_APP = (
 )
 _STALE_USER = f"The user's web access token is not valid: refresh it, or {_AUTHORIZE_AGAIN}."
 
+_WRONG_METHOD = _operator(
+    "WeChat got the call with another HTTP method than it was sent with. Check what stands between "
+    "this server and WeChat: a proxy, a gateway, or a redirect at api_base."
+)
+
 _MEANINGS: Mapping[int, _Meaning] = {
     SYSTEM_BUSY: _unavailable(
         "WeChat is busy. No code was consumed, so the same call can be made again."
@@ -80,6 +85,10 @@ _MEANINGS: Mapping[int, _Meaning] = {
         401,
     ),
     40066: _operator("WeChat does not know this path: check api_base."),
+    40094: _operator(
+        "The component_access_token is not one of this third-party platform: check that "
+        "component_app_id and the function that returns the token belong together."
+    ),
     40125: _operator("Check app_secret; it may have been reset in WeChat's admin console."),
     40163: _refused(
         "A code works once: the client or a proxy sent it twice. Get a new one (wx.login or the "
@@ -98,6 +107,13 @@ _MEANINGS: Mapping[int, _Meaning] = {
     ),
     41004: _operator("app_secret is missing."),
     41008: _refused("The code is missing."),
+    41009: _operator(
+        "The openid is missing. Check what stands between this server and WeChat: a proxy or "
+        "gateway that drops parameters."
+    ),
+    41018: _operator(
+        "component_app_id is missing: pass ComponentExchange the AppID of the third-party platform."
+    ),
     42001: _operator(_STALE_APP),
     42002: _refused(
         f"The refresh token has expired, 30 days after the user authorized: {_AUTHORIZE_AGAIN}.",
@@ -106,6 +122,7 @@ _MEANINGS: Mapping[int, _Meaning] = {
     42007: _refused(
         f"The user changed their password, which ended their tokens: {_AUTHORIZE_AGAIN}.", 401
     ),
+    **dict.fromkeys((43001, 43002), _WRONG_METHOD),
     45009: _unavailable(
         "The day's number of calls is used up. It begins anew at midnight in China."
     ),

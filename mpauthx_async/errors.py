@@ -263,6 +263,9 @@ class SnapshotUserError(RefusedError):
 class InvalidTokenError(RefusedError):
     """The token was not issued for this app and sku, or is no longer valid.
 
+    Its HTTP status is 401, but 403 for a token that ended when its user was banned: a new login
+    would be refused.
+
     Attributes:
         status: why, as far as it is known.
     """
@@ -273,6 +276,8 @@ class InvalidTokenError(RefusedError):
     def __init__(self, message: str, status: TokenStatus = TokenStatus.unknown) -> None:
         super().__init__(message, status)
         self.status = status
+        if status is TokenStatus.banned:
+            self.http_status = 403
 
     def __str__(self) -> str:
         return str(self.args[0])

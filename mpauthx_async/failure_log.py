@@ -3,9 +3,11 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-__all__ = ["OncePerSecond", "failures"]
+__all__ = ["OncePerSecond", "failures", "is_expected", "mending"]
 
 _INTERVAL = 1.0  # seconds
 _MAX_KINDS = 1_000
@@ -54,3 +56,30 @@ class OncePerSecond(logging.Filter):
 
 
 failures.addFilter(OncePerSecond())
+
+_expected: ContextVar[Collection[int]] = ContextVar("mpauthx_expected", default=())
+
+
+@contextmanager
+def mending(errcodes: Collection[int]) -> Iterator[None]:
+    """Do not log these errcodes of WeChat's inside: the caller repeats the call, which may mend it.
+
+    Args:
+        errcodes: WeChat's numbers.
+    """
+    token = _expected.set(errcodes)
+    try:
+        yield
+    finally:
+        _expected.reset(token)
+
+
+def is_expected(errcode: int) -> bool:
+    """Whether the caller repeats a call that WeChat refused with this errcode."""
+    return errcode in _expected.get()
+
+
+def invalid_answer(text: str) -> InvalidResponseError:
+    """Log that an answer of WeChat's is not what it documents; returns the error to raise."""
+    failures.warning("%s", text, extra={"kind": text})
+    return InvalidResponseError(text)

@@ -17,7 +17,6 @@ from .connections import Connections
 from .errors import (
     ConfigurationError,
     IdentityMismatchError,
-    InvalidResponseError,
     InvalidStateError,
     MPAuthXError,
     NoOAuthTokenError,
@@ -26,6 +25,7 @@ from .errors import (
     StoreError,
     WeChatAPIError,
 )
+from .failure_log import invalid_answer
 from .flights import Flights
 from .frames import methods_clear_frames
 from .models import CodeSession, OAuthToken, OAuthUser, is_user_id
@@ -38,6 +38,7 @@ from .stores import (
     RecordOAuthTokenStore,
     open_records,
 )
+from .stores.oauth_tokens import GuardedOAuthTokenStore
 from .stores.records import within_lock
 from .userdata import check_sealed, decrypt_user_data
 from .wechat import WeChatAPI, check_lang
@@ -476,10 +477,11 @@ class WeChatOAuth:
         """What is there before a login replaces it."""
         try:
             return await self._tokens.get(open_id)
-        except (NoOAuthTokenError, StoreError) as error:
-            # What does not open is replaced now; when the store is down, saving says so.
+        except NoOAuthTokenError as error:  # it is replaced now
             logger.warning("A saved OAuth token could not be read: %s", error)
-            return None
+        except StoreError:  # which is logged; when the store is down, saving fails as well
+            pass
+        return None
 
     async def _refreshed(self, stale: OAuthToken) -> OAuthToken:
         return await self._refreshes.join(stale, partial(self._refresh, stale))
@@ -492,7 +494,7 @@ class WeChatOAuth:
                 return saved
             token = await self._api.refresh_oauth_token(saved.refresh_token, self._now())
             if token.open_id != saved.open_id:
-                raise InvalidResponseError("WeChat's answer has another openid than the token.")
+                raise invalid_answer("WeChat's answer has another openid than the token.")
             return await self._save(_knowing(token, saved))
 
     async def _get_mini_program_user(self, code: str, encrypted_data: str, iv: str) -> OAuthUser:
@@ -522,7 +524,7 @@ class WeChatOAuth:
         if isinstance(tokens, (tuple, list)):
             functions = tokens
         elif hasattr(tokens, "lock") and hasattr(tokens, "spend_state"):
-            return tokens
+            return GuardedOAuthTokenStore(tokens)
         else:  # a store that can do no more than functions could
             functions = getattr(tokens, "get", None), getattr(tokens, "save", None)
             if hasattr(tokens, "delete"):

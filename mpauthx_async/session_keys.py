@@ -12,12 +12,12 @@ from .connections import Connections
 from .constants import TokenStatus
 from .errors import (
     ConfigurationError,
-    InvalidResponseError,
     MPAuthXError,
     SessionKeyLostError,
     StoreError,
 )
 from .events import Events
+from .failure_log import invalid_answer
 from .flights import Flights
 from .models import CodeSession, SessionRef, UserEncryptKey
 from .sealing import SessionKeySealer, split_open_id, with_open_id
@@ -181,7 +181,7 @@ async def replace_session_key(
     """
     sealed_key = sealer.reseal(ref.nonce, session.open_id, session.session_key)
     if sealed_key is None:
-        raise InvalidResponseError("The session_key in WeChat's answer is malformed.")
+        raise invalid_answer("The session_key in WeChat's answer is malformed.")
     stored = with_open_id(sealed_key, session.open_id, ref.user_id)
     return await store.replace_sealed_key(ref, stored)
 

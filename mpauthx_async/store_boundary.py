@@ -2,14 +2,15 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import wraps
+from types import TracebackType
 from typing import Any, TypeVar
 
 from .errors import MPAuthXError, PartialStoreError, StoreError
 from .failure_log import failures
 
-__all__ = ["log_store_error", "only_store_errors", "raises_store_errors"]
+__all__ = ["GuardedLock", "log_store_error", "only_store_errors", "raises_store_errors"]
 
 Store = TypeVar("Store")
 
@@ -17,11 +18,42 @@ _KIND = 200  # characters of a message: they name the store and what is wrong
 
 
 def raises_store_errors(store_class: type[Store]) -> type[Store]:
-    """Decorate a store class whose async methods raise no exceptions but those of this package."""
+    """Decorate a store class whose methods raise no exceptions but those of this package.
+
+    These are its public async methods, and those that return an async context manager.
+    """
     for name, method in list(vars(store_class).items()):
-        if not name.startswith("_") and inspect.iscoroutinefunction(method):
+        if name.startswith("_") or not inspect.isfunction(method):
+            continue
+        if inspect.iscoroutinefunction(method):
             setattr(store_class, name, _answering(method))
+        elif inspect.isasyncgenfunction(inspect.unwrap(method)):
+            setattr(store_class, name, _locking(method))
     return store_class
+
+
+class GuardedLock:
+    """A store's lock, of which only StoreErrors come; what is done inside raises as it is.
+
+    Args:
+        lock: the store's.
+    """
+
+    def __init__(self, lock: AbstractAsyncContextManager[object]) -> None:
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        with only_store_errors():
+            await self._lock.__aenter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with only_store_errors():
+            await self._lock.__aexit__(exc_type, exc, traceback)
 
 
 @contextmanager
@@ -64,3 +96,13 @@ def _answering(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
             return await method(*args, **named)
 
     return answer
+
+
+def _locking(
+    method: Callable[..., AbstractAsyncContextManager[object]],
+) -> Callable[..., GuardedLock]:
+    @wraps(method)
+    def lock(*args: Any, **named: Any) -> GuardedLock:
+        return GuardedLock(method(*args, **named))
+
+    return lock

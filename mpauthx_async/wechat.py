@@ -6,7 +6,8 @@ from typing import Any, TypeGuard
 
 from .code_exchange import CodeExchange, MiniProgramExchange, WebExchange
 from .connections import Connections
-from .errors import ConfigurationError, InvalidResponseError, ParameterError, WeChatAPIError
+from .errors import ConfigurationError, ParameterError, WeChatAPIError
+from .failure_log import invalid_answer
 from .frames import methods_clear_frames
 from .models import CodeSession, OAuthToken, OAuthUser, PhoneNumber, UserEncryptKey
 from .userdata import sign_user_state
@@ -131,7 +132,7 @@ class WeChatAPI:
         query = {**_of_user(token.open_id, token.access_token), "lang": lang}
         answer = await self._http.get("/sns/userinfo", query)
         if answer.get("openid") != token.open_id:
-            raise InvalidResponseError("WeChat's answer does not have the openid asked for.")
+            raise invalid_answer("WeChat's answer does not have the openid asked for.")
         union_id = union_id_of(answer) or token.union_id
         return OAuthUser.from_wechat(token.open_id, union_id, answer)
 
@@ -177,7 +178,7 @@ class WeChatAPI:
         )
         token, expires_in = answer.get("access_token"), answer.get("expires_in")
         if not is_credential(token) or not _is_lifetime(expires_in):
-            raise InvalidResponseError("WeChat's answer has no access_token and expires_in.")
+            raise invalid_answer("WeChat's answer has no access_token and expires_in.")
         return token, expires_in
 
     async def get_phone_number(self, code: str, access_token: str) -> PhoneNumber:
@@ -196,7 +197,7 @@ class WeChatAPI:
         info = answer.get("phone_info")
         number = PhoneNumber.from_wechat(info) if isinstance(info, dict) else None
         if number is None:
-            raise InvalidResponseError("WeChat's answer has no phone_info.")
+            raise invalid_answer("WeChat's answer has no phone_info.")
         return number
 
     async def is_session_key_valid(self, open_id: str, session_key: str, access_token: str) -> bool:
@@ -226,7 +227,7 @@ class WeChatAPI:
             return None
         new_key = answer.get("session_key")
         if not is_credential(new_key) or answer.get("openid") != open_id:
-            raise InvalidResponseError("WeChat's answer has no session_key of this openid.")
+            raise invalid_answer("WeChat's answer has no session_key of this openid.")
         return new_key
 
     async def get_user_encrypt_keys(
@@ -237,19 +238,20 @@ class WeChatAPI:
         Raises:
             As `code_to_session`.
 
-        Source: https://developers.weixin.qq.com/minigame/dev/api-backend/open-api/internet/internet.getUserEncryptKey.html
+        Source: https://developers.weixin.qq.com/miniprogram/dev/server/API/user-info/internet/api_getuserencryptkey
+            Its table lists a body, its example has all parameters in the query; and the signature
+            is that of an empty body.
         """
         query = _signed(open_id, session_key, access_token)
-        # Without a body, because the signature is one of an empty body.
         answer = await _if_signature_is_valid(
-            self._http.post("/wxa/business/getuserencryptkey", query)
+            self._http.get("/wxa/business/getuserencryptkey", query)
         )
         if answer is None:
             return None
         listed = answer.get("key_info_list")
         keys = tuple(map(UserEncryptKey.from_wechat, listed if isinstance(listed, list) else (0,)))
         if None in keys:
-            raise InvalidResponseError("WeChat's answer has no well-formed key_info_list.")
+            raise invalid_answer("WeChat's answer has no well-formed key_info_list.")
         return tuple(filter(None, keys))
 
 
@@ -315,7 +317,7 @@ def _oauth_token(answer: Mapping[str, Any], now: int) -> OAuthToken:
         or not is_credential(refresh_token)
         or not _is_lifetime(expires_in)
     ):
-        raise InvalidResponseError(
+        raise invalid_answer(
             "WeChat's answer has no openid, access_token, refresh_token and expires_in."
         )
     return OAuthToken(

@@ -31,7 +31,7 @@ from .errors import (
     UnavailableError,
     WeChatAPIError,
 )
-from .failure_log import failures
+from .failure_log import failures, is_expected
 from .frames import clear_frames
 from .wechat_text import parse_json
 
@@ -42,9 +42,8 @@ API_HOSTS = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
 
 LONGEST_WAIT = 10.0  # seconds for one call, with all attempts on all hosts
 _MAX_ANSWER = 2**20  # bytes
-_ENCODINGS = ("gzip", "deflate")
-_HEADERS = {"Accept-Encoding": ", ".join(_ENCODINGS)}
-_GZIP_OR_ZLIB = 32  # see zlib: tells the format by its header
+_HEADERS = {"Accept-Encoding": "gzip"}
+_GZIP = 16  # see zlib: the format
 _CONNECTING = 0.9  # this part of the time that is left may be spent on a connection
 _REPETITION = 0.5  # seconds that a repetition needs at least
 _ATTEMPTS = 3  # on each host
@@ -57,6 +56,7 @@ _REQUEST_IDS = re.compile(
     r"(?:\brid:\s*(?P<rid>[\w.:-]+)\s*)?\Z",
     re.DOTALL,
 )
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 _IP = re.compile(r"\b(?:from ip|requestIP|invalid ip):? ?([0-9A-Fa-f][0-9A-Fa-f.:]{2,44})")
 _SECRETS = {
     "access_token",
@@ -167,7 +167,7 @@ class WeChatHTTP:
                 self._on_refused(failure.errcode)
         elif failure is not None:
             was_sent = not isinstance(failure, ConnectionFailedError) or failure.sent
-            failure.retryable = not (was_sent and consumes_code(request.path))
+            failure.retryable &= not (was_sent and consumes_code(request.path))
         if isinstance(failure, (OperatorError, UnavailableError)):
             _warn(host, failure)
         # Raised outside any except clause: an exception of aiohttp must not become its context.
@@ -204,7 +204,14 @@ class WeChatHTTP:
             return _connection_failed(error)
         try:
             # Not 'async with': reading releases the connection, at the end and when it fails.
-            return _parse(response.status, await _read(response), request)
+            if response.status != 200:  # its body is of no use, and may be anything
+                response.close()
+                return HTTPStatusError(
+                    f"WeChat answered with HTTP status {response.status} instead of 200; a proxy "
+                    "may stand between.",
+                    response.status,
+                )
+            return _parse(await _read(response), request)
         except TimeoutError as error:
             return _connection_failed(error)
         except (aiohttp.ClientError, OSError) as error:
@@ -292,11 +299,11 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
     if len(answer) > _MAX_ANSWER:
         response.close()  # the rest is not read, so the connection cannot be used again
         return None
-    if encoding in ("", "identity"):
+    if encoding in ("", "identity") or not answer:
         return bytes(answer)
-    if encoding not in _ENCODINGS:
+    if encoding != "gzip":
         return None
-    inflating = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_OR_ZLIB)
+    inflating = zlib.decompressobj(zlib.MAX_WBITS | _GZIP)
     try:
         inflated = inflating.decompress(answer, _MAX_ANSWER + 1)
     except zlib.error:
@@ -308,13 +315,8 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
     return inflated
 
 
-def _parse(status: int, answer: bytes | None, request: _Request) -> dict[str, Any] | MPAuthXError:
+def _parse(answer: bytes | None, request: _Request) -> dict[str, Any] | MPAuthXError:
     """WeChat's answer by its content: the Content-Type says text/plain."""
-    if status != 200:
-        return HTTPStatusError(
-            f"WeChat answered with HTTP status {status} instead of 200; a proxy may stand between.",
-            status,
-        )
     if answer is None:
         return InvalidResponseError(
             "WeChat's answer is longer than 1 MiB, or compressed in an unknown way; a proxy may "
@@ -329,11 +331,13 @@ def _parse(status: int, answer: bytes | None, request: _Request) -> dict[str, An
     if not isinstance(parsed, dict):
         return InvalidResponseError("WeChat's answer is no JSON object; a proxy may stand between.")
     errcode = parsed.get("errcode")
-    if errcode is None or errcode == 0:
+    if isinstance(errcode, str) and _NUMBER.fullmatch(errcode):  # a gateway may have put it so
+        errcode = int(errcode)
+    if errcode is None or (errcode == 0 and errcode is not False):
         return parsed
-    if not isinstance(errcode, int):
+    if type(errcode) is not int:
         return InvalidResponseError("WeChat's answer has an errcode that is no number.")
-    errmsg = str(parsed.get("errmsg", ""))
+    errmsg = str(parsed.get("errmsg") or "")
     for secret in request.secrets():
         errmsg = errmsg.replace(secret, "***")
     errmsg = errmsg[:_MAX_ERRMSG]
@@ -389,6 +393,8 @@ def is_address(api_base: object) -> bool:
 
 def _warn(host: str, failure: MPAuthXError) -> None:
     errcode = failure.errcode if isinstance(failure, WeChatAPIError) else None
+    if errcode is not None and is_expected(errcode):
+        return
     public = URL(host).with_user(None)  # without the password for a gateway, too
     kind = f"{public} {type(failure).__name__} {errcode}"
     failures.warning("%s: %s", public, failure, extra={"kind": kind})

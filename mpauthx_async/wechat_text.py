@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from .errors import InvalidResponseError
+from .failure_log import invalid_answer
 
 __all__ = [
     "JSON",
@@ -76,5 +76,5 @@ def union_id_of(answer: Mapping[str, Any]) -> str | None:
     """
     union_id = answer.get("unionid") or None
     if union_id is not None and not is_user_id(union_id):
-        raise InvalidResponseError("The unionid in WeChat's answer is malformed.")
+        raise invalid_answer("The unionid in WeChat's answer is malformed.")
     return union_id

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoPermissionError
 
 from mpauthx_async import (
@@ -23,8 +23,10 @@ from mpauthx_async import (
 )
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
+from mpauthx_async.stores.redis_layout import session_keys
 
 from .near_services import cache_of, until_kept, with_near_cache
+from .redis_cluster import RedisClusterServers, ask
 from .redis_proxy import RedisProxy
 from .redis_server import RedisServer
 from .service_calls import log_in
@@ -147,6 +149,37 @@ async def test_an_evicting_policy_is_warned_of_once(
             async with RedisTokenStore(connections) as store:
                 await store.lookup([new_session("bob").ref])
     assert caplog.text.count(f"maxmemory-policy {policy}") == is_warned_of
+
+
+def port_of(client: RedisCluster, key: str) -> int:
+    node = client.get_node_from_key(key)
+    assert node is not None
+    return int(node.port)
+
+
+async def test_an_evicting_node_of_a_cluster_is_warned_of_once(
+    cluster_servers: RedisClusterServers, caplog: pytest.LogCaptureFixture
+) -> None:
+    evicting, hung, refusing = cluster_servers.primaries
+    for node in cluster_servers.primaries:
+        ask(node, "CONFIG", "SET", "maxmemory", "100mb")
+    ask(evicting, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    ask(refusing, "ACL", "SETUSER", "default", "-info")
+    async with (
+        RedisCluster(host="127.0.0.1", port=cluster_servers.port) as client,
+        Connections(redis=client) as connections,
+    ):
+        await client.initialize()
+        refs = [new_session(user_id).ref for user_id in "abcdefghijklmnop"]
+        ref = next(ref for ref in refs if port_of(client, session_keys(ref)[0]) == evicting.port)
+        hung.pause()
+        try:
+            for _ in range(2):
+                async with RedisTokenStore(connections) as store:
+                    await store.lookup([ref])
+        finally:
+            hung.resume()
+    assert caplog.text.count("maxmemory-policy volatile-lru") == 1
 
 
 async def test_a_proxy_of_the_environment_is_said_to_be_ignored(

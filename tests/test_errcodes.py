@@ -33,6 +33,7 @@ PROFILE = "/sns/userinfo"
 PHONE = "/wxa/business/getuserphonenumber"
 TOKEN = "/cgi-bin/stable_token"
 WECOM = "/cgi-bin/miniprogram/jscode2session"
+PLATFORM = "/sns/component/jscode2session"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,11 @@ def test_who_is_at_fault_depends_on_the_call(
         (LOGIN, 61003, "authorize the platform again"),
         (LOGIN, 61004, "for the third-party platform"),
         (LOGIN, 61023, "authorizer_refresh_token"),
+        (LOGIN, 43001, "another HTTP method"),
+        (PHONE, 43002, "another HTTP method"),
+        (PROFILE, 41009, "openid is missing"),
+        (PLATFORM, 41018, "pass ComponentExchange"),
+        (PLATFORM, 40094, "belong together"),
         (TOKEN, 89503, "administrator has to confirm"),
         (TOKEN, 89506, "administrator has refused"),
         (WECOM, 50001, "another application"),

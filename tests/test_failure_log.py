@@ -23,6 +23,7 @@ from .memory_stores import MemoryTokens, MemoryUsers
 from .service_calls import log_in
 from .simulator_client import Clock
 from .test_service import make, tokens
+from .test_wechat import Answer, Server
 
 __all__ = ["make", "tokens"]
 
@@ -157,6 +158,53 @@ async def test_a_busy_wechat_is_logged(
     first, second = lines(caplog)
     assert "errcode -1" in first
     assert second.endswith("(2 more like it since the last line)")
+
+
+async def test_a_stale_token_that_a_new_one_cures_is_not_logged(
+    make: Make, wx: WeChatSimulator, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make() as auth:
+        token = (await log_in(auth, wx)).token
+        for call in (
+            lambda: auth.get_phone_number(wx.get_phone_number("bob").code),
+            lambda: auth.check_session_key(token),
+            lambda: auth.user_encrypt_keys(token),
+            lambda: auth.reset_session_key(token),
+        ):
+            await auth.access_token()
+            wx.expire_access_tokens()
+            await call()
+    assert lines(caplog) == []
+
+
+@pytest.mark.parametrize("errcode", [40001, 40014, 42001])
+async def test_a_stale_token_that_no_new_one_cures_is_logged_once(
+    make: Make, now: Clock, caplog: pytest.LogCaptureFixture, errcode: int
+) -> None:
+    fetched = Answer('{"access_token": "access", "expires_in": 7200}')
+    refused = Answer(f'{{"errcode": {errcode}, "errmsg": "invalid credential"}}')
+    async with (
+        Server(fetched, refused, fetched, fetched, refused) as server,
+        make(api_base=server.url) as auth,
+    ):
+        with pytest.raises(WeChatAPIError):
+            await auth.get_phone_number("code")
+        paths = [request.split()[1].partition("?")[0] for request in server.requests]
+    assert paths.count("/wxa/business/getuserphonenumber") == 2
+    (line,) = lines(caplog)
+    assert f"errcode {errcode}" in line
+
+
+async def test_a_failure_to_renew_a_stale_token_is_logged(
+    make: Make, now: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    fetched = Answer('{"access_token": "access", "expires_in": 7200}')
+    refused = Answer('{"errcode": 40001, "errmsg": "invalid credential"}')
+    async with Server(fetched, refused) as server, make(api_base=server.url) as auth:
+        with pytest.raises(WeChatAPIError):
+            await auth.get_phone_number("code")
+    (line,) = lines(caplog)
+    assert "Check app_secret" in line
 
 
 async def test_a_batch_that_fails_in_part_is_logged_by_its_failures(

@@ -848,16 +848,6 @@ class TestOutages:
                 await oauth.get_user("bob")
             await oauth.get_user("bob")
 
-    async def test_what_a_function_raises_reaches_the_caller(
-        self, wx: WeChatSimulator, clock: Clock
-    ) -> None:
-        async def get_token(open_id: str) -> None:
-            raise LookupError("The table is gone.")
-
-        async with service(wx, (get_token, get_token), clock) as oauth:
-            with pytest.raises(LookupError, match="The table is gone"):
-                await oauth.get_user("bob")
-
     @pytest.mark.parametrize(
         "tokens", [(), (print,), (print, print, print, print), (print, 5), (print, print, 5)]
     )

@@ -14,6 +14,7 @@ from .simulator_client import HINT, RID, Client, Clock
 SESSION = "/sns/jscode2session"
 TOKEN, STABLE, CALLBACK_IP = "/cgi-bin/token", "/cgi-bin/stable_token", "/cgi-bin/getcallbackip"
 CHECK = "/wxa/checksession"
+KEYS = "/wxa/business/getuserencryptkey"
 SNS = (
     SESSION,
     "/sns/component/jscode2session",
@@ -221,6 +222,11 @@ async def test_a_form_is_refused_with_strict_methods(strict, path):
     answer = await strict.post_form(path, {"appid": strict.wx.app_id})
     assert answer["errcode"] == 43001
     assert answer["errmsg"].startswith("require GET method")
+
+
+async def test_strict_methods_refuse_what_was_documented_before(strict):
+    assert (await strict.post(KEYS, b""))["errcode"] == 43001
+    assert (await strict.get(KEYS))["errcode"] == 41001
 
 
 async def test_a_form_that_is_refused_uses_no_code(strict):

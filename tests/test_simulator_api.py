@@ -597,7 +597,7 @@ async def test_the_front_page_lists_every_route(wx, client):
         "GET /sns/component/jscode2session?",
         "GET /sns/oauth2/component/access_token?",
         "GET /sns/oauth2/component/refresh_token?",
-        "POST /wxa/business/getuserencryptkey?",
+        "GET /wxa/business/getuserencryptkey?",
         "GET /cgi-bin/gettoken?",
         "GET /cgi-bin/miniprogram/jscode2session?",
         "POST /simulator/web_login {",

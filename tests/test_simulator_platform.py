@@ -119,7 +119,7 @@ def ask(wx: WeChatSimulator, client: Client) -> Callable[..., object]:
     session_key = "AAAAAAAAAAAAAAAAAAAAAA=="
     wx.login("bob", session_key=session_key)
 
-    async def ask(body: object = b"", **changes: str | None) -> dict:
+    async def ask(body: bytes = b"", method: str = "GET", **changes: str | None) -> dict:
         query: Fields = {
             "access_token": wx.authorizer_access_token(),
             "openid": "bob",
@@ -127,7 +127,7 @@ def ask(wx: WeChatSimulator, client: Client) -> Callable[..., object]:
             "sig_method": "hmac_sha256",
             **changes,
         }
-        return await client.post(KEYS, body, **query)
+        return await client._answer(method, KEYS, query, body)
 
     return ask
 
@@ -168,10 +168,12 @@ async def test_the_keys_want_a_token_and_a_signature(ask, changes, errcode):
 
 
 async def test_the_signature_of_a_call_covers_its_body(ask):
-    assert (await ask({}))["errcode"] == 87009
+    assert (await ask(b"{}", "POST"))["errcode"] == 87009
     signed = hmac.new(b"AAAAAAAAAAAAAAAAAAAAAA==", b"{}", hashlib.sha256).hexdigest()
-    assert (await ask({}, signature=signed))["errcode"] == 0
+    assert (await ask(b"{}", "POST", signature=signed))["errcode"] == 0
 
 
-async def test_the_keys_want_post(client):
-    assert (await client.get(KEYS))["errcode"] == 43002
+async def test_the_keys_are_given_by_the_method_that_was_documented_before(wx, ask):
+    key = wx.get_latest_user_key("bob")
+    assert (await ask(method="POST"))["key_info_list"][0]["encrypt_key"] == key.encrypt_key
+    assert (await ask(method="PUT"))["errcode"] == 43001

@@ -1,20 +1,32 @@
 """A store that fails in a way of its own: the service raises StoreErrors alone, with the cause."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 import pytest
 
-from mpauthx_async import MPAuthX, SqliteTokenStore, SqliteUserStore, StoreError, WeChatSimulator
+from mpauthx_async import (
+    MPAuthX,
+    OAuthToken,
+    SqliteRecords,
+    SqliteTokenStore,
+    SqliteUserStore,
+    StoreError,
+    WeChatOAuth,
+    WeChatSimulator,
+)
 from mpauthx_async.events import StoreFailed
+from mpauthx_async.failure_log import OncePerSecond, failures
 from mpauthx_async.stores.conformance import new_session
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .outages import ASKED_OF_TOKENS, ASKED_OF_USERS, fails, settled
 from .service_calls import hear, log_in, of_kind, store_calls
+from .test_oauth_stores import DictOAuthTokenStore
 
 
 class DriverError(Exception):
@@ -108,3 +120,130 @@ async def test_a_ready_made_connection_that_is_closed_is_a_store_error(
         await fails(ASKED_OF_TOKENS[asked](tokens))
     else:
         await fails(ASKED_OF_USERS[asked](users))
+
+
+class FailingOAuthTokens(DictOAuthTokenStore):
+    """A store of web OAuth tokens whose methods of one name raise its driver's exception."""
+
+    out_of_order = ""
+
+    async def get(self, open_id: str) -> OAuthToken | None:
+        self._check("get")
+        return await super().get(open_id)
+
+    async def save(self, open_id: str, token: OAuthToken) -> None:
+        self._check("save")
+        await super().save(open_id, token)
+
+    async def delete(self, open_id: str) -> None:
+        self._check("delete")
+        await super().delete(open_id)
+
+    @asynccontextmanager
+    async def lock(self, open_id: str) -> AsyncIterator[None]:
+        self._check("lock")
+        async with super().lock(open_id):
+            yield
+        self._check("unlock")
+
+    async def spend_state(self, nonce: str, ttl: float) -> bool:
+        self._check("spend_state")
+        return await super().spend_state(nonce, ttl)
+
+    def _check(self, name: str) -> None:
+        if name == self.out_of_order:
+            raise DriverError(name)
+
+
+@pytest.fixture
+def failure_lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The lines in the log of failures, none of which is left out."""
+
+    def lines() -> list[str]:
+        return [one.getMessage() for one in caplog.records if one.name == failures.name]
+
+    return lines
+
+
+@pytest.fixture(autouse=True)
+def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "filters", [OncePerSecond(lambda: 0.0)])
+
+
+def web_calls(oauth: WeChatOAuth, wx: WeChatSimulator) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """Calls that ask the store of web OAuth tokens, by the method that they need."""
+    state = oauth.create_state(session="a browser")
+    return {
+        "get": lambda: oauth.get_user("bob"),
+        "save": lambda: oauth.get_access_token(wx.web_login("bob")),
+        "lock": lambda: oauth.get_access_token(wx.web_login("bob")),
+        "unlock": lambda: oauth.get_access_token(wx.web_login("bob")),
+        "delete": lambda: oauth.forget("bob"),
+        "spend_state": lambda: oauth.verify_state(state, session="a browser"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "as_functions"),
+    [
+        *((name, False) for name in ("get", "save", "lock", "unlock", "delete", "spend_state")),
+        *((name, True) for name in ("get", "save", "delete")),
+    ],
+)
+async def test_what_a_store_of_web_oauth_tokens_raises_becomes_a_store_error(
+    wx: WeChatSimulator, failure_lines: Callable[[], list[str]], asked: str, as_functions: bool
+) -> None:
+    store = FailingOAuthTokens()
+    tokens: Any = (store.get, store.save, store.delete) if as_functions else store
+    async with WeChatOAuth(
+        app_id=wx.app_id, app_secret=wx.app_secret, api_base=wx.url, tokens=tokens
+    ) as oauth:
+        await oauth.get_access_token(wx.web_login("bob"))
+        call = web_calls(oauth, wx)[asked]
+        store.out_of_order = asked
+        failure = await fails(call())
+        assert type(failure.__cause__) is DriverError
+        store.out_of_order = ""
+        await call()
+    assert failure_lines() == [str(failure)]
+
+
+async def test_a_login_that_cannot_read_the_saved_token_logs_that_once(
+    wx: WeChatSimulator, failure_lines: Callable[[], list[str]]
+) -> None:
+    store = FailingOAuthTokens()
+    store.out_of_order = "get"
+    async with WeChatOAuth(
+        app_id=wx.app_id, app_secret=wx.app_secret, api_base=wx.url, tokens=store
+    ) as oauth:
+        await oauth.get_access_token(wx.web_login("bob"))
+    (line,) = failure_lines()
+    assert "DriverError" in line
+
+
+async def test_what_is_done_within_a_lock_raises_as_it_is(
+    wx: WeChatSimulator, failure_lines: Callable[[], list[str]]
+) -> None:
+    oauth = WeChatOAuth(app_id="wx0", app_secret="x" * 32, tokens=DictOAuthTokenStore())
+    async with oauth:
+        with pytest.raises(DriverError):
+            async with oauth._tokens.lock("bob"):
+                raise DriverError
+        async with oauth._tokens.lock("bob"):  # it is free again
+            pass
+    assert failure_lines() == []
+
+
+async def test_a_lock_that_is_held_for_too_long_is_logged(
+    tmp_path: Path, failure_lines: Callable[[], list[str]]
+) -> None:
+    records = SqliteRecords(tmp_path / "records.db", lock_ttl=0.01)
+    other = SqliteRecords(tmp_path / "records.db", lock_ttl=60)
+    async with records, other, other.lock("key"):
+        failure = await fails(entered(records.lock("key")))
+    assert failure_lines() == [str(failure)]
+
+
+async def entered(lock: AbstractAsyncContextManager[None]) -> None:
+    async with lock:
+        pass

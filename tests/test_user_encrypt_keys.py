@@ -100,7 +100,7 @@ async def test_the_session_key_is_not_sent(auth: MPAuthX, wx: WeChatSimulator) -
     token = (await auth.authorize(wx.login("bob", session_key=KEY))).token
     await auth.user_encrypt_keys(token)
     request = wx.requests[-1]
-    assert (request.path, request.method) == (PATH, "POST")
+    assert (request.path, request.method) == (PATH, "GET")
     assert request.query["openid"] == "bob"
     assert request.query["sig_method"] == "hmac_sha256"
     assert KEY not in request.query.values()

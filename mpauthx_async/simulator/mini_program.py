@@ -49,7 +49,14 @@ class MiniProgram:
             ),
             Route("GET", "/wxa/checksession", self._check_session_key, signed, api_error),
             Route("GET", "/wxa/resetusersessionkey", self._reset_session_key, signed, api_error),
-            Route("POST", "/wxa/business/getuserencryptkey", self._list_keys, signed, api_error),
+            Route(
+                "GET",
+                "/wxa/business/getuserencryptkey",
+                self._list_keys,
+                signed,
+                api_error,
+                also_takes_post=True,
+            ),
             Route(
                 "POST",
                 "/wxa/business/getuserphonenumber",
@@ -104,6 +111,8 @@ class MiniProgram:
         }
 
     def _list_keys(self, call: Call) -> Answer:
+        # https://developers.weixin.qq.com/miniprogram/dev/server/API/user-info/internet/api_getuserencryptkey
+        # documents GET; what it documented before is POST without a body, which many clients send:
         # https://developers.weixin.qq.com/minigame/dev/api-backend/open-api/internet/internet.getUserEncryptKey.html
         keys = self.encrypt_keys.key_info_list(self._signing_user(call))
         return {"errcode": 0, "errmsg": "ok", "key_info_list": keys}

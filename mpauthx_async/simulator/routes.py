@@ -66,11 +66,12 @@ class Route:
     """An endpoint of WeChat's API.
 
     Args:
-        method: GET or POST; another one is answered with errcode 43001 or 43002.
+        method: what WeChat documents, GET or POST; another one is answered with 43001 or 43002.
         path: begins with a slash.
         answer: carries a call out; raises Refused for what WeChat answers with an errcode.
         parameters: the query and body as the list of routes shows them.
         error: words an errcode at a time in Unix seconds.
+        also_takes_post: whether WeChat takes POST in the same way where it documents GET.
     """
 
     method: str
@@ -78,6 +79,7 @@ class Route:
     answer: Callable[[Call], Answer]
     parameters: str
     error: Callable[[int, float], Answer] = sns_error
+    also_takes_post: bool = False
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}{self.parameters}"

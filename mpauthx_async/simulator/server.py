@@ -39,9 +39,9 @@ class WeChatSimulator:
         component_app_id: the third-party platform, which all these apps have authorised.
         corp_id: the company at WeCom.
         corp_secret: the secret of the company's application.
-        strict_methods: whether GET is the only method of `/sns/…` and `/cgi-bin/token`, as WeChat
-            documents it: a POST request with a form, which WeChat takes there in the same way, is
-            answered with errcode 43001.
+        strict_methods: whether GET is the only method where WeChat documents GET. By default, like
+            WeChat, `/sns/…` and `/cgi-bin/token` take a POST request with a form in the same way,
+            and getuserencryptkey one with a query; strictly, they answer errcode 43001.
 
     A function that takes an `app_id` means the simulator's own app by None, and raises LookupError
     for an app that it does not know.

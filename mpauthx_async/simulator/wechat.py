@@ -33,7 +33,7 @@ class WeChat:
         component_app_id: the third-party platform.
         corp_id: the company at WeCom.
         corp_secret: the secret of the company's application.
-        strict_methods: whether a form is refused where a query is documented.
+        strict_methods: whether POST is refused where GET is documented.
 
     Attributes:
         latency: seconds between carrying a request out and answering it.
@@ -87,9 +87,10 @@ class WeChat:
 
     async def _call(self, request: web.Request, route: Route) -> web.Response:
         call, answer = Call(request.query, await request.read()), route.answer
-        if request.method == "POST" and route.takes_forms and not self._strict_methods:
+        is_lenient = request.method == "POST" and not self._strict_methods
+        if is_lenient and route.takes_forms:
             call = _like_a_query(request, call)
-        elif request.method != route.method:
+        elif request.method != route.method and not (is_lenient and route.also_takes_post):
             answer = route.refuse_method
         self._record(request, call.query)
         fault = self.faults.popleft() if self.faults else None

@@ -9,16 +9,25 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from heapq import heappop, heappush
 from types import NoneType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from ..errors import ConfigurationError, NoOAuthTokenError, StoreError
 from ..frames import methods_clear_frames
 from ..models import OAuthToken
 from ..record_sealer import RecordSealer
+from ..store_boundary import GuardedLock, only_store_errors, raises_store_errors
 from .records import Records
 
-__all__ = ["FunctionOAuthTokenStore", "OAuthTokenFunctions", "RecordOAuthTokenStore"]
+if TYPE_CHECKING:
+    from . import OAuthTokenStore
+
+__all__ = [
+    "FunctionOAuthTokenStore",
+    "GuardedOAuthTokenStore",
+    "OAuthTokenFunctions",
+    "RecordOAuthTokenStore",
+]
 
 _Get: TypeAlias = Callable[[str], Awaitable[OAuthToken | None]]
 _Save: TypeAlias = Callable[[str, OAuthToken], Awaitable[object]]
@@ -97,13 +106,16 @@ class RecordOAuthTokenStore:
         return f"{kind}|{self._app_id}|{name}"
 
 
+@methods_clear_frames()
+@raises_store_errors
 class FunctionOAuthTokenStore:
     """Keeps OAuth tokens by functions; its locks and used states are this process's alone.
 
     Args:
         functions: `get_token(open_id)`, which returns an OAuthToken or None,
             `save_token(open_id, token)`, and optionally `delete_token(open_id)`, without which no
-            user can be forgotten. What they raise reaches the caller as it is.
+            user can be forgotten. What they raise becomes a StoreError with its cause, unless it
+            is an exception of this package.
         clock: tells the time in Unix seconds.
     """
 
@@ -160,6 +172,46 @@ class FunctionOAuthTokenStore:
         self._spent.add(nonce)
         heappush(self._ends, (now + ttl, nonce))
         return True
+
+
+@methods_clear_frames()
+class GuardedOAuthTokenStore:
+    """An application's store, of which only exceptions of this package come, each logged once.
+
+    Args:
+        store: the application's.
+    """
+
+    def __init__(self, store: "OAuthTokenStore") -> None:
+        self._store = store
+
+    async def get(self, open_id: str) -> OAuthToken | None:
+        """Read the token of a user; None when there is none."""
+        with only_store_errors():
+            token: object = await self._store.get(open_id)
+            if token is not None and not isinstance(token, OAuthToken):
+                raise StoreError("The store's get must return an OAuthToken, or None.")
+            return token
+
+    async def save(self, open_id: str, token: OAuthToken) -> None:
+        """Keep the token of a user, in place of an earlier one."""
+        with only_store_errors():
+            await self._store.save(open_id, token)
+
+    async def delete(self, open_id: str) -> None:
+        """Delete the token of a user, if there is one."""
+        with only_store_errors():
+            await self._store.delete(open_id)
+
+    def lock(self, open_id: str) -> AbstractAsyncContextManager[None]:
+        """Keep all others who would refresh this user's token out."""
+        with only_store_errors():
+            return GuardedLock(self._store.lock(open_id))
+
+    async def spend_state(self, nonce: str, ttl: float) -> bool:
+        """Use a state up; True for the first who does."""
+        with only_store_errors():
+            return await self._store.spend_state(nonce, ttl)
 
 
 def _decode(text: str | None) -> OAuthToken | None:

@@ -21,6 +21,7 @@ from redis.exceptions import (
     MovedError,
     NoScriptError,
     RedisClusterException,
+    RedisError,
     TryAgainError,
 )
 from redis.utils import str_if_bytes
@@ -63,6 +64,11 @@ class ClusterNodes:
         self._first_nodes = dict(self._manager.startup_nodes)
         self._silent: set[str] = set()  # the names of nodes that left their last call unanswered
         self._learning: asyncio.Task[None] | None = None
+
+    @property
+    def know_slots(self) -> bool:
+        """Whether a node has told which node holds which slots."""
+        return bool(self._manager.slots_cache)
 
     def name_of(self, key: str) -> str:
         """Name the node that holds a key; empty while the slots are not known."""
@@ -168,14 +174,20 @@ class ClusterNodes:
         """Learn the slots anew from a node, and leave all connections as they are."""
         # Each range is its first and last slot, its primary and its replicas. Each of these is a
         # host, empty for that of the node that is asked, a port, and more.
+        holding: set[str] = set()
         for first, last, *holders in await node.execute_command("CLUSTER SLOTS"):
             nodes = []
             for host, port, *_ in holders:
                 address = self._manager.remap_host_port(str_if_bytes(host) or node.host, int(port))
                 nodes.append(self._node(str(get_node_name(*address))))
                 nodes[-1].server_type = REPLICA if nodes[1:] else PRIMARY
+            holding.update(node.name for node in nodes)
             for slot in range(first, last + 1):
                 self._manager.slots_cache[slot] = [*nodes]
+        for name in set(self._manager.nodes_cache) - holding - set(self._first_nodes):
+            gone = self._manager.nodes_cache.pop(name)
+            with suppress(RedisError, OSError):
+                await gone.disconnect()
 
     async def _pipeline(
         self, node: ClusterNode, commands: Sequence[Command], *, asking: bool = False

@@ -1,11 +1,9 @@
 """RedisDatabase: what the stores on Redis share, a client and the trips that are under way."""
 
 import asyncio
-import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 from redis.asyncio import RedisCluster
@@ -29,13 +27,12 @@ from ..deadlines import one_call, trip
 from ..errors import ConfigurationError, MPAuthXError, StoreError
 from ..open_calls import OpenCalls
 from .redis_cluster import ClusterNodes, Command
+from .redis_eviction import EvictionCheck
 
 __all__ = ["LONGEST_WAIT", "AnyRedis", "RedisDatabase", "is_replica", "store_error"]
 
 AnyRedis: TypeAlias = Connections | RedisClient | str
 Result = TypeVar("Result")
-
-logger = logging.getLogger(__name__)
 
 _OLDEST_SERVER = (6, 2)  # its version
 LONGEST_WAIT = 5.0  # seconds for one call, with all trips and attempts
@@ -75,6 +72,7 @@ class RedisDatabase:
         self.client = self.connections.configured_redis
         self.nodes = ClusterNodes(self.client) if isinstance(self.client, RedisCluster) else None
         self._repeats_by_itself = _repeats_by_itself(self.client)
+        self._eviction = EvictionCheck(self.connections)
         self._calls = OpenCalls(self, "This Redis store")
 
     async def run(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
@@ -96,9 +94,8 @@ class RedisDatabase:
                 with trip("Redis", LONGEST_WAIT) as seconds:
                     async with asyncio.timeout(seconds) as limit:
                         result = await self._attempt(work, limit)
-                        if self.nodes is None and not self.connections.is_eviction_known:
-                            await self._warn_of_eviction()
-                        return result
+                self._eviction.begin()
+                return result
             except MPAuthXError:
                 raise
             except Exception as error:
@@ -119,6 +116,11 @@ class RedisDatabase:
         Raises:
             ClosedError: after `close()`.
         """
+        if not nodes.know_slots:
+            try:
+                await self.run(lambda _: nodes.learn_slots())
+            except StoreError as error:
+                return [error.__cause__] * len(commands)
         parts: dict[str, dict[int, Command]] = {}
         for i, command in enumerate(commands):
             parts.setdefault(nodes.name_of(command.key), {})[i] = command
@@ -184,6 +186,7 @@ class RedisDatabase:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
         # redis-py would connect anew for what is in progress, and nobody would close that.
         await self._calls.close()
+        await self._eviction.close()
         if self.nodes is not None:
             await self.nodes.close()
         if self._owns_connections:
@@ -246,19 +249,6 @@ class RedisDatabase:
         else:
             await self.nodes.learn_slots(error)
 
-    async def _warn_of_eviction(self) -> None:
-        """Warn, once for each Connections, if Redis may evict sessions, and what ends them."""
-        self.connections.is_eviction_known = True
-        with suppress(Exception):  # it may be refused, and is not what was asked for
-            memory = await self.connections.redis.info("memory")
-            policy = memory.get("maxmemory_policy", "noeviction")
-            if policy != "noeviction" and memory.get("maxmemory"):
-                logger.warning(
-                    "Redis evicts keys when its memory is full (maxmemory-policy %s): users lose "
-                    "sessions, and revoke_user and ban may leave some alive. Set it to noeviction.",
-                    policy,
-                )
-
     def _is_passing(self, error: Exception) -> bool:
         """Whether another attempt, on new connections, may succeed."""
         if isinstance(error, ConnectionError):  # LOADING is one too
@@ -286,24 +276,37 @@ def is_replica(answer: object) -> bool:
 
 def store_error(error: Exception) -> StoreError:
     """What a failure of redis-py means to callers, and what to do about it."""
-    advice = "Check that it is up, reachable and writable; the call can be repeated."
-    told = str(error)
-    if "NOPROTO" in told or ("HELLO" in told and "unknown command" in told):
-        advice = "It does not speak RESP3: add ?protocol=2 to its URL."
-    elif isinstance(error, NoPermissionError):
-        advice = "Allow the command to its user: the README has an ACL rule that is enough."
-    elif "certificate verify failed" in told.lower():
-        advice = (
-            "Its certificate does not verify: check the clock of this machine, and name the "
-            "authority that signed it with ?ssl_ca_certs=FILE in its URL."
-        )
-    elif isinstance(error, AuthenticationError):
-        advice = "Check the user and the password in its URL."
-    elif isinstance(error, TryAgainError):
-        advice = "The Redis Cluster is moving this slot to another node: try again in a moment."
-    elif is_replica(error):
-        advice = "Its address leads to a replica: it must lead to the primary."
+    advice, is_operators = _advice(error)
     text = str(error).rstrip(".") or f"no answer within {LONGEST_WAIT:.0f} seconds"
-    return StoreError(
+    failure = StoreError(
         f"Redis did not answer as it should ({type(error).__name__}: {text}). {advice}"
     )
+    failure.retryable = not is_operators
+    return failure
+
+
+def _advice(error: Exception) -> tuple[str, bool]:
+    """What to do about a failure, and whether only the operator can."""
+    told = str(error)
+    if "NOPROTO" in told or ("HELLO" in told and "unknown command" in told):
+        return "It does not speak RESP3: add ?protocol=2 to its URL.", True
+    if isinstance(error, NoPermissionError):
+        return "Allow the command to its user: the README has an ACL rule that is enough.", True
+    if "certificate verify failed" in told.lower():
+        return (
+            "Its certificate does not verify: check the clock of this machine, and name the "
+            "authority that signed it with ?ssl_ca_certs=FILE in its URL.",
+            True,
+        )
+    if isinstance(error, AuthenticationError):
+        return "Check the user and the password in its URL.", True
+    if "DB index is out of range" in told:
+        return "It has fewer databases than the number in its URL.", True
+    if isinstance(error, TryAgainError):
+        return (
+            "The Redis Cluster is moving this slot to another node: try again in a moment.",
+            False,
+        )
+    if is_replica(error):
+        return "Its address leads to a replica: it must lead to the primary.", False
+    return "Check that it is up, reachable and writable; the call can be repeated.", False

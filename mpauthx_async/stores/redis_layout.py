@@ -38,6 +38,7 @@ _BUCKETS = 256
 _BINDING = 6  # bytes: 8 characters of base64url
 _HEADS = 32_768  # users whose session keys are remembered, some 400 bytes each
 
+_POSITION = re.compile(r"[0-9]{1,16}")
 _VALUE = re.compile(r"(-?[0-9]+):?([0-9]*):?([0-9]*):?[0-9]*")  # as the scripts parse it
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -154,11 +155,18 @@ def parse_ban(user_id: str, text: bytes | str) -> Ban:
 
 
 def parse_users(flat: Sequence[bytes | str]) -> list[OnlineCursor]:
-    """Parse a flat list of user ids, each followed by its position."""
+    """Parse a flat list of user ids, each followed by its position.
+
+    A position that was not written here makes that user the last.
+    """
     return [
-        OnlineCursor(int(position), text_of(user_id))
+        OnlineCursor(_position(position), text_of(user_id))
         for user_id, position in zip(flat[::2], flat[1::2], strict=True)
     ]
+
+
+def _position(text: bytes | str) -> int:
+    return int(text) if _POSITION.fullmatch(text_of(text)) else 0
 
 
 def text_of(value: bytes | str) -> str:

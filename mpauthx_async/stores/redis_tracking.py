@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,9 @@ __all__ = ["RedisTracking"]
 
 logger = logging.getLogger(__name__)
 
+_REFUSAL = re.compile(
+    r"unknown|unsupported|NOPROTO|NOPERM|permission|TRACKING|HELLO|RESP|syntax", re.I
+)
 _HEARTBEAT = 0.5  # seconds between two questions, whose answers tell that the connection is alive
 _SHORTEST_BACKOFF = 0.05  # seconds before the next attempt to connect
 _LONGEST_BACKOFF = 1.0
@@ -87,22 +91,19 @@ class RedisTracking:
         while not _is_cancelled():
             connection = self._new_connection()
             epoch = self._connections.redis_epoch
+            is_tracking = False
             try:
                 await connection.connect()
+                await self._track(connection)
+                is_tracking = True
                 await self._listen(connection, epoch)
             except (AuthenticationError, AuthorizationError) as error:
                 self._report_down(error)
                 backoff = _LONGEST_BACKOFF
-            except ResponseError as error:
-                self._is_refused = True
-                logger.warning(
-                    "This Redis refuses the push connection of near caches, so they stay off; "
-                    "every token is looked up. It has to speak RESP3 and allow CLIENT TRACKING. It "
-                    "answered: %s",
-                    error,
-                )
-                return
             except Exception as error:  # noqa: BLE001 (whatever it is, this has to come back)
+                if not is_tracking and _is_refusal(error):
+                    self._report_refusal(error)
+                    return
                 backoff = 0.0 if self._time else backoff
                 backoff = min(_LONGEST_BACKOFF, 2 * backoff + _SHORTEST_BACKOFF)
                 self._report_down(error)
@@ -126,18 +127,21 @@ class RedisTracking:
             settings.pop(name, None)
         return self._pool.connection_class(**settings)
 
-    async def _listen(self, connection: Any, epoch: int) -> None:
-        """Take what Redis pushes until the connection is lost or its epoch is over."""
+    async def _track(self, connection: Any) -> None:
+        """Let Redis push on this connection what changes."""
         # redis-py has no public way to it for its asyncio client yet (its issue 3916).
         parser = connection._parser
         if hasattr(parser, "set_invalidation_push_handler"):  # before 6.4 it returns pushes as read
             parser.set_invalidation_push_handler(_returned)
             parser.set_pubsub_push_handler(_returned)
-        heard = due = time.monotonic()
         await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
         # When its time is over, read_response returns None, and can be called again.
         if await connection.read_response(timeout=LONGEST_SILENCE) is None:
             raise TimeoutError
+
+    async def _listen(self, connection: Any, epoch: int) -> None:
+        """Take what Redis pushes until the connection is lost or its epoch is over."""
+        heard = due = time.monotonic()
         asked: deque[float] = deque()
         while not _is_cancelled():
             if self._connections.redis_epoch != epoch:
@@ -179,16 +183,30 @@ class RedisTracking:
         else:
             self.forget(key.decode(errors="replace").rpartition(":")[2] for key in keys)
 
+    def _report_refusal(self, error: Exception) -> None:
+        self._is_refused = True
+        logger.warning(
+            "This Redis refuses the push connection of near caches, so they stay off; every token "
+            "is looked up. It has to speak RESP3 and allow CLIENT TRACKING. It answered: %s",
+            error,
+        )
+
     def _report_down(self, error: Exception) -> None:
         if not self._is_down:
             self._is_down = True
             unknown = None if isinstance(error, (RedisError, OSError)) else error
-            logger.warning(
+            failures.warning(
                 "The connection on which Redis pushes what changes is down, so near caches are "
                 "not used until it is up again: %s",
                 type(error).__name__,
                 exc_info=unknown,
+                extra={"kind": "near caches are not used"},
             )
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a server will never track, which is not for a moment only."""
+    return isinstance(error, ResponseError) and _REFUSAL.search(str(error)) is not None
 
 
 def _is_cancelled() -> bool:

@@ -300,16 +300,24 @@ def _create(path: str | Path) -> None:
 
 
 def _store_error(database: Database, error: Exception) -> StoreError:
-    advice = "Check the file and its folder; the call can be repeated."
-    if "locked" in str(error) or "busy" in str(error):
+    told, is_operators = str(error), True
+    if "locked" in told or "busy" in told:
         advice = "Another process is writing to it for too long; the call can be repeated."
-    elif "readonly" in str(error):
+        is_operators = False
+    elif "readonly" in told:
         advice = "Make the file and its folder writable."
-    elif "not a database" in str(error):
+    elif "not a database" in told:
         advice = "The path names a file that is something else."
+    elif "unable to open" in told:
+        advice = "Check that its folder exists and that this process may write there."
     elif isinstance(error, sqlite3.IntegrityError):
         advice = "Change the value, or the table's constraint or trigger."
-    return StoreError(f"{_name(database)} did not answer as it should ({error}). {advice}")
+    else:
+        advice = "Check the file and its folder; the call can be repeated."
+        is_operators = False
+    failure = StoreError(f"{_name(database)} did not answer as it should ({error}). {advice}")
+    failure.retryable = not is_operators
+    return failure
 
 
 def _name(database: Database) -> str:

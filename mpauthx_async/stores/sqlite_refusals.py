@@ -44,4 +44,5 @@ def refusal(error: Exception) -> StoreError:
         "table's constraint or trigger; other rows are not affected."
     )
     refused.__cause__ = error
+    refused.retryable = False
     return refused

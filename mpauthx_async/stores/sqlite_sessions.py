@@ -294,7 +294,18 @@ def select_rows(
 ) -> Sequence[SessionRow]:
     """Read the rows for which a condition in SQL holds, of dead sessions too."""
     rows = cursor.execute(f"SELECT {_ROW} FROM mpauthx_session WHERE {which}", values)  # noqa: S608
-    return [SessionRow._make(row) for row in rows.fetchall()]
+    return [_checked(SessionRow._make(row)) for row in rows.fetchall()]
+
+
+def _checked(row: SessionRow) -> SessionRow:
+    """A row, for a damaged file may have texts in place of numbers."""
+    numbers = row.generation, row.issued_at, row.expires_at, row.grace_until
+    optional = row.last_seen, row.absolute_end, row.ended
+    if {type(number) for number in numbers} == {int} and all(
+        number is None or type(number) is int for number in optional
+    ):
+        return row
+    raise ValueError("a session's row has a text where a number belongs")
 
 
 def bans_of(cursor: sqlite3.Cursor, subjects: Sequence[Subject], now: int) -> list[Ban | None]:

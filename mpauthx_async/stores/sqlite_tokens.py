@@ -92,7 +92,9 @@ class SqliteTokenStore:
             rows = cursor.execute(_LIVING, (nonces, now)).fetchall()
             ends = {tuple(ref): end for *ref, end in rows}
             answers = [ends.get(ref) for ref in some]
-            return _answers(some, find(cursor, some, now=now)) if None in answers else answers
+            if all(type(end) is int for end in answers):
+                return answers
+            return _answers(some, find(cursor, some, now=now))  # a row that is damaged raises
 
         return await self._read_each(refs, lookup)
 
