@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from .errors import InvalidResponseError
+
 __all__ = ["OncePerSecond", "failures", "is_expected", "mending"]
 
 _INTERVAL = 1.0  # seconds

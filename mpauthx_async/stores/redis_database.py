@@ -94,12 +94,12 @@ class RedisDatabase:
                 with trip("Redis", LONGEST_WAIT) as seconds:
                     async with asyncio.timeout(seconds) as limit:
                         result = await self._attempt(work, limit)
-                self._eviction.begin()
-                return result
             except MPAuthXError:
                 raise
             except Exception as error:
                 raise store_error(error) from error
+            self._eviction.begin()
+            return result
 
     async def ask(self, nodes: ClusterNodes, commands: Sequence[Command]) -> list[Any]:
         """Send commands to the nodes of a Redis Cluster, one trip for each node.

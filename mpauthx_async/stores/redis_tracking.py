@@ -20,6 +20,7 @@ from redis.exceptions import (
 )
 
 from ..connections import Connections
+from ..failure_log import failures
 from ..near_cache import LONGEST_SILENCE, NearCache
 
 __all__ = ["RedisTracking"]
