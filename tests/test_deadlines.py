@@ -265,12 +265,10 @@ class TestLongAnswers:
             with pytest.raises(InvalidResponseError, match="longer than 1 MiB"):
                 await wechat.code_to_session("code")
 
-    @pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
-    async def test_compressed_ones_are_read(self, compress: Callable[[bytes], bytes]) -> None:
-        kind = "gzip" if compress is gzip.compress else "deflate"
-        body = compress(str(success().body).encode())
-        answer = Answer(body, headers=f"Content-Encoding: {kind}\r\n")
+    async def test_compressed_ones_are_read(self) -> None:
+        body = gzip.compress(str(success().body).encode())
+        answer = Answer(body, headers="Content-Encoding: gzip\r\n")
         async with Server(answer) as server, asking(server.url) as wechat:
             assert (await wechat.code_to_session("code")).open_id == "bob"
         (head,) = server.requests
-        assert "accept-encoding: gzip, deflate\r\n" in head.lower()  # whatever else is installed
+        assert "accept-encoding: gzip\r\n" in head.lower()  # whatever else is installed

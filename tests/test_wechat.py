@@ -383,12 +383,24 @@ FAILURES = {
     "a session_key that is a list": invalid(success(session_key=[SESSION_KEY])),
     "a unionid that is a number": invalid(success(unionid=7)),
     "a unionid with a bar": invalid(success(unionid="union|bob")),
-    "an errcode that is a text": invalid(refused("40029")),
+    "an errcode that is a text": invalid(refused("no number")),
+    "an errcode that is a boolean": invalid(refused(True)),
     "an errcode that is null": invalid(refused(None)),
     "an errcode that is a list": invalid(refused([40029])),
     "an errcode that is a fraction": invalid(refused(0.5)),
     "a body that breaks off": incomplete(Answer(success().body[:-5], missing=5)),
-    "an error page that breaks off": incomplete(Answer(ECHO, "500 Oh", missing=5)),
+    "an error page that breaks off": Failure(
+        Answer(ECHO, "500 Oh", missing=5), HTTPStatusError, 6002, {"status": 500}
+    ),
+    "an error page that is not compressed as it says": Failure(
+        Answer(ECHO, "502 Bad Gateway", headers="Content-Encoding: gzip\r\n"),
+        HTTPStatusError,
+        6002,
+        {"status": 502},
+    ),
+    "a compressed body of nothing": Failure(
+        Answer("", headers="Content-Encoding: gzip\r\n"), EmptyResponseError, 6003
+    ),
     "chunks that break off": incomplete(
         Answer(f"40\r\n{SESSION_KEY}", headers="Transfer-Encoding: chunked\r\n")
     ),

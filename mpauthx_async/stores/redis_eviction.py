@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from ..connections import Connections
 
@@ -47,11 +47,11 @@ class EvictionCheck:
         # Redis has served the call that led here. What goes wrong now is no failure of anything,
         # and the next call leads here again.
         with suppress(Exception):
-            async with asyncio.timeout(_LONGEST_WAIT):
-                redis = self._connections.redis
-                primaries = redis.get_primaries() if isinstance(redis, RedisCluster) else [None]
-                policies = set(await asyncio.gather(*map(self._policy, primaries)))
-            self._connections.is_eviction_known = True
+            redis = self._connections.redis
+            primaries = redis.get_primaries() if isinstance(redis, RedisCluster) else [None]
+            answers = set(await asyncio.gather(*map(self._policy, primaries)))
+            policies = {policy for policy in answers if policy is not None}
+            self._connections.is_eviction_known = bool(policies)
             for policy in sorted(policies - {"noeviction"}):
                 logger.warning(
                     "Redis evicts keys when its memory is full (maxmemory-policy %s): users lose "
@@ -59,11 +59,14 @@ class EvictionCheck:
                     policy,
                 )
 
-    async def _policy(self, primary: ClusterNode | None) -> str:
-        """What a server does when its memory is full; noeviction if that has no limit."""
+    async def _policy(self, primary: ClusterNode | None) -> str | None:
+        """What a server does when its memory is full; None if it does not answer."""
         target = {} if primary is None else {"target_nodes": primary}
         try:
-            memory = await self._connections.redis.info("memory", **target)
-        except ResponseError:  # it is not allowed to ask
+            async with asyncio.timeout(_LONGEST_WAIT):
+                memory = await self._connections.redis.info("memory", **target)
+        except ResponseError:  # it may not be asked
             return "noeviction"
+        except (RedisError, OSError):  # TimeoutError is one
+            return None
         return str(memory.get("maxmemory_policy")) if memory.get("maxmemory") else "noeviction"

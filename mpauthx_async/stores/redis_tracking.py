@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import re
 import time
@@ -20,7 +21,6 @@ from redis.exceptions import (
 )
 
 from ..connections import Connections
-from ..failure_log import failures
 from ..near_cache import LONGEST_SILENCE, NearCache
 
 __all__ = ["RedisTracking"]
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _REFUSAL = re.compile(
     r"unknown|unsupported|NOPROTO|NOPERM|permission|TRACKING|HELLO|RESP|syntax", re.I
 )
+_REPORTS = 1.0  # seconds between two lines of the log that it is down, at least
 _HEARTBEAT = 0.5  # seconds between two questions, whose answers tell that the connection is alive
 _SHORTEST_BACKOFF = 0.05  # seconds before the next attempt to connect
 _LONGEST_BACKOFF = 1.0
@@ -61,6 +62,7 @@ class RedisTracking:
         self._is_refused = False
         self._time: tuple[float, float] | None = None  # while it is up: of Redis, and when asked
         self._is_down = False
+        self._reported_at = -math.inf
 
     def subscribe(self, cache: NearCache) -> None:
         """Keep a cache current from now on. Its clock has to be `time.monotonic`."""
@@ -193,16 +195,17 @@ class RedisTracking:
         )
 
     def _report_down(self, error: Exception) -> None:
-        if not self._is_down:
-            self._is_down = True
-            unknown = None if isinstance(error, (RedisError, OSError)) else error
-            failures.warning(
-                "The connection on which Redis pushes what changes is down, so near caches are "
-                "not used until it is up again: %s",
-                type(error).__name__,
-                exc_info=unknown,
-                extra={"kind": "near caches are not used"},
-            )
+        now = time.monotonic()
+        if self._is_down or now < self._reported_at + _REPORTS:
+            return
+        self._is_down, self._reported_at = True, now
+        unknown = None if isinstance(error, (RedisError, OSError)) else error
+        logger.warning(
+            "The connection on which Redis pushes what changes is down, so near caches are not "
+            "used until it is up again: %s",
+            type(error).__name__,
+            exc_info=unknown,
+        )
 
 
 def _is_refusal(error: Exception) -> bool:
