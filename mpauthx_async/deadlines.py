@@ -1,11 +1,11 @@
 """Deadlines: how long one call waits for each of WeChat, Redis and SQLite, over all its trips."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["one_call", "trip", "without_call"]
+__all__ = ["begin_trip", "one_call", "running_call", "trip", "without_call"]
 
 
 class _Account:
@@ -33,40 +33,55 @@ class _Account:
 class _Call:
     """A call, and its accounts by the names of the systems.
 
+    Args:
+        begun_at: when it began, by `time.monotonic()`, if it has waited since.
+
     Attributes:
         is_over: whether it has ended. Tasks that it began may go on, and then are on their own.
     """
 
-    def __init__(self) -> None:
-        self.accounts: dict[str, _Account] = {}
+    def __init__(self, begun_at: float | None) -> None:
+        self._waited = 0.0 if begun_at is None else time.monotonic() - begun_at
+        self._accounts: dict[str, _Account] = {}
         self.is_over = False
 
+    def account(self, system: str, longest: float) -> _Account:
+        """What it may still wait for a system."""
+        account = self._accounts.get(system)
+        if account is None:
+            account = self._accounts[system] = _Account(longest - self._waited)
+        return account
 
-_call: ContextVar[_Call | None] = ContextVar("mpauthx_call", default=None)
+
+running_call: ContextVar[_Call | None] = ContextVar("mpauthx_call", default=None)
 
 
 @contextmanager
-def one_call() -> Iterator[None]:
-    """All trips that are made inside are those of one call, unless they are of an outer one."""
+def one_call(begun_at: float | None = None) -> Iterator[None]:
+    """All trips that are made inside are those of one call, unless they are of an outer one.
+
+    Args:
+        begun_at: when the call began, by `time.monotonic()`, if it has waited since.
+    """
     if _running() is not None:
         yield
         return
-    call = _Call()
-    token = _call.set(call)
+    call = _Call(begun_at)
+    token = running_call.set(call)
     try:
         yield
     finally:
         call.is_over = True
-        _call.reset(token)
+        running_call.reset(token)
 
 
 def without_call() -> None:
     """In a task that works for many: its trips are nobody's in particular from now on."""
-    _call.set(None)
+    running_call.set(None)
 
 
 def _running() -> _Call | None:
-    call = _call.get()
+    call = running_call.get()
     return None if call is None or call.is_over else call
 
 
@@ -85,11 +100,22 @@ def trip(system: str, longest: float) -> Iterator[float]:
     if call is None:
         yield longest
         return
-    account = call.accounts.get(system)
-    if account is None:
-        account = call.accounts[system] = _Account(longest)
+    account = call.account(system, longest)
     left = account.begin()
     try:
         yield left
     finally:
         account.end()
+
+
+def begin_trip(system: str, longest: float) -> tuple[float, Callable[[], None]] | None:
+    """Begin a trip that ends elsewhere: as `trip`, for what is no block of code.
+
+    Returns:
+        How many seconds are left, and a function that ends the trip; None outside any call.
+    """
+    call = _running()
+    if call is None:
+        return None
+    account = call.account(system, longest)
+    return account.begin(), account.end

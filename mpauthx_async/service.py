@@ -12,6 +12,7 @@ from .bans import Bans
 from .code_exchange import CodeExchange, ComponentExchange
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
+from .deadlines import one_call
 from .devices import Device
 from .erasure import Erasure
 from .errors import (
@@ -420,10 +421,11 @@ class MPAuthX:
             if ref is None:
                 self._sessions.count_refused()
                 return False
+            begun_at = time.monotonic()
             end = await self._sessions.end_of(ref, token)
             if end is not None and end > 0 and not self._slides:
                 return True  # by far the most frequent case
-            return await self._sessions.conclude(ref, end)
+            return await self._sessions.conclude(ref, end, begun_at)
         except BaseException as error:  # here, because a decorator would take its time
             del token
             clear_frames(error)
@@ -450,14 +452,16 @@ class MPAuthX:
             if not self._calls.is_open:  # as in is_token_valid, for it is as frequent
                 self._calls.check_here()
             ref = self._signer.verify(token)
+            begun_at = time.monotonic()
             if ref is not None:
                 end = await self._sessions.end_of(ref, token)
                 is_alive = end is not None and end > 0 and not self._slides
-                if is_alive or await self._sessions.conclude(ref, end):
+                if is_alive or await self._sessions.conclude(ref, end, begun_at):
                     return Identity(ref.user_id, ref.nonce, ref.sku, str(token))
             else:
                 self._sessions.count_refused()
-            status = await self._sessions.status(token)
+            with one_call(begun_at):
+                status = await self._sessions.status(token)
         except BaseException as error:  # here, because a decorator would take its time
             del token
             clear_frames(error)

@@ -22,7 +22,7 @@ from .flights import Flights
 from .models import CodeSession, SessionRef, UserEncryptKey
 from .sealing import SessionKeySealer, split_open_id, with_open_id
 from .sessions import Sessions, invalid_token
-from .stores import SessionKeyStore, TokenStore
+from .stores import SessionKeyStore, TokenStore, longest_wait, system_of
 from .userdata import decrypt_user_data
 from .wechat import WeChatAPI
 
@@ -59,7 +59,12 @@ class SessionKeys:
         self._sealer = sealer
         self._tokens = tokens
         self._connections = connections
-        self._finds = Coalescer(events.watched("session_key", self._find), max_in_flight=2)
+        self._finds = Coalescer(
+            events.watched("session_key", self._find),
+            max_in_flight=2,
+            longest_wait=longest_wait(tokens),
+            system=system_of(tokens),
+        )
         self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
         self._resets: Flights[SessionRef, None] = Flights()
 

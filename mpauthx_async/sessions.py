@@ -5,10 +5,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from .coalescer import Coalescer, answers_of
 from .constants import TokenStatus
+from .deadlines import one_call
 from .errors import (
     ConfigurationError,
     InvalidTokenError,
@@ -21,7 +22,7 @@ from .events import Events, Revoked, Rotated, TokenReuseDetected, TokensValidate
 from .models import AuthResult, OnlinePage, Session, SessionRef, Subject, User
 from .near_cache import NearCache, NearCaching
 from .store_boundary import only_store_errors
-from .stores import TokenStore, UserStore, longest_wait
+from .stores import TokenStore, UserStore, longest_wait, system_of
 from .subjects import Subjects
 from .tokens import TokenSigner, is_nonce
 
@@ -34,6 +35,11 @@ Answer = TypeVar("Answer")
 _LARGEST_PAGE = 1000  # users
 _ROTATED_TTL = 90 * 86_400_000  # milliseconds that a session lives at most by rotation
 _RENEWED = 32_768  # sessions whose next renewal is remembered, some 300 bytes each
+
+
+class _Bound(TypedDict):
+    longest_wait: float | None
+    system: str
 
 
 class Sessions:
@@ -82,17 +88,15 @@ class Sessions:
         self._shares = shares
         self._grace = grace
         self._clock = clock
-        wait = longest_wait(tokens)
-        self._lookups = Coalescer(self._lookup, max_in_flight=2, longest_wait=wait)
-        self._reads = Coalescer(events.watched("read", self._read), longest_wait=wait)
-        self._lists: Coalescer[Subject, Sequence[Session]] = Coalescer(
-            self._list, longest_wait=wait
-        )
-        self._revocations = Coalescer(events.watched("revoke", tokens.revoke), longest_wait=wait)
+        bound: _Bound = {"longest_wait": longest_wait(tokens), "system": system_of(tokens)}
+        self._lookups = Coalescer(self._lookup, max_in_flight=2, **bound)
+        self._reads = Coalescer(events.watched("read", self._read), **bound)
+        self._lists: Coalescer[Subject, Sequence[Session]] = Coalescer(self._list, **bound)
+        self._revocations = Coalescer(events.watched("revoke", tokens.revoke), **bound)
         self._rotations = Coalescer(
             events.watched("rotate", self._rotate), longest_wait=longest_wait(users, tokens)
         )
-        self._reuses = Coalescer(events.watched("end_reused", self._end_reused), longest_wait=wait)
+        self._reuses = Coalescer(events.watched("end_reused", self._end_reused), **bound)
         self._renewals = Coalescer(events.watched("renew", self._renew), max_in_flight=1)
         self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None
         # What may be asked before `end_of`; not where lives slide, for a use has to be noted.
@@ -111,11 +115,20 @@ class Sessions:
             return self._lookups.submit(ref)
         return self._end_by_near_cache(ref, token, self._near)
 
-    async def conclude(self, ref: SessionRef, end: int | None) -> bool:
-        """Tell by its session's end whether a token is good, and do what follows from its use."""
+    async def conclude(
+        self, ref: SessionRef, end: int | None, begun_at: float | None = None
+    ) -> bool:
+        """Tell by its session's end whether a token is good, and do what follows from its use.
+
+        Args:
+            ref: the session.
+            end: what `end_of` answered.
+            begun_at: when the call began, by `time.monotonic()`, if it is not within `one_call`.
+        """
         if end is None or end <= 0:
             if end == TokenStatus.rotated:
-                await self._reuses.submit(ref)
+                with one_call(begun_at):
+                    await self._reuses.submit(ref)
             return False
         if self._absolute_ttl is not None:
             self._renew_if_due(ref)

@@ -258,6 +258,8 @@ class RedisTokenStore:
         self._tracking.subscribe(cache)
         return cache
 
+    system = "Redis"
+
     @property
     def longest_wait(self) -> float:
         """How long a call waits for it at most, in seconds."""
