@@ -16,6 +16,7 @@ from .frames import methods_clear_frames
 from .record_sealer import RecordSealer
 from .stores import Records
 from .stores.records import within_lock
+from .wechat_http import waiting_for_wechat
 from .wechat_text import is_credential
 
 __all__ = ["AccessToken", "AppAccessToken", "AuthorizerAccessToken"]
@@ -93,7 +94,8 @@ class AppAccessToken:
         if known is not None and known.token != refused and self._is_good(known):
             return known.token
         # Not of the text: in debug mode asyncio logs the results of futures.
-        kept = await self._renewals.join(refused, partial(self._renew, refused))
+        with waiting_for_wechat():
+            kept = await self._renewals.join(refused, partial(self._renew, refused))
         return kept.token
 
     async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:

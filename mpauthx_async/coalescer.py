@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain, islice, repeat
 from typing import Generic, TypeVar
 
-from .deadlines import without_call
+from .deadlines import begin_trip, running_call, without_call
 from .errors import ClosedError, MPAuthXError, PartialStoreError, StoreError
 from .frames import clear_frames
 from .open_calls import belongs_elsewhere
@@ -43,6 +43,8 @@ class Coalescer(Generic[Item, Result]):
         max_in_flight: the most batches on their way at once.
         longest_wait: how long a caller waits at most, in seconds: then it gets a StoreError, and
             the batch goes on without it. None for as long as it takes.
+        system: what `run` waits for, alone. Then a call that waits for several batches in turn,
+            or makes trips to that system itself, has `longest_wait` for all of them.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class Coalescer(Generic[Item, Result]):
         max_batch: int = 500,
         max_in_flight: int = 4,
         longest_wait: float | None = None,
+        system: str | None = None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_in_flight = max_in_flight
         self._waiting: _Batch[Item, Result] = {}
         self._longest_wait = longest_wait
+        self._system = system
         self._in_flight: dict[asyncio.Task[None], tuple[float, _Batch[Item, Result]]] = {}
         self._waiting_since: dict[Item, float] = {}  # of those that were there at the last sweep
         self._sweep: asyncio.TimerHandle | None = None
@@ -95,6 +99,8 @@ class Coalescer(Generic[Item, Result]):
         if not self._dispatch_scheduled:
             self._dispatch_scheduled = True
             loop.call_soon(self._dispatch)
+        if running_call.get() is not None:
+            self._charge(future)
         return future
 
     async def landed(self) -> None:
@@ -109,6 +115,19 @@ class Coalescer(Generic[Item, Result]):
             self._dispatch()
             if self._in_flight:
                 await asyncio.wait(set(self._in_flight))
+
+    def _charge(self, future: "asyncio.Future[Result]") -> None:
+        """Let the running call wait no longer than what it has left."""
+        if self._system is None or self._longest_wait is None:
+            return
+        trip = begin_trip(self._system, self._longest_wait)
+        if trip is None:
+            return
+        left, end = trip
+        future.add_done_callback(lambda _: end())
+        if left < self._longest_wait:  # else the sweep is enough
+            overdue = future.get_loop().call_later(left, _fail_overdue, (future,))
+            future.add_done_callback(lambda _: overdue.cancel())
 
     def _dispatch(self) -> None:
         self._dispatch_scheduled = False
@@ -160,10 +179,7 @@ class Coalescer(Generic[Item, Result]):
             if now - since > longest_wait - interval:
                 del self._waiting_since[item]
                 overdue.append(self._waiting.pop(item))
-        if late := [one for one in chain.from_iterable(overdue) if not one.done()]:
-            error = _overdue()
-            log_store_error(error)
-            settle(late, error)
+        _fail_overdue(chain.from_iterable(overdue))
         if self._in_flight:
             self._sweep_after(longest_wait)
 
@@ -230,11 +246,15 @@ def settle(futures: "Iterable[asyncio.Future[Result]]", outcome: Result | BaseEx
     return anybody
 
 
-def _overdue() -> StoreError:
-    return StoreError(
-        "The store did not answer in time; it may yet do what it was asked. The call can be "
-        "repeated."
-    )
+def _fail_overdue(futures: "Iterable[asyncio.Future[Result]]") -> None:
+    """Tell the callers of those that are not done that the store did not answer in time."""
+    if late := [future for future in futures if not future.done()]:
+        error = StoreError(
+            "The store did not answer in time; it may yet do what it was asked. The call can be "
+            "repeated."
+        )
+        log_store_error(error)
+        settle(late, error)
 
 
 def _copy(error: BaseException) -> BaseException:

@@ -1,9 +1,10 @@
 """Deadlines: how long one call waits for each of WeChat, Redis and SQLite, over all its trips."""
 
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 
-__all__ = ["one_call", "trip", "without_call"]
+__all__ = ["begin_trip", "one_call", "running_call", "trip", "without_call"]
 
 
 class _Account:
@@ -33,45 +34,64 @@ class _Account:
 class _Call:
     """A call, and its accounts by the names of the systems.
 
+    Args:
+        begun_at: when it began, by `time.monotonic()`, if it has waited since.
+
     Attributes:
         is_over: whether it has ended. Tasks that it began may go on, and then are on their own.
     """
 
-    __slots__ = ("accounts", "is_over")
+    __slots__ = ("_accounts", "_waited", "is_over")
 
-    def __init__(self) -> None:
-        self.accounts: dict[str, _Account] = {}
+    def __init__(self, begun_at: float | None) -> None:
+        self._waited = 0.0 if begun_at is None else time.monotonic() - begun_at
+        self._accounts: dict[str, _Account] = {}
         self.is_over = False
 
+    def account(self, system: str, longest: float) -> _Account:
+        """What it may still wait for a system."""
+        account = self._accounts.get(system)
+        if account is None:
+            account = self._accounts[system] = _Account(longest - self._waited)
+        return account
 
-_call: ContextVar[_Call | None] = ContextVar("mpauthx_call", default=None)
+
+running_call: ContextVar[_Call | None] = ContextVar("mpauthx_call", default=None)
 
 
 # The two are classes, not generators with @contextmanager: each login has them while it waits for
 # WeChat, and a garbage collection visits the five objects of each of those.
 class one_call:  # noqa: N801 (it is called as a function)
-    """All trips that are made inside are those of one call, unless they are of an outer one."""
+    """All trips that are made inside are those of one call, unless they are of an outer one.
 
-    __slots__ = ("_begun", "_token")
+    Args:
+        begun_at: when the call began, by `time.monotonic()`, if it has waited since.
+    """
+
+    __slots__ = ("_begun", "_begun_at", "_token")
+
+    def __init__(self, begun_at: float | None = None) -> None:
+        self._begun_at = begun_at
+        self._begun: _Call | None = None
 
     def __enter__(self) -> None:
-        self._begun = None if _running() is not None else _Call()
-        if self._begun is not None:
-            self._token = _call.set(self._begun)
+        if _running() is None:
+            self._begun = _Call(self._begun_at)
+            self._token = running_call.set(self._begun)
 
     def __exit__(self, *_: object) -> None:
         if self._begun is not None:
             self._begun.is_over = True
-            _call.reset(self._token)
+            running_call.reset(self._token)
 
 
 def without_call() -> None:
     """In a task that works for many: its trips are nobody's in particular from now on."""
-    _call.set(None)
+    running_call.set(None)
 
 
 def _running() -> _Call | None:
-    call = _call.get()
+    call = running_call.get()
     return None if call is None or call.is_over else call
 
 
@@ -94,12 +114,22 @@ class trip:  # noqa: N801 (it is called as a function)
         call = _running()
         if call is None:
             return self._longest
-        account = call.accounts.get(self._system)
-        if account is None:
-            account = call.accounts[self._system] = _Account(self._longest)
-        self._account = account
-        return account.begin()
+        self._account = call.account(self._system, self._longest)
+        return self._account.begin()
 
     def __exit__(self, *_: object) -> None:
         if self._account is not None:
             self._account.end()
+
+
+def begin_trip(system: str, longest: float) -> tuple[float, Callable[[], None]] | None:
+    """Begin a trip that ends elsewhere: as `trip`, for what is no block of code.
+
+    Returns:
+        How many seconds are left, and a function that ends the trip; None outside any call.
+    """
+    call = _running()
+    if call is None:
+        return None
+    account = call.account(system, longest)
+    return account.begin(), account.end

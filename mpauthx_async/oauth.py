@@ -42,7 +42,7 @@ from .stores.oauth_tokens import GuardedOAuthTokenStore
 from .stores.records import within_lock
 from .userdata import check_sealed, decrypt_user_data
 from .wechat import WeChatAPI, check_lang
-from .wechat_http import API_HOSTS, is_address
+from .wechat_http import API_HOSTS, is_address, waiting_for_wechat
 
 __all__ = ["PAGE_BASE", "WeChatOAuth"]
 
@@ -484,7 +484,8 @@ class WeChatOAuth:
         return None
 
     async def _refreshed(self, stale: OAuthToken) -> OAuthToken:
-        return await self._refreshes.join(stale, partial(self._refresh, stale))
+        with waiting_for_wechat():
+            return await self._refreshes.join(stale, partial(self._refresh, stale))
 
     async def _refresh(self, stale: OAuthToken) -> OAuthToken:
         """Refresh a token while all other processes are kept out, unless one of them has."""

@@ -420,10 +420,11 @@ class MPAuthX:
             if ref is None:
                 self._sessions.count_refused()
                 return False
+            begun_at = time.monotonic()
             end = await self._sessions.end_of(ref, token)
             if end is not None and end > 0 and not self._slides:
                 return True  # by far the most frequent case
-            return await self._sessions.conclude(ref, end)
+            return await self._sessions.conclude(ref, end, begun_at) is TokenStatus.active
         except BaseException as error:  # here, because a decorator would take its time
             del token
             clear_frames(error)
@@ -450,14 +451,18 @@ class MPAuthX:
             if not self._calls.is_open:  # as in is_token_valid, for it is as frequent
                 self._calls.check_here()
             ref = self._signer.verify(token)
-            if ref is not None:
-                end = await self._sessions.end_of(ref, token)
-                is_alive = end is not None and end > 0 and not self._slides
-                if is_alive or await self._sessions.conclude(ref, end):
-                    return Identity(ref.user_id, ref.nonce, ref.sku, str(token))
-            else:
+            status = TokenStatus.unknown
+            if ref is None:
                 self._sessions.count_refused()
-            status = await self._sessions.status(token)
+            else:
+                begun_at = time.monotonic()
+                end = await self._sessions.end_of(ref, token)
+                if end is None or end <= 0 or self._slides:
+                    status = await self._sessions.conclude(ref, end, begun_at)
+                else:
+                    status = TokenStatus.active
+                if status is TokenStatus.active:
+                    return Identity(ref.user_id, ref.nonce, ref.sku, str(token))
         except BaseException as error:  # here, because a decorator would take its time
             del token
             clear_frames(error)

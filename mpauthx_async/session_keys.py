@@ -23,7 +23,7 @@ from .models import CodeSession, SessionRef, UserEncryptKey
 from .sealing import SessionKeySealer, split_open_id, with_open_id
 from .sessions import Sessions, invalid_token
 from .shards import AnyCoalescer, coalescer_for, subject_of
-from .stores import SessionKeyStore, TokenStore
+from .stores import SessionKeyStore, TokenStore, longest_wait, system_of
 from .userdata import decrypt_user_data
 from .wechat import WeChatAPI
 
@@ -65,6 +65,8 @@ class SessionKeys:
             events.watched("session_key", self._find),
             subjects_of=subject_of,
             max_in_flight=2,
+            longest_wait=longest_wait(tokens),
+            system=system_of(tokens),
         )
         self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
         self._resets: Flights[SessionRef, None] = Flights()

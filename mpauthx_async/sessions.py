@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from .coalescer import answers_of
 from .constants import TokenStatus
+from .deadlines import one_call
 from .errors import (
     ConfigurationError,
     InvalidTokenError,
@@ -22,7 +23,7 @@ from .models import AuthResult, OnlinePage, Session, SessionRef, Subject, User
 from .near_cache import NearCache, NearCaching
 from .shards import AnyCoalescer, coalescer_for, subject_of
 from .store_boundary import only_store_errors
-from .stores import TokenStore, UserStore, longest_wait
+from .stores import TokenStore, UserStore, longest_wait, system_of
 from .subjects import Subjects
 from .tokens import TokenSigner, is_nonce
 
@@ -87,11 +88,18 @@ class Sessions:
         self._lookups = self._coalescer(self._lookup, wait, max_in_flight=2)
         self._reads = self._coalescer(events.watched("read", self._read), wait)
         self._lists: AnyCoalescer[Subject, Sequence[Session]] = coalescer_for(
-            tokens, self._list, subjects_of=lambda subject: (subject,), longest_wait=wait
+            tokens,
+            self._list,
+            subjects_of=lambda subject: (subject,),
+            longest_wait=wait,
+            system=system_of(tokens),
         )
         self._revocations = self._coalescer(events.watched("revoke", tokens.revoke), wait)
-        self._rotations = self._coalescer(
-            events.watched("rotate", self._rotate), longest_wait(users, tokens)
+        self._rotations: AnyCoalescer[SessionRef, AuthResult] = coalescer_for(
+            tokens,
+            events.watched("rotate", self._rotate),
+            subjects_of=subject_of,
+            longest_wait=longest_wait(users, tokens),
         )
         self._reuses = self._coalescer(events.watched("end_reused", self._end_reused), wait)
         self._renewals = self._coalescer(
@@ -114,15 +122,28 @@ class Sessions:
             return self._lookups.submit(ref)
         return self._end_by_near_cache(ref, token, self._near)
 
-    async def conclude(self, ref: SessionRef, end: int | None) -> bool:
-        """Tell by its session's end whether a token is good, and do what follows from its use."""
-        if end is None or end <= 0:
-            if end == TokenStatus.rotated:
-                await self._reuses.submit(ref)
-            return False
-        if self._absolute_ttl is not None:
-            self._renew_if_due(ref)
-        return True
+    async def conclude(
+        self, ref: SessionRef, end: int | None, begun_at: float | None = None
+    ) -> TokenStatus:
+        """Tell by its session's end what has become of a token, and do what follows from its use.
+
+        Args:
+            ref: the session.
+            end: what `end_of` answered.
+            begun_at: when the call began, by `time.monotonic()`, if it is not within `one_call`.
+        """
+        if end is None:
+            return TokenStatus.unknown
+        if end > 0:
+            if self._absolute_ttl is not None:
+                self._renew_if_due(ref)
+            return TokenStatus.active
+        status = TokenStatus(end)
+        if status is not TokenStatus.rotated:
+            return status
+        with one_call(begun_at):
+            is_theft = await self._reuses.submit(ref)
+        return TokenStatus.reused if is_theft else status
 
     async def status(self, token: object) -> TokenStatus:
         """Tell what has become of a token."""
@@ -136,14 +157,20 @@ class Sessions:
 
     async def find(self, token: object) -> Session | None:
         """Read the session of a token; None when the token is not good."""
-        ref = await self._alive(token)
-        return None if ref is None else await self._reads.submit(ref)
+        try:
+            ref = await self.current(token)
+        except InvalidTokenError:
+            return None
+        return await self._reads.submit(ref)
 
     async def current(self, token: object) -> SessionRef:
         """The session of a token; InvalidTokenError when the token is not good."""
-        ref = await self._alive(token)
+        ref = self._signer.verify(token)
         if ref is None:
-            raise invalid_token(await self.status(token))
+            raise invalid_token(TokenStatus.unknown)
+        status = await self.conclude(ref, await self.end_of(ref, token))
+        if status is not TokenStatus.active:
+            raise invalid_token(status)
         return ref
 
     async def of_user(self, user_id: str) -> list[Session]:
@@ -233,14 +260,8 @@ class Sessions:
             subjects_of=subject_of,
             max_in_flight=max_in_flight,
             longest_wait=wait,
+            system=system_of(self._tokens),
         )
-
-    async def _alive(self, token: object) -> SessionRef | None:
-        """The session of a token that is good, else None."""
-        ref = self._signer.verify(token)
-        if ref is None or not await self.conclude(ref, await self.end_of(ref, token)):
-            return None
-        return ref
 
     async def _end_by_near_cache(
         self, ref: SessionRef, token: object, near: NearCache

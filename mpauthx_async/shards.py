@@ -75,6 +75,7 @@ def coalescer_for(
     max_batch: int = 500,
     max_in_flight: int = 4,
     longest_wait: float | None = None,
+    system: str | None = None,
 ) -> AnyCoalescer[Item, Result]:
     """Make a Coalescer of calls to a store: one for each shard, if it has any.
 
@@ -85,11 +86,16 @@ def coalescer_for(
         max_batch: as for a Coalescer.
         max_in_flight: likewise, for each shard.
         longest_wait: likewise.
+        system: likewise.
     """
 
     def make() -> Coalescer[Item, Result]:
         return Coalescer(
-            run, max_batch=max_batch, max_in_flight=max_in_flight, longest_wait=longest_wait
+            run,
+            max_batch=max_batch,
+            max_in_flight=max_in_flight,
+            longest_wait=longest_wait,
+            system=system,
         )
 
     shard_of = sharding_of(store)

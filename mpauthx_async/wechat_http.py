@@ -7,6 +7,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -35,7 +36,7 @@ from .failure_log import failures, is_expected
 from .frames import clear_frames
 from .wechat_text import parse_json
 
-__all__ = ["API_HOSTS", "WeChatHTTP", "is_address"]
+__all__ = ["API_HOSTS", "WeChatHTTP", "is_address", "waiting_for_wechat"]
 
 API_HOSTS = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
 """WeChat's general API host, and the fallback that it publishes."""
@@ -138,7 +139,7 @@ class WeChatHTTP:
         failure: MPAuthXError | None = None
         asked = dict.fromkeys(self._hosts, 0)
         hosts = deque(asked)
-        with trip("WeChat", LONGEST_WAIT) as seconds:
+        with waiting_for_wechat() as seconds:
             deadline = time.monotonic() + seconds
             while hosts:
                 if asked[hosts[0]]:
@@ -378,6 +379,11 @@ def _connection_failed(error: Exception) -> ConnectionFailedError:
     return ConnectionFailedError(
         f"The connection to WeChat broke before an answer came ({name}). {_CODE_MAY_BE_CONSUMED}"
     )
+
+
+def waiting_for_wechat() -> AbstractContextManager[float]:
+    """What is awaited inside counts as waiting for WeChat; gives the seconds that are left."""
+    return trip("WeChat", LONGEST_WAIT)
 
 
 def is_address(api_base: object) -> bool:

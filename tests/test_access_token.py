@@ -4,6 +4,7 @@ import asyncio
 import json
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -25,9 +26,11 @@ from mpauthx_async import (
     WeChatAPIError,
     WeChatSimulator,
 )
+from mpauthx_async.deadlines import one_call
 from mpauthx_async.record_sealer import RecordSealer
 from mpauthx_async.simulator import Fault
 from mpauthx_async.stores import open_records
+from mpauthx_async.wechat_http import waiting_for_wechat
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer
@@ -254,6 +257,29 @@ async def test_a_token_that_ends_at_once_is_given_and_not_kept(
     fetch.expires_in = expires_in
     assert await access.get() == await access.get() == "token-1"
     assert fetch.asked == [False, False]
+
+
+async def test_the_wait_for_a_token_counts_as_waiting_for_wechat(
+    access: AppAccessToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, ahead = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now() + ahead)
+    fetch = access._fetch
+
+    async def slow(force: bool) -> tuple[str, int]:
+        nonlocal ahead
+        ahead += 7
+        return await fetch(force)
+
+    async def ask(access_token: str) -> float:
+        with waiting_for_wechat() as left:
+            return left
+
+    monkeypatch.setattr(access, "_fetch", slow)
+    with one_call():
+        assert 0 < await access.call(ask) <= 3
+    with one_call():
+        assert await access.call(ask) == 10  # the token is known now
 
 
 # When WeChat refuses it

@@ -3,8 +3,10 @@
 import asyncio
 import gzip
 import json
+import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 import aiohttp
 import pytest
@@ -15,7 +17,9 @@ from mpauthx_async import (
     InvalidResponseError,
     MPAuthX,
     NewSession,
+    RedisTokenStore,
     Session,
+    SessionRef,
     StoreError,
     Subject,
     WeChatSimulator,
@@ -28,6 +32,7 @@ from mpauthx_async.deadlines import one_call, trip
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .outages import turns
+from .redis_server import RedisServer
 from .service_calls import log_in
 from .test_service import make
 from .test_wechat import SESSION_KEY, Act, Answer, Resolver, Server, asking, refused, success
@@ -272,3 +277,115 @@ class TestLongAnswers:
             assert (await wechat.code_to_session("code")).open_id == "bob"
         (head,) = server.requests
         assert "accept-encoding: gzip\r\n" in head.lower()  # whatever else is installed
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> Late:
+    """Sets all clocks ahead, the event loop's too."""
+    ahead, now = Late(), time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + ahead.seconds)
+    return ahead
+
+
+class SlowOnce(RedisTokenStore):
+    """A store on Redis: once armed, the next lookup takes four seconds, and then Redis hangs."""
+
+    def __init__(self, server: RedisServer, ahead: Late) -> None:
+        super().__init__(server.url)
+        self.is_armed = False
+        self.hangs = asyncio.Event()
+        self._server = server
+        self._ahead = ahead
+
+    async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
+        ends = await super().lookup(refs)
+        if self.is_armed:
+            self.is_armed = False
+            self._ahead.seconds += 4
+            self._server.pause()
+            self.hangs.set()
+        return ends
+
+
+async def a_good_token(auth: MPAuthX, wx: WeChatSimulator) -> str:
+    return (await log_in(auth, wx)).token
+
+
+async def a_revoked_token(auth: MPAuthX, wx: WeChatSimulator) -> str:
+    token = await a_good_token(auth, wx)
+    await auth.revoke(token)
+    return token
+
+
+async def a_rotated_token(auth: MPAuthX, wx: WeChatSimulator) -> str:
+    token = await a_good_token(auth, wx)
+    await auth.rotate(token)
+    return token
+
+
+@pytest.mark.parametrize(
+    ("token_of", "call"),
+    [
+        (a_good_token, lambda auth, token: auth.session(token)),
+        (a_good_token, lambda auth, token: auth.decrypt(token, SESSION_KEY, SESSION_KEY)),
+        (a_revoked_token, lambda auth, token: auth.authenticate(token)),
+        (a_revoked_token, lambda auth, token: auth.decrypt(token, SESSION_KEY, SESSION_KEY)),
+        (a_rotated_token, lambda auth, token: auth.is_token_valid(token)),
+        (a_rotated_token, lambda auth, token: auth.authenticate(token)),
+    ],
+    ids=[
+        "session",
+        "decrypt",
+        "authenticate-dead",
+        "decrypt-dead",
+        "is_token_valid-reused",
+        "authenticate-reused",
+    ],
+)
+async def test_a_call_that_waits_for_two_batches_has_one_deadline_for_redis(
+    make: Make,
+    wx: WeChatSimulator,
+    server: RedisServer,
+    ahead: Late,
+    token_of: Callable[[MPAuthX, WeChatSimulator], Awaitable[str]],
+    call: Callable[[MPAuthX, str], Coroutine[Any, Any, object]],
+) -> None:
+    store = SlowOnce(server, ahead)
+    async with store, make(tokens=store, users=MemoryUsers(), rotation_grace=0) as auth:
+        token = await token_of(auth, wx)
+        store.is_armed = True
+        waiting = asyncio.create_task(call(auth, token))
+        try:
+            hangs = asyncio.create_task(store.hangs.wait())
+            await asyncio.wait((waiting, hangs), return_when=asyncio.FIRST_COMPLETED)
+            assert not waiting.done()
+            await turns(20)
+            ahead.seconds += 0.5
+            await turns(20)
+            assert not waiting.done()
+            ahead.seconds += 0.5
+            with pytest.raises(StoreError, match="did not answer in time"):
+                await waiting
+        finally:
+            server.resume()
+
+
+async def test_a_cancelled_caller_of_a_second_batch_ends_its_trip() -> None:
+    gate = asyncio.Event()
+
+    async def run(items: Sequence[int]) -> Sequence[int]:
+        await gate.wait()
+        return items
+
+    calls: Coalescer[int, int] = Coalescer(run, longest_wait=1000, system="Redis")
+    with one_call():
+        for item in range(2):
+            future = calls.submit(item)
+            future.cancel()
+            await turns(2)
+        with trip("Redis", 1000) as first:
+            await turns(2)
+        with trip("Redis", 1000) as second:
+            assert second < first < 1000
+    gate.set()
+    await calls.close()

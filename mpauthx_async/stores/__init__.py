@@ -58,6 +58,7 @@ __all__ = [
     "open_records",
     "open_token_store",
     "open_user_store",
+    "system_of",
 ]
 
 
@@ -309,6 +310,14 @@ def longest_wait(*stores: object) -> float | None:
     waits = [getattr(store, "longest_wait", None) for store in stores]
     known = [wait for wait in waits if isinstance(wait, (int, float))]
     return sum(known) if len(known) == len(waits) else None
+
+
+def system_of(store: object) -> str:
+    """What a store waits for, as its own trips name it; a custom store is a system of its own.
+
+    A store says it by an attribute of the name `system`.
+    """
+    return str(getattr(store, "system", "tokens"))
 
 
 @clears_frames

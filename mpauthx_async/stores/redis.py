@@ -265,6 +265,8 @@ class RedisTokenStore:
             nodes.name_of(bucket_of(*subject)) for subject in subjects
         )
 
+    system = "Redis"
+
     @property
     def longest_wait(self) -> float:
         """How long a call waits for it at most, in seconds."""

@@ -313,6 +313,8 @@ class SqliteTokenStore:
 
         return await self._write(replace_key)
 
+    system = "SQLite"
+
     @property
     def longest_wait(self) -> float:
         """How long a call waits for it at most, in seconds: `busy_timeout` and one."""
