@@ -255,15 +255,17 @@ async def test_what_waits_for_an_answer_gets_it_while_the_slots_are_learned(
     moving, waiting = World(sku_of("kiosk")), World(sku_of("kiosk", primary=2))
     await moving.begin(store, client)
     await waiting.begin(store, client)
-    busy = servers.primaries[2]
-    ask(busy, "CLIENT", "PAUSE", 60_000, "WRITE")
-    unbanned = asyncio.ensure_future(store.unban(waiting.carol))
-    await until(is_blocked(busy))
     slot = MovingSlot(servers, bucket_key("o", moving.alice))
     slot.finish()
-    await store.lookup(moving.of_alice)
-    await until_kept_on(slot.target, moving, store)
-    ask(busy, "CLIENT", "UNPAUSE")
+    busy = servers.primaries[2]
+    ask(busy, "CLIENT", "PAUSE", 60_000, "WRITE")
+    try:
+        unbanned = asyncio.ensure_future(store.unban(waiting.carol))
+        await until(is_blocked(busy))
+        await store.lookup(moving.of_alice)
+        await until_kept_on(slot.target, moving, store)
+    finally:
+        ask(busy, "CLIENT", "UNPAUSE")
     assert await unbanned is True
 
 
