@@ -1,13 +1,14 @@
 """Ways to exchange the code of `wx.login` for a session, and that of a web login for tokens."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, ConnectionFailedError
 from .failure_log import invalid_answer
 from .models import CodeSession
-from .wechat_http import API_HOSTS, WeChatHTTP
+from .wechat_http import API_HOSTS, WeChatHTTP, waiting_for_wechat
 from .wechat_text import is_credential, is_user_id, union_id_of
 
 __all__ = [
@@ -216,9 +217,18 @@ async def token_of(give: Callable[[], Awaitable[str]], name: str) -> str:
 
     Raises:
         ConfigurationError: it is not a token.
+        ConnectionFailedError: the function did not return within the 10 seconds that a call has for
+            WeChat.
         And what the function raises.
     """
-    token: object = await give()
+    with waiting_for_wechat() as seconds:
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                token: object = await give()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ConnectionFailedError(f"{name} did not return in time.", sent=False) from None
     if not is_credential(token):
         raise ConfigurationError(
             f"{name} must return WeChat's token: a text of up to 1,024 ASCII characters, not empty."

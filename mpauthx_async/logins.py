@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 from .bans import Bans
 from .coalescer import Coalescer, answers_of, settle
 from .connections import Connections
-from .deadlines import one_call
+from .deadlines import one_call, without_call
 from .devices import NO_DEVICE, Device
 from .errors import (
     BannedError,
@@ -192,8 +192,9 @@ class Logins:
         """Give a known user a token that ends all their others."""
         self._check_open()
         caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
-        answer = self._refreshes.submit(_Refresh(user_id))
-        answer.add_done_callback(partial(self._answer, caller))
+        refresh = _Refresh(user_id)
+        answer = self._refreshes.submit(refresh)
+        answer.add_done_callback(partial(self._answer, refresh, caller))
         try:
             return await caller
         except asyncio.CancelledError:
@@ -249,6 +250,7 @@ class Logins:
             self._give_up(outcome)
 
     async def _trade(self, login: "_Login") -> None:
+        without_call()  # that of its first caller, who may leave
         try:
             with one_call():
                 login.traded = await login.trade(login.code)
@@ -289,11 +291,17 @@ class Logins:
         elif isinstance(outcome, Exception):
             self._events.emit(LoginFailed(outcome, seconds))
 
-    def _answer(self, caller: "asyncio.Future[AuthResult]", answer: "asyncio.Future[Any]") -> None:
+    def _answer(
+        self,
+        refresh: "_Refresh",
+        caller: "asyncio.Future[AuthResult]",
+        answer: "asyncio.Future[Any]",
+    ) -> None:
         outcome = _outcome_of(answer)
         if isinstance(outcome, asyncio.Future):
-            outcome.add_done_callback(partial(self._answer, caller))
+            outcome.add_done_callback(partial(self._answer, refresh, caller))
         else:
+            refresh.is_over = True
             self._tell((caller,), outcome)
 
     def _tell(
@@ -328,14 +336,20 @@ class Logins:
         """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
         with one_call():
             results = await self._finish(logins)
-        for login, result in zip(logins, results, strict=True):
-            self._give_up_if_late(login, result)
+        self._give_up_late(logins, results)
         return results
 
-    def _give_up_if_late(self, login: "_Login", result: "_Answer | Exception") -> None:
-        """Give up the answer of a login whose callers have waited too long."""
-        if self._under_way.get(login.key) is not login and not isinstance(result, asyncio.Future):
-            self._give_up(result)
+    def _give_up_late(
+        self, asked: "Sequence[_Login | _Refresh | None]", results: "Sequence[_Answer | Exception]"
+    ) -> None:
+        """Give up the results of those whose callers have waited too long, and were told so."""
+        for one, result in zip(asked, results, strict=True):
+            if isinstance(one, _Refresh):
+                is_over = one.is_over
+            else:
+                is_over = one is not None and self._under_way.get(one.key) is not one
+            if is_over and not isinstance(result, asyncio.Future):
+                self._give_up(result)
 
     async def _finish(self, logins: "Sequence[_Login]") -> "Sequence[_Answer | Exception]":
         now = int(self._clock() * 1000)
@@ -353,15 +367,18 @@ class Logins:
     async def _finish_refreshes(
         self, refreshes: "Sequence[_Refresh]"
     ) -> "Sequence[_Answer | Exception]":
-        found = await answers_of(self._users.get([refresh.user_id for refresh in refreshes]))
-        return await self._issue_all(
-            [
-                _Arrival(user, new_nonce(), None)
-                if isinstance(user, User)
-                else user or _not_found()
-                for user in found
-            ]
-        )
+        with one_call():
+            found = await answers_of(self._users.get([refresh.user_id for refresh in refreshes]))
+            results = await self._issue_all(
+                [
+                    _Arrival(user, new_nonce(), None, refresh=refresh)
+                    if isinstance(user, User)
+                    else user or _not_found()
+                    for refresh, user in zip(refreshes, found, strict=True)
+                ]
+            )
+        self._give_up_late(refreshes, results)
+        return results
 
     async def _issue_all(
         self, arrivals: "Sequence[_Arrival | Exception]"
@@ -400,9 +417,7 @@ class Logins:
     ) -> Sequence[AuthResult | Exception]:
         with one_call():
             results = await self._issue(arrivals)
-        for arrival, result in zip(arrivals, results, strict=True):
-            if arrival.login is not None:
-                self._give_up_if_late(arrival.login, result)
+        self._give_up_late([arrival.login or arrival.refresh for arrival in arrivals], results)
         return results
 
     async def _issue(self, arrivals: "Sequence[_Arrival]") -> Sequence[AuthResult | Exception]:
@@ -612,13 +627,19 @@ class _Arrival:
     sealed_key: str | None
     login: _Login | None = None
     is_new: bool = False
+    refresh: "_Refresh | None" = None
 
 
 @dataclass(slots=True, eq=False)
 class _Refresh:
-    """A refresh that was asked for. No two are equal: each is answered for itself."""
+    """A refresh that was asked for. No two are equal: each is answered for itself.
+
+    Attributes:
+        is_over: whether its caller was told an outcome.
+    """
 
     user_id: str
+    is_over: bool = False
 
 
 _Answer: TypeAlias = "AuthResult | asyncio.Future[AuthResult]"

@@ -48,10 +48,11 @@ async def check_stores(users: UserStore, tokens: TokenStore, records: Records | 
 
 async def _check(name: str, store: object, read: Callable[[], Awaitable[object]]) -> None:
     try:
-        async with asyncio.timeout(_LONGEST_CHECK):
-            with only_store_errors():
-                await (store.check() if isinstance(store, Checkable) else read())
-    except TimeoutError:
-        raise StoreError(f"The {name} did not answer within {_LONGEST_CHECK} seconds.") from None
+        with only_store_errors():
+            try:
+                async with asyncio.timeout(_LONGEST_CHECK):
+                    await (store.check() if isinstance(store, Checkable) else read())
+            except TimeoutError:
+                raise StoreError(f"no answer within {_LONGEST_CHECK} seconds") from None
     except StoreError as error:
         raise StoreError(f"The {name} cannot serve. {error}") from error

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from pathlib import PurePath
 from typing import Any, Self
 
 from .access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
@@ -138,6 +137,7 @@ class MPAuthX:
     ) -> None:
         _check(token_ttl, absolute_ttl, rotation_grace, policy)
         _check_waiting(login_timeout, max_waiting_logins)
+        _check_parts(connections, web, exchange, clock)
         policy = policy or LoginPolicy()
         ttl = int(token_ttl * 1000)
         longest = None if absolute_ttl is None else int(absolute_ttl * 1000)
@@ -1031,7 +1031,11 @@ class MPAuthX:
         return RedisRecords(self._connections) if self._connections.knows_redis else None
 
     def _open(self, store: Any, opener: Callable[[str], Any]) -> Any:
-        if store is None or isinstance(store, PurePath):
+        if (
+            not isinstance(store, str)
+            and not hasattr(store, "lookup")
+            and not hasattr(store, "save")
+        ):
             raise ConfigurationError(
                 "users and tokens must be URLs, such as sqlite:///users.db, or stores: this one is "
                 f"a {type(store).__name__}."
@@ -1062,6 +1066,22 @@ def _check_waiting(login_timeout: object, max_waiting_logins: object) -> None:
     _check_seconds("login_timeout", login_timeout, 0.001)
     if type(max_waiting_logins) is not int or max_waiting_logins < 1:
         raise ConfigurationError("max_waiting_logins must be a whole number above zero.")
+
+
+def _check_parts(connections: object, web: object, exchange: object, clock: object) -> None:
+    """Raise ConfigurationError for ready-made parts that are something else."""
+    parts = (
+        ("connections", "a Connections", connections, isinstance(connections, Connections)),
+        ("web", "a WeChatOAuth", web, isinstance(web, WeChatOAuth)),
+        ("exchange", "a CodeExchange", exchange, hasattr(exchange, "code_to_session")),
+    )
+    for name, wanted, part, fits in parts:
+        if part is not None and not fits:
+            raise ConfigurationError(
+                f"{name} must be {wanted}, or None: this is a {type(part).__name__}."
+            )
+    if not callable(clock):
+        raise ConfigurationError("clock must be a function that returns Unix seconds.")
 
 
 def _check_seconds(name: str, seconds: object, least: float) -> float:

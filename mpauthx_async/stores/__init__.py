@@ -305,11 +305,12 @@ class OAuthTokenStore(Protocol):
 def longest_wait(*stores: object) -> float | None:
     """How long a call waits for stores at most, in seconds; None if one of them does not say.
 
-    A store says it by an attribute of this name.
+    A store says it by an attribute of this name. For several it is the longest, not the sum: a
+    call that waits behind others for one store that hangs waits for that store alone.
     """
     waits = [getattr(store, "longest_wait", None) for store in stores]
     known = [wait for wait in waits if isinstance(wait, (int, float))]
-    return sum(known) if len(known) == len(waits) else None
+    return max(known) if len(known) == len(waits) else None
 
 
 def system_of(store: object) -> str:

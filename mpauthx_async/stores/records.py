@@ -7,10 +7,13 @@ from typing import Protocol
 
 from ..errors import ConnectionFailedError
 
-__all__ = ["LOCK_TTL", "Records", "within_lock"]
+__all__ = ["LOCK_TTL", "LONGEST_LOCK_WAIT", "Records", "within_lock"]
 
 LOCK_TTL = 15.0
 """Seconds after which a lock ends whose holder died."""
+
+LONGEST_LOCK_WAIT = 10.0
+"""Seconds to wait for a lock: its holder may wait as long for WeChat."""
 
 _LONGEST_WORK = 12.0  # seconds: less than a lock lasts
 

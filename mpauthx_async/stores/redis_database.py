@@ -173,6 +173,9 @@ class RedisDatabase:
                 raise StoreError(f"The state of the Redis Cluster is {state!r}.")
         elif info.get("role") == "slave":
             raise StoreError("Its address leads to a replica: it must lead to the primary.")
+        is_full = 0 < info.get("maxmemory", 0) <= info.get("used_memory", 0)
+        if is_full and info.get("maxmemory_policy") == "noeviction":
+            raise StoreError("The memory of Redis is full: raise its maxmemory.")
 
     def check_here(self) -> None:
         """Check that a call may be made in the running event loop."""

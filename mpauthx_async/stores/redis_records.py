@@ -17,7 +17,7 @@ from typing import Self
 from ..errors import MPAuthXError, StoreError
 from ..frames import methods_clear_frames
 from ..store_boundary import raises_store_errors
-from .records import LOCK_TTL
+from .records import LOCK_TTL, LONGEST_LOCK_WAIT
 from .redis_database import AnyRedis, RedisDatabase
 
 __all__ = ["RedisRecords"]
@@ -36,7 +36,7 @@ class RedisRecords:
     Args:
         redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
             its own.
-        lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long.
+        lock_ttl: after how many seconds a lock ends whose holder died. Others wait 10 seconds.
     """
 
     def __init__(self, redis: AnyRedis, *, lock_ttl: float = LOCK_TTL) -> None:
@@ -67,7 +67,7 @@ class RedisRecords:
         """Keep all others out, in any process, while `async with` lasts."""
         name, holder = _lock_key(key), secrets.token_hex(16)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + 2 * self._lock_ttl
+        deadline = loop.time() + LONGEST_LOCK_WAIT
         while not await self._add(name, holder, self._lock_ttl):
             if loop.time() > deadline:
                 raise StoreError("Another process holds a lock in Redis for too long; call again.")

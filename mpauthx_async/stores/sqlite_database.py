@@ -5,7 +5,8 @@ import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -96,10 +97,11 @@ class SqliteDatabase:
         if self._opening is not None:
             await asyncio.wait([self._opening])
         opened, self._opened = self._opened or (), None
-        for connection in set(opened):
-            if connection is not self._database:
-                await connection.close()
-        unwatch(self)
+        async with AsyncExitStack() as stack:  # what fails to close keeps nothing else open
+            stack.callback(unwatch, self)
+            for connection in set(opened):
+                if connection is not self._database:
+                    stack.push_async_callback(connection.close)
 
     def leave_to_parent(self) -> None:
         """In a forked child process the file is not opened again."""
@@ -113,7 +115,9 @@ class SqliteDatabase:
                 with trip("SQLite", self.longest_wait) as seconds:
                     async with asyncio.timeout(seconds):
                         reader, writer = await self._connections()
-                        return await _in_thread(reader if is_reading else writer, job)
+                        if is_reading and reader is not writer:
+                            return await _in_thread(reader, partial(_in_snapshot, job))
+                        return await _in_thread(writer, job)
             except MPAuthXError:
                 raise
             except TimeoutError:
@@ -244,6 +248,16 @@ def transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
         for statement in undo if cursor.connection.in_transaction else ():
             cursor.execute(statement)
         raise
+
+
+def _in_snapshot(work: Callable[[sqlite3.Cursor], Result], cursor: sqlite3.Cursor) -> Result:
+    """Do work whose queries see the same state, whatever is written meanwhile."""
+    cursor.execute("BEGIN")
+    try:
+        return work(cursor)
+    finally:
+        if cursor.connection.in_transaction:
+            cursor.execute("COMMIT")
 
 
 async def _in_thread(

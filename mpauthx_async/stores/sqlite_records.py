@@ -13,7 +13,7 @@ from typing import Any, Self
 from ..errors import MPAuthXError, StoreError
 from ..frames import methods_clear_frames
 from ..store_boundary import raises_store_errors
-from .records import LOCK_TTL
+from .records import LOCK_TTL, LONGEST_LOCK_WAIT
 from .sqlite_database import Database, SqliteDatabase, transaction
 
 __all__ = ["SqliteRecords"]
@@ -49,7 +49,7 @@ class SqliteRecords:
         database: the file's path, or an open aiosqlite connection that nothing else writes
             through; the connection stays open.
         busy_timeout: how long to wait for a file that another process has locked, in seconds.
-        lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long.
+        lock_ttl: after how many seconds a lock ends whose holder died. Others wait 10 seconds.
         clock: tells the time in Unix seconds.
     """
 
@@ -88,7 +88,7 @@ class SqliteRecords:
         """Keep all others out, in any process, while `async with` lasts."""
         row = (f"lock|{key}", secrets.token_hex(16))
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + 2 * self._lock_ttl
+        deadline = loop.time() + LONGEST_LOCK_WAIT
         while not await self._write(_ADD, (*row, self._now(self._lock_ttl), self._now())):
             if loop.time() > deadline:
                 raise StoreError("Another process holds a lock in SQLite for too long; call again.")
