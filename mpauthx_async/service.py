@@ -1046,6 +1046,9 @@ class MPAuthX:
         return store
 
 
+_STORES_HAVE = ("lookup", "save")  # one of these: a TokenStore, a UserStore or Records
+
+
 def _check(
     token_ttl: object,
     absolute_ttl: object,

@@ -322,7 +322,7 @@ def _store_error(database: Database, error: Exception) -> StoreError:
         advice = "Make the file and its folder writable."
     elif "not a database" in told:
         advice = "The path names a file that is something else."
-    elif "unable to open" in told:
+    elif "unable to open" in told or isinstance(error, OSError):
         advice = "Check that its folder exists and that this process may write there."
     elif isinstance(error, sqlite3.IntegrityError):
         advice = "Change the value, or the table's constraint or trigger."
