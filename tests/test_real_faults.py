@@ -234,10 +234,7 @@ class TestRetryable:
 
     @pytest.mark.parametrize(
         "refusal",
-        [
-            ("CONFIG", "SET", "requirepass", "password"),
-            ("ACL", "SETUSER", "default", "-@scripting"),
-        ],
+        ["CONFIG SET requirepass password", "ACL SETUSER default -@scripting"],
         ids=["password", "permission"],
     )
     async def test_no_redis_gives_permission_by_itself(

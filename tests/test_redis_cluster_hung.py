@@ -284,6 +284,20 @@ class TestClientThatMeetsIt:
                 assert end > 0
 
 
+async def test_a_node_that_has_left_is_forgotten(
+    servers: RedisClusterServers, client: RedisCluster
+) -> None:
+    store = RedisTokenStore(client)
+    await store.lookup([new_session().ref])
+    nodes, known = store._database.nodes, client.nodes_manager.nodes_cache
+    assert nodes is not None
+    before = set(known)
+    known["127.0.0.1:1"] = ClusterNode("127.0.0.1", 1)
+    await nodes.learn_slots()
+    assert set(known) == before
+    assert await store.lookup([new_session().ref]) == [None]
+
+
 async def _can_say_that_nobody_is_banned(store: RedisTokenStore) -> bool:
     subjects = [Subject("shop", f"user-{i}") for i in range(60)]
     try:

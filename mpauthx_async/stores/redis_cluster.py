@@ -136,7 +136,7 @@ class ClusterNodes:
 
     async def close(self) -> None:
         """Stop what was begun here; the client stays open."""
-        if self._learning is not None:
+        if self._learning is not None and not self._learning.done():
             self._learning.cancel()
             with suppress(asyncio.CancelledError, RedisClusterException):
                 await self._learning

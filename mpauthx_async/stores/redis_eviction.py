@@ -40,7 +40,7 @@ class EvictionCheck:
 
     async def close(self) -> None:
         """Return when the answer has come, or its time is over."""
-        if self._asking is not None:
+        if self._asking is not None and not self._asking.done():
             await asyncio.wait([self._asking])
 
     async def _ask(self) -> None:
