@@ -53,6 +53,6 @@ async def _check(name: str, store: object, read: Callable[[], Awaitable[object]]
                 async with asyncio.timeout(_LONGEST_CHECK):
                     await (store.check() if isinstance(store, Checkable) else read())
             except TimeoutError:
-                raise StoreError(f"no answer within {_LONGEST_CHECK} seconds") from None
+                raise StoreError(f"It did not answer within {_LONGEST_CHECK} seconds.") from None
     except StoreError as error:
         raise StoreError(f"The {name} cannot serve. {error}") from error

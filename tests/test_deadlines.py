@@ -311,12 +311,6 @@ async def a_good_token(auth: MPAuthX, wx: WeChatSimulator) -> str:
     return (await log_in(auth, wx)).token
 
 
-async def a_revoked_token(auth: MPAuthX, wx: WeChatSimulator) -> str:
-    token = await a_good_token(auth, wx)
-    await auth.revoke(token)
-    return token
-
-
 async def a_rotated_token(auth: MPAuthX, wx: WeChatSimulator) -> str:
     token = await a_good_token(auth, wx)
     await auth.rotate(token)
@@ -328,16 +322,12 @@ async def a_rotated_token(auth: MPAuthX, wx: WeChatSimulator) -> str:
     [
         (a_good_token, lambda auth, token: auth.session(token)),
         (a_good_token, lambda auth, token: auth.decrypt(token, SESSION_KEY, SESSION_KEY)),
-        (a_revoked_token, lambda auth, token: auth.authenticate(token)),
-        (a_revoked_token, lambda auth, token: auth.decrypt(token, SESSION_KEY, SESSION_KEY)),
         (a_rotated_token, lambda auth, token: auth.is_token_valid(token)),
         (a_rotated_token, lambda auth, token: auth.authenticate(token)),
     ],
     ids=[
         "session",
         "decrypt",
-        "authenticate-dead",
-        "decrypt-dead",
         "is_token_valid-reused",
         "authenticate-reused",
     ],

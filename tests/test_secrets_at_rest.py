@@ -233,7 +233,7 @@ class TestModes:
 
     async def test_a_folder_that_does_not_exist_is_a_store_error(self, tmp_path: Path) -> None:
         async with SqliteTokenStore(tmp_path / "missing" / "app.db") as store:
-            with pytest.raises(StoreError, match="Check the file and its folder"):
+            with pytest.raises(StoreError, match="Check that its folder exists"):
                 await use(store)
 
 
