@@ -122,6 +122,7 @@ async def test_two_services_on_the_same_connections_share_one_pool_and_one_sessi
 
 async def test_two_stores_on_the_same_connections_share_one_pool(redis, redis_server):
     async with Connections(named(redis_server)) as connections:
+        connections.is_eviction_known = True  # else Redis is asked for that at the same time
         stores = RedisTokenStore(connections), RedisTokenStore(connections)
         ref = SessionRef("shop", "bob", "AAECAwQFBgcICQoL")
         (session,) = await stores[0].issue([NewSession(ref, 60_000)])

@@ -109,8 +109,9 @@ class TestConnectionsResetWhileIdle:
 
     async def test_a_pool_that_is_renewed_once_is_renewed_for_all(self, proxy: RedisProxy) -> None:
         async with RedisTokenStore(proxy.url) as store:
-            await all_at_once(proxy, lambda: store.lookup([KNOWN.ref]))
             connections = store._database.connections
+            connections.is_eviction_known = True  # else Redis is asked for that at the same time
+            await all_at_once(proxy, lambda: store.lookup([KNOWN.ref]))
             before = connections.redis_epoch
             await asyncio.gather(*(connections.renew_redis(before) for _ in range(5)))
             assert connections.redis_epoch == before + 1
