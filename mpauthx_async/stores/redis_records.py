@@ -36,7 +36,8 @@ class RedisRecords:
     Args:
         redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
             its own.
-        lock_ttl: after how many seconds a lock ends whose holder died. Others wait 10 seconds.
+        lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long, but
+            10 seconds at most.
     """
 
     def __init__(self, redis: AnyRedis, *, lock_ttl: float = LOCK_TTL) -> None:
@@ -67,7 +68,7 @@ class RedisRecords:
         """Keep all others out, in any process, while `async with` lasts."""
         name, holder = _lock_key(key), secrets.token_hex(16)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + LONGEST_LOCK_WAIT
+        deadline = loop.time() + min(2 * self._lock_ttl, LONGEST_LOCK_WAIT)
         while not await self._add(name, holder, self._lock_ttl):
             if loop.time() > deadline:
                 raise StoreError("Another process holds a lock in Redis for too long; call again.")

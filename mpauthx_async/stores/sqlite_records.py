@@ -49,7 +49,8 @@ class SqliteRecords:
         database: the file's path, or an open aiosqlite connection that nothing else writes
             through; the connection stays open.
         busy_timeout: how long to wait for a file that another process has locked, in seconds.
-        lock_ttl: after how many seconds a lock ends whose holder died. Others wait 10 seconds.
+        lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long, but
+            10 seconds at most.
         clock: tells the time in Unix seconds.
     """
 
@@ -88,7 +89,7 @@ class SqliteRecords:
         """Keep all others out, in any process, while `async with` lasts."""
         row = (f"lock|{key}", secrets.token_hex(16))
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + LONGEST_LOCK_WAIT
+        deadline = loop.time() + min(2 * self._lock_ttl, LONGEST_LOCK_WAIT)
         while not await self._write(_ADD, (*row, self._now(self._lock_ttl), self._now())):
             if loop.time() > deadline:
                 raise StoreError("Another process holds a lock in SQLite for too long; call again.")
