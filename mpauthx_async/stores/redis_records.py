@@ -36,8 +36,8 @@ class RedisRecords:
     Args:
         redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
             its own.
-        lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long, but
-            10 seconds at most.
+        lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long,
+            but 10 seconds at most.
     """
 
     def __init__(self, redis: AnyRedis, *, lock_ttl: float = LOCK_TTL) -> None:

@@ -49,8 +49,8 @@ class SqliteRecords:
         database: the file's path, or an open aiosqlite connection that nothing else writes
             through; the connection stays open.
         busy_timeout: how long to wait for a file that another process has locked, in seconds.
-        lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long, but
-            10 seconds at most.
+        lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long,
+            but 10 seconds at most.
         clock: tells the time in Unix seconds.
     """
 
