@@ -13,7 +13,7 @@ import aiohttp
 import aiosqlite
 from redis.asyncio import Redis
 
-from mpauthx_async.userdata import decrypt_user_data
+from mpauthx_async.wechat.userdata import decrypt_user_data
 
 from .sessions import APP_ID, APP_SECRET, TTL
 from .wechat_process import Login

@@ -26,9 +26,9 @@ from functools import partial
 from redis.asyncio import Redis
 
 from mpauthx_async import NewSession, RedisTokenStore, SessionRef
-from mpauthx_async.near_cache import NearCache
-from mpauthx_async.sealing import SessionKeySealer, with_open_id
-from mpauthx_async.tokens import nonce_of
+from mpauthx_async.stores.near_cache import NearCache
+from mpauthx_async.tokens.format import nonce_of
+from mpauthx_async.tokens.sealing import SessionKeySealer, with_open_id
 from tests.redis_server import RedisServer
 
 from .measurement import Benchmark, Figure, Outcome, Settings, Spread, WrongAnswer

@@ -36,8 +36,8 @@ from mpauthx_async import (
     SqliteUserStore,
     User,
 )
-from mpauthx_async.tokens import TokenSigner, new_nonce
-from mpauthx_async.wechat_http import WeChatHTTP
+from mpauthx_async.tokens.format import TokenSigner, new_nonce
+from mpauthx_async.wechat.transport import WeChatHTTP
 from tests.redis_server import RedisServer
 
 from .measurement import (

@@ -13,8 +13,8 @@ from typing import Any
 
 from Crypto.Cipher import AES
 
-from mpauthx_async.sealing import SessionKeySealer
-from mpauthx_async.tokens import new_nonces
+from mpauthx_async.tokens.format import new_nonces
+from mpauthx_async.tokens.sealing import SessionKeySealer
 
 from .measurement import (
     Benchmark,

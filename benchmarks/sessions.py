@@ -8,7 +8,7 @@ from itertools import islice
 from redis.asyncio import Redis
 
 from mpauthx_async import MPAuthX, NewSession, RedisTokenStore, SessionRef
-from mpauthx_async.tokens import TokenSigner, new_nonce
+from mpauthx_async.tokens.format import TokenSigner, new_nonce
 
 from .measurement import WrongAnswer
 from .progress import Progress

@@ -1,13 +1,5 @@
 """Login for WeChat mini-programs on asyncio."""
 
-from .access_token import AppAccessToken
-from .code_exchange import (
-    CodeExchange,
-    ComponentExchange,
-    MiniProgramExchange,
-    WebExchange,
-    WeComExchange,
-)
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
 from .errors import (
@@ -58,8 +50,7 @@ from .models import (
     User,
     UserEncryptKey,
 )
-from .oauth import WeChatOAuth
-from .push_events import PushEvent, parse_push_event, verify_push_url
+from .oauth.client import WeChatOAuth
 from .service import MPAuthX
 from .simulator import SealedUserInfo, WeChatSimulator
 from .stores import (
@@ -75,8 +66,17 @@ from .stores import (
     TokenStore,
     UserStore,
 )
-from .userdata import decrypt_user_data, sign_user_state, verify_raw_data
-from .wechat import WeChatAPI
+from .wechat.access_token import AppAccessToken
+from .wechat.api import WeChatAPI
+from .wechat.exchanges import (
+    CodeExchange,
+    ComponentExchange,
+    MiniProgramExchange,
+    WebExchange,
+    WeComExchange,
+)
+from .wechat.push_events import PushEvent, parse_push_event, verify_push_url
+from .wechat.userdata import decrypt_user_data, sign_user_state, verify_raw_data
 
 __version__ = "0.1.0"
 

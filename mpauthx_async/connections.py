@@ -19,10 +19,10 @@ from redis.backoff import EqualJitterBackoff
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError, RedisError
 
+from .concurrency.frames import methods_clear_frames
+from .concurrency.in_flight import OpenCalls
+from .concurrency.login_limit import LoginLimit
 from .errors import ClosedError, ConfigurationError
-from .frames import methods_clear_frames
-from .login_limit import LoginLimit
-from .open_calls import OpenCalls
 
 if sys.platform != "win32":
     import resource

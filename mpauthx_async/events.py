@@ -16,8 +16,8 @@ from typing import TypeAlias, TypeVar
 
 from .errors import ClosedError, ParameterError, StoreError
 from .models import Ban, Session, SessionRef, User
-from .push_events import PushEvent
 from .store_boundary import only_store_errors
+from .wechat.push_events import PushEvent
 
 __all__ = [
     "Banned",

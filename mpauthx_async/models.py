@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .errors import ConfigurationError
-from .wechat_text import is_clean, is_credential, is_user_id, profile_text
+from .untrusted_text import is_clean, is_credential, is_user_id, profile_text
 
 __all__ = [
     "PROFILE_FIELDS",

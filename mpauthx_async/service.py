@@ -6,21 +6,19 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Self
 
-from .access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
-from .bans import Bans
-from .code_exchange import CodeExchange, ComponentExchange
+from .concurrency.frames import clear_frames, methods_clear_frames
+from .concurrency.in_flight import OpenCalls
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
-from .devices import Device
-from .erasure import Erasure
 from .errors import (
     ConfigurationError,
     DecryptionError,
     ParameterError,
 )
 from .events import Events, Listener, WeChatFailed
-from .frames import clear_frames, methods_clear_frames
-from .logins import Logins
+from .login.device import Device
+from .login.erasure import Erasure
+from .login.pipeline import Logins
 from .models import (
     AuthResult,
     Ban,
@@ -33,15 +31,11 @@ from .models import (
     UserEncryptKey,
     is_user_id,
 )
-from .oauth import WeChatOAuth
-from .open_calls import OpenCalls
-from .push_events import PushEvent
-from .push_handling import PushEventHandler
-from .readiness import check_stores
-from .record_sealer import RecordSealer
-from .sealing import SessionKeySealer
-from .session_keys import SessionKeys
-from .sessions import Sessions, invalid_token
+from .oauth.client import WeChatOAuth
+from .sessions.bans import Bans
+from .sessions.lifecycle import Sessions, invalid_token
+from .sessions.session_keys import SessionKeys
+from .sessions.subjects import Subjects
 from .stores import (
     RecordOAuthTokenStore,
     Records,
@@ -52,11 +46,17 @@ from .stores import (
     open_token_store,
     open_user_store,
 )
-from .subjects import Subjects
-from .tokens import TokenSigner, new_nonce, nonce_of, parse_token
-from .userdata import check_max_age, check_sealed, verify_raw_data
-from .wechat import WeChatAPI, check_code
-from .wechat_http import API_HOSTS
+from .stores.readiness import check_stores
+from .tokens.format import TokenSigner, new_nonce, nonce_of, parse_token
+from .tokens.record_sealer import RecordSealer
+from .tokens.sealing import SessionKeySealer
+from .wechat.access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
+from .wechat.api import WeChatAPI, check_code
+from .wechat.exchanges import CodeExchange, ComponentExchange
+from .wechat.push_events import PushEvent
+from .wechat.push_handling import PushEventHandler
+from .wechat.transport import API_HOSTS
+from .wechat.userdata import check_max_age, check_sealed, verify_raw_data
 
 __all__ = ["MPAuthX"]
 

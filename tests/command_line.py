@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from mpauthx_async.cli import main
+from mpauthx_async.cli.main import main
 from mpauthx_async.connections import Connections
 from mpauthx_async.models import NewSession, SessionRef
 from mpauthx_async.stores import SqliteTokenStore, TokenStore, open_token_store
-from mpauthx_async.tokens import new_nonce
+from mpauthx_async.tokens.format import new_nonce
 
 from .redis_server import RedisServer
 

@@ -9,8 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import AuthResult, MPAuthX, WeChatSimulator
-from mpauthx_async.near_cache import NearCache
 from mpauthx_async.stores.conformance.examples import until
+from mpauthx_async.stores.near_cache import NearCache
 
 from .redis_server import RedisServer
 from .service_calls import log_in

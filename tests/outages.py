@@ -9,7 +9,7 @@ import pytest
 
 from mpauthx_async import StoreError, User
 from mpauthx_async.stores.conformance import new_session
-from mpauthx_async.tokens import new_nonce
+from mpauthx_async.tokens.format import new_nonce
 
 __all__ = [
     "ALICE",

@@ -26,11 +26,11 @@ from mpauthx_async import (
     WeChatAPIError,
     WeChatSimulator,
 )
-from mpauthx_async.deadlines import one_call
-from mpauthx_async.record_sealer import RecordSealer
+from mpauthx_async.concurrency.deadlines import one_call
 from mpauthx_async.simulator import Fault
 from mpauthx_async.stores import open_records
-from mpauthx_async.wechat_http import waiting_for_wechat
+from mpauthx_async.tokens.record_sealer import RecordSealer
+from mpauthx_async.wechat.transport import waiting_for_wechat
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer

@@ -7,8 +7,8 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import WeChatSimulator
-from mpauthx_async.cli import main
-from mpauthx_async.demo import _Story
+from mpauthx_async.cli.demo import _Story
+from mpauthx_async.cli.main import main
 
 from .redis_server import RedisServer
 

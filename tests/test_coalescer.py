@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpauthx_async import ClosedError, PartialStoreError, StoreError, WeChatAPIError
-from mpauthx_async.coalescer import Coalescer
+from mpauthx_async.concurrency.coalescer import Coalescer
 
 
 class Trips:

@@ -23,7 +23,7 @@ from mpauthx_async import (
 )
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
-from mpauthx_async.stores.redis_layout import session_keys
+from mpauthx_async.stores.redis.keys import session_keys
 
 from .near_services import cache_of, until_kept, with_near_cache
 from .redis_cluster import RedisClusterServers, ask

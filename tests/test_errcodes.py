@@ -19,8 +19,8 @@ from mpauthx_async import (
     WeChatSimulator,
     WeChatUnavailableError,
 )
-from mpauthx_async.errcodes import refusal
 from mpauthx_async.simulator import Fault
+from mpauthx_async.wechat.errcodes import refusal
 
 from .service_calls import log_in
 from .test_service import auth, make, tokens

@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from mpauthx_async import ClosedError
-from mpauthx_async.flights import Flights
-from mpauthx_async.open_calls import OpenCalls
+from mpauthx_async.concurrency.in_flight import OpenCalls
+from mpauthx_async.concurrency.single_flight import Flights
 
 
 class Work:

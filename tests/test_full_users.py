@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from mpauthx_async import AuthResult, MPAuthX, RedisTokenStore, WeChatSimulator
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import LARGEST, begin
-from mpauthx_async.tokens import TokenSigner, nonce_of
+from mpauthx_async.tokens.format import TokenSigner, nonce_of
 
 from .test_service import make
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mpauthx_async.login_limit import LoginLimit
+from mpauthx_async.concurrency.login_limit import LoginLimit
 
 from .outages import PATIENCE
 

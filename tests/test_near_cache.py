@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mpauthx_async.near_cache import LONGEST_SILENCE, NearCache
+from mpauthx_async.stores.near_cache import LONGEST_SILENCE, NearCache
 
 SIZE = 4
 NONCES = [f"{number:016}" for number in range(7)]

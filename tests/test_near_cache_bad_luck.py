@@ -40,7 +40,7 @@ from .service_calls import log_in
 __all__ = ["make"]
 
 ROOT = Path(__file__).parents[1]
-LOGGER = "mpauthx_async.stores.redis_tracking"
+LOGGER = "mpauthx_async.stores.redis.tracking"
 USERS = 60
 PAUSE = 5  # seconds
 

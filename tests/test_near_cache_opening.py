@@ -34,7 +34,7 @@ from .service_calls import log_in
 
 __all__ = ["make"]
 
-LOGGER = "mpauthx_async.stores.redis_tracking"
+LOGGER = "mpauthx_async.stores.redis.tracking"
 
 
 async def until_alone(admin: Redis) -> None:

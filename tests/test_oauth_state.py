@@ -18,7 +18,7 @@ from mpauthx_async import (
     StatusCode,
     WeChatOAuth,
 )
-from mpauthx_async.oauth_state import StateSigner
+from mpauthx_async.oauth.state import StateSigner
 
 from .test_oauth_stores import DictOAuthTokenStore
 

@@ -30,9 +30,9 @@ from mpauthx_async import (
     SqliteRecords,
     StoreError,
 )
-from mpauthx_async.record_sealer import RecordSealer
 from mpauthx_async.stores import FunctionOAuthTokenStore, open_records
 from mpauthx_async.stores.conformance import OAuthTokenStoreConformance, new_oauth_token
+from mpauthx_async.tokens.record_sealer import RecordSealer
 
 from .redis_server import RedisServer
 

@@ -26,7 +26,7 @@ from mpauthx_async import (
     verify_push_url,
 )
 from mpauthx_async.events import Events, PushEventReceived
-from mpauthx_async.push_handling import PushEventHandler
+from mpauthx_async.wechat.push_handling import PushEventHandler
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer

@@ -14,8 +14,8 @@ from mpauthx_async import (
     RedisTokenStore,
     SessionRef,
     StoreError,
-    readiness,
 )
+from mpauthx_async.stores import readiness
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_proxy import RedisProxy

@@ -31,11 +31,11 @@ from mpauthx_async import (
     TokenStatus,
     WeChatAPI,
     WeChatSimulator,
-    wechat_http,
 )
 from mpauthx_async.events import TokensValidated
 from mpauthx_async.simulator import Fault
 from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.wechat import transport
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer
@@ -165,8 +165,8 @@ def test_parts_that_are_something_else_are_refused(wrong: dict[str, Any]) -> Non
 class TestLocksOfTheDead:
     @pytest.fixture(autouse=True)
     def wait_briefly(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for kind in ("redis_records", "sqlite_records"):
-            monkeypatch.setattr(f"mpauthx_async.stores.{kind}.LONGEST_LOCK_WAIT", 0.2)
+        for kind in ("redis", "sqlite"):
+            monkeypatch.setattr(f"mpauthx_async.stores.{kind}.key_value.LONGEST_LOCK_WAIT", 0.2)
 
     @pytest.fixture(params=["redis", "sqlite"])
     async def records(
@@ -190,7 +190,7 @@ class TestLocksOfTheDead:
 async def test_a_platform_that_hangs_has_an_end(
     wx: WeChatSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wechat_http, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(transport, "LONGEST_WAIT", 0.1)
 
     async def hang() -> str:
         await asyncio.Event().wait()

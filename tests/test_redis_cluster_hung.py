@@ -25,7 +25,7 @@ from mpauthx_async import (
 from mpauthx_async.stores import RedisRecords, redis_database
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
-from mpauthx_async.stores.redis_layout import bucket_of
+from mpauthx_async.stores.redis.keys import bucket_of
 
 from .redis_cluster import RedisClusterServers, ask
 from .redis_server import RedisServer

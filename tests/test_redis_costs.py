@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from mpauthx_async import LoginPolicy, NewSession, RedisTokenStore, SessionRef, Subject
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import HOUR, LARGEST, SOLE, begin, until
-from mpauthx_async.stores.redis import SCRIPTS, load_script
+from mpauthx_async.stores.redis.token_store import SCRIPTS, load_script
 
 from .redis_server import RedisServer
 

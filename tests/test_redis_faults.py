@@ -9,9 +9,9 @@ import pytest
 from redis.asyncio import Redis, RedisCluster
 
 from mpauthx_async import RedisRecords, RedisTokenStore, StoreError, TokenStatus
-from mpauthx_async.stores import redis_database
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import begin, until
+from mpauthx_async.stores.redis import database as redis_database
 
 from .outages import ALICE, ASKED_OF_TOKENS, KNOWN, Question, fails, settled, turns
 from .redis_cluster import RedisClusterServers

@@ -5,9 +5,9 @@ from importlib.resources import files
 import pytest
 from redis.asyncio import Redis
 
-from mpauthx_async.stores.redis import SCRIPTS, load_script
+from mpauthx_async.stores.redis.token_store import SCRIPTS, load_script
 
-FOLDER = files("mpauthx_async.stores") / "redis_scripts"
+FOLDER = files("mpauthx_async.stores.redis") / "scripts"
 TEXTS = {file.name: file.read_text("utf-8") for file in FOLDER.iterdir()}
 MAX_LINES = 349
 

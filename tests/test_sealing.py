@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpauthx_async import ConfigurationError
-from mpauthx_async.sealing import SessionKeySealer, split_open_id, with_open_id
-from mpauthx_async.tokens import new_nonce, new_nonces
+from mpauthx_async.tokens.format import new_nonce, new_nonces
+from mpauthx_async.tokens.sealing import SessionKeySealer, split_open_id, with_open_id
 
 APP_ID = "wx4f4bc4dec97d474b"
 SECRET = "5e4c2e7d00c0ffee5e4c2e7d00c0ffee"

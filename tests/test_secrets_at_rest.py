@@ -24,7 +24,7 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.stores.conformance import new_session
-from mpauthx_async.stores.sqlite_database import SqliteDatabase
+from mpauthx_async.stores.sqlite.database import SqliteDatabase
 
 from .redis_server import RedisServer
 

@@ -33,7 +33,7 @@ from mpauthx_async import (
     WeChatAPIError,
     WeChatSimulator,
 )
-from mpauthx_async.wechat_sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+from mpauthx_async.wechat.sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
 
 from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer

@@ -12,7 +12,7 @@ from mpauthx_async import (
     TokenStatus,
     WeChatSimulator,
 )
-from mpauthx_async.tokens import TokenSigner
+from mpauthx_async.tokens.format import TokenSigner
 
 from .near_services import with_near_cache
 from .redis_server import RedisServer

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from mpauthx_async import CodeSession, InvalidResponseError, SqliteTokenStore
-from mpauthx_async.sealing import SessionKeySealer, split_open_id
-from mpauthx_async.session_keys import replace_session_key
+from mpauthx_async.sessions.session_keys import replace_session_key
 from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.tokens.sealing import SessionKeySealer, split_open_id
 
 SEALER = SessionKeySealer(app_id="wx4f4bc4dec97d474b", keys=["5e4c2e7d00c0ffee5e4c2e7d00c0ffee"])
 KEY = "tiihtNczf5v6AKRyjwEUhQ=="

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mpauthx_async.cli import main
+from mpauthx_async.cli.main import main
 from mpauthx_async.models import NewSession, SessionRef
-from mpauthx_async.tokens import new_nonce
+from mpauthx_async.tokens.format import new_nonce
 
 from .command_line import HOUR, SKU, Command, Outcome, empty_store
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mpauthx_async.cli.text import columns
 from mpauthx_async.models import SessionRef
-from mpauthx_async.terminal_text import columns
 
 from .command_line import HOUR, SKU, Command, Outcome, empty_store, process, run
 

@@ -27,8 +27,8 @@ from mpauthx_async.stores.conformance.examples import (
     statuses,
 )
 from mpauthx_async.stores.online_cursor import OnlineCursor
-from mpauthx_async.stores.sqlite_database import SqliteDatabase
-from mpauthx_async.tokens import new_nonce
+from mpauthx_async.stores.sqlite.database import SqliteDatabase
+from mpauthx_async.tokens.format import new_nonce
 
 BOB = Subject("shop", "bob")
 START = 1_700_000_000_000  # Unix milliseconds

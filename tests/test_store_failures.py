@@ -22,9 +22,9 @@ from mpauthx_async import (
     Subject,
     User,
 )
-from mpauthx_async.stores import sqlite_database
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import LARGEST, SOLE, begin, is_alive
+from mpauthx_async.stores.sqlite import database as sqlite_database
 
 from .outages import (
     ALICE,

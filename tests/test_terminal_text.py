@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpauthx_async.terminal_text import Page, columns, cut, table, visible, wrap
+from mpauthx_async.cli.text import Page, columns, cut, table, visible, wrap
 
 TEXTS = st.text(st.characters()) | st.text(
     "aé中😀 \\\n\x1b\u202e\u2066\u200d\ufe0f\u0301❤", max_size=200

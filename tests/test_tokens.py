@@ -17,7 +17,7 @@ from mpauthx_async import (
     SessionRef,
     WeChatSimulator,
 )
-from mpauthx_async.tokens import TokenSigner, new_nonce, new_nonces, parse_token
+from mpauthx_async.tokens.format import TokenSigner, new_nonce, new_nonces, parse_token
 
 APP_ID = "wx4f4bc4dec97d474b"
 KEY = "an old key of the app"

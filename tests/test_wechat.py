@@ -41,7 +41,7 @@ from mpauthx_async import (
     WeChatUnavailableError,
 )
 from mpauthx_async.simulator import Fault
-from mpauthx_async.wechat_http import WeChatHTTP
+from mpauthx_async.wechat.transport import WeChatHTTP
 
 from .secret_search import local_variables
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from ..concurrency.frames import clears_frames
 from ..constants import TokenStatus
 from ..errors import ConfigurationError
-from ..frames import clears_frames
 from ..models import (
     Ban,
     NewSession,
@@ -29,13 +29,13 @@ from ..models import (
     Subject,
     User,
 )
+from .key_value import Records
 from .oauth_tokens import FunctionOAuthTokenStore, OAuthTokenFunctions, RecordOAuthTokenStore
-from .records import Records
-from .redis import RedisTokenStore
-from .redis_records import RedisRecords
-from .sqlite_records import SqliteRecords
-from .sqlite_tokens import SqliteTokenStore
-from .sqlite_users import SqliteUserStore
+from .redis.key_value import RedisRecords
+from .redis.token_store import RedisTokenStore
+from .sqlite.key_value import SqliteRecords
+from .sqlite.token_store import SqliteTokenStore
+from .sqlite.user_store import SqliteUserStore
 
 if TYPE_CHECKING:
     from ..connections import Connections

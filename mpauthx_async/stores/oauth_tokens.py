@@ -12,12 +12,12 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
+from ..concurrency.frames import methods_clear_frames
 from ..errors import ConfigurationError, NoOAuthTokenError, StoreError
-from ..frames import methods_clear_frames
 from ..models import OAuthToken
-from ..record_sealer import RecordSealer
 from ..store_boundary import GuardedLock, only_store_errors, raises_store_errors
-from .records import Records
+from ..tokens.record_sealer import RecordSealer
+from .key_value import Records
 
 if TYPE_CHECKING:
     from . import OAuthTokenStore

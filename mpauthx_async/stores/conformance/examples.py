@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from ...constants import TokenStatus
 from ...models import Ban, LoginPolicy, NewSession, Session, SessionRef, Subject
-from ...tokens import new_nonce
+from ...tokens.format import new_nonce
 from .. import TokenStore
 
 __all__ = [

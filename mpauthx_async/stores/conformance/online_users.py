@@ -5,7 +5,7 @@ import random
 
 from ...errors import ParameterError
 from ...models import LoginPolicy, Session
-from ...tokens import new_nonce
+from ...tokens.format import new_nonce
 from .. import TokenStore
 from .examples import (
     ALICE,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from ...coalescer import answers_of
+from ...concurrency.coalescer import answers_of
 from ...errors import StoreError
 from ...models import NewSession, Session, SessionRef, Subject
 from .. import TokenStore

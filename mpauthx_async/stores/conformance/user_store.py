@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import ClassVar
 
-from ...coalescer import answers_of
+from ...concurrency.coalescer import answers_of
 from ...errors import StoreError
 from ...models import PROFILE_FIELDS, User
 from .. import UserStore

@@ -1,0 +1,1 @@
+"""The way from a code to a token."""

@@ -1,0 +1,58 @@
+"""Device: what a login says of the device it comes from."""
+
+import unicodedata
+from typing import NamedTuple
+
+from ..errors import ParameterError
+
+__all__ = ["NO_DEVICE", "Device", "is_one_line"]
+
+_MAX_CHARACTERS = 64
+_MAX_BYTES = 200  # of UTF-8
+
+
+class Device(NamedTuple):
+    """The name of a device, and of which kind it is."""
+
+    name: str | None = None
+    kind: str | None = None
+
+    @classmethod
+    def checked(cls, name: object, kind: object) -> "Device":
+        """Validate untrusted input.
+
+        Args:
+            name: a text of at most 64 characters and 200 bytes of UTF-8, or None.
+            kind: likewise.
+
+        Raises:
+            ParameterError: if one of them is not a text, is too long, or has a control character.
+        """
+        if name is None and kind is None:
+            return NO_DEVICE
+        return cls(_checked_text("device", name), _checked_text("device_kind", kind))
+
+
+NO_DEVICE = Device()
+"""What a login says that tells nothing of the device."""
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a text has no control characters, line ends or halves of characters."""
+    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
+
+
+def _checked_text(parameter: str, text: object) -> str | None:
+    if text is None or text == "":
+        return None
+    if (
+        not isinstance(text, str)
+        or len(text) > _MAX_CHARACTERS
+        or not is_one_line(text)
+        or len(text.encode()) > _MAX_BYTES
+    ):
+        raise ParameterError(
+            f"{parameter} must be a text of one line without control characters, of at most "
+            f"{_MAX_CHARACTERS} characters and {_MAX_BYTES} bytes of UTF-8."
+        )
+    return text

@@ -1,0 +1,103 @@
+"""Erasure: what users withdraw from an app: their account, or parts of their profile."""
+
+from collections.abc import Collection
+
+from ..errors import ParameterError
+from ..events import Events, ProfileCleared, UserForgotten
+from ..models import PROFILE_FIELDS, Subject, is_user_id
+from ..oauth.client import WeChatOAuth
+from ..sessions.bans import Bans
+from ..sessions.subjects import Subjects, check_user_id
+from ..stores import TokenStore, UserStore
+from .pipeline import Logins
+
+__all__ = ["Erasure"]
+
+
+class Erasure:
+    """Forgets users, and clears their profiles.
+
+    Args:
+        sku: whose sessions to erase.
+        app_id: the app that forgets.
+        web: its web logins, which are forgotten too; None for an app without.
+        users: the user store.
+        subjects: finds the ids of a user.
+        tokens: the token store.
+        bans: the users who may not log in.
+        logins: the logins under way in this process.
+        events: is told what happens.
+    """
+
+    def __init__(
+        self,
+        *,
+        sku: str,
+        app_id: str,
+        web: WeChatOAuth | None,
+        users: UserStore,
+        subjects: Subjects,
+        tokens: TokenStore,
+        bans: Bans,
+        logins: Logins,
+        events: Events,
+    ) -> None:
+        self._sku = sku
+        self._app_ids = {app_id} if web is None else {app_id, web.app_id}
+        self._web = web
+        self._users = users
+        self._subjects = subjects
+        self._tokens = tokens
+        self._bans = bans
+        self._logins = logins
+        self._events = events
+
+    async def forget(self, user_id: str, lift_ban: bool) -> bool:
+        """Erase a user; False if nothing was known of them.
+
+        Their ids are erased last. So after a failure a second call finds all of them again.
+        """
+        if self._web is not None:  # first, for it raises if the web tokens cannot be deleted
+            await self._subjects.for_each(user_id, self._forget_web)
+        if lift_ban:
+            await self._bans.unban(user_id)
+        else:
+            await self._bans.spread(user_id)
+        ended = sum(await self._subjects.for_each(user_id, self._forget_sessions))
+        subjects = await self._subjects.find(user_id)
+        with self._events.store_failures("forget"):
+            was_known = await self._users.forget(user_id, app_ids=self._app_ids)
+        # A login that saved its user before that may begin a session of theirs only now.
+        await self._logins.settled()
+        for subject in subjects:
+            ended += await self._forget_sessions(subject)
+        if was_known or ended:
+            self._events.emit(UserForgotten(self._sku, user_id, ended))
+        return was_known or ended > 0
+
+    async def clear(self, user_id: str, fields: Collection[str]) -> bool:
+        """Erase fields of a user's profile; False if the user is not known."""
+        check_user_id(user_id)
+        names = _checked(fields)
+        with self._events.store_failures("clear"):
+            was_known = await self._users.clear(user_id, names)
+        if was_known:
+            self._events.emit(ProfileCleared(user_id, names))
+        return was_known
+
+    async def _forget_web(self, subject: Subject) -> None:
+        # An application's own row may hold an id that no login could have.
+        if self._web is not None and is_user_id(subject.user_id):
+            await self._web.forget(subject.user_id)
+
+    async def _forget_sessions(self, subject: Subject) -> int:
+        with self._events.store_failures("forget_subject"):
+            return await self._tokens.forget_subject(subject)
+
+
+def _checked(fields: object) -> tuple[str, ...]:
+    """The fields to erase, each once."""
+    names = list(fields) if isinstance(fields, Collection) and not isinstance(fields, str) else []
+    if not names or any(name not in PROFILE_FIELDS for name in names):
+        raise ParameterError(f"fields must be one or more of {', '.join(PROFILE_FIELDS)}.")
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,212 @@
+"""Bans: who may not log in, under whatever id."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+from ..concurrency.coalescer import answers_of
+from ..errors import BannedError, MPAuthXError, ParameterError, StoreError
+from ..events import Banned, Events, Unbanned
+from ..login.device import is_one_line
+from ..models import Ban, Subject, User
+from ..stores import TokenStore
+from .subjects import Subjects
+
+__all__ = ["Bans"]
+
+Answer = TypeVar("Answer")
+
+_MAX_REASON = 1000  # characters
+_MAX_BAN = 3_153_600_000  # seconds: a hundred years
+_MIN_COPY = 60_000  # milliseconds, so that a copy can be read back
+_CLOCK_TOLERANCE = 100  # milliseconds
+_SAME_END = 60_000  # milliseconds by which the bans of a user's ids may differ
+
+
+class Bans:
+    """Bans users, and refuses the logins of those who are banned.
+
+    The token store bans single ids and begins no session under a banned one. A person may have
+    several ids, so a ban of one is copied to the others: before any of them gets a token, and
+    before the user store forgets that they are one person.
+
+    Args:
+        sku: for which sku.
+        subjects: finds the ids of a user.
+        tokens: keeps the bans.
+        events: is told what happens.
+        clock: tells the time in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        sku: str,
+        subjects: Subjects,
+        tokens: TokenStore,
+        events: Events,
+        clock: Callable[[], float],
+    ) -> None:
+        self._sku = sku
+        self._subjects = subjects
+        self._tokens = tokens
+        self._events = events
+        self._clock = clock
+
+    async def ban(self, user_id: str, seconds: float | None, reason: str) -> int:
+        """Refuse the logins of a user and end their sessions; returns how many were alive."""
+        ttl = _ban_ttl(seconds)
+        _check_reason(reason)
+        # A login saves its user first, which may link another id, and reads the bans of all ids
+        # then. Here the ids are read again after the bans are written. So of a login at the same
+        # time either that login finds a ban, or its new id is found and banned here.
+        ban = partial(self._tokens.ban, reason=reason, ttl=ttl)
+        ended = sum(await self._subjects.for_each(user_id, self._asking("ban", ban)))
+        now = int(self._clock() * 1000)
+        until = None if ttl is None else now + ttl
+        self._events.emit(Banned(Ban(user_id, reason, now, until), self._sku, ended))
+        return ended
+
+    async def unban(self, user_id: str) -> bool:
+        """Let a user log in again; False when they were not banned."""
+        unban = self._asking("unban", self._tokens.unban)
+        was_banned = any(await self._subjects.for_each(user_id, unban))
+        if was_banned:
+            self._events.emit(Unbanned(self._sku, user_id))
+        return was_banned
+
+    async def find(self, user_id: str) -> Ban | None:
+        """Read the ban of a user; None when there is none."""
+        return _strictest(await self._of(await self._subjects.find(user_id)))
+
+    async def spread(self, user_id: str) -> None:
+        """Copy the ban of a user, if there is one, to all their ids."""
+        subjects = await self._subjects.find(user_id)
+        await self._spread(subjects, await self._of(subjects))
+
+    def subjects_of(self, user: User) -> list[Subject]:
+        """Whose bans are read, and copied, when this user logs in."""
+        return self._subjects.of(user)
+
+    async def refusals(self, users: Sequence[User]) -> list[Exception | None]:
+        """Tell which users may not get a token, because one of their other ids is banned.
+
+        Returns:
+            For each user a BannedError, or what kept their bans from being read or copied to all
+            their ids; None for the others. A user of one id is left to `TokenStore.issue`.
+        """
+        refusals: list[Exception | None] = [None] * len(users)
+        subjects = [self._subjects.of(user) for user in users]
+        several = [i for i, own in enumerate(subjects) if len(own) > 1]
+        if not several:
+            return refusals
+        found = await answers_of(
+            self._tokens.bans([subject for i in several for subject in subjects[i]])
+        )
+        if any(found):
+            left = iter(found)
+            bans = {i: list(islice(left, len(subjects[i]))) for i in several}
+            banned = [i for i in several if any(bans[i])]
+            answers = await asyncio.gather(*(self._refusal(subjects[i], bans[i]) for i in banned))
+            for i, answer in zip(banned, answers, strict=True):
+                refusals[i] = answer
+        return refusals
+
+    async def _refusal(
+        self, subjects: Sequence[Subject], bans: Sequence[Ban | StoreError | None]
+    ) -> Exception | None:
+        try:
+            ban = await self._spread(subjects, [_known(ban) for ban in bans])
+        except MPAuthXError as error:  # it fails this login alone
+            return error
+        return None if ban is None else BannedError(subjects[0].user_id, ban.reason, ban.until)
+
+    async def _spread(self, subjects: Sequence[Subject], bans: Sequence[Ban | None]) -> Ban | None:
+        """Copy the strictest of a user's bans to their ids that lack it; returns that one."""
+        ban = _strictest(bans)
+        if ban is None:
+            return None
+        lacking = [
+            subject
+            for subject, own in zip(subjects, bans, strict=True)
+            if own is None or _ends_before(own, ban)
+        ]
+        for subject in lacking:
+            await self._copy(ban, subject)
+        # If it was lifted meanwhile, the copies must not outlive it.
+        if lacking and await self._of([Subject(self._sku, ban.user_id)]) == [None]:
+            for subject in lacking:
+                await self._tokens.unban(subject)
+        return ban
+
+    async def _copy(self, ban: Ban, subject: Subject) -> None:
+        """Ban another id of a user for the same time; this may end sessions."""
+        left = None if ban.until is None else ban.until - int(self._clock() * 1000)
+        ttl = None if left is None else max(left, _MIN_COPY)
+        ended = await self._tokens.ban(subject, reason=ban.reason, ttl=ttl)
+        if ended:
+            self._events.emit(Banned(replace(ban, user_id=subject.user_id), self._sku, ended))
+        # The store counts by a clock of its own: the copy shows it.
+        (copy,) = await self._of([subject])
+        if copy and ban.until and abs((copy.until or 0) - ban.until) > _CLOCK_TOLERANCE:
+            ttl = max(ban.until - copy.banned_at, 1)
+            await self._tokens.ban(subject, reason=ban.reason, ttl=ttl)
+
+    async def _of(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
+        with self._events.store_failures("bans"):
+            return await self._tokens.bans(subjects)
+
+    def _asking(
+        self, operation: str, work: Callable[[Subject], Awaitable[Answer]]
+    ) -> Callable[[Subject], Awaitable[Answer]]:
+        async def ask(subject: Subject) -> Answer:
+            with self._events.store_failures(operation):
+                return await work(subject)
+
+        return ask
+
+
+def _known(ban: Ban | StoreError | None) -> Ban | None:
+    if isinstance(ban, StoreError):
+        raise ban
+    return ban
+
+
+def _strictest(bans: Sequence[Ban | None]) -> Ban | None:
+    """The ban that ends last, the first of those that end at about the same time."""
+    strictest = None
+    for ban in bans:
+        if ban is not None and (strictest is None or _ends_before(strictest, ban)):
+            strictest = ban
+    return strictest
+
+
+def _ends_before(ban: Ban, other: Ban) -> bool:
+    """Whether a ban ends noticeably before another."""
+    if ban.until is None or other.until is None:
+        return ban.until is not None and other.until is None
+    return ban.until + _SAME_END < other.until
+
+
+def _ban_ttl(seconds: object) -> int | None:
+    if seconds is None:
+        return None
+    if (
+        not isinstance(seconds, (int, float))
+        or isinstance(seconds, bool)
+        or not 0.001 <= seconds <= _MAX_BAN
+    ):
+        raise ParameterError(
+            "seconds must be a number above zero, up to a hundred years, or None for ever."
+        )
+    return int(seconds * 1000)
+
+
+def _check_reason(reason: object) -> None:
+    if not isinstance(reason, str) or len(reason) > _MAX_REASON or not is_one_line(reason):
+        raise ParameterError(
+            f"reason must be a text of one line, of at most {_MAX_REASON} characters."
+        )

@@ -1,0 +1,231 @@
+"""SessionKeys: WeChat's session keys, sealed where the sessions are stored, and what needs them."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from ..concurrency.coalescer import Coalescer, answers_of
+from ..concurrency.shards import AnyCoalescer, coalescer_for, subject_of
+from ..concurrency.single_flight import Flights
+from ..connections import Connections
+from ..constants import TokenStatus
+from ..errors import (
+    ConfigurationError,
+    MPAuthXError,
+    SessionKeyLostError,
+    StoreError,
+)
+from ..events import Events
+from ..failure_log import invalid_answer
+from ..models import CodeSession, SessionRef, UserEncryptKey
+from ..stores import SessionKeyStore, TokenStore, longest_wait, system_of
+from ..tokens.sealing import SessionKeySealer, split_open_id, with_open_id
+from ..wechat.access_token import AccessToken
+from ..wechat.api import WeChatAPI
+from ..wechat.userdata import decrypt_user_data
+from .lifecycle import Sessions, invalid_token
+
+__all__ = ["SessionKeys", "replace_session_key"]
+
+
+class SessionKeys:
+    """Finds the session key that stands behind a token, and opens with it what a client sends.
+
+    Args:
+        app_id: the app that the clients' data must be sealed for.
+        api: asks WeChat about session keys.
+        sessions: tells whose token is good.
+        sealer: opens what the store keeps.
+        tokens: the store; it has to be a SessionKeyStore once a key is asked for.
+        connections: whose executor decrypts.
+        events: is told of stores that fail.
+    """
+
+    def __init__(
+        self,
+        *,
+        app_id: str,
+        api: WeChatAPI,
+        sessions: Sessions,
+        sealer: SessionKeySealer,
+        tokens: TokenStore,
+        connections: Connections,
+        events: Events,
+    ) -> None:
+        self._app_id = app_id
+        self._api = api
+        self._sessions = sessions
+        self._sealer = sealer
+        self._tokens = tokens
+        self._connections = connections
+        self._finds: AnyCoalescer[SessionRef, CodeSession] = coalescer_for(
+            tokens,
+            events.watched("session_key", self._find),
+            subjects_of=subject_of,
+            max_in_flight=2,
+            longest_wait=longest_wait(tokens),
+            system=system_of(tokens),
+        )
+        self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
+        self._resets: Flights[SessionRef, None] = Flights()
+
+    async def of(self, token: object) -> CodeSession:
+        """Find what WeChat gave for the session that a token stands for.
+
+        Raises:
+            InvalidTokenError: the token is none, or no longer alive.
+            SessionKeyLostError: no key is kept for it, or it does not open.
+            ConfigurationError: the token store keeps no session keys.
+            StoreError: the store could not answer.
+        """
+        return await self._finds.submit(await self._sessions.current(token))
+
+    async def decrypt(
+        self, token: object, encrypted_data: str, iv: str, max_age: float | None, now: float
+    ) -> dict[str, Any]:
+        """Decrypt what a client got sealed in the session of its token."""
+        session = await self.of(token)
+        sealed = _Sealed(session.session_key, encrypted_data, iv, max_age, now)
+        payload: dict[str, Any] = await self._decryptions.submit(sealed)
+        return payload
+
+    async def check(self, token: object, access_token: AccessToken) -> bool:
+        """Ask WeChat whether the session key of a token is still the user's."""
+        session = await self.of(token)
+        return await access_token.call(
+            partial(self._api.is_session_key_valid, session.open_id, session.session_key)
+        )
+
+    async def encrypt_keys(
+        self, token: object, access_token: AccessToken
+    ) -> tuple[UserEncryptKey, ...]:
+        """Ask WeChat for the newest encryption keys of the user of a token."""
+        session = await self.of(token)
+        keys = await access_token.call(
+            partial(self._api.get_user_encrypt_keys, session.open_id, session.session_key)
+        )
+        if keys is None:
+            raise _replaced()
+        return keys
+
+    async def reset(self, token: object, access_token: AccessToken) -> None:
+        """Have WeChat replace the session key of a token, once for all who ask meanwhile."""
+        ref = await self._sessions.current(token)
+        await self._resets.join(ref, partial(self._reset, ref, access_token))
+
+    async def _reset(self, ref: SessionRef, access_token: AccessToken) -> None:
+        session = await self._finds.submit(ref)
+        session_key = await access_token.call(
+            partial(self._api.reset_session_key, session.open_id, session.session_key)
+        )
+        if session_key is None:
+            raise _replaced()
+        replacement = CodeSession(session.open_id, session_key)
+        if not await replace_session_key(self._sealer, self._store, ref, replacement):
+            raise invalid_token(TokenStatus.unknown)
+
+    async def close(self) -> None:
+        """Take no more calls, and return when all that were taken are answered."""
+        await self._resets.close()
+        await self._finds.close()
+        await self._decryptions.close()
+
+    @property
+    def _store(self) -> SessionKeyStore:
+        if not isinstance(self._tokens, SessionKeyStore):
+            raise ConfigurationError(
+                "This token store keeps no session keys: give it the methods of SessionKeyStore."
+            )
+        return self._tokens
+
+    async def _find(self, refs: Sequence[SessionRef]) -> list[CodeSession | Exception]:
+        sealed_keys = await answers_of(self._store.sealed_keys(refs))
+        opened = await asyncio.get_running_loop().run_in_executor(
+            self._connections.executor, self._open_all, refs, sealed_keys
+        )
+        return [session or _lost() for session in opened]
+
+    def _open_all(
+        self, refs: Sequence[SessionRef], sealed_keys: Sequence[str | StoreError | None]
+    ) -> list[CodeSession | StoreError | None]:
+        items = [
+            (ref.nonce, *split_open_id(stored if isinstance(stored, str) else "", ref.user_id))
+            for ref, stored in zip(refs, sealed_keys, strict=True)
+        ]
+        sessions: list[CodeSession | StoreError | None] = [
+            None if session_key is None else CodeSession(open_id, session_key)
+            for (_, open_id, _), session_key in zip(items, self._sealer.open(items), strict=True)
+        ]
+        return [
+            stored if isinstance(stored, StoreError) else session
+            for stored, session in zip(sealed_keys, sessions, strict=True)
+        ]
+
+    async def _decrypt(self, sealed: "Sequence[_Sealed]") -> list[Any]:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._connections.executor, _decrypt_all, sealed, self._app_id
+        )
+
+
+async def replace_session_key(
+    sealer: SessionKeySealer, store: SessionKeyStore, ref: SessionRef, session: CodeSession
+) -> bool:
+    """Keep another session key of a session in place of its earlier one.
+
+    Returns:
+        False when the session is no longer alive.
+
+    Raises:
+        InvalidResponseError: the session key is malformed.
+        StoreError: the store could not answer.
+    """
+    sealed_key = sealer.reseal(ref.nonce, session.open_id, session.session_key)
+    if sealed_key is None:
+        raise invalid_answer("The session_key in WeChat's answer is malformed.")
+    stored = with_open_id(sealed_key, session.open_id, ref.user_id)
+    return await store.replace_sealed_key(ref, stored)
+
+
+@dataclass(slots=True, eq=False)
+class _Sealed:
+    """Data to decrypt. No two are equal: each caller gets a payload of its own to change."""
+
+    session_key: str = field(repr=False)
+    encrypted_data: str = field(repr=False)
+    iv: str = field(repr=False)
+    max_age: float | None
+    now: float
+
+
+def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] | Exception]:
+    payloads: list[dict[str, Any] | Exception] = []
+    for data in sealed:
+        try:
+            payloads.append(
+                decrypt_user_data(
+                    data.session_key,
+                    data.encrypted_data,
+                    data.iv,
+                    app_id,
+                    max_age=data.max_age,
+                    now=data.now,
+                )
+            )
+        except MPAuthXError as error:
+            payloads.append(error)
+    return payloads
+
+
+def _replaced() -> SessionKeyLostError:
+    return SessionKeyLostError(
+        "WeChat has replaced the session key: the client has to log in again, with wx.login."
+    )
+
+
+def _lost() -> SessionKeyLostError:
+    return SessionKeyLostError(
+        "No session key is kept for this token: the client has to log in again, with wx.login. "
+        "(Tokens of web logins, issue_session and refresh_token have none.)"
+    )

@@ -1,0 +1,64 @@
+"""Subjects: the ids under which a user's sessions and bans are kept."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ..errors import ParameterError
+from ..events import Events
+from ..models import Subject, User, is_user_id
+from ..stores import UserStore
+
+__all__ = ["Subjects", "check_user_id"]
+
+Answer = TypeVar("Answer")
+
+
+class Subjects:
+    """Finds the subjects of a user: one for each id that the user store links to them.
+
+    Args:
+        sku: of which sku.
+        users: the user store.
+        events: is told when the store fails.
+    """
+
+    def __init__(self, *, sku: str, users: UserStore, events: Events) -> None:
+        self._sku = sku
+        self._users = users
+        self._events = events
+
+    async def find(self, user_id: str) -> list[Subject]:
+        """Find the subjects of a user by any of their ids, that of the current id first.
+
+        Raises:
+            ParameterError: user_id is malformed.
+            StoreError: the user store could not answer.
+        """
+        check_user_id(user_id)
+        with self._events.store_failures("get"):
+            (user,) = await self._users.get([user_id])
+        return [Subject(self._sku, user_id)] if user is None else self.of(user)
+
+    def of(self, user: User) -> list[Subject]:
+        """The subjects of a user as the store gave them."""
+        return [Subject(self._sku, user_id) for user_id in user.ids]
+
+    async def for_each(
+        self, user_id: str, work: Callable[[Subject], Awaitable[Answer]]
+    ) -> list[Answer]:
+        """Do something with each subject of a user, also with those that are linked meanwhile.
+
+        Raises:
+            As `find`, and what `work` raises.
+        """
+        answers: dict[Subject, Answer] = {}
+        while new := [one for one in await self.find(user_id) if one not in answers]:
+            for subject in new:
+                answers[subject] = await work(subject)
+        return list(answers.values())
+
+
+def check_user_id(user_id: object) -> None:
+    """Raise ParameterError if user_id is malformed."""
+    if not is_user_id(user_id):
+        raise ParameterError("user_id is required, as a text: a unionId, or an openId.")

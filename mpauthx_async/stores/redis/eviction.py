@@ -1,0 +1,72 @@
+"""EvictionCheck: warns of a Redis that evicts sessions when its memory is full."""
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.exceptions import RedisError, ResponseError
+
+from ...connections import Connections
+
+__all__ = ["EvictionCheck"]
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_WAIT = 1.0  # seconds
+
+
+class EvictionCheck:
+    """Asks Redis, or each primary of a Redis Cluster, for its policy, and warns of what evicts.
+
+    It asks in a task of its own, so that no call waits for it, until Redis has answered once.
+
+    Args:
+        connections: whose Redis is asked. They note that it has answered, so that it is asked once
+            for all stores.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._asking: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Ask, unless that has been done or is being done."""
+        if self._connections.is_eviction_known:
+            return
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+
+    async def close(self) -> None:
+        """Return when the answer has come, or its time is over."""
+        if self._asking is not None and not self._asking.done():
+            await asyncio.wait([self._asking])
+
+    async def _ask(self) -> None:
+        # Redis has served the call that led here. What goes wrong now is no failure of anything,
+        # and the next call leads here again.
+        with suppress(Exception):
+            redis = self._connections.redis
+            primaries = redis.get_primaries() if isinstance(redis, RedisCluster) else [None]
+            answers = set(await asyncio.gather(*map(self._policy, primaries)))
+            policies = {policy for policy in answers if policy is not None}
+            self._connections.is_eviction_known = bool(policies)
+            for policy in sorted(policies - {"noeviction"}):
+                logger.warning(
+                    "Redis evicts keys when its memory is full (maxmemory-policy %s): users lose "
+                    "sessions, and revoke_user and ban may leave some alive. Set it to noeviction.",
+                    policy,
+                )
+
+    async def _policy(self, primary: ClusterNode | None) -> str | None:
+        """What a server does when its memory is full; None if it does not answer."""
+        target = {} if primary is None else {"target_nodes": primary}
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT):
+                memory = await self._connections.redis.info("memory", **target)
+        except ResponseError:  # it may not be asked
+            return "noeviction"
+        except (RedisError, OSError):  # TimeoutError is one
+            return None
+        return str(memory.get("maxmemory_policy")) if memory.get("maxmemory") else "noeviction"

@@ -1,0 +1,231 @@
+"""RedisTracking: hears from Redis which sessions have changed, as it happens."""
+
+import asyncio
+import logging
+import math
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+from weakref import WeakSet
+
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    RedisError,
+    ResponseError,
+)
+
+from ...connections import Connections
+from ..near_cache import LONGEST_SILENCE, NearCache
+
+__all__ = ["RedisTracking"]
+
+logger = logging.getLogger(__name__)
+
+_REFUSAL = re.compile(
+    r"unknown|unsupported|NOPROTO|NOPERM|permission|TRACKING|HELLO|RESP|syntax", re.I
+)
+_REPORTS = 1.0  # seconds between two lines of the log that it is down, at least
+_HEARTBEAT = 0.5  # seconds between two questions, whose answers tell that the connection is alive
+_SHORTEST_BACKOFF = 0.05  # seconds before the next attempt to connect
+_LONGEST_BACKOFF = 1.0
+# Settings for what a managed Redis announces of its maintenance.
+_FOR_THE_POOL = ("maint_notifications_config", "maint_notifications_pool_handler")
+
+
+class RedisTracking:
+    """Keeps near caches current, over a connection of its own on which Redis pushes what changes.
+
+    While the connection is down the caches are shut; it comes back by itself.
+
+    Args:
+        connections: whose Redis to connect to, in the same way as its client does. When these
+            leave their connections because they are stale, so does this.
+        prefix: of the keys to hear of, behind whose last colon stands the nonce of a session.
+
+    Source: Redis documentation, client-side caching, broadcasting mode.
+    """
+
+    def __init__(self, connections: Connections, prefix: str) -> None:
+        self._connections = connections
+        client: Any = connections.configured_redis  # of a single Redis
+        self._pool = client.connection_pool
+        self._prefix = prefix
+        self._caches: WeakSet[NearCache] = WeakSet()  # of services that may be gone before us
+        self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._is_refused = False
+        self._time: tuple[float, float] | None = None  # while it is up: of Redis, and when asked
+        self._is_down = False
+        self._reported_at = -math.inf
+
+    def subscribe(self, cache: NearCache) -> None:
+        """Keep a cache current from now on. Its clock has to be `time.monotonic`."""
+        self._caches.add(cache)
+        if self._time is not None:
+            cache.open(*self._time)
+
+    def forget(self, nonces: Iterable[str]) -> None:
+        """The sessions of these nonces have changed."""
+        for nonce in nonces:
+            for cache in self._caches:
+                cache.forget(nonce)
+
+    def start(self) -> None:
+        """Connect, unless that has begun already; needs a running event loop."""
+        may_start = not self._is_closed and not self._is_refused
+        if may_start and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Shut the caches and close the connection; may be called again."""
+        self._is_closed = True
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        backoff = 0.0
+        while not _is_cancelled():
+            connection = self._new_connection()
+            epoch = self._connections.redis_epoch
+            is_tracking = False
+            try:
+                await connection.connect()
+                await self._track(connection)
+                is_tracking = True
+                await self._listen(connection, epoch)
+            except (AuthenticationError, AuthorizationError) as error:
+                self._report_down(error)
+                backoff = _LONGEST_BACKOFF
+            except Exception as error:  # noqa: BLE001 (whatever it is, this has to come back)
+                if not is_tracking and _is_refusal(error):
+                    self._report_refusal(error)
+                    return
+                backoff = 0.0 if self._time else backoff
+                backoff = min(_LONGEST_BACKOFF, 2 * backoff + _SHORTEST_BACKOFF)
+                self._report_down(error)
+            finally:
+                self._time = None
+                for cache in self._caches:
+                    cache.shut()
+                await _give_up(connection)
+            # Not all processes at the same moment when a server comes back.
+            await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
+
+    def _new_connection(self) -> Any:
+        settings = {
+            **self._pool.connection_kwargs,
+            "protocol": 3,
+            "decode_responses": False,  # for a key that is no text would end the connection
+            "retry": Retry(NoBackoff(), 0),
+            "health_check_interval": 0,
+        }
+        for name in _FOR_THE_POOL:
+            settings.pop(name, None)
+        return self._pool.connection_class(**settings)
+
+    async def _track(self, connection: Any) -> None:
+        """Let Redis push on this connection what changes."""
+        # redis-py has no public way to it for its asyncio client yet (its issue 3916).
+        parser = connection._parser
+        if hasattr(parser, "set_invalidation_push_handler"):  # before 6.4 it returns pushes as read
+            parser.set_invalidation_push_handler(_returned)
+            parser.set_pubsub_push_handler(_returned)
+        await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
+        # When its time is over, read_response returns None, and can be called again.
+        if await connection.read_response(timeout=LONGEST_SILENCE) is None:
+            raise TimeoutError
+
+    async def _listen(self, connection: Any, epoch: int) -> None:
+        """Take what Redis pushes until the connection is lost or its epoch is over."""
+        heard = due = time.monotonic()
+        asked: deque[float] = deque()
+        while not _is_cancelled():
+            if self._connections.redis_epoch != epoch:
+                raise ConnectionError("The other connections were stale.")
+            now = time.monotonic()
+            if now >= due:
+                asked.append(now)
+                await connection.send_command("TIME")
+                due = now + _HEARTBEAT
+            # When this process was busy for long, the answer may lie there, and is read first.
+            is_late = now >= heard + LONGEST_SILENCE
+            answer = await connection.read_response(timeout=due - now, push_request=True)
+            if answer is None and is_late:
+                raise TimeoutError
+            if answer and answer[0] == b"invalidate":
+                self._apply(answer[1])
+            elif answer and answer[0].isdigit():  # the answer of TIME; other pushes are ignored
+                heard = asked.popleft()
+                self._synchronize(answer, heard)
+
+    def _synchronize(self, answer: Sequence[bytes], asked_at: float) -> None:
+        seconds, microseconds = map(int, answer)
+        is_new = self._time is None
+        self._time = (seconds + microseconds / 1e6, asked_at)
+        for cache in self._caches:
+            if is_new:
+                cache.open(*self._time)
+            else:
+                cache.synchronize(*self._time)
+        if self._is_down:
+            self._is_down = False
+            logger.info("The connection on which Redis pushes what changes is up again.")
+
+    def _apply(self, keys: Sequence[bytes] | None) -> None:
+        """Forget the sessions of keys that have changed; of None when all are gone."""
+        if keys is None:
+            for cache in self._caches:
+                cache.forget_all()
+        else:
+            self.forget(key.decode(errors="replace").rpartition(":")[2] for key in keys)
+
+    def _report_refusal(self, error: Exception) -> None:
+        self._is_refused = True
+        logger.warning(
+            "This Redis refuses the push connection of near caches, so they stay off; every token "
+            "is looked up. It has to speak RESP3 and allow CLIENT TRACKING. It answered: %s",
+            error,
+        )
+
+    def _report_down(self, error: Exception) -> None:
+        now = time.monotonic()
+        if self._is_down or now < self._reported_at + _REPORTS:
+            return
+        self._is_down, self._reported_at = True, now
+        unknown = None if isinstance(error, (RedisError, OSError)) else error
+        logger.warning(
+            "The connection on which Redis pushes what changes is down, so near caches are not "
+            "used until it is up again: %s",
+            type(error).__name__,
+            exc_info=unknown,
+        )
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a server will never track, which is not for a moment only."""
+    return isinstance(error, ResponseError) and _REFUSAL.search(str(error)) is not None
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was cancelled: on Python 3.11 redis-py swallows that while it sends."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _give_up(connection: Any) -> None:
+    try:
+        await connection.disconnect(nowait=True)
+    except Exception:
+        logger.warning("A connection that was given up could not be closed.", exc_info=True)
+
+
+async def _returned(push: Sequence[Any]) -> Sequence[Any]:
+    """Have `read_response` return a push: redis-py only logs what a handler raises."""
+    return push

@@ -1,0 +1,1 @@
+"""Tokens, and encryption at rest."""

@@ -1,0 +1,1 @@
+"""What is said to WeChat, and what WeChat says."""

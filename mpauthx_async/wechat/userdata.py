@@ -1,0 +1,232 @@
+"""Decrypting and verifying what WeChat seals for a user: pure functions, base64 texts in.
+
+Source: WeChat's "Signature verification and encryption/decryption of open data",
+https://developers.weixin.qq.com/miniprogram/en/dev/framework/open-ability/signature.html
+"""
+
+import binascii
+import hashlib
+import hmac
+import time
+from typing import Any, TypeGuard
+
+from Crypto.Cipher import AES
+
+from ..errors import DecryptionError, ParameterError
+from ..untrusted_text import JSON, is_clean
+
+__all__ = [
+    "MAX_ENCRYPTED_DATA",
+    "MAX_IV",
+    "check_max_age",
+    "check_sealed",
+    "decrypt_user_data",
+    "sign_user_state",
+    "verify_raw_data",
+]
+
+MAX_ENCRYPTED_DATA = 16_384
+"""The most characters of sealed data; WeChat's largest payloads have a few thousand."""
+
+MAX_IV = 64
+"""The most characters of an iv: 24 as WeChat gives it, more when line breaks were added."""
+
+_MAX_AHEAD = 300  # seconds that WeChat's clock may be ahead of ours
+_MAX_MAX_AGE = 3_153_600_000  # seconds: a hundred years
+_KEY = 16  # bytes: AES-128
+_REPAIR = bytes.maketrans(b" -_", b"++/")
+_WIDEST = "\U0010ffff"
+_IDS = ("openId", "unionId", "openGId", "userid", "corpid")
+
+
+def decrypt_user_data(
+    session_key: str,
+    encrypted_data: str,
+    iv: str,
+    app_id: str,
+    *,
+    max_age: float | None = None,
+    now: float | None = None,
+) -> dict[str, Any]:
+    """Decrypt what `wx.getUserInfo` and its kin hand to the client (AES-128-CBC, PKCS#7).
+
+    Base64 that was damaged on its way is repaired: a form decoder's space for a plus, the
+    URL-safe alphabet, missing padding. Bytes that are not UTF-8 become U+FFFD.
+
+    AES-CBC does not authenticate the data: whoever has a session key can seal anything with it.
+
+    Args:
+        session_key: the session key of the login that the data was sealed in, base64 of 16 bytes.
+        encrypted_data: the client's `encryptedData`, base64, up to 16,384 characters.
+        iv: the client's `iv`, base64 of 16 bytes.
+        app_id: the app whose data this must be, as the watermark says.
+        max_age: how many seconds ago WeChat may have sealed the data, by the watermark's timestamp;
+            None for any time.
+        now: the time in Unix seconds; by default the system's.
+
+    Returns:
+        The payload with WeChat's own field names, such as openId and nickName.
+
+    Raises:
+        DecryptionError: the data is malformed, damaged, too long, sealed with another key or for
+            another app, or contains an id with a control character or U+FFFD, in one message that
+            does not tell which; or, with `max_age`, it is older or has no usable timestamp, in
+            another message.
+        ParameterError: max_age is not a positive number.
+    """
+    check_max_age(max_age)
+    payload = _open(session_key, encrypted_data, iv, app_id)
+    del session_key, encrypted_data, iv  # a raised exception shows the locals of this frame
+    if payload is None:
+        # Raised here, because an exception of `_open` as its context would tell what failed.
+        raise DecryptionError(
+            "The user data does not decrypt for this login and this app. Usually the client "
+            "called wx.getUserInfo before wx.login, or wx.login again in between, and so sealed "
+            "it with another session key: the client has to log in again, wx.login first, then "
+            "get the data, then send the code and the data together."
+        )
+    if max_age is not None:
+        timestamp = payload["watermark"].get("timestamp")
+        if not _is_within(timestamp, max_age, time.time() if now is None else now):
+            del payload
+            raise DecryptionError(
+                f"The user data was not sealed within the last {max_age:g} seconds, or does not "
+                "tell when it was: the client has to get the data anew and send it at once. If "
+                "this happens often, check this server's clock."
+            )
+    return payload
+
+
+def check_sealed(encrypted_data: object, iv: object) -> tuple[str, str]:
+    """Validate sealed data as a client sends it, before anything is done with it.
+
+    Returns:
+        The two, as they are.
+
+    Raises:
+        ParameterError: one of the two is not a text, is empty or is too long.
+    """
+    if (
+        isinstance(encrypted_data, str)
+        and isinstance(iv, str)
+        and 0 < len(encrypted_data) <= MAX_ENCRYPTED_DATA
+        and 0 < len(iv) <= MAX_IV
+    ):
+        return encrypted_data, iv
+    del encrypted_data, iv
+    raise ParameterError(
+        "encrypted_data and iv come together, both texts as the client got them from WeChat, of "
+        f"at most {MAX_ENCRYPTED_DATA} and {MAX_IV} characters."
+    )
+
+
+def check_max_age(max_age: object) -> None:
+    """Validate a `max_age`, in seconds.
+
+    Raises:
+        ParameterError: it is neither None nor a positive number up to a hundred years.
+    """
+    if max_age is not None and not (_is_number(max_age) and 0 < max_age <= _MAX_MAX_AGE):
+        raise ParameterError("max_age must be a positive number of seconds, or None.")
+
+
+def verify_raw_data(session_key: str, raw_data: str, signature: str) -> bool:
+    """Tell whether `rawData` is what WeChat signed: sha1(rawData + session_key) in hex.
+
+    Args:
+        session_key: the session key, as the base64 text that WeChat gave.
+        raw_data: the client's `rawData`, exactly as it came.
+        signature: the client's `signature`, 40 hex digits.
+
+    Returns:
+        True when the signature is right; False for anything else, whatever its type or form.
+    """
+    if not all(isinstance(text, str) for text in (session_key, raw_data, signature)):
+        return False
+    digest = hashlib.sha1(_encode(raw_data + session_key), usedforsecurity=False).hexdigest()
+    return hmac.compare_digest(digest.encode(), _encode(signature))
+
+
+def sign_user_state(session_key: str, body: str | bytes = b"") -> str:
+    """Make the user-state signature of a server call: hmac_sha256(session_key, body) in hex.
+
+    Args:
+        session_key: the session key, as the base64 text that WeChat gave.
+        body: the request's body, exactly as it is sent; empty for a GET.
+
+    Returns:
+        64 hex digits.
+
+    Source: https://developers.weixin.qq.com/miniprogram/en/dev/framework/server-ability/signature.html
+    """
+    # A UnicodeEncodeError would quote the session key.
+    message = _encode(body) if isinstance(body, str) else body
+    return hmac.new(_encode(session_key), message, hashlib.sha256).hexdigest()
+
+
+def _open(session_key: str, encrypted_data: str, iv: str, app_id: str) -> dict[str, Any] | None:
+    """Decrypt and parse sealed data; None if it is not a JSON object of this app.
+
+    The padding is unauthenticated, so the time that this takes must not depend on it (Vaudenay,
+    "Security Flaws Induced by CBC Padding", EUROCRYPT 2002). Padding that is checked first saves a
+    wrong one the parsing, which takes longer the more data there is. So everything is decoded and
+    parsed whatever the padding is, and the padding is compared last, in constant time, together
+    with the watermark. How far a changed text still parses as JSON shows in a few microseconds;
+    data without a MAC cannot be parsed without that.
+    """
+    try:
+        if len(encrypted_data) > MAX_ENCRYPTED_DATA or len(iv) > MAX_IV:
+            return None
+        key = _decode_base64(session_key)
+        if len(key) != _KEY:
+            return None
+        cipher = AES.new(key, AES.MODE_CBC, _decode_base64(iv))
+        plaintext = cipher.decrypt(_decode_base64(encrypted_data))
+        # Behind a character of the widest kind CPython stores the text in four bytes a character
+        # from its beginning. Otherwise one byte of the padding that is not ASCII makes it copy all
+        # that is decoded so far, which takes microseconds.
+        text = (_WIDEST.encode() + plaintext).decode(errors="replace")
+        payload, end = JSON.raw_decode(text, len(_WIDEST))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    is_padded, is_ours = _is_padding(text[end:].encode()), _is_sealed_for(app_id, payload)
+    return payload if is_padded & is_ours & _has_clean_ids(payload) else None
+
+
+def _is_padding(rest: bytes) -> bool:
+    """Tell whether this is PKCS#7 padding to AES's block."""
+    size = len(rest)
+    return 0 < size <= AES.block_size and hmac.compare_digest(rest, bytes([size]) * size)
+
+
+def _is_sealed_for(app_id: str, payload: object) -> bool:
+    watermark = payload.get("watermark") if isinstance(payload, dict) else None
+    return isinstance(watermark, dict) and watermark.get("appid") == app_id
+
+
+def _has_clean_ids(payload: object) -> bool:
+    ids = [payload.get(name) for name in _IDS] if isinstance(payload, dict) else []
+    return all(is_clean(one) for one in ids if isinstance(one, str))
+
+
+def _is_within(timestamp: object, max_age: float, now: float) -> bool:
+    # NaN is in no range.
+    return _is_number(timestamp) and now - max_age <= timestamp <= now + _MAX_AHEAD
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _decode_base64(text: str) -> bytes:
+    encoded = text.encode("ascii")
+    try:
+        return binascii.a2b_base64(encoded, strict_mode=True)  # nearly always it came undamaged
+    except binascii.Error:
+        pass
+    repaired = encoded.translate(_REPAIR, b"\r\n\t").rstrip(b"=")
+    return binascii.a2b_base64(repaired + b"=" * (-len(repaired) % 4), strict_mode=True)
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,82 @@
+"""Imports point downwards: a part of the package knows only the parts below it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mpauthx_async
+
+PACKAGE = Path(mpauthx_async.__file__).parent
+NAME = mpauthx_async.__name__
+
+# From the top to the bottom. Parts of one line do not import one another.
+RANKS = [
+    {"cli", "__main__"},
+    {"service", "metrics"},
+    {"login"},
+    {"oauth", "sessions"},
+    {"wechat"},
+    {"stores"},
+    {"tokens"},
+    {"connections"},
+    {"concurrency"},
+    {"events"},
+    {"models"},
+    {"store_boundary"},
+    {"failure_log"},
+    {"untrusted_text"},
+    {"errors"},
+    {"constants"},
+]
+RANK = {part: -rank for rank, parts in enumerate(RANKS) for part in parts}
+SIMULATOR_KNOWS = {"wechat.errcodes", "models", "errors", "simulator"}
+
+MODULES = {
+    ".".join((NAME, *path.relative_to(PACKAGE).with_suffix("").parts)): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """The modules of this package that a module imports, also within functions."""
+    path = MODULES[module]
+    package = module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.startswith(f"{NAME}."))
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *filter(None, [node.module])])
+            if source == NAME:
+                yield from (f"{NAME}.{name.name}" for name in node.names)
+            elif source.startswith(f"{NAME}."):
+                yield source
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if part_of(name) in RANK])
+def test_imports_point_downwards(module: str) -> None:
+    part = part_of(module)
+    upwards = {
+        imported
+        for imported in imports_of(module)
+        if part_of(imported) != part
+        and RANK.get(part_of(imported), 1) >= RANK[part]
+        and not (part == "cli" and part_of(imported) == "simulator")
+    }
+    assert not upwards
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if part_of(name) == "simulator"])
+def test_the_simulator_knows_little(module: str) -> None:
+    known = {imported.removeprefix(f"{NAME}.") for imported in imports_of(module)}
+    assert {name for name in known if name.split(".")[0] != "simulator"} <= SIMULATOR_KNOWS
+
+
+def test_each_part_has_a_rank() -> None:
+    assert {part_of(module) for module in MODULES} - {"__init__", "simulator"} == RANK.keys()
