@@ -33,6 +33,7 @@ from .errors import (
     WeChatRefusedError,
     WeChatUnavailableError,
 )
+from .events import PushEvent
 from .models import (
     AuthResult,
     Ban,
@@ -75,7 +76,7 @@ from .wechat.exchanges import (
     WebExchange,
     WeComExchange,
 )
-from .wechat.push_events import PushEvent, parse_push_event, verify_push_url
+from .wechat.push_events import parse_push_event, verify_push_url
 from .wechat.userdata import decrypt_user_data, sign_user_state, verify_raw_data
 
 __version__ = "0.1.0"

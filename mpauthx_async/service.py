@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Self
 
+from .concurrency.event_bus import EventBus
 from .concurrency.frames import clear_frames, methods_clear_frames
 from .concurrency.in_flight import OpenCalls
 from .connections import Connections
@@ -15,7 +16,7 @@ from .errors import (
     DecryptionError,
     ParameterError,
 )
-from .events import Events, Listener, WeChatFailed
+from .events import Listener, PushEvent, WeChatFailed
 from .login.device import Device
 from .login.erasure import Erasure
 from .login.pipeline import Logins
@@ -53,7 +54,6 @@ from .tokens.sealing import SessionKeySealer
 from .wechat.access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
 from .wechat.api import WeChatAPI, check_code
 from .wechat.exchanges import CodeExchange, ComponentExchange
-from .wechat.push_events import PushEvent
 from .wechat.push_handling import PushEventHandler
 from .wechat.transport import API_HOSTS
 from .wechat.userdata import check_max_age, check_sealed, verify_raw_data
@@ -145,7 +145,7 @@ class MPAuthX:
         self._sku = sku
         self._clock = clock
         self._slides = absolute_ttl is not None
-        self._events = Events()
+        self._events = EventBus()
         self._owns_connections = connections is None
         self._connections = Connections() if connections is None else connections
         self._api = WeChatAPI(

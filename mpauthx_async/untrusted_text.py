@@ -6,6 +6,7 @@ contains one is malformed.
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -15,6 +16,7 @@ __all__ = [
     "JSON",
     "is_clean",
     "is_credential",
+    "is_one_line",
     "is_user_id",
     "parse_json",
     "profile_text",
@@ -56,6 +58,11 @@ def profile_text(value: object) -> str | None:
 def is_clean(text: str) -> bool:
     """Whether a text has no control characters, no lone surrogates and no U+FFFD."""
     return _NOT_CLEAN.search(text) is None
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a text has no control characters, line ends or halves of characters."""
+    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def is_user_id(value: object) -> bool:

@@ -13,7 +13,8 @@ NAME = mpauthx_async.__name__
 
 # From the top to the bottom. Parts of one line do not import one another.
 RANKS = [
-    {"cli", "__main__"},
+    {"__main__"},
+    {"cli"},
     {"service", "metrics"},
     {"login"},
     {"oauth", "sessions"},
@@ -25,8 +26,8 @@ RANKS = [
     {"events"},
     {"models"},
     {"store_boundary"},
-    {"failure_log"},
     {"untrusted_text"},
+    {"failure_log"},
     {"errors"},
     {"constants"},
 ]

@@ -14,7 +14,8 @@ from functools import partial
 import pytest
 
 from mpauthx_async import ClosedError
-from mpauthx_async.events import Event, Events, StoreFailed, Unbanned, WeChatFailed
+from mpauthx_async.concurrency.event_bus import EventBus
+from mpauthx_async.events import Event, StoreFailed, Unbanned, WeChatFailed
 
 HELD = 1000
 """How many events wait for a listener."""
@@ -29,7 +30,7 @@ def numbered(count: int) -> list[Event]:
     return [WeChatFailed(number) for number in range(count)]
 
 
-def emit(events: Events, *happened: Event) -> None:
+def emit(events: EventBus, *happened: Event) -> None:
     for event in happened:
         events.emit(event)
 
@@ -64,7 +65,7 @@ class SlowInThread:
 
 
 async def test_a_coroutine_function_is_told_in_the_loop_one_event_after_another():
-    events, told, now = Events(), [], []
+    events, told, now = EventBus(), [], []
 
     async def listener(event: Event) -> None:
         now.append(event)
@@ -84,7 +85,7 @@ async def test_a_coroutine_function_is_told_in_the_loop_one_event_after_another(
 
 
 async def test_a_plain_function_is_told_a_backlog_in_one_hop_to_a_thread_that_nothing_else_needs():
-    events, told = Events(), []
+    events, told = EventBus(), []
     hop = ContextVar[list[Event] | None]("hop", default=None)  # a hop is a context of its own
 
     def listener(event: Event) -> None:
@@ -104,7 +105,7 @@ async def test_a_plain_function_is_told_a_backlog_in_one_hop_to_a_thread_that_no
 
 
 async def test_what_happens_meanwhile_is_told_in_its_order_too():
-    events, listener = Events(), SlowInThread()
+    events, listener = EventBus(), SlowInThread()
     events.subscribe(listener)
     first, *others = happened = numbered(5)
     events.emit(first)
@@ -151,7 +152,7 @@ class InTheLoop:
 async def test_whatever_is_awaitable_is_awaited_in_the_loop(
     make: Callable[[list[Event]], Callable[[Event], object]],
 ):
-    events, told = Events(), []
+    events, told = EventBus(), []
     events.subscribe(make(told))
     emit(events, *numbered(3))
     await events.close()
@@ -159,7 +160,7 @@ async def test_whatever_is_awaitable_is_awaited_in_the_loop(
 
 
 async def test_what_is_told_in_the_loop_needs_no_thread():
-    events, told, threads = Events(), [], []
+    events, told, threads = EventBus(), [], []
     executor = ThreadPoolExecutor(initializer=lambda: threads.append(threading.current_thread()))
     asyncio.get_running_loop().set_default_executor(executor)
     listener = InTheLoop(told)
@@ -172,7 +173,7 @@ async def test_what_is_told_in_the_loop_needs_no_thread():
 
 
 async def test_without_listeners_nothing_is_done():
-    events = Events()
+    events = EventBus()
     tasks = asyncio.all_tasks()
     assert not events.has_listeners
     emit(events, *numbered(2 * HELD))
@@ -182,7 +183,7 @@ async def test_without_listeners_nothing_is_done():
 
 
 async def test_has_listeners_tells_whether_anybody_listens():
-    events = Events()
+    events = EventBus()
     unsubscribe = events.subscribe(print)
     assert events.has_listeners
     unsubscribe()
@@ -205,7 +206,7 @@ async def failing_in_loop(told: list[Event], event: Event) -> None:
 async def test_a_failure_is_logged_without_what_the_event_holds_and_the_next_event_told(
     listener: Callable[..., object], caplog: pytest.LogCaptureFixture
 ):
-    events, told = Events(), []
+    events, told = EventBus(), []
     events.subscribe(partial(listener, told))
     happened = [Unbanned("shop", "o-secret"), StoreFailed("secret")]
     emit(events, *happened)
@@ -224,7 +225,7 @@ async def test_a_failure_is_logged_without_what_the_event_holds_and_the_next_eve
 async def test_a_cancellation_of_the_listeners_own_is_a_failure_like_others(
     way: str, caplog: pytest.LogCaptureFixture
 ):
-    events, told = Events(), []
+    events, told = EventBus(), []
 
     async def cancelled(event: Event) -> None:
         told.append(event)
@@ -249,7 +250,7 @@ async def test_a_cancellation_of_the_listeners_own_is_a_failure_like_others(
 async def test_a_slow_listener_loses_what_is_too_much_and_harms_no_other(
     kind: type[Slow | SlowInThread], caplog: pytest.LogCaptureFixture
 ):
-    events, slow, told = Events(), kind(), []
+    events, slow, told = EventBus(), kind(), []
 
     async def quick(event: Event) -> None:
         told.append(event)
@@ -281,7 +282,7 @@ async def test_a_slow_listener_loses_what_is_too_much_and_harms_no_other(
 
 
 async def test_who_unsubscribes_is_told_no_more_and_may_do_so_twice():
-    events, leaving, staying = Events(), Slow(), Slow()
+    events, leaving, staying = EventBus(), Slow(), Slow()
     unsubscribe = events.subscribe(leaving)
     events.subscribe(staying)
     emit(events, *numbered(3))
@@ -299,7 +300,7 @@ async def test_who_unsubscribes_is_told_no_more_and_may_do_so_twice():
 
 
 async def test_a_plain_function_may_unsubscribe_from_its_thread():
-    events, told = Events(), []
+    events, told = EventBus(), []
 
     def once(event: Event) -> None:
         told.append(event)
@@ -312,7 +313,7 @@ async def test_a_plain_function_may_unsubscribe_from_its_thread():
 
 
 async def test_closing_lets_go_of_one_who_unsubscribed_too(caplog: pytest.LogCaptureFixture):
-    events, leaving = Events(close_timeout=0), Slow()
+    events, leaving = EventBus(close_timeout=0), Slow()
     unsubscribe = events.subscribe(leaving)
     emit(events, *numbered(2))
     await leaving.reached.wait()
@@ -321,11 +322,11 @@ async def test_closing_lets_go_of_one_who_unsubscribed_too(caplog: pytest.LogCap
     await events.close()
     assert len(asyncio.all_tasks()) == len(tasks) - 1
     assert events.dropped == 1
-    assert "Slow was stopped. Events dropped: 1." in caplog.text
+    assert "Slow was stopped. EventBus dropped: 1." in caplog.text
 
 
 def test_all_but_closing_works_where_no_loop_runs():
-    events, told, forgotten = Events(), [], []
+    events, told, forgotten = EventBus(), [], []
     events.subscribe(told.append)
     unsubscribe = events.subscribe(forgotten.append)
     emit(events, *numbered(HELD + 1))
@@ -338,7 +339,7 @@ def test_all_but_closing_works_where_no_loop_runs():
 
 
 def test_what_was_emitted_before_the_loop_is_told_with_the_next_event():
-    events, told = Events(), []
+    events, told = EventBus(), []
     events.subscribe(told.append)
     first, second = numbered(2)
     events.emit(first)
@@ -352,7 +353,7 @@ def test_what_was_emitted_before_the_loop_is_told_with_the_next_event():
 
 
 async def test_after_close_there_is_nothing_to_tell_or_to_hear():
-    events, told = Events(), []
+    events, told = EventBus(), []
     events.subscribe(told.append)
     events.emit(WeChatFailed(0))
     await asyncio.gather(events.close(), events.close())
@@ -368,7 +369,7 @@ async def test_after_close_there_is_nothing_to_tell_or_to_hear():
 async def test_close_cuts_off_who_does_not_end_and_counts_and_logs_the_rest(
     caplog: pytest.LogCaptureFixture,
 ):
-    events, slow, told, all_told = Events(close_timeout=0), Slow(), [], asyncio.Event()
+    events, slow, told, all_told = EventBus(close_timeout=0), Slow(), [], asyncio.Event()
 
     async def quick(event: Event) -> None:
         told.append(event)
@@ -384,7 +385,7 @@ async def test_close_cuts_off_who_does_not_end_and_counts_and_logs_the_rest(
     assert told == numbered(3)
     assert events.dropped == 3
     [record] = caplog.records
-    assert record.message == "The listener Slow was stopped. Events dropped: 3."
+    assert record.message == "The listener Slow was stopped. EventBus dropped: 3."
     await events.close()
     assert events.dropped == 3
 
@@ -392,13 +393,13 @@ async def test_close_cuts_off_who_does_not_end_and_counts_and_logs_the_rest(
 async def test_close_waits_for_no_thread_that_hangs_and_the_thread_gets_no_more(
     caplog: pytest.LogCaptureFixture,
 ):
-    events, slow = Events(close_timeout=0), SlowInThread()
+    events, slow = EventBus(close_timeout=0), SlowInThread()
     events.subscribe(slow)
     emit(events, *numbered(3))
     await slow.reached.wait()
     await events.close()
     assert slow.told == []
-    assert "SlowInThread was stopped. Events dropped: 2." in caplog.text
+    assert "SlowInThread was stopped. EventBus dropped: 2." in caplog.text
     slow.gate.set()
     deadline = time.monotonic() + 10
     while not slow.told:  # it was at that one
@@ -411,7 +412,7 @@ async def test_close_waits_for_no_thread_that_hangs_and_the_thread_gets_no_more(
 async def test_who_swallows_the_cancellation_cannot_hold_up_close(
     caplog: pytest.LogCaptureFixture,
 ):
-    events, gate, ended = Events(close_timeout=0), asyncio.Event(), asyncio.Event()
+    events, gate, ended = EventBus(close_timeout=0), asyncio.Event(), asyncio.Event()
 
     async def stubborn(event: Event) -> None:
         try:
@@ -427,14 +428,14 @@ async def test_who_swallows_the_cancellation_cannot_hold_up_close(
     await reached.wait()
     await events.close()
     assert events.dropped == 3
-    assert "stubborn was stopped. Events dropped: 3." in caplog.text
+    assert "stubborn was stopped. EventBus dropped: 3." in caplog.text
     assert "stubborn goes on although it was cancelled." in caplog.text
     gate.set()
     await ended.wait()
 
 
 async def test_a_close_that_was_cancelled_can_be_called_again():
-    events, slow = Events(), Slow()
+    events, slow = EventBus(), Slow()
     events.subscribe(slow)
     emit(events, *numbered(3))
     closing = asyncio.create_task(events.close())
@@ -457,14 +458,14 @@ async def end_worker(before: set["asyncio.Task[object]"]) -> None:
 async def test_what_a_cancelled_worker_leaves_is_counted_and_logged_and_another_goes_on(
     begun: bool, caplog: pytest.LogCaptureFixture
 ):
-    events, slow, before = Events(), Slow(), asyncio.all_tasks()
+    events, slow, before = EventBus(), Slow(), asyncio.all_tasks()
     events.subscribe(slow)
     emit(events, *numbered(3))
     if begun:
         await slow.reached.wait()
     await end_worker(before)
     assert events.dropped == 3
-    assert "Slow was stopped. Events dropped: 3." in caplog.text
+    assert "Slow was stopped. EventBus dropped: 3." in caplog.text
     slow.gate.set()
     events.emit(WeChatFailed(3))
     await events.close()
@@ -472,7 +473,7 @@ async def test_what_a_cancelled_worker_leaves_is_counted_and_logged_and_another_
 
 
 async def test_a_worker_that_is_cancelled_ends_even_if_its_listener_swallows_that():
-    events, told, reached = Events(), [], asyncio.Event()
+    events, told, reached = EventBus(), [], asyncio.Event()
 
     async def stubborn(event: Event) -> None:
         told.append(event)
@@ -498,7 +499,7 @@ class Killed(BaseException):
 async def test_a_worker_that_is_killed_says_so_and_does_not_lose_the_rest_silently(
     caplog: pytest.LogCaptureFixture,
 ):
-    events, before = Events(), asyncio.all_tasks()
+    events, before = EventBus(), asyncio.all_tasks()
 
     async def deadly(event: Event) -> None:
         raise Killed
@@ -509,11 +510,11 @@ async def test_a_worker_that_is_killed_says_so_and_does_not_lose_the_rest_silent
     await asyncio.wait([worker])
     assert isinstance(worker.exception(), Killed)
     assert events.dropped == 3
-    assert "deadly was stopped. Events dropped: 3." in caplog.text
+    assert "deadly was stopped. EventBus dropped: 3." in caplog.text
 
 
 def test_in_a_loop_after_the_first_listening_goes_on(caplog: pytest.LogCaptureFixture):
-    events, told, hanging = Events(), [], True
+    events, told, hanging = EventBus(), [], True
 
     async def listener(event: Event) -> None:
         if hanging:
@@ -527,7 +528,7 @@ def test_in_a_loop_after_the_first_listening_goes_on(caplog: pytest.LogCaptureFi
     events.subscribe(listener)
     asyncio.run(main())
     assert events.dropped == 3
-    assert "Events dropped: 3." in caplog.text
+    assert "EventBus dropped: 3." in caplog.text
 
     async def main_of_the_second() -> None:
         events.emit(WeChatFailed(3))
@@ -539,7 +540,7 @@ def test_in_a_loop_after_the_first_listening_goes_on(caplog: pytest.LogCaptureFi
 
 
 def test_a_loop_that_was_closed_with_all_in_it_does_not_end_listening():
-    events, told, hanging = Events(), [], True
+    events, told, hanging = EventBus(), [], True
 
     async def listener(event: Event) -> None:
         if hanging:
@@ -563,13 +564,13 @@ def test_a_loop_that_was_closed_with_all_in_it_does_not_end_listening():
 
 
 def test_closing_in_another_loop_does_not_wait_for_what_died_with_the_first():
-    events, reached = Events(close_timeout=3600), asyncio.Event()
+    events, reached = EventBus(close_timeout=3600), asyncio.Event()
 
     async def hanging(event: Event) -> None:
         reached.set()
         await asyncio.Event().wait()
 
-    async def main(events: Events) -> None:
+    async def main(events: EventBus) -> None:
         events.emit(WeChatFailed(0))
         await reached.wait()
 
@@ -587,7 +588,7 @@ request_id = ContextVar("request_id", default="none")
 
 @pytest.mark.parametrize("in_thread", [True, False])
 async def test_listeners_run_in_the_context_in_which_they_were_subscribed(in_thread: bool):
-    events, seen = Events(), []
+    events, seen = EventBus(), []
 
     def plain(event: Event) -> None:
         seen.append(request_id.get())
@@ -605,7 +606,7 @@ async def test_listeners_run_in_the_context_in_which_they_were_subscribed(in_thr
 if sys.version_info >= (3, 12):
 
     async def test_emit_calls_no_listener_even_where_tasks_begin_at_once():
-        events, told, heard = Events(), [], asyncio.Event()
+        events, told, heard = EventBus(), [], asyncio.Event()
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
 
         async def listener(event: Event) -> None:
@@ -624,7 +625,7 @@ if sys.version_info >= (3, 12):
 
 
 async def test_a_listener_may_emit():
-    events, told, heard = Events(), [], asyncio.Event()
+    events, told, heard = EventBus(), [], asyncio.Event()
 
     async def listener(event: Event) -> None:
         told.append(event)

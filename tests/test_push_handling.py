@@ -25,7 +25,8 @@ from mpauthx_async import (
     parse_push_event,
     verify_push_url,
 )
-from mpauthx_async.events import Events, PushEventReceived
+from mpauthx_async.concurrency.event_bus import EventBus
+from mpauthx_async.events import PushEventReceived
 from mpauthx_async.wechat.push_handling import PushEventHandler
 
 from .memory_stores import MemoryTokens, MemoryUsers
@@ -289,7 +290,7 @@ async def test_what_a_service_remembers_by_itself_is_bounded(
         purpose="shop",
         users=users,
         records=None,
-        events=Events(),
+        events=EventBus(),
         clock=clock,
     )
     first, second = [pushed(wx, "user_info_modified") for _ in range(2)]

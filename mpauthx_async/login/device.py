@@ -1,11 +1,11 @@
 """Device: what a login says of the device it comes from."""
 
-import unicodedata
 from typing import NamedTuple
 
 from ..errors import ParameterError
+from ..untrusted_text import is_one_line
 
-__all__ = ["NO_DEVICE", "Device", "is_one_line"]
+__all__ = ["NO_DEVICE", "Device"]
 
 _MAX_CHARACTERS = 64
 _MAX_BYTES = 200  # of UTF-8
@@ -35,11 +35,6 @@ class Device(NamedTuple):
 
 NO_DEVICE = Device()
 """What a login says that tells nothing of the device."""
-
-
-def is_one_line(text: str) -> bool:
-    """Whether a text has no control characters, line ends or halves of characters."""
-    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def _checked_text(parameter: str, text: object) -> str | None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Collection
 
+from ..concurrency.event_bus import EventBus
 from ..errors import ParameterError
-from ..events import Events, ProfileCleared, UserForgotten
+from ..events import ProfileCleared, UserForgotten
 from ..models import PROFILE_FIELDS, Subject, is_user_id
 from ..oauth.client import WeChatOAuth
 from ..sessions.bans import Bans
@@ -40,7 +41,7 @@ class Erasure:
         tokens: TokenStore,
         bans: Bans,
         logins: Logins,
-        events: Events,
+        events: EventBus,
     ) -> None:
         self._sku = sku
         self._app_ids = {app_id} if web is None else {app_id, web.app_id}

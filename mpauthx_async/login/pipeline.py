@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..concurrency.coalescer import Coalescer, answers_of, settle
 from ..concurrency.deadlines import one_call, without_call
+from ..concurrency.event_bus import EventBus
 from ..concurrency.shards import ShardedCoalescer, sharding_of
 from ..connections import Connections
 from ..errors import (
@@ -26,7 +27,7 @@ from ..errors import (
     StoreError,
     UserNotFoundError,
 )
-from ..events import Events, LoggedIn, LoginFailed, Refreshed, Replaced, Revoked, UserLinked
+from ..events import LoggedIn, LoginFailed, Refreshed, Replaced, Revoked, UserLinked
 from ..models import (
     AuthResult,
     Ban,
@@ -88,7 +89,7 @@ class Logins:
         users: UserStore,
         tokens: TokenStore,
         connections: Connections,
-        events: Events,
+        events: EventBus,
         bans: Bans,
         policy: LoginPolicy,
         ttl: int,

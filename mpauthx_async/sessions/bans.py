@@ -8,11 +8,12 @@ from itertools import islice
 from typing import TypeVar
 
 from ..concurrency.coalescer import answers_of
+from ..concurrency.event_bus import EventBus
 from ..errors import BannedError, MPAuthXError, ParameterError, StoreError
-from ..events import Banned, Events, Unbanned
-from ..login.device import is_one_line
+from ..events import Banned, Unbanned
 from ..models import Ban, Subject, User
 from ..stores import TokenStore
+from ..untrusted_text import is_one_line
 from .subjects import Subjects
 
 __all__ = ["Bans"]
@@ -47,7 +48,7 @@ class Bans:
         sku: str,
         subjects: Subjects,
         tokens: TokenStore,
-        events: Events,
+        events: EventBus,
         clock: Callable[[], float],
     ) -> None:
         self._sku = sku

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ..concurrency.coalescer import answers_of
 from ..concurrency.deadlines import one_call
+from ..concurrency.event_bus import EventBus
 from ..concurrency.shards import AnyCoalescer, coalescer_for, subject_of
 from ..constants import TokenStatus
 from ..errors import (
@@ -19,7 +20,7 @@ from ..errors import (
     StoreError,
     UserNotFoundError,
 )
-from ..events import Events, Revoked, Rotated, TokenReuseDetected, TokensValidated
+from ..events import Revoked, Rotated, TokenReuseDetected, TokensValidated
 from ..models import AuthResult, OnlinePage, Session, SessionRef, Subject, User
 from ..store_boundary import only_store_errors
 from ..stores import TokenStore, UserStore, longest_wait, system_of
@@ -65,7 +66,7 @@ class Sessions:
         users: UserStore,
         subjects: Subjects,
         tokens: TokenStore,
-        events: Events,
+        events: EventBus,
         ttl: int,
         absolute_ttl: int | None,
         shares: bool,

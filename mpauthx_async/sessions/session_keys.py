@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..concurrency.coalescer import Coalescer, answers_of
+from ..concurrency.event_bus import EventBus
 from ..concurrency.shards import AnyCoalescer, coalescer_for, subject_of
 from ..concurrency.single_flight import Flights
 from ..connections import Connections
@@ -17,7 +18,6 @@ from ..errors import (
     SessionKeyLostError,
     StoreError,
 )
-from ..events import Events
 from ..failure_log import invalid_answer
 from ..models import CodeSession, SessionRef, UserEncryptKey
 from ..stores import SessionKeyStore, TokenStore, longest_wait, system_of
@@ -52,7 +52,7 @@ class SessionKeys:
         sealer: SessionKeySealer,
         tokens: TokenStore,
         connections: Connections,
-        events: Events,
+        events: EventBus,
     ) -> None:
         self._app_id = app_id
         self._api = api

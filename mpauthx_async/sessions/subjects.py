@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from ..concurrency.event_bus import EventBus
 from ..errors import ParameterError
-from ..events import Events
 from ..models import Subject, User, is_user_id
 from ..stores import UserStore
 
@@ -22,7 +22,7 @@ class Subjects:
         events: is told when the store fails.
     """
 
-    def __init__(self, *, sku: str, users: UserStore, events: Events) -> None:
+    def __init__(self, *, sku: str, users: UserStore, events: EventBus) -> None:
         self._sku = sku
         self._users = users
         self._events = events

@@ -11,7 +11,6 @@ import hmac
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
@@ -20,6 +19,7 @@ from Crypto.Util.Padding import unpad
 
 from ..concurrency.frames import clears_frames
 from ..errors import ConfigurationError, InvalidPushEventError
+from ..events import PushEvent
 from ..untrusted_text import JSON, is_clean, is_user_id
 
 __all__ = ["MAX_PUSH_AGE", "PushEvent", "parse_push_event", "verify_push_url"]
@@ -58,44 +58,6 @@ _STALE = (
 _MALFORMED = (
     "This push event is not a JSON object or XML document as WeChat documents it: refuse it."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class PushEvent:
-    """An event that WeChat pushed, or another message.
-
-    Attributes:
-        event: its name, such as user_authorization_revoke; empty for a message that is no event.
-        open_id: the user in the app that it is about; None if it names none.
-        union_id: the user's unionId, likewise.
-        app_id: the app that it is about: the AppID that it names, else the one it was encrypted
-            for; None in plain mode without either.
-        encrypted_for: the AppID that it was encrypted for: the app's, or that of the third-party
-            platform that acts for it; None in plain mode.
-        is_encrypted: whether it came in safe mode. Only then is it proven that WeChat said so: the
-            signature of plain mode does not cover the body.
-        nonce: occurs once; `MPAuthX.handle_push_event` refuses a repeated one.
-        timestamp: when it was sent, in Unix seconds, as signed.
-        created_at: when it happened, in Unix milliseconds; None without CreateTime.
-        revoke_info: WeChat's numbers of what the user withdrew, such as 6 for name and avatar.
-        plugin_id: the AppID of the plugin in which the user withdrew it; None outside of plugins.
-        open_pid: the user in the plugin, likewise.
-        fields: all that WeChat sent, under its own names. XML gives texts only.
-    """
-
-    event: str
-    open_id: str | None
-    union_id: str | None
-    app_id: str | None
-    encrypted_for: str | None
-    is_encrypted: bool
-    nonce: str
-    timestamp: int
-    created_at: int | None = None
-    revoke_info: tuple[int, ...] = ()
-    plugin_id: str | None = None
-    open_pid: str | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @clears_frames

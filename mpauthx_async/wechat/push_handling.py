@@ -4,10 +4,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
+from ..concurrency.event_bus import EventBus
 from ..errors import InvalidPushEventError, ParameterError
-from ..events import Events, PushEventReceived
+from ..events import PushEvent, PushEventReceived
 from ..stores import Records
-from .push_events import MAX_PUSH_AGE, PushEvent
+from .push_events import MAX_PUSH_AGE
 
 __all__ = ["PushEventHandler", "UserEraser"]
 
@@ -66,7 +67,7 @@ class PushEventHandler:
         purpose: str,
         users: UserEraser,
         records: Records | None,
-        events: Events,
+        events: EventBus,
         clock: Callable[[], float],
     ) -> None:
         self._app_ids = app_ids
