@@ -322,7 +322,7 @@ async def test_closing_lets_go_of_one_who_unsubscribed_too(caplog: pytest.LogCap
     await events.close()
     assert len(asyncio.all_tasks()) == len(tasks) - 1
     assert events.dropped == 1
-    assert "Slow was stopped. EventBus dropped: 1." in caplog.text
+    assert "Slow was stopped. Events dropped: 1." in caplog.text
 
 
 def test_all_but_closing_works_where_no_loop_runs():
@@ -385,7 +385,7 @@ async def test_close_cuts_off_who_does_not_end_and_counts_and_logs_the_rest(
     assert told == numbered(3)
     assert events.dropped == 3
     [record] = caplog.records
-    assert record.message == "The listener Slow was stopped. EventBus dropped: 3."
+    assert record.message == "The listener Slow was stopped. Events dropped: 3."
     await events.close()
     assert events.dropped == 3
 
@@ -399,7 +399,7 @@ async def test_close_waits_for_no_thread_that_hangs_and_the_thread_gets_no_more(
     await slow.reached.wait()
     await events.close()
     assert slow.told == []
-    assert "SlowInThread was stopped. EventBus dropped: 2." in caplog.text
+    assert "SlowInThread was stopped. Events dropped: 2." in caplog.text
     slow.gate.set()
     deadline = time.monotonic() + 10
     while not slow.told:  # it was at that one
@@ -428,7 +428,7 @@ async def test_who_swallows_the_cancellation_cannot_hold_up_close(
     await reached.wait()
     await events.close()
     assert events.dropped == 3
-    assert "stubborn was stopped. EventBus dropped: 3." in caplog.text
+    assert "stubborn was stopped. Events dropped: 3." in caplog.text
     assert "stubborn goes on although it was cancelled." in caplog.text
     gate.set()
     await ended.wait()
@@ -465,7 +465,7 @@ async def test_what_a_cancelled_worker_leaves_is_counted_and_logged_and_another_
         await slow.reached.wait()
     await end_worker(before)
     assert events.dropped == 3
-    assert "Slow was stopped. EventBus dropped: 3." in caplog.text
+    assert "Slow was stopped. Events dropped: 3." in caplog.text
     slow.gate.set()
     events.emit(WeChatFailed(3))
     await events.close()
@@ -510,7 +510,7 @@ async def test_a_worker_that_is_killed_says_so_and_does_not_lose_the_rest_silent
     await asyncio.wait([worker])
     assert isinstance(worker.exception(), Killed)
     assert events.dropped == 3
-    assert "deadly was stopped. EventBus dropped: 3." in caplog.text
+    assert "deadly was stopped. Events dropped: 3." in caplog.text
 
 
 def test_in_a_loop_after_the_first_listening_goes_on(caplog: pytest.LogCaptureFixture):
@@ -528,7 +528,7 @@ def test_in_a_loop_after_the_first_listening_goes_on(caplog: pytest.LogCaptureFi
     events.subscribe(listener)
     asyncio.run(main())
     assert events.dropped == 3
-    assert "EventBus dropped: 3." in caplog.text
+    assert "Events dropped: 3." in caplog.text
 
     async def main_of_the_second() -> None:
         events.emit(WeChatFailed(3))
