@@ -1,6 +1,6 @@
 """A login as one writes it by hand: one command a call, for each of its steps.
 
-The code is traded with aiohttp, the data decrypted on the loop, the user written to a SQLite file
+The code is exchanged with aiohttp, the data decrypted on the loop, the user written to a SQLite file
 with aiosqlite, in a transaction of their own, and the token to Redis with redis-py.
 """
 
@@ -63,7 +63,7 @@ class LoginByHand:
 
 
 def code_url(api_base: str, code: str) -> str:
-    """Where WeChat trades a code."""
+    """Where WeChat exchanges a code."""
     return (
         f"{api_base}/sns/jscode2session?appid={APP_ID}&secret={APP_SECRET}"
         f"&js_code={code}&grant_type=authorization_code"

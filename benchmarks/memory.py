@@ -6,7 +6,7 @@ it counts that itself, is divided by their number. Each kind of session has a Re
 
 Python's bytes are tracemalloc's: of a near cache that has come to know 100,000 tokens, the tokens
 themselves included; and of 5,000 authorize calls that wait for a WeChat that does not answer, each
-with its caller's task and with sealed data, of which as many as by default trade their codes and
+with its caller's task and with sealed data, of which as many as by default exchange their codes and
 the others wait for their turn.
 """
 

@@ -5,7 +5,7 @@ The full user has 1,000 sessions, as many as a policy allows, with device names 
 what is timed is 500 calls that begin at once:
 
 - `session`, `rotate` and `revoke` of a service, with tokens;
-- `authorize`, with codes traded in this process, because WeChat allows a user 100 logins a minute;
+- `authorize`, with codes exchanged in this process, because WeChat allows a user 100 logins a minute;
 - `renew` and `sealed_keys` of the store, in the batches of 500 in which a service asks them for
   sliding lives and for `decrypt`.
 
@@ -187,7 +187,7 @@ class _InProcess:
         session_key = base64.b64encode(secrets.token_bytes(16)).decode()
         return CodeSession(code.rpartition(":")[0], session_key)
 
-    def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
+    def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         return False
 
 

@@ -20,7 +20,7 @@ from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError, RedisError
 
 from .concurrency.frames import methods_clear_frames
-from .concurrency.in_flight import OpenCalls
+from .concurrency.in_flight import InFlight
 from .concurrency.login_limit import LoginLimit
 from .errors import ClosedError, ConfigurationError
 
@@ -92,7 +92,7 @@ class Connections:
         self._owns_http = http is None
         self._owns_redis = redis is None
         self._owns_executor = executor is None
-        self._calls = OpenCalls(self, "This Connections object")
+        self._calls = InFlight(self, "This Connections object")
         self.redis_epoch = 0
         self.is_eviction_known = False
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from .concurrency.event_bus import EventBus
 from .concurrency.frames import clear_frames, methods_clear_frames
-from .concurrency.in_flight import OpenCalls
+from .concurrency.in_flight import InFlight
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
 from .errors import (
@@ -38,12 +38,12 @@ from .sessions.lifecycle import Sessions, invalid_token
 from .sessions.session_keys import SessionKeys
 from .sessions.subjects import Subjects
 from .stores import (
-    RecordOAuthTokenStore,
-    Records,
-    RedisRecords,
+    KeyValueOAuthTokenStore,
+    KeyValueStore,
+    RedisKeyValueStore,
     TokenStore,
     UserStore,
-    open_records,
+    open_key_value_store,
     open_token_store,
     open_user_store,
 )
@@ -102,7 +102,7 @@ class MPAuthX:
         max_waiting_logins: how many logins may wait to begin; one more raises OverloadedError at
             once.
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
-        exchange: another way to trade the codes of `authorize` than the app's own: a
+        exchange: another way to exchange the codes of `authorize` than the app's own: a
             ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and
             methods that need the app's access token raise ConfigurationError, unless the
             ComponentExchange has an `authorizer_access_token`.
@@ -157,7 +157,7 @@ class MPAuthX:
             on_refused=lambda errcode: self._events.emit(WeChatFailed(errcode)),
         )
         # Once: a bound method for each login that waits is more for the garbage collector to trace.
-        self._trade_code = self._api.exchange_code
+        self._exchange_code = self._api.exchange_code
         keys = [app_secret] if signing_keys is None else signing_keys
         self._signer = TokenSigner(app_id=app_id, sku=sku, keys=keys)
         sealer = SessionKeySealer(app_id=app_id, keys=keys)
@@ -177,7 +177,7 @@ class MPAuthX:
         self._logins = Logins(
             app_id=app_id,
             sku=sku,
-            is_of=self._api.is_of,
+            names_same_user=self._api.names_same_user,
             signer=self._signer,
             sealer=sealer,
             users=self._users,
@@ -246,7 +246,7 @@ class MPAuthX:
             events=self._events,
             clock=clock,
         )
-        self._calls = OpenCalls(self, "This service", name=repr(self))
+        self._calls = InFlight(self, "This service", name=repr(self))
 
     def __repr__(self) -> str:
         return f"<MPAuthX {self._app_id} sku={self._sku}>"
@@ -261,7 +261,7 @@ class MPAuthX:
         device_kind: str | None = None,
         max_age: float | None = None,
     ) -> AuthResult:
-        """Log a user in: trade the code at WeChat, keep the user, give a token.
+        """Log a user in: exchange the code at WeChat, keep the user, give a token.
 
         Concurrent calls with one code, and the same data and device, are one login and share a
         token: revoking it ends it for all of them. encrypted_data and iv are part of the key, so
@@ -307,7 +307,7 @@ class MPAuthX:
             known_as = Device.checked(device, device_kind)
             self._calls.check_here()
             login, caller = self._logins.log_in(
-                self._trade_code, code, encrypted_data, iv, known_as, max_age=max_age
+                self._exchange_code, code, encrypted_data, iv, known_as, max_age=max_age
             )
             return await caller
         # Here and not in coroutines around: thousands may wait, and garbage collections visit each.
@@ -808,7 +808,7 @@ class MPAuthX:
             return verify_raw_data(session.session_key, raw_data, signature)
 
     async def get_phone_number(self, code: str) -> PhoneNumber:
-        """Trade the code that the phone number button gave the client.
+        """Exchange the code that the phone number button gave the client.
 
         Args:
             code: works once within 5 minutes; it is not the one of wx.login.
@@ -999,7 +999,7 @@ class MPAuthX:
         self,
         app_id: str,
         app_secret: str,
-        records: Records,
+        records: KeyValueStore,
         api_base: str | Sequence[str] | None,
         keys: Sequence[str | bytes],
     ) -> None:
@@ -1014,21 +1014,21 @@ class MPAuthX:
         self._own_web = WeChatOAuth(
             app_id=app_id,
             app_secret=app_secret,
-            tokens=RecordOAuthTokenStore(records, app_id=app_id, keys=keys),
+            tokens=KeyValueOAuthTokenStore(records, app_id=app_id, keys=keys),
             connections=self._connections,
             api_base=API_HOSTS if api_base is None else api_base,
             signing_keys=keys,
             clock=self._clock,
         )
 
-    def _open_records(self, tokens: str | TokenStore) -> Records | None:
+    def _open_records(self, tokens: str | TokenStore) -> KeyValueStore | None:
         """Where all processes find what is kept beside the tokens; None where there is nothing."""
         if isinstance(tokens, str):
-            records: Records = self._open(
-                tokens, lambda url: open_records(url, self._connections, self._clock)
+            records: KeyValueStore = self._open(
+                tokens, lambda url: open_key_value_store(url, self._connections, self._clock)
             )
             return records
-        return RedisRecords(self._connections) if self._connections.knows_redis else None
+        return RedisKeyValueStore(self._connections) if self._connections.knows_redis else None
 
     def _open(self, store: Any, opener: Callable[[str], Any]) -> Any:
         if (
@@ -1046,7 +1046,7 @@ class MPAuthX:
         return store
 
 
-_STORES_HAVE = ("lookup", "save")  # one of these: a TokenStore, a UserStore or Records
+_STORES_HAVE = ("lookup", "save")  # one of these: a TokenStore, a UserStore or KeyValueStore
 
 
 def _check(

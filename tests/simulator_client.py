@@ -68,7 +68,7 @@ class Client:
 
 
 async def exchange(client: Client, code: str, /, **changes: str | None) -> dict:
-    """Trade a code of a web page for tokens."""
+    """Exchange a code of a web page for tokens."""
     query: dict[str, str | None] = {
         "appid": client.wx.app_id,
         "secret": client.wx.app_secret,

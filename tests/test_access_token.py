@@ -19,8 +19,8 @@ from mpauthx_async import (
     Connections,
     HTTPStatusError,
     InvalidResponseError,
+    KeyValueStore,
     MPAuthX,
-    Records,
     RedisTokenStore,
     StoreError,
     WeChatAPIError,
@@ -28,7 +28,7 @@ from mpauthx_async import (
 )
 from mpauthx_async.concurrency.deadlines import one_call
 from mpauthx_async.simulator import Fault
-from mpauthx_async.stores import open_records
+from mpauthx_async.stores import open_key_value_store
 from mpauthx_async.tokens.record_sealer import RecordSealer
 from mpauthx_async.wechat.transport import waiting_for_wechat
 
@@ -65,9 +65,9 @@ async def auth(make: Callable[..., MPAuthX], tokens: str, clock: Clock) -> Async
 
 
 @pytest.fixture
-async def records(tokens: str, redis: Redis, clock: Clock) -> AsyncIterator[Records]:
+async def records(tokens: str, redis: Redis, clock: Clock) -> AsyncIterator[KeyValueStore]:
     async with Connections() as connections:
-        opened = open_records(tokens, connections, clock)
+        opened = open_key_value_store(tokens, connections, clock)
         yield opened
         await opened.close()
 
@@ -118,7 +118,9 @@ def fetch() -> Fetches:
 
 
 @pytest.fixture
-async def access(fetch: Fetches, records: Records, clock: Clock) -> AsyncIterator[AppAccessToken]:
+async def access(
+    fetch: Fetches, records: KeyValueStore, clock: Clock
+) -> AsyncIterator[AppAccessToken]:
     access = AppAccessToken(fetch, records, "access_token|wx0", SEALER, clock)
     yield access
     await access.close()
@@ -372,7 +374,7 @@ async def test_who_had_the_token_before_the_last_one_gets_the_last_one(
 
 
 async def test_two_flights_at_once_end_with_the_same_token(
-    access: AppAccessToken, records: Records, fetch: Fetches, clock: Clock
+    access: AppAccessToken, records: KeyValueStore, fetch: Fetches, clock: Clock
 ) -> None:
     text = json.dumps(["token-1", int(clock.now + 60) * 1000])
     await records.save("access_token|wx0", SEALER.seal("access_token|wx0", text), 60)
@@ -387,7 +389,7 @@ async def test_two_flights_at_once_end_with_the_same_token(
     assert fetch.asked == [False, True]
 
 
-# Records
+# KeyValueStore
 
 
 @pytest.mark.parametrize("is_sealed", [True, False])
@@ -420,7 +422,7 @@ async def test_two_flights_at_once_end_with_the_same_token(
 async def test_a_damaged_record_is_fetched_anew_with_a_warning(
     auth: MPAuthX,
     wx: WeChatSimulator,
-    records: Records,
+    records: KeyValueStore,
     caplog: pytest.LogCaptureFixture,
     text: str,
     is_sealed: bool,
@@ -449,7 +451,7 @@ async def test_bytes_that_are_no_text_are_damage_too(
 
 
 async def test_a_record_that_has_ended_is_fetched_anew(
-    auth: MPAuthX, wx: WeChatSimulator, records: Records, clock: Clock
+    auth: MPAuthX, wx: WeChatSimulator, records: KeyValueStore, clock: Clock
 ) -> None:
     key = f"access_token|{wx.app_id}"
     for until, expected in ((clock.now + 1, True), (clock.now, False)):
@@ -463,7 +465,7 @@ async def test_a_token_is_kept_sealed_and_opens_for_its_own_app_alone(
     make: Callable[..., MPAuthX],
     auth: MPAuthX,
     wx: WeChatSimulator,
-    records: Records,
+    records: KeyValueStore,
     tokens: str,
     clock: Clock,
 ) -> None:

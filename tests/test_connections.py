@@ -23,7 +23,7 @@ from mpauthx_async import (
     SessionRef,
     WeChatSimulator,
 )
-from mpauthx_async.stores import open_records
+from mpauthx_async.stores import open_key_value_store
 
 from .redis_server import RedisServer
 
@@ -474,7 +474,7 @@ def test_what_is_no_url_of_a_redis_is_refused_in_silence(url):
 )
 def test_an_option_that_redis_py_refuses_is_named_without_its_value(url, option):
     assert_refused_in_silence(url)
-    for refused in (lambda: Connections(url), lambda: open_records(url, Connections())):
+    for refused in (lambda: Connections(url), lambda: open_key_value_store(url, Connections())):
         assert f"the option {option!r}" in str(refusal(refused))
 
 

@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from mpauthx_async import ClosedError
-from mpauthx_async.concurrency.in_flight import OpenCalls
-from mpauthx_async.concurrency.single_flight import Flights
+from mpauthx_async.concurrency.in_flight import InFlight
+from mpauthx_async.concurrency.single_flight import SingleFlight
 
 
 class Work:
@@ -29,7 +29,7 @@ class Work:
 
 
 async def test_who_asks_for_the_same_shares_it_and_another_key_is_another_piece():
-    flights, work, other = Flights[str, object](), Work(), Work("other")
+    flights, work, other = SingleFlight[str, object](), Work(), Work("other")
     callers = [asyncio.create_task(flights.join("a", work)) for _ in range(3)]
     callers.append(asyncio.create_task(flights.join("b", other)))
     await work.reached.wait()
@@ -40,7 +40,7 @@ async def test_who_asks_for_the_same_shares_it_and_another_key_is_another_piece(
 
 
 async def test_after_its_end_the_work_is_begun_anew():
-    flights, work = Flights[str, object](), Work()
+    flights, work = SingleFlight[str, object](), Work()
     work.gate.set()
     await flights.join("a", work)
     await flights.join("a", work)
@@ -48,7 +48,7 @@ async def test_after_its_end_the_work_is_begun_anew():
 
 
 async def test_a_failure_reaches_all_callers_and_a_cancelled_one_harms_nobody():
-    flights, work = Flights[str, object](), Work(ValueError("no"))
+    flights, work = SingleFlight[str, object](), Work(ValueError("no"))
     leaving, *staying = [asyncio.create_task(flights.join("a", work)) for _ in range(3)]
     await work.reached.wait()
     leaving.cancel()
@@ -58,7 +58,7 @@ async def test_a_failure_reaches_all_callers_and_a_cancelled_one_harms_nobody():
 
 
 async def test_what_all_have_left_goes_on_and_close_waits_for_it(caplog: pytest.LogCaptureFixture):
-    flights, work = Flights[str, object](), Work(ValueError("no answer"))
+    flights, work = SingleFlight[str, object](), Work(ValueError("no answer"))
     caller = asyncio.create_task(flights.join("a", work))
     await work.reached.wait()
     caller.cancel()
@@ -73,7 +73,7 @@ async def test_what_all_have_left_goes_on_and_close_waits_for_it(caplog: pytest.
 
 async def test_closing_waits_for_the_calls_in_progress_and_refuses_more():
     work = Work()
-    calls = OpenCalls(work, "This shop")
+    calls = InFlight(work, "This shop")
 
     async def call() -> object:
         with calls.one():

@@ -1,4 +1,4 @@
-"""Who somebody is: what the traded code gave, and all ids that a person was ever seen with."""
+"""Who somebody is: what the exchanged code gave, and all ids that a person was ever seen with."""
 
 import asyncio
 import time

@@ -15,9 +15,9 @@ from mpauthx_async import (
     ConfigurationError,
     Connections,
     MPAuthX,
-    RedisRecords,
+    RedisKeyValueStore,
     RedisTokenStore,
-    SqliteRecords,
+    SqliteKeyValueStore,
     SqliteTokenStore,
     SqliteUserStore,
     WeChatOAuth,
@@ -142,8 +142,8 @@ KINDS: dict[str, Callable[[str, Path], _Used]] = {
     ),
     "SqliteTokenStore": lambda url, path: _store(SqliteTokenStore(path / "t.db"), TOKENS),
     "SqliteUserStore": lambda url, path: _store(SqliteUserStore(path / "u.db"), ASKED_OF_USERS),
-    "RedisRecords": lambda url, path: _store(RedisRecords(url), RECORDS | CHECK),
-    "SqliteRecords": lambda url, path: _store(SqliteRecords(path / "r.db"), RECORDS),
+    "RedisKeyValueStore": lambda url, path: _store(RedisKeyValueStore(url), RECORDS | CHECK),
+    "SqliteKeyValueStore": lambda url, path: _store(SqliteKeyValueStore(path / "r.db"), RECORDS),
 }
 
 

@@ -16,7 +16,7 @@ from mpauthx_async import (
     RedisTokenStore,
     WeChatSimulator,
 )
-from mpauthx_async.stores import open_records, open_token_store
+from mpauthx_async.stores import open_key_value_store, open_token_store
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
 
@@ -172,7 +172,7 @@ async def test_what_else_is_kept_behind_the_url(make: Make, wx: WeChatSimulator)
 
 
 @pytest.mark.parametrize("size", ["", "x", "-1", "1.5", "1e3", "+5", "9999999999", "5 ", "None"])
-@pytest.mark.parametrize("opener", [open_token_store, open_records])
+@pytest.mark.parametrize("opener", [open_token_store, open_key_value_store])
 async def test_a_url_whose_near_cache_is_no_number_is_refused(opener: Any, size: str) -> None:
     for query in (
         f"near_cache={size}",

@@ -265,7 +265,7 @@ async def test_a_login_from_the_page_to_the_profile(
 
 
 class TestTokens:
-    async def test_a_code_is_traded_once_and_the_token_saved(
+    async def test_a_code_is_exchanged_once_and_the_token_saved(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, clock: Clock
     ) -> None:
         code = wx.web_login("bob", "union-of-bob")
@@ -294,9 +294,9 @@ class TestTokens:
     async def test_what_can_be_no_code_is_not_sent(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, code: str
     ) -> None:
-        for trade in (oauth.get_access_token, oauth.get_user_by_code, oauth.get_session_key):
+        for exchange in (oauth.get_access_token, oauth.get_user_by_code, oauth.get_session_key):
             with pytest.raises(ParameterError, match="code is required"):
-                await trade(code)
+                await exchange(code)
         assert not wx.requests
 
     async def test_a_token_is_refreshed_and_saved(
@@ -481,9 +481,9 @@ class TestProfiles:
         self, clock: Clock, body: str
     ) -> None:
         async with answering(clock, body) as oauth:
-            for trade in (oauth.get_access_token, oauth.refresh_access_token):
+            for exchange in (oauth.get_access_token, oauth.refresh_access_token):
                 with pytest.raises(InvalidResponseError):
-                    await trade("text")
+                    await exchange("text")
 
     async def test_a_refresh_that_gives_somebody_elses_token_is_refused(self, clock: Clock) -> None:
         body = '{"openid": "eve", "access_token": "a", "refresh_token": "r", "expires_in": 7200}'

@@ -21,16 +21,16 @@ from mpauthx_async import (
     ClosedError,
     ConfigurationError,
     Connections,
+    KeyValueOAuthTokenStore,
+    KeyValueStore,
     NoOAuthTokenError,
     OAuthToken,
     OAuthTokenStore,
-    RecordOAuthTokenStore,
-    Records,
-    RedisRecords,
-    SqliteRecords,
+    RedisKeyValueStore,
+    SqliteKeyValueStore,
     StoreError,
 )
-from mpauthx_async.stores import FunctionOAuthTokenStore, open_records
+from mpauthx_async.stores import FunctionOAuthTokenStore, open_key_value_store
 from mpauthx_async.stores.conformance import OAuthTokenStoreConformance, new_oauth_token
 from mpauthx_async.tokens.record_sealer import RecordSealer
 
@@ -53,15 +53,15 @@ ASKED: dict[str, Asked] = {
 }
 
 
-async def locking(store: OAuthTokenStore | Records, name: str = "alice") -> None:
+async def locking(store: OAuthTokenStore | KeyValueStore, name: str = "alice") -> None:
     async with store.lock(name):
         pass
 
 
 def tokens(
-    records: Records, app_id: str = APP, keys: Sequence[str] = (SECRET,)
-) -> RecordOAuthTokenStore:
-    return RecordOAuthTokenStore(records, app_id=app_id, keys=keys)
+    records: KeyValueStore, app_id: str = APP, keys: Sequence[str] = (SECRET,)
+) -> KeyValueOAuthTokenStore:
+    return KeyValueOAuthTokenStore(records, app_id=app_id, keys=keys)
 
 
 @pytest.fixture
@@ -119,58 +119,60 @@ class TestFunctions(OAuthTokenStoreConformance):
 
 class TestRedis(OAuthTokenStoreConformance):
     @pytest.fixture
-    def store(self, redis: Redis) -> RecordOAuthTokenStore:
-        return tokens(RedisRecords(redis))
+    def store(self, redis: Redis) -> KeyValueOAuthTokenStore:
+        return tokens(RedisKeyValueStore(redis))
 
 
 class TestRedisDecodingResponses(OAuthTokenStoreConformance):
     @pytest.fixture
     async def store(
         self, redis: Redis, redis_server: RedisServer
-    ) -> AsyncIterator[RecordOAuthTokenStore]:
+    ) -> AsyncIterator[KeyValueOAuthTokenStore]:
         async with Redis.from_url(redis_server.url, decode_responses=True) as client:
-            yield tokens(RedisRecords(client))
+            yield tokens(RedisKeyValueStore(client))
 
 
 class TestRedisByUrl(OAuthTokenStoreConformance):
     @pytest.fixture
     async def store(
         self, redis: Redis, redis_server: RedisServer
-    ) -> AsyncIterator[RecordOAuthTokenStore]:
+    ) -> AsyncIterator[KeyValueOAuthTokenStore]:
         async with Connections() as connections:
-            yield tokens(open_records(redis_server.url, connections))
+            yield tokens(open_key_value_store(redis_server.url, connections))
 
 
 class TestRedisCluster(OAuthTokenStoreConformance):
     @pytest.fixture
-    def store(self, cluster: RedisCluster) -> RecordOAuthTokenStore:
-        return tokens(RedisRecords(cluster))
+    def store(self, cluster: RedisCluster) -> KeyValueOAuthTokenStore:
+        return tokens(RedisKeyValueStore(cluster))
 
 
 class TestSqliteFile(OAuthTokenStoreConformance):
     @pytest.fixture
-    async def store(self, path: Path) -> AsyncIterator[RecordOAuthTokenStore]:
-        async with SqliteRecords(path) as records:
+    async def store(self, path: Path) -> AsyncIterator[KeyValueOAuthTokenStore]:
+        async with SqliteKeyValueStore(path) as records:
             yield tokens(records)
 
 
 class TestSqliteConnection(OAuthTokenStoreConformance):
     @pytest.fixture
-    async def store(self, path: Path) -> AsyncIterator[RecordOAuthTokenStore]:
+    async def store(self, path: Path) -> AsyncIterator[KeyValueOAuthTokenStore]:
         async with aiosqlite.connect(path) as connection:
-            yield tokens(SqliteRecords(connection))
+            yield tokens(SqliteKeyValueStore(connection))
 
 
 @pytest.fixture(params=["redis", "sqlite"])
 async def records(
     request: pytest.FixtureRequest, redis: Redis, path: Path
-) -> AsyncIterator[RedisRecords | SqliteRecords]:
-    opened = RedisRecords(redis) if request.param == "redis" else SqliteRecords(path)
+) -> AsyncIterator[RedisKeyValueStore | SqliteKeyValueStore]:
+    opened = RedisKeyValueStore(redis) if request.param == "redis" else SqliteKeyValueStore(path)
     async with opened:
         yield opened
 
 
-async def test_apps_that_share_a_database_do_not_share_tokens_or_states(records: Records) -> None:
+async def test_apps_that_share_a_database_do_not_share_tokens_or_states(
+    records: KeyValueStore,
+) -> None:
     ours, theirs = tokens(records), tokens(records, "wx0")
     await ours.save("alice", ALICE)
     assert await theirs.get("alice") is None
@@ -180,7 +182,7 @@ async def test_apps_that_share_a_database_do_not_share_tokens_or_states(records:
         await locking(theirs)
 
 
-async def test_a_token_is_kept_sealed_for_its_app_and_user(records: Records) -> None:
+async def test_a_token_is_kept_sealed_for_its_app_and_user(records: KeyValueStore) -> None:
     store = tokens(records)
     await store.save("alice", ALICE)
     sealed = await records.get(TOKEN_KEY) or ""
@@ -195,7 +197,7 @@ async def test_a_token_is_kept_sealed_for_its_app_and_user(records: Records) -> 
 
 
 async def test_a_token_outlives_a_change_of_keys_while_the_old_one_is_listed(
-    records: Records,
+    records: KeyValueStore,
 ) -> None:
     old, new = SECRET, "a-new-secret-of-the-app"
     await tokens(records, keys=[old]).save("alice", ALICE)
@@ -210,7 +212,7 @@ async def test_a_token_outlives_a_change_of_keys_while_the_old_one_is_listed(
 @pytest.mark.parametrize("keys", [[], ["short"], "a text instead of a list"])
 def test_keys_that_cannot_work_are_refused(redis: Redis, keys: Any) -> None:
     with pytest.raises(ConfigurationError):
-        tokens(RedisRecords(redis), keys=keys)
+        tokens(RedisKeyValueStore(redis), keys=keys)
 
 
 @pytest.mark.parametrize("is_sealed", [True, False])
@@ -228,7 +230,7 @@ def test_keys_that_cannot_work_are_refused(redis: Redis, keys: Any) -> None:
     ],
 )
 async def test_a_damaged_record_is_an_error_that_tells_what_to_do(
-    records: Records, text: str, is_sealed: bool
+    records: KeyValueStore, text: str, is_sealed: bool
 ) -> None:
     store = tokens(records)
     await records.save(TOKEN_KEY, SEALER.seal(TOKEN_KEY, text) if is_sealed else text, 60)
@@ -261,7 +263,7 @@ async def test_a_damaged_record_is_an_error_that_tells_what_to_do(
     ],
 )
 async def test_a_record_with_a_wrong_field_is_damaged(
-    records: Records, name: str, value: object
+    records: KeyValueStore, name: str, value: object
 ) -> None:
     store = tokens(records)
     text = json.dumps(asdict(ALICE) | {name: value})
@@ -303,34 +305,34 @@ async def test_states_used_up_with_functions_are_forgotten_in_time() -> None:
 
 class TestRedisKeys:
     async def test_a_token_lives_thirty_days_under_a_key_of_its_app(self, redis: Redis) -> None:
-        await tokens(RedisRecords(redis)).save("alice", ALICE)
+        await tokens(RedisKeyValueStore(redis)).save("alice", ALICE)
         assert await redis.keys() == [f"mpauthx:r:{{{TOKEN_KEY}}}".encode()]
         ttl = await redis.ttl(f"mpauthx:r:{{{TOKEN_KEY}}}")
         assert 30 * DAY - 60 <= ttl <= 30 * DAY
 
     async def test_a_lock_is_a_key_that_ends_by_itself(self, redis: Redis) -> None:
-        store = tokens(RedisRecords(redis))
+        store = tokens(RedisKeyValueStore(redis))
         async with store.lock("alice"):
             assert await redis.keys() == [f"mpauthx:r:lock:{{{TOKEN_KEY}}}".encode()]
             assert 0 < await redis.pttl(f"mpauthx:r:lock:{{{TOKEN_KEY}}}") <= 15_000
         assert await redis.keys() == []
 
     async def test_a_used_state_is_remembered_as_long_as_asked(self, redis: Redis) -> None:
-        await tokens(RedisRecords(redis)).spend_state("0123456789abcdef", 600)
+        await tokens(RedisKeyValueStore(redis)).spend_state("0123456789abcdef", 600)
         key = f"mpauthx:r:{{oauth_state|{APP}|0123456789abcdef}}"
         assert 0 < await redis.ttl(key) <= 600
 
     async def test_bytes_that_are_no_text_are_a_damaged_record(self, redis: Redis) -> None:
         await redis.set(f"mpauthx:r:{{{TOKEN_KEY}}}", b"geheim\xff")
-        await _is_damaged(tokens(RedisRecords(redis)))
+        await _is_damaged(tokens(RedisKeyValueStore(redis)))
 
     async def test_something_else_under_the_key_is_a_store_error(self, redis: Redis) -> None:
         await redis.hset(f"mpauthx:r:{{{TOKEN_KEY}}}", "field", "value")
         with pytest.raises(StoreError, match="WRONGTYPE"):
-            await tokens(RedisRecords(redis)).get("alice")
+            await tokens(RedisKeyValueStore(redis)).get("alice")
 
     async def test_a_lock_that_ended_meanwhile_harms_neither_holder(self, redis: Redis) -> None:
-        records = RedisRecords(redis)
+        records = RedisKeyValueStore(redis)
         async with records.lock("name"):
             await redis.delete("mpauthx:r:lock:{name}")
             other = records.lock("name")
@@ -343,7 +345,7 @@ class TestRedisKeys:
 class TestSqliteRows:
     async def test_a_record_ends_with_its_ttl(self, path: Path) -> None:
         now = [1000.0]
-        async with SqliteRecords(path, clock=lambda: now[0]) as records:
+        async with SqliteKeyValueStore(path, clock=lambda: now[0]) as records:
             await records.save("name", "text", 30)
             assert not await records.add("name", "other", 30)
             now[0] += 29.9
@@ -355,7 +357,7 @@ class TestSqliteRows:
 
     async def test_the_dead_do_not_pile_up(self, path: Path) -> None:
         now = [1000.0]
-        async with SqliteRecords(path, clock=lambda: now[0]) as records:
+        async with SqliteKeyValueStore(path, clock=lambda: now[0]) as records:
             for i in range(20):
                 await records.add(str(i), "", 1)
             now[0] += 1
@@ -365,7 +367,7 @@ class TestSqliteRows:
         assert _rows(path) == [("record|name",)]
 
     async def test_bytes_that_are_no_text_are_a_damaged_record(self, path: Path) -> None:
-        async with SqliteRecords(path) as records:
+        async with SqliteKeyValueStore(path) as records:
             await tokens(records).save("alice", ALICE)
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
                 connection.execute(
@@ -375,8 +377,8 @@ class TestSqliteRows:
 
     async def test_a_lock_ends_by_the_clock(self, path: Path) -> None:
         async with (
-            SqliteRecords(path, clock=lambda: 1000) as holder,
-            SqliteRecords(path, clock=lambda: 1015) as later,
+            SqliteKeyValueStore(path, clock=lambda: 1000) as holder,
+            SqliteKeyValueStore(path, clock=lambda: 1015) as later,
             holder.lock("name"),
         ):
             await locking(later, "name")
@@ -390,11 +392,11 @@ async def test_who_waits_too_long_for_a_lock_gets_a_store_error(
     kind: str, redis: Redis, path: Path
 ) -> None:
     async with (
-        RedisRecords(redis) if kind == "redis" else SqliteRecords(path) as holder,
+        RedisKeyValueStore(redis) if kind == "redis" else SqliteKeyValueStore(path) as holder,
         (
-            RedisRecords(redis, lock_ttl=0.05)
+            RedisKeyValueStore(redis, lock_ttl=0.05)
             if kind == "redis"
-            else SqliteRecords(path, lock_ttl=0.05)
+            else SqliteKeyValueStore(path, lock_ttl=0.05)
         ) as waiter,
     ):
         async with holder.lock("name"):
@@ -405,10 +407,10 @@ async def test_who_waits_too_long_for_a_lock_gets_a_store_error(
 
 _HOLDER = """
 import asyncio, sys
-from mpauthx_async import RedisRecords, SqliteRecords
+from mpauthx_async import RedisKeyValueStore, SqliteKeyValueStore
 
 async def main(kind, where):
-    kinds = {"redis": RedisRecords, "sqlite": SqliteRecords}
+    kinds = {"redis": RedisKeyValueStore, "sqlite": SqliteKeyValueStore}
     records = kinds[kind](where, lock_ttl=0.5)
     async with records.lock("name"):
         print("locked", flush=True)
@@ -431,7 +433,9 @@ async def test_a_holder_that_was_killed_keeps_nobody_waiting(
     holder.kill()
     await holder.communicate()
     began = time.monotonic()
-    async with RedisRecords(redis) if kind == "redis" else SqliteRecords(path) as records:
+    async with (
+        RedisKeyValueStore(redis) if kind == "redis" else SqliteKeyValueStore(path) as records
+    ):
         await locking(records, "name")
     assert time.monotonic() - began < 10
 
@@ -442,7 +446,7 @@ class TestOutages:
         self, asked: str, server: RedisServer
     ) -> None:
         server.stop()
-        async with RedisRecords(server.url) as records:
+        async with RedisKeyValueStore(server.url) as records:
             with pytest.raises(StoreError, match="Check that it is up"):
                 await ASKED[asked](tokens(records))
             server.start()
@@ -451,13 +455,13 @@ class TestOutages:
     async def test_a_redis_that_dies_under_a_lock_does_not_undo_what_was_done(
         self, server: RedisServer, caplog: pytest.LogCaptureFixture
     ) -> None:
-        async with RedisRecords(server.url) as records, records.lock("name"):
+        async with RedisKeyValueStore(server.url) as records, records.lock("name"):
             server.stop(signal.SIGKILL)
         assert "was not released, and ends by itself" in caplog.text
 
     @pytest.mark.parametrize("asked", ["save", "delete", "lock", "spend_state"])
     async def test_a_locked_sqlite_file_is_a_store_error(self, asked: str, path: Path) -> None:
-        async with SqliteRecords(path, busy_timeout=0.05) as records:
+        async with SqliteKeyValueStore(path, busy_timeout=0.05) as records:
             store = tokens(records)
             await store.save("alice", ALICE)
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -472,12 +476,12 @@ class TestOutages:
         self, asked: str, path: Path
     ) -> None:
         path.write_bytes(b"something else" * 100)
-        async with SqliteRecords(path) as records:
+        async with SqliteKeyValueStore(path) as records:
             with pytest.raises(StoreError, match="something else"):
                 await ASKED[asked](tokens(records))
 
     @pytest.mark.parametrize("asked", ASKED)
-    async def test_closed_records_say_so(self, asked: str, records: Records) -> None:
+    async def test_closed_records_say_so(self, asked: str, records: KeyValueStore) -> None:
         await records.close()
         await records.close()
         with pytest.raises(ClosedError):
@@ -487,10 +491,10 @@ class TestOutages:
 @pytest.mark.parametrize("url", ["", "mysql://host/db", "sqlite://", "sqlite:///", "oauth.db"])
 def test_what_is_no_url_of_a_store_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError):
-        open_records(url, Connections())
+        open_key_value_store(url, Connections())
 
 
-async def _is_damaged(store: RecordOAuthTokenStore) -> None:
+async def _is_damaged(store: KeyValueOAuthTokenStore) -> None:
     with pytest.raises(NoOAuthTokenError, match="is damaged") as caught:
         await store.get("alice")
     assert "geheim" not in "".join(traceback.format_exception(caught.value))

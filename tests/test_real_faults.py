@@ -20,10 +20,10 @@ from mpauthx_async import (
     InvalidTokenError,
     MPAuthX,
     NewSession,
-    RedisRecords,
+    RedisKeyValueStore,
     RedisTokenStore,
     Session,
-    SqliteRecords,
+    SqliteKeyValueStore,
     SqliteTokenStore,
     SqliteUserStore,
     StoreError,
@@ -171,15 +171,15 @@ class TestLocksOfTheDead:
     @pytest.fixture(params=["redis", "sqlite"])
     async def records(
         self, request: pytest.FixtureRequest, redis: Redis, tmp_path: Path
-    ) -> AsyncIterator[RedisRecords | SqliteRecords]:
-        kept: RedisRecords | SqliteRecords = RedisRecords(redis)
+    ) -> AsyncIterator[RedisKeyValueStore | SqliteKeyValueStore]:
+        kept: RedisKeyValueStore | SqliteKeyValueStore = RedisKeyValueStore(redis)
         if request.param == "sqlite":
-            kept = SqliteRecords(tmp_path / "records.db")
+            kept = SqliteKeyValueStore(tmp_path / "records.db")
         async with kept:
             yield kept
 
     async def test_are_not_waited_for_until_they_end(
-        self, records: RedisRecords | SqliteRecords
+        self, records: RedisKeyValueStore | SqliteKeyValueStore
     ) -> None:
         async with records.lock("key"):
             with pytest.raises(StoreError, match="holds a lock"):

@@ -22,7 +22,7 @@ from mpauthx_async import (
     TokenStatus,
     WeChatSimulator,
 )
-from mpauthx_async.stores import RedisRecords, redis_database
+from mpauthx_async.stores import RedisKeyValueStore, redis_database
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
 from mpauthx_async.stores.redis.keys import bucket_of
@@ -230,7 +230,7 @@ class TestBatch:
     async def test_records_elsewhere_are_kept_meanwhile(
         self, servers: RedisClusterServers, client: RedisCluster
     ) -> None:
-        records = RedisRecords(client)
+        records = RedisKeyValueStore(client)
         await records.save("known", "text", 60)  # the slots are known from here on
         failed = 0
         with hanging(servers.primaries[HANGING]):

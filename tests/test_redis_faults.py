@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
-from mpauthx_async import RedisRecords, RedisTokenStore, StoreError, TokenStatus
+from mpauthx_async import RedisKeyValueStore, RedisTokenStore, StoreError, TokenStatus
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import begin, until
 from mpauthx_async.stores.redis import database as redis_database
@@ -42,7 +42,7 @@ WRONG_TYPES = {
 }
 
 
-async def _lock(records: RedisRecords) -> None:
+async def _lock(records: RedisKeyValueStore) -> None:
     async with records.lock("name"):
         pass
 
@@ -101,7 +101,7 @@ class TestConnectionsResetWhileIdle:
     async def test_records_are_read_and_written_on_new_ones(
         self, asked: str, proxy: RedisProxy
     ) -> None:
-        async with RedisRecords(proxy.url) as records:
+        async with RedisKeyValueStore(proxy.url) as records:
             await all_at_once(proxy, lambda: records.get("name"))
             await proxy.reset_all()
             await turns(5)
@@ -139,7 +139,7 @@ class TestAnswersOfAnotherType:
 
     @pytest.mark.parametrize("kind", WRONG_TYPES)
     async def test_records_raise_store_errors_alone(self, kind: str, proxy: RedisProxy) -> None:
-        async with RedisRecords(f"{proxy.url}?socket_timeout=0.5", lock_ttl=0.1) as records:
+        async with RedisKeyValueStore(f"{proxy.url}?socket_timeout=0.5", lock_ttl=0.1) as records:
             assert await records.get("name") is None
             proxy.instead = WRONG_TYPES[kind]
             answers = await settled(

@@ -24,7 +24,7 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.models import NewSession, SessionRef
-from mpauthx_async.stores import SqliteRecords
+from mpauthx_async.stores import SqliteKeyValueStore
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import ALICE, HOUR, begin, is_alive
 
@@ -292,7 +292,7 @@ class TestTokens:
 
 class TestRecords:
     async def test_a_refused_record_says_what_refused_it(self, path: Path) -> None:
-        async with SqliteRecords(path) as records:
+        async with SqliteKeyValueStore(path) as records:
             await records.save("good", "text", 60)
             run(
                 path,

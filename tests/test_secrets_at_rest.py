@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from mpauthx_async import (
     MPAuthX,
-    SqliteRecords,
+    SqliteKeyValueStore,
     SqliteTokenStore,
     SqliteUserStore,
     StoreError,
@@ -130,7 +130,7 @@ class TestSecrets:
 STORES: dict[str, Callable[[Path | str], Any]] = {
     "tokens": SqliteTokenStore,
     "users": SqliteUserStore,
-    "records": SqliteRecords,
+    "records": SqliteKeyValueStore,
 }
 
 

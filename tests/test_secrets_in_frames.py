@@ -23,7 +23,7 @@ from mpauthx_async import (
     MPAuthX,
     MPAuthXError,
     ParameterError,
-    RedisRecords,
+    RedisKeyValueStore,
     RedisTokenStore,
     StoreError,
     WeChatAPI,
@@ -32,7 +32,7 @@ from mpauthx_async import (
 )
 from mpauthx_async.events import LoggedIn, LoginFailed, Rotated
 from mpauthx_async.simulator import Fault
-from mpauthx_async.stores import open_records, open_token_store
+from mpauthx_async.stores import open_key_value_store, open_token_store
 
 from .redis_server import RedisServer
 from .secret_search import local_variables
@@ -356,9 +356,9 @@ async def test_no_setting_that_is_wrong_is_left(world: World, wx: WeChatSimulato
         partial(Connections, url),
         partial(Connections("redis://localhost").use_redis, f"redis://:{PASSWORD}@localhost"),
         partial(RedisTokenStore, url),
-        partial(RedisRecords, url),
+        partial(RedisKeyValueStore, url),
         partial(open_token_store, url, Connections()),
-        partial(open_records, url, Connections()),
+        partial(open_key_value_store, url, Connections()),
     ):
         with pytest.raises(ConfigurationError) as caught:
             make_it()

@@ -527,7 +527,7 @@ async def test_a_missing_or_misspelt_argument_is_named(
         make(**changes)
 
 
-# Flights, turns and callers who leave
+# SingleFlight, turns and callers who leave
 
 
 async def test_concurrent_calls_with_the_same_code_are_one_login(
@@ -630,7 +630,7 @@ class Stage:
         if self.name == "trading the code":
             await requests_at(self.wx, logins)
         elif self.name == "decrypting":
-            while auth._logins._traded._in_flight == set():  # noqa: ASYNC110
+            while auth._logins._exchanged._in_flight == set():  # noqa: ASYNC110
                 await asyncio.sleep(0)
         elif self.name == "saving":
             await self.users.reached.wait()

@@ -12,7 +12,7 @@ import pytest
 from mpauthx_async import (
     MPAuthX,
     OAuthToken,
-    SqliteRecords,
+    SqliteKeyValueStore,
     SqliteTokenStore,
     SqliteUserStore,
     StoreError,
@@ -237,8 +237,8 @@ async def test_what_is_done_within_a_lock_raises_as_it_is(
 async def test_a_lock_that_is_held_for_too_long_is_logged(
     tmp_path: Path, failure_lines: Callable[[], list[str]]
 ) -> None:
-    records = SqliteRecords(tmp_path / "records.db", lock_ttl=0.01)
-    other = SqliteRecords(tmp_path / "records.db", lock_ttl=60)
+    records = SqliteKeyValueStore(tmp_path / "records.db", lock_ttl=0.01)
+    other = SqliteKeyValueStore(tmp_path / "records.db", lock_ttl=60)
     async with records, other, other.lock("key"):
         failure = await fails(entered(records.lock("key")))
     assert failure_lines() == [str(failure)]

@@ -39,7 +39,7 @@ BEFORE_THE_ANSWER = ["on_request_start", "on_request_headers_sent"]
 
 
 class Recorder:
-    """Records all that a session's traces are told, as it is told.
+    """KeyValueStore all that a session's traces are told, as it is told.
 
     Attributes:
         told: the names of the signals, and texts.

@@ -204,7 +204,7 @@ async def connections() -> AsyncIterator[Connections]:
 # Success
 
 
-async def test_a_code_is_traded_for_openid_and_session_key(wx, connections):
+async def test_a_code_is_exchanged_for_openid_and_session_key(wx, connections):
     code = wx.login("bob", session_key=SESSION_KEY)
     session = await api(connections, wx.url).code_to_session(code)
     assert session == CodeSession("bob", SESSION_KEY, None)

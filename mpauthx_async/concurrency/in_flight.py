@@ -1,4 +1,4 @@
-"""OpenCalls: the calls in progress on something that one event loop uses and that can be closed."""
+"""InFlight: the calls in progress on something that one event loop uses and that can be closed."""
 
 import asyncio
 import warnings
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from ..errors import ClosedError, ConfigurationError, MPAuthXError
 from .forks import never_free, unwatch, watch
 
-__all__ = ["OpenCalls", "belongs_elsewhere"]
+__all__ = ["InFlight", "belongs_elsewhere"]
 
 
-class OpenCalls:
+class InFlight:
     """Counts the calls in progress, so that closing can wait for them.
 
     The first call binds the owner to its event loop and process. Calls in another loop, or in a

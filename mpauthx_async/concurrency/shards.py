@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from ..models import SessionRef, Subject
 from .coalescer import Coalescer
-from .in_flight import OpenCalls
+from .in_flight import InFlight
 
 __all__ = [
     "AnyCoalescer",
@@ -45,7 +45,7 @@ class ShardedCoalescer(Generic[Item, Result]):
         self._shard_of = shard_of
         self._make = make
         self._shards: dict[Hashable, Coalescer[Item, Result]] = {}
-        self._calls = OpenCalls(self, "This service")
+        self._calls = InFlight(self, "This service")
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Put an item into the next batch of its shard: see `Coalescer.submit`."""

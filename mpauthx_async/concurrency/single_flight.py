@@ -1,4 +1,4 @@
-"""Flights: work that callers share while it is under way."""
+"""SingleFlight: work that callers share while it is under way."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from .coalescer import settle
 from .deadlines import one_call, without_call
 
-__all__ = ["Flights"]
+__all__ = ["SingleFlight"]
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
-class Flights(Generic[Key, Result]):
+class SingleFlight(Generic[Key, Result]):
     """Does a piece of work once for all who ask for it meanwhile.
 
     It goes on when its callers are cancelled; when all of them have left and it fails, the log is

@@ -1,6 +1,6 @@
-"""Logins: the way from a traded code to a token, for many at once.
+"""Logins: the way from an exchanged code to a token, for many at once.
 
-A login waits for its turn, trades its code, and then goes on in a batch with all others that have
+A login waits for its turn, exchanges its code, and then goes on in a batch with all others that have
 come as far: decrypt (executor), save the users, refuse the banned, issue the tokens.
 """
 
@@ -65,7 +65,7 @@ class Logins:
     Args:
         app_id: the app that the clients' data must be sealed for.
         sku: whose tokens are given.
-        is_of: tells whether decrypted user data names the user of a session.
+        names_same_user: tells whether decrypted user data names the user of a session.
         signer: signs the tokens.
         sealer: encrypts the session keys that are stored with them.
         events: is told what happens.
@@ -83,7 +83,7 @@ class Logins:
         *,
         app_id: str,
         sku: str,
-        is_of: Callable[[CodeSession, Mapping[str, Any]], bool],
+        names_same_user: Callable[[CodeSession, Mapping[str, Any]], bool],
         signer: TokenSigner,
         sealer: SessionKeySealer,
         users: UserStore,
@@ -100,7 +100,7 @@ class Logins:
     ) -> None:
         self._app_id = app_id
         self._sku = sku
-        self._is_of = is_of
+        self._names_same_user = names_same_user
         self._signer = signer
         self._sealer = sealer
         self._users = users
@@ -122,7 +122,7 @@ class Logins:
         )
         self._issues = self._sharded_issues()
         wait = longest_wait(users) if self._issues else longest_wait(users, tokens)
-        self._traded: Coalescer[_Login, _Answer] = Coalescer(
+        self._exchanged: Coalescer[_Login, _Answer] = Coalescer(
             events.watched("login", self._finish_logins),
             max_batch=_MAX_BATCH,
             max_in_flight=1,
@@ -137,7 +137,7 @@ class Logins:
 
     def log_in(
         self,
-        trade: Callable[[str], Awaitable[CodeSession | User]],
+        exchange: Callable[[str], Awaitable[CodeSession | User]],
         code: str,
         encrypted_data: str | None = None,
         iv: str | None = None,
@@ -152,14 +152,14 @@ class Logins:
         The caller awaits the future, and calls `leave` if cancelled meanwhile.
 
         Args:
-            trade: trades the code, for a mini-program's session or for a user who is known by it.
+            exchange: exchanges the code, for a mini-program's session or for a user who is known by it.
             code: what WeChat gave the client.
-            encrypted_data: what the client sent along, sealed in the session that the trade gives.
+            encrypted_data: what the client sent along, sealed in the session that the exchange gives.
             iv: likewise; None without encrypted_data.
             device: what the session is to say of the device.
             max_age: how many seconds ago that data may have been sealed; None for any time.
             on_web: whether the code is one of a web login.
-            has_code: whether the trade uses up a code of WeChat's: then no failure after it is
+            has_code: whether the exchange uses up a code of WeChat's: then no failure after it is
                 retryable.
 
         Returns:
@@ -174,7 +174,7 @@ class Logins:
         if login is not None:
             login.joined += (caller,)
             return login, caller
-        login = _Login(caller, key, trade, code, encrypted_data, iv, max_age, device, has_code)
+        login = _Login(caller, key, exchange, code, encrypted_data, iv, max_age, device, has_code)
         self._under_way[key] = login
         if not self._waiting.add(login):
             self._overload(login, "max_waiting_logins are waiting already.")
@@ -204,7 +204,7 @@ class Logins:
 
     async def settled(self) -> None:
         """Return when the logins and refreshes whose users may be stored already have ended."""
-        await self._traded.landed()
+        await self._exchanged.landed()
         await self._refreshes.landed()
         if self._issuing:
             await asyncio.wait(set(self._issuing))
@@ -215,9 +215,11 @@ class Logins:
         for login in self._waiting.drain():
             del self._under_way[login.key]
             settle(login.callers, _closed())
-        if trades := [one.trade_task for one in self._under_way.values() if one.trade_task]:
-            await asyncio.wait(trades)
-        await self._traded.close()
+        if exchanges := [
+            one.exchange_task for one in self._under_way.values() if one.exchange_task
+        ]:
+            await asyncio.wait(exchanges)
+        await self._exchanged.close()
         await self._refreshes.close()
         if self._issues is not None:
             await self._issues.close()
@@ -229,7 +231,7 @@ class Logins:
             raise _closed()
 
     def _begin(self, login: "_Login") -> None:
-        login.trade_task = asyncio.create_task(self._trade(login), context=login.context)
+        login.exchange_task = asyncio.create_task(self._exchange_for(login), context=login.context)
 
     def _expire(self, login: "_Login") -> None:
         self._overload(login, "The login could not begin within login_timeout.")
@@ -250,19 +252,19 @@ class Logins:
             outcome = _outcome_of(caller)
             self._give_up(outcome)
 
-    async def _trade(self, login: "_Login") -> None:
+    async def _exchange_for(self, login: "_Login") -> None:
         without_call()  # that of its first caller, who may leave
         try:
             with one_call():
-                login.traded = await login.trade(login.code)
-            answer = self._traded.submit(login)
+                login.exchanged = await login.exchange(login.code)
+            answer = self._exchanged.submit(login)
         except BaseException as error:
             self._connections.login_limit.exchanged()
             self._end(login, error)
             if not isinstance(error, Exception):
                 raise  # this task was cancelled, or the process is told to end
         else:
-            login.trade_task = None  # let go of it now, for it may be long until the end
+            login.exchange_task = None  # let go of it now, for it may be long until the end
             answer.add_done_callback(partial(self._end_with, login), context=login.context)
             self._connections.login_limit.exchanged()
 
@@ -272,7 +274,7 @@ class Logins:
             outcome.add_done_callback(partial(self._end_with, login), context=login.context)
             return
         if login.has_code and isinstance(outcome, MPAuthXError):
-            outcome.retryable = False  # the trade has used up the code
+            outcome.retryable = False  # the exchange has used up the code
         self._end(login, outcome)
 
     def _end(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
@@ -334,7 +336,7 @@ class Logins:
             logger.warning("The token of a call that was given up stays until it ends: %s", error)
 
     async def _finish_logins(self, logins: "Sequence[_Login]") -> "Sequence[_Answer | Exception]":
-        """What follows the trade of the code, for a batch: decrypt, save, give tokens."""
+        """What follows the exchange of the code, for a batch: decrypt, save, give tokens."""
         with one_call():
             results = await self._finish(logins)
         self._give_up_late(logins, results)
@@ -443,7 +445,7 @@ class Logins:
         return arrivals
 
     def _user(self, login: "_Login", now: int) -> User:
-        session, encrypted_data, iv = login.traded, login.encrypted_data, login.iv
+        session, encrypted_data, iv = login.exchanged, login.encrypted_data, login.iv
         if isinstance(session, User):
             return session
         if encrypted_data is None or iv is None:
@@ -456,7 +458,7 @@ class Logins:
             max_age=login.max_age,
             now=now / 1000,
         )
-        if not self._is_of(session, payload):
+        if not self._names_same_user(session, payload):
             raise IdentityMismatchError(
                 "The user data does not name the user of this code. Send the code and the data of "
                 "one wx.login together; data without an openId (wx.getUserProfile) proves nobody's "
@@ -565,15 +567,15 @@ class Logins:
         self, store: SessionKeyStore, arrival: "_Arrival", result: AuthResult | Exception
     ) -> AuthResult | Exception:
         """Give a session that lived already the session key of a login that shares it."""
-        traded = arrival.login and arrival.login.traded
+        exchanged = arrival.login and arrival.login.exchanged
         if (
             isinstance(result, AuthResult)
             and result.session.ref.nonce != arrival.nonce
-            and isinstance(traded, CodeSession)
+            and isinstance(exchanged, CodeSession)
             and arrival.sealed_key is not None
         ):
             try:
-                await replace_session_key(self._sealer, store, result.session.ref, traded)
+                await replace_session_key(self._sealer, store, result.session.ref, exchanged)
             except MPAuthXError as error:
                 return error
         return result
@@ -593,7 +595,7 @@ class _Login:
 
     caller: "asyncio.Future[AuthResult] | None"  # who came first; None after they left
     key: Hashable
-    trade: Callable[[str], Awaitable[CodeSession | User]]
+    exchange: Callable[[str], Awaitable[CodeSession | User]]
     code: str
     encrypted_data: str | None
     iv: str | None
@@ -603,8 +605,8 @@ class _Login:
     joined: "tuple[asyncio.Future[AuthResult], ...]" = ()
     begun_at: float = field(default_factory=time.perf_counter)
     context: Context = field(default_factory=copy_context)  # of the caller who came first
-    trade_task: "asyncio.Task[None] | None" = field(init=False, default=None)
-    traded: CodeSession | User = field(init=False)
+    exchange_task: "asyncio.Task[None] | None" = field(init=False, default=None)
+    exchanged: CodeSession | User = field(init=False)
 
     @property
     def callers(self) -> "tuple[asyncio.Future[AuthResult], ...]":
@@ -662,9 +664,9 @@ async def _for_good(
 
 
 def _key_to_seal(login: _Login) -> tuple[str, str]:
-    """The openId and session key that the trade gave; a web login's key is empty."""
-    traded = login.traded
-    return traded.open_id, traded.session_key if isinstance(traded, CodeSession) else ""
+    """The openId and session key that the exchange gave; a web login's key is empty."""
+    exchanged = login.exchanged
+    return exchanged.open_id, exchanged.session_key if isinstance(exchanged, CodeSession) else ""
 
 
 def _completed(arrival: _Arrival, stored: User | StoreError | None) -> _Arrival | StoreError:

@@ -13,8 +13,8 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from ..concurrency.frames import methods_clear_frames
-from ..concurrency.in_flight import OpenCalls
-from ..concurrency.single_flight import Flights
+from ..concurrency.in_flight import InFlight
+from ..concurrency.single_flight import SingleFlight
 from ..connections import Connections
 from ..errors import (
     ConfigurationError,
@@ -31,10 +31,10 @@ from ..failure_log import invalid_answer
 from ..models import CodeSession, OAuthToken, OAuthUser, is_user_id
 from ..stores import (
     FunctionOAuthTokenStore,
+    KeyValueOAuthTokenStore,
     OAuthTokenFunctions,
     OAuthTokenStore,
-    RecordOAuthTokenStore,
-    open_records,
+    open_key_value_store,
 )
 from ..stores.key_value import within_lock
 from ..stores.oauth_tokens import GuardedOAuthTokenStore
@@ -132,10 +132,10 @@ class WeChatOAuth:
         self._page_parameters = {} if exchange is None else exchange.page_parameters
         keys = [app_secret] if signing_keys is None else signing_keys
         self._states = StateSigner(app_id=app_id, keys=keys)
-        self._opened: RecordOAuthTokenStore | None = None
+        self._opened: KeyValueOAuthTokenStore | None = None
         self._tokens = self._open(tokens, keys)
-        self._refreshes: Flights[OAuthToken, OAuthToken] = Flights()
-        self._calls = OpenCalls(self, "This service", name=repr(self))
+        self._refreshes: SingleFlight[OAuthToken, OAuthToken] = SingleFlight()
+        self._calls = InFlight(self, "This service", name=repr(self))
 
     def __repr__(self) -> str:
         return f"<WeChatOAuth {self._app_id}>"
@@ -237,7 +237,7 @@ class WeChatOAuth:
             return verified.payload
 
     async def get_access_token(self, code: str) -> OAuthToken:
-        """Trade the code of a login for the user's openid and tokens, and save these.
+        """Exchange the code of a login for the user's openid and tokens, and save these.
 
         Those of a virtual account (`is_snapshot_user`) are returned and not saved: WeChat shows
         pages to it that ask before the user touched them, and it must not become a user.
@@ -254,10 +254,10 @@ class WeChatOAuth:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._trade(code)
+            return await self._exchange_for(code)
 
     async def refresh_access_token(self, refresh_token: str) -> OAuthToken:
-        """Trade a refresh token for an access token that lives for another two hours.
+        """Exchange a refresh token for an access token that lives for another two hours.
 
         It is saved if a token of this user is: one of a virtual account never is.
         `get_user` does so by itself, once for all callers. Raises as `get_access_token`; when the
@@ -307,7 +307,7 @@ class WeChatOAuth:
         encrypted_data: str | None = None,
         iv: str | None = None,
     ) -> OAuthUser:
-        """Trade the code of a login and ask for the profile, in one step.
+        """Exchange the code of a login and ask for the profile, in one step.
 
         With `encrypted_data` and `iv` the code is one of a mini-program's `wx.login`, and gives the
         session key that opens the data.
@@ -324,12 +324,12 @@ class WeChatOAuth:
                 sealed = check_sealed(encrypted_data, iv)  # before the code is used up
                 return await self._get_mini_program_user(code, *sealed)
             check_lang(lang)  # before the code is used up
-            token = await self._trade_of_person(code)
+            token = await self._exchange_of_person(code)
             with _code_used_up():
                 return await self._api.get_oauth_user(token, lang)
 
     async def identify(self, code: str) -> OAuthUser:
-        """Trade the code of a login for its user, whatever scope they granted.
+        """Exchange the code of a login for its user, whatever scope they granted.
 
         Returns:
             The ids, and the profile where the user has granted that.
@@ -339,7 +339,7 @@ class WeChatOAuth:
             And as `get_access_token`.
         """
         with self._calls.one():
-            token = await self._trade_of_person(code)
+            token = await self._exchange_of_person(code)
             if _has_profile(token):
                 with _code_used_up():
                     return await self._api.get_oauth_user(token)
@@ -376,7 +376,7 @@ class WeChatOAuth:
                 await self._tokens.delete(open_id)
 
     async def get_session_key(self, code: str) -> CodeSession:
-        """Trade the code of a mini-program's `wx.login`; raises as `get_access_token`."""
+        """Exchange the code of a mini-program's `wx.login`; raises as `get_access_token`."""
         with self._calls.one():
             return await self._api.code_to_session(code)
 
@@ -437,14 +437,14 @@ class WeChatOAuth:
         query = "&".join(f"{name}={_escape(value)}" for name, value in parameters.items())
         return f"{self._page_base}{path}?{query}#wechat_redirect"
 
-    async def _trade(self, code: str) -> OAuthToken:
+    async def _exchange_for(self, code: str) -> OAuthToken:
         token = await self._api.code_to_oauth_token(code, self._now())
         if token.is_snapshot_user:
             return token
         with _code_used_up():
-            return await self._save_traded(token)
+            return await self._save_exchanged(token)
 
-    async def _save_traded(self, token: OAuthToken) -> OAuthToken:
+    async def _save_exchanged(self, token: OAuthToken) -> OAuthToken:
         async with self._tokens.lock(token.open_id):
             saved = await self._saved_before(token.open_id)
             if saved is not None:
@@ -453,8 +453,8 @@ class WeChatOAuth:
                     return token  # the wider one is good for more, and for as long
             return await self._save(token)
 
-    async def _trade_of_person(self, code: str) -> OAuthToken:
-        token = await self._trade(code)
+    async def _exchange_of_person(self, code: str) -> OAuthToken:
+        token = await self._exchange_for(code)
         if token.is_snapshot_user:
             raise SnapshotUserError(
                 "WeChat showed this page to a virtual account, because it asked to authorize "
@@ -508,7 +508,7 @@ class WeChatOAuth:
             iv,
             self._app_id,
         )
-        if not self._api.is_of(session, payload):
+        if not self._api.names_same_user(session, payload):
             raise IdentityMismatchError("The user data does not name the user of this code.")
         return OAuthUser.from_wechat(session.open_id, session.union_id, payload)
 
@@ -518,8 +518,8 @@ class WeChatOAuth:
         keys: Sequence[str | bytes],
     ) -> OAuthTokenStore:
         if isinstance(tokens, str):
-            records = open_records(tokens, self._connections, self._clock)
-            self._opened = RecordOAuthTokenStore(records, app_id=self._app_id, keys=keys)
+            records = open_key_value_store(tokens, self._connections, self._clock)
+            self._opened = KeyValueOAuthTokenStore(records, app_id=self._app_id, keys=keys)
             return self._opened
         functions: Any
         if isinstance(tokens, (tuple, list)):
@@ -544,7 +544,7 @@ class WeChatOAuth:
 
 @contextmanager
 def _code_used_up() -> Iterator[None]:
-    """What follows the trade of a code: the same call cannot succeed later."""
+    """What follows the exchange of a code: the same call cannot succeed later."""
     try:
         yield
     except MPAuthXError as error:

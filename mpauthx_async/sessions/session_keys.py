@@ -9,7 +9,7 @@ from typing import Any
 from ..concurrency.coalescer import Coalescer, answers_of
 from ..concurrency.event_bus import EventBus
 from ..concurrency.shards import AnyCoalescer, coalescer_for, subject_of
-from ..concurrency.single_flight import Flights
+from ..concurrency.single_flight import SingleFlight
 from ..connections import Connections
 from ..constants import TokenStatus
 from ..errors import (
@@ -69,7 +69,7 @@ class SessionKeys:
             system=system_of(tokens),
         )
         self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
-        self._resets: Flights[SessionRef, None] = Flights()
+        self._resets: SingleFlight[SessionRef, None] = SingleFlight()
 
     async def of(self, token: object) -> CodeSession:
         """Find what WeChat gave for the session that a token stands for.

@@ -75,7 +75,7 @@ class MiniProgram:
         return self._phone_codes.issue(app_id, phone_info)
 
     def exchange(self, call: Call, app_id: str) -> Answer:
-        """Trade `js_code` for the user's identity and session key."""
+        """Exchange `js_code` for the user's identity and session key."""
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/code2Session.html
         if not call.query.get("js_code"):
             raise Refused(41008)

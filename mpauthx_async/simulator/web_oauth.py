@@ -1,4 +1,4 @@
-"""Web OAuth 2.0: the pages that a browser is sent to, and the API that trades their codes."""
+"""Web OAuth 2.0: the pages that a browser is sent to, and the API that exchanges their codes."""
 
 import html
 from collections.abc import Mapping
@@ -112,7 +112,7 @@ class WebOAuth:
         return Page(302, location=_with_query(query["redirect_uri"], back))
 
     def exchange(self, call: Call, app_id: str) -> Answer:
-        """Trade `code` for the user's openid and tokens."""
+        """Exchange `code` for the user's openid and tokens."""
         if not call.query.get("code"):
             raise Refused(41008)
         if call.query.get("grant_type") != "authorization_code":
@@ -124,7 +124,7 @@ class WebOAuth:
         return {**self._tokens(grant), **snapshot, **_union(grant)}
 
     def refresh(self, call: Call, app_id: str) -> Answer:
-        """Trade `refresh_token` for an access token that lives."""
+        """Exchange `refresh_token` for an access token that lives."""
         if call.query.get("grant_type") != "refresh_token":
             raise Refused(40002)
         if not call.query.get("refresh_token"):

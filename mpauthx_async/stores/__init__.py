@@ -29,11 +29,11 @@ from ..models import (
     Subject,
     User,
 )
-from .key_value import Records
-from .oauth_tokens import FunctionOAuthTokenStore, OAuthTokenFunctions, RecordOAuthTokenStore
-from .redis.key_value import RedisRecords
+from .key_value import KeyValueStore
+from .oauth_tokens import FunctionOAuthTokenStore, KeyValueOAuthTokenStore, OAuthTokenFunctions
+from .redis.key_value import RedisKeyValueStore
 from .redis.token_store import RedisTokenStore
-from .sqlite.key_value import SqliteRecords
+from .sqlite.key_value import SqliteKeyValueStore
 from .sqlite.token_store import SqliteTokenStore
 from .sqlite.user_store import SqliteUserStore
 
@@ -42,20 +42,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FunctionOAuthTokenStore",
+    "KeyValueOAuthTokenStore",
     "OAuthTokenFunctions",
     "OAuthTokenStore",
-    "RecordOAuthTokenStore",
     "Records",
-    "RedisRecords",
+    "RedisKeyValueStore",
     "RedisTokenStore",
     "SessionKeyStore",
-    "SqliteRecords",
+    "SqliteKeyValueStore",
     "SqliteTokenStore",
     "SqliteUserStore",
     "TokenStore",
     "UserStore",
     "longest_wait",
-    "open_records",
+    "open_key_value_store",
     "open_token_store",
     "open_user_store",
     "system_of",
@@ -348,16 +348,16 @@ def open_token_store(
 
 
 @clears_frames
-def open_records(
+def open_key_value_store(
     url: str, connections: "Connections", clock: Callable[[], float] = time.time
-) -> RedisRecords | SqliteRecords:
+) -> RedisKeyValueStore | SqliteKeyValueStore:
     """Open records by URL, in all as `open_token_store`."""
     scheme = _scheme(url)
     if scheme in _REDIS_SCHEMES:
         connections.use_redis(_without_near_cache(url)[0])
-        return RedisRecords(connections)
+        return RedisKeyValueStore(connections)
     if scheme == "sqlite":
-        return SqliteRecords(_sqlite_path(url), clock=clock)
+        return SqliteKeyValueStore(_sqlite_path(url), clock=clock)
     raise _no_store("store of OAuth tokens", url, "redis://, rediss://, unix:// or sqlite:///")
 
 

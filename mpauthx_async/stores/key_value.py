@@ -18,7 +18,7 @@ LONGEST_LOCK_WAIT = 10.0
 _LONGEST_WORK = 12.0  # seconds: less than a lock lasts
 
 
-class Records(Protocol):
+class KeyValueStore(Protocol):
     """Keeps named texts for all processes. Every method raises StoreError when it cannot answer.
 
     A key is any text of a few hundred characters, with its purpose in front.

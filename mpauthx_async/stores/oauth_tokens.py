@@ -17,7 +17,7 @@ from ..errors import ConfigurationError, NoOAuthTokenError, StoreError
 from ..models import OAuthToken
 from ..store_boundary import GuardedLock, only_store_errors, raises_store_errors
 from ..tokens.record_sealer import RecordSealer
-from .key_value import Records
+from .key_value import KeyValueStore
 
 if TYPE_CHECKING:
     from . import OAuthTokenStore
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FunctionOAuthTokenStore",
     "GuardedOAuthTokenStore",
+    "KeyValueOAuthTokenStore",
     "OAuthTokenFunctions",
-    "RecordOAuthTokenStore",
 ]
 
 _Get: TypeAlias = Callable[[str], Awaitable[OAuthToken | None]]
@@ -39,7 +39,7 @@ _LIFE = 30 * 86_400  # seconds: what WeChat gives a refresh token
 
 
 @methods_clear_frames()
-class RecordOAuthTokenStore:
+class KeyValueOAuthTokenStore:
     """Keeps OAuth tokens encrypted in records, each for 30 days after it was written.
 
     A token is JSON, sealed by AES-256-GCM for its app and user: see `RecordSealer`.
@@ -54,7 +54,7 @@ class RecordOAuthTokenStore:
         ConfigurationError: for keys that are too few or too short.
     """
 
-    def __init__(self, records: Records, *, app_id: str, keys: Sequence[str | bytes]) -> None:
+    def __init__(self, records: KeyValueStore, *, app_id: str, keys: Sequence[str | bytes]) -> None:
         self._records = records
         self._app_id = app_id
         self._sealer = RecordSealer(b"mpauthx oauth", app_id=app_id, keys=keys)

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from ..errors import StoreError
 from ..models import SessionRef
 from ..store_boundary import only_store_errors
-from . import Records, TokenStore, UserStore
+from . import KeyValueStore, TokenStore, UserStore
 
 __all__ = ["Checkable", "check_stores"]
 
@@ -28,7 +28,7 @@ class Checkable(Protocol):
         """
 
 
-async def check_stores(users: UserStore, tokens: TokenStore, records: Records | None) -> None:
+async def check_stores(users: UserStore, tokens: TokenStore, records: KeyValueStore | None) -> None:
     """Check at once that stores can serve, each within 2 seconds.
 
     Raises:

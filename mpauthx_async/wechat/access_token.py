@@ -9,10 +9,10 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from ..concurrency.frames import methods_clear_frames
-from ..concurrency.single_flight import Flights
+from ..concurrency.single_flight import SingleFlight
 from ..errors import ClosedError, MPAuthXError, WeChatAPIError
 from ..failure_log import mending
-from ..stores import Records
+from ..stores import KeyValueStore
 from ..stores.key_value import within_lock
 from ..tokens.record_sealer import RecordSealer
 from ..untrusted_text import is_credential
@@ -62,7 +62,7 @@ class AppAccessToken:
     def __init__(
         self,
         fetch: Callable[[bool], Awaitable[tuple[str, int]]],
-        records: Records,
+        records: KeyValueStore,
         key: str,
         sealer: RecordSealer,
         clock: Callable[[], float] = time.time,
@@ -73,7 +73,7 @@ class AppAccessToken:
         self._sealer = sealer
         self._clock = clock
         self._known: _Kept | None = None
-        self._renewals: Flights[str | None, _Kept] = Flights()
+        self._renewals: SingleFlight[str | None, _Kept] = SingleFlight()
         self._may_force_at = 0.0  # Unix seconds
         self._closed = False
 

@@ -65,13 +65,15 @@ class WeChatAPI:
         self._http = WeChatHTTP(
             connections, API_HOSTS if api_base is None else api_base, on_refused
         )
-        self._door = WeChatHTTP(connections, hosts if api_base is None else api_base, on_refused)
+        self._transport = WeChatHTTP(
+            connections, hosts if api_base is None else api_base, on_refused
+        )
 
     def __repr__(self) -> str:
         return f"<WeChatAPI of {self._app_id}>"
 
     async def code_to_session(self, code: str) -> CodeSession:
-        """Trade the one-time code of `wx.login` for the user's identity and session key.
+        """Exchange the one-time code of `wx.login` for the user's identity and session key.
 
         Args:
             code: what `wx.login` gave the client; it works once within 5 minutes.
@@ -88,14 +90,14 @@ class WeChatAPI:
     def exchange_code(self, code: str) -> Awaitable[CodeSession]:
         """As `code_to_session`, for a caller who clears the frames of what is raised."""
         check_code(code)
-        return self._exchange.code_to_session(self._door, self._app_id, code)
+        return self._exchange.code_to_session(self._transport, self._app_id, code)
 
-    def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
+    def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of a session."""
-        return self._exchange.is_of(session, payload)
+        return self._exchange.names_same_user(session, payload)
 
     async def code_to_oauth_token(self, code: str, now: int) -> OAuthToken:
-        """Trade the one-time code of a web login for the user's identity and tokens.
+        """Exchange the one-time code of a web login for the user's identity and tokens.
 
         Args:
             code: what WeChat appended to the redirect_uri; it works once within 5 minutes.
@@ -110,7 +112,7 @@ class WeChatAPI:
         return _oauth_token(await self._web.web_token(self._http, self._app_id, code), now)
 
     async def refresh_oauth_token(self, refresh_token: str, now: int) -> OAuthToken:
-        """Trade a refresh token for an access token that lives; in all else as the above."""
+        """Exchange a refresh token for an access token that lives; in all else as the above."""
         _check_token("refresh_token", refresh_token)
         answer = await self._web.refreshed_web_token(self._http, self._app_id, refresh_token)
         return _oauth_token(answer, now)
@@ -182,7 +184,7 @@ class WeChatAPI:
         return token, expires_in
 
     async def get_phone_number(self, code: str, access_token: str) -> PhoneNumber:
-        """Trade the code of the phone number button for the number.
+        """Exchange the code of the phone number button for the number.
 
         Raises:
             As `code_to_session`.

@@ -22,19 +22,19 @@ __all__ = [
 
 
 class CodeExchange(Protocol):
-    """One way to trade a code."""
+    """One way to exchange a code."""
 
     @property
     def hosts(self) -> Sequence[str]:
         """The servers to ask, in the order in which to try them."""
 
     def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> Awaitable[CodeSession]:
-        """Trade a code of the app; raises as `WeChatHTTP.get`.
+        """Exchange a code of the app; raises as `WeChatHTTP.get`.
 
         It has to end, sooner or later: until then, one of the places at WeChat is taken.
         """
 
-    def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
+    def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of the session."""
 
 
@@ -69,7 +69,7 @@ class MiniProgramExchange:
     page_parameters: ClassVar[Mapping[str, str]] = {}
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
-        """Trade a code of the app."""
+        """Exchange a code of the app."""
         return _session(
             await http.get(
                 "/sns/jscode2session",
@@ -82,7 +82,7 @@ class MiniProgramExchange:
             )
         )
 
-    def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
+    def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of the session."""
         return _names_open_id(session, payload)
 
@@ -136,7 +136,7 @@ class ComponentExchange:
     hosts: ClassVar[Sequence[str]] = API_HOSTS
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
-        """Trade a code of the app."""
+        """Exchange a code of the app."""
         query = {
             "appid": app_id,
             "js_code": code,
@@ -145,7 +145,7 @@ class ComponentExchange:
         }
         return _session(await http.get("/sns/component/jscode2session", query))
 
-    def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
+    def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of the session."""
         return _names_open_id(session, payload)
 
@@ -198,7 +198,7 @@ class WeComExchange:
     hosts: ClassVar[Sequence[str]] = ("https://qyapi.weixin.qq.com",)
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
-        """Trade a code of the app."""
+        """Exchange a code of the app."""
         query = {
             "access_token": await token_of(self.access_token, "WeComExchange's access_token"),
             "js_code": code,
@@ -207,7 +207,7 @@ class WeComExchange:
         answer = await http.get("/cgi-bin/miniprogram/jscode2session", query)
         return _session({**answer, "openid": _member(answer), "unionid": None})
 
-    def is_of(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
+    def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of the session."""
         return _member(payload) == session.open_id
 

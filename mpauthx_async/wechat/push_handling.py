@@ -7,7 +7,7 @@ from typing import Protocol
 from ..concurrency.event_bus import EventBus
 from ..errors import InvalidPushEventError, ParameterError
 from ..events import PushEvent, PushEventReceived
-from ..stores import Records
+from ..stores import KeyValueStore
 from .push_events import MAX_PUSH_AGE
 
 __all__ = ["PushEventHandler", "UserEraser"]
@@ -66,7 +66,7 @@ class PushEventHandler:
         recipients: Collection[str],
         purpose: str,
         users: UserEraser,
-        records: Records | None,
+        records: KeyValueStore | None,
         events: EventBus,
         clock: Callable[[], float],
     ) -> None:

@@ -23,7 +23,7 @@ from redis.exceptions import (
 )
 
 from ...concurrency.deadlines import one_call, trip
-from ...concurrency.in_flight import OpenCalls
+from ...concurrency.in_flight import InFlight
 from ...connections import Connections, RedisClient
 from ...errors import ConfigurationError, MPAuthXError, StoreError
 from .cluster import ClusterNodes, Command
@@ -73,7 +73,7 @@ class RedisDatabase:
         self.nodes = ClusterNodes(self.client) if isinstance(self.client, RedisCluster) else None
         self._repeats_by_itself = _repeats_by_itself(self.client)
         self._eviction = EvictionCheck(self.connections)
-        self._calls = OpenCalls(self, "This Redis store")
+        self._calls = InFlight(self, "This Redis store")
 
     async def run(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
         """Make one trip to Redis, on new connections when those in the pool turn out to be stale.

@@ -1,4 +1,4 @@
-"""RedisRecords: named texts with a lifetime, in Redis.
+"""RedisKeyValueStore: named texts with a lifetime, in Redis.
 
 Keys, each in braces so that the key's own characters choose the slot of a Redis Cluster:
 
@@ -20,7 +20,7 @@ from ...store_boundary import raises_store_errors
 from ..key_value import LOCK_TTL, LONGEST_LOCK_WAIT
 from .database import AnyRedis, RedisDatabase
 
-__all__ = ["RedisRecords"]
+__all__ = ["RedisKeyValueStore"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS
 
 @methods_clear_frames()
 @raises_store_errors
-class RedisRecords:
+class RedisKeyValueStore:
     """Keeps named texts in a Redis of version 6.2 or later, or in a Redis Cluster.
 
     Args:

@@ -14,7 +14,7 @@ import aiosqlite
 
 from ...concurrency.deadlines import trip
 from ...concurrency.forks import unwatch, watch
-from ...concurrency.in_flight import OpenCalls
+from ...concurrency.in_flight import InFlight
 from ...errors import ConfigurationError, MPAuthXError, StoreError
 
 __all__ = ["Database", "SqliteDatabase", "transaction"]
@@ -67,7 +67,7 @@ class SqliteDatabase:
         self._prepare = prepare
         self._opening: asyncio.Task[_Opened] | None = None
         self._opened: _Opened | None = None
-        self._calls = OpenCalls(self, "This SQLite store")
+        self._calls = InFlight(self, "This SQLite store")
 
     @property
     def longest_wait(self) -> float:

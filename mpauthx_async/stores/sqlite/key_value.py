@@ -1,4 +1,4 @@
-"""SqliteRecords: named texts with a lifetime, in a SQLite database."""
+"""SqliteKeyValueStore: named texts with a lifetime, in a SQLite database."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from ...store_boundary import raises_store_errors
 from ..key_value import LOCK_TTL, LONGEST_LOCK_WAIT
 from .database import Database, SqliteDatabase, transaction
 
-__all__ = ["SqliteRecords"]
+__all__ = ["SqliteKeyValueStore"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _RELEASE = f"{_DELETE} AND text = ?"
 
 @methods_clear_frames()
 @raises_store_errors
-class SqliteRecords:
+class SqliteKeyValueStore:
     """Keeps named texts in a SQLite database, in a table named mpauthx_record.
 
     A lock is a row as well: of who holds it, until when.
