@@ -1,7 +1,7 @@
 """A login as one writes it by hand: one command a call, for each of its steps.
 
-The code is exchanged with aiohttp, the data decrypted on the loop, the user written to a SQLite file
-with aiosqlite, in a transaction of their own, and the token to Redis with redis-py.
+The code is exchanged with aiohttp, the data decrypted on the loop, the user written to a SQLite
+file with aiosqlite, in a transaction of their own, and the token to Redis with redis-py.
 """
 
 import json

@@ -5,7 +5,7 @@ The full user has 1,000 sessions, as many as a policy allows, with device names 
 what is timed is 500 calls that begin at once:
 
 - `session`, `rotate` and `revoke` of a service, with tokens;
-- `authorize`, with codes exchanged in this process, because WeChat allows a user 100 logins a minute;
+- `authorize`, with codes exchanged in this process, for WeChat allows a user 100 logins a minute;
 - `renew` and `sealed_keys` of the store, in the batches of 500 in which a service asks them for
   sliding lives and for `decrypt`.
 

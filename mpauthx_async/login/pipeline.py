@@ -1,7 +1,7 @@
 """Logins: the way from an exchanged code to a token, for many at once.
 
-A login waits for its turn, exchanges its code, and then goes on in a batch with all others that have
-come as far: decrypt (executor), save the users, refuse the banned, issue the tokens.
+A login waits for its turn, exchanges its code, and then goes on in a batch with all others that
+have come as far: decrypt (executor), save the users, refuse the banned, issue the tokens.
 """
 
 import asyncio
@@ -152,9 +152,9 @@ class Logins:
         The caller awaits the future, and calls `leave` if cancelled meanwhile.
 
         Args:
-            exchange: exchanges the code, for a mini-program's session or for a user who is known by it.
+            exchange: exchanges the code for a mini-program's session, or for a user who is known.
             code: what WeChat gave the client.
-            encrypted_data: what the client sent along, sealed in the session that the exchange gives.
+            encrypted_data: what the client sent along, sealed in that session.
             iv: likewise; None without encrypted_data.
             device: what the session is to say of the device.
             max_age: how many seconds ago that data may have been sealed; None for any time.

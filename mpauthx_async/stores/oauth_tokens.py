@@ -17,7 +17,7 @@ from ..errors import ConfigurationError, NoOAuthTokenError, StoreError
 from ..models import OAuthToken
 from ..store_boundary import GuardedLock, only_store_errors, raises_store_errors
 from ..tokens.record_sealer import RecordSealer
-from .key_value import KeyValueStore
+from .protocols import KeyValueStore
 
 if TYPE_CHECKING:
     from . import OAuthTokenStore

@@ -2,30 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol, runtime_checkable
 
 from ..errors import StoreError
 from ..models import SessionRef
 from ..store_boundary import only_store_errors
-from . import KeyValueStore, TokenStore, UserStore
+from .protocols import Checkable, KeyValueStore, TokenStore, UserStore
 
 __all__ = ["Checkable", "check_stores"]
 
 _LONGEST_CHECK = 2  # seconds
 _NOBODY = "mpauthx-check"  # an id, a sku and a record's key that nobody has
-
-
-@runtime_checkable
-class Checkable(Protocol):
-    """What a store does beside, if it knows better than a read whether it can serve."""
-
-    async def check(self) -> None:
-        """Check that the store can serve.
-
-        Raises:
-            StoreError: if it cannot.
-            ConfigurationError: if the version of its server does not serve.
-        """
 
 
 async def check_stores(users: UserStore, tokens: TokenStore, records: KeyValueStore | None) -> None:
