@@ -1,5 +1,8 @@
 """Login for WeChat mini-programs on asyncio."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
 from .errors import (
@@ -53,7 +56,6 @@ from .models import (
 )
 from .oauth.client import WeChatOAuth
 from .service import MPAuthX
-from .simulator import SealedUserInfo, WeChatSimulator
 from .stores import (
     KeyValueOAuthTokenStore,
     KeyValueStore,
@@ -80,6 +82,9 @@ from .wechat.push_events import parse_push_event, verify_push_url
 from .wechat.userdata import decrypt_user_data, sign_user_state, verify_raw_data
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .simulator import SealedUserInfo, WeChatSimulator
 
 __all__ = [
     "AppAccessToken",
@@ -159,3 +164,13 @@ __all__ = [
     "verify_push_url",
     "verify_raw_data",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the simulator when it is first asked for: a server in production needs none."""
+    if name not in _OF_THE_SIMULATOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".simulator", __name__), name)
+
+
+_OF_THE_SIMULATOR = ("SealedUserInfo", "WeChatSimulator")

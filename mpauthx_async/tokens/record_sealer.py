@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from Crypto.Cipher import AES
 
 from . import base64url
-from .format import derived_keys
+from .keys import derived_keys
 
 __all__ = ["RecordSealer"]
 

@@ -60,7 +60,7 @@ from Crypto.Cipher import AES
 from Crypto.Util.strxor import strxor
 
 from . import base64url
-from .format import derived_keys, digest, keyed_macs
+from .keys import derived_keys, digest, keyed_macs
 
 __all__ = ["SessionKeySealer", "split_open_id", "with_open_id"]
 
