@@ -19,6 +19,7 @@ from redis.backoff import EqualJitterBackoff
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError, RedisError
 
+from ._compat import connections_of
 from .concurrency.frames import methods_clear_frames
 from .concurrency.in_flight import InFlight
 from .concurrency.login_limit import LoginLimit
@@ -192,13 +193,14 @@ class Connections:
         pool = getattr(self._redis, "connection_pool", None)
         if pool is None:
             return
-        for connection in list(pool._in_use_connections):
+        in_use, available = connections_of(pool)
+        for connection in in_use:
             if hasattr(connection, "mark_for_reconnect"):
                 connection.mark_for_reconnect()
             else:  # redis-py before 6.4: the call that has it is repeated
                 await connection.disconnect(nowait=True)
         # Not pool.disconnect(): while that waits for a connection to close, a call may be given it.
-        for connection in list(pool._available_connections):
+        for connection in available:
             await connection.disconnect(nowait=True)
 
     async def close(self) -> None:

@@ -29,7 +29,7 @@ RANKS = [
     {"untrusted_text"},
     {"failure_log"},
     {"errors"},
-    {"constants"},
+    {"constants", "_compat"},
 ]
 RANK = {part: -rank for rank, parts in enumerate(RANKS) for part in parts}
 SIMULATOR_KNOWS = {"wechat.errcodes", "models", "errors", "simulator"}

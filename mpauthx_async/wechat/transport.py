@@ -17,6 +17,7 @@ from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
+from .._compat import hide_url, traces_of
 from ..concurrency.deadlines import trip
 from ..concurrency.frames import clear_frames
 from ..connections import Connections
@@ -248,9 +249,8 @@ class _Request:
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self.query.items())
         request.url = URL(f"{public}?{query}", encoded=True)
         del query
-        # aiohttp has no public way to keep a middleware's URL from traces and from the response.
-        traces: Any = [_PublicTrace(trace, public) for trace in request._traces]
-        request._traces = traces
+        traces = [_PublicTrace(trace, public) for trace in traces_of(request)]
+        hide_in = hide_url(request, traces)
         try:
             response = await handler(request)
         except (aiohttp.ClientError, OSError) as error:
@@ -262,7 +262,7 @@ class _Request:
             request.url = public
         if lost is not None:
             raise lost
-        response._request_info = request.request_info
+        hide_in(response)
         return response
 
 

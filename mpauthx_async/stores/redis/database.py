@@ -22,6 +22,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from ..._compat import repeats_lost_calls
 from ...concurrency.deadlines import one_call, trip
 from ...concurrency.in_flight import InFlight
 from ...connections import Connections, RedisClient
@@ -266,8 +267,7 @@ def _repeats_by_itself(client: RedisClient) -> bool:
     """Whether a client makes further attempts when a connection is lost."""
     if isinstance(client, RedisCluster):
         return False  # what goes straight to its nodes is not repeated
-    retry = client.connection_pool.connection_kwargs.get("retry")
-    return retry is not None and retry._retries != 0
+    return repeats_lost_calls(client)
 
 
 def is_replica(answer: object) -> bool:

@@ -20,6 +20,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from ..._compat import pushes_as_read
 from ...connections import Connections
 from ..near_cache import LONGEST_SILENCE, NearCache
 
@@ -132,11 +133,7 @@ class RedisTracking:
 
     async def _track(self, connection: Any) -> None:
         """Let Redis push on this connection what changes."""
-        # redis-py has no public way to it for its asyncio client yet (its issue 3916).
-        parser = connection._parser
-        if hasattr(parser, "set_invalidation_push_handler"):  # before 6.4 it returns pushes as read
-            parser.set_invalidation_push_handler(_returned)
-            parser.set_pubsub_push_handler(_returned)
+        pushes_as_read(connection)
         await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
         # When its time is over, read_response returns None, and can be called again.
         if await connection.read_response(timeout=LONGEST_SILENCE) is None:
@@ -224,8 +221,3 @@ async def _give_up(connection: Any) -> None:
         await connection.disconnect(nowait=True)
     except Exception:
         logger.warning("A connection that was given up could not be closed.", exc_info=True)
-
-
-async def _returned(push: Sequence[Any]) -> Sequence[Any]:
-    """Have `read_response` return a push: redis-py only logs what a handler raises."""
-    return push

@@ -4,14 +4,15 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import aiosqlite
 
+from ..._compat import aiosqlite_thread, raw_connection, run_in_thread
 from ...concurrency.deadlines import trip
 from ...concurrency.forks import unwatch, watch
 from ...concurrency.in_flight import InFlight
@@ -173,10 +174,8 @@ class SqliteDatabase:
             # When aiosqlite cannot open a file, its thread outlives the attempt, and the loop.
             await asyncio.to_thread(_try_to_open, path)
             opened = aiosqlite.connect(path, timeout=self._busy_timeout, isolation_level=None)
-            # Else a store that is never closed keeps the interpreter from ending. Before version
-            # 0.22 an aiosqlite connection is its thread.
-            thread: Any = getattr(opened, "_thread", opened)
-            thread.daemon = True
+            # Else a store that is never closed keeps the interpreter from ending.
+            aiosqlite_thread(opened).daemon = True
             return await opened
 
         opening = asyncio.ensure_future(connect())
@@ -264,7 +263,7 @@ async def _in_thread(
     connection: aiosqlite.Connection, work: Callable[[sqlite3.Cursor], Result]
 ) -> Result:
     def with_cursor() -> Result:
-        raw = connection._conn
+        raw = raw_connection(connection)
         if raw.in_transaction:
             raise StoreError(
                 "The SQLite connection given to this store has a transaction open that is not the "
@@ -275,9 +274,7 @@ async def _in_thread(
             cursor.row_factory = None  # a ready-made connection may have one of its own
             return work(cursor)
 
-    # aiosqlite's way onto its thread since its first release; its public methods take one each.
-    execute: Callable[[Callable[[], Result]], Awaitable[Result]] = connection._execute
-    return await execute(with_cursor)
+    return await run_in_thread(connection, with_cursor)
 
 
 def _inode(path: str | Path) -> tuple[int, int] | None:
