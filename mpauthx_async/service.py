@@ -19,6 +19,7 @@ from .errors import (
 from .events import Listener, PushEvent, WeChatFailed
 from .login.device import Device
 from .login.erasure import Erasure
+from .login.issuing import Issuer
 from .login.pipeline import Logins
 from .models import (
     AuthResult,
@@ -174,11 +175,22 @@ class MPAuthX:
             events=self._events,
             clock=clock,
         )
+        issuer = Issuer(
+            sku=sku,
+            signer=self._signer,
+            sealer=sealer,
+            tokens=self._tokens,
+            events=self._events,
+            bans=self._bans,
+            policy=policy,
+            ttl=ttl,
+            absolute_ttl=longest,
+        )
         self._logins = Logins(
             app_id=app_id,
             sku=sku,
             names_same_user=self._api.names_same_user,
-            signer=self._signer,
+            issuer=issuer,
             sealer=sealer,
             users=self._users,
             tokens=self._tokens,
@@ -186,8 +198,6 @@ class MPAuthX:
             events=self._events,
             bans=self._bans,
             policy=policy,
-            ttl=ttl,
-            absolute_ttl=longest,
             max_waiting=max_waiting_logins,
             timeout=login_timeout,
             clock=clock,

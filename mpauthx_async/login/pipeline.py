@@ -8,8 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from contextvars import Context, copy_context
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,7 +17,6 @@ from ..concurrency.event_bus import EventBus
 from ..concurrency.shards import ShardedCoalescer, sharding_of
 from ..connections import Connections
 from ..errors import (
-    BannedError,
     ClosedError,
     IdentityMismatchError,
     MPAuthXError,
@@ -27,26 +24,22 @@ from ..errors import (
     StoreError,
     UserNotFoundError,
 )
-from ..events import LoggedIn, LoginFailed, Refreshed, Replaced, Revoked, UserLinked
+from ..events import LoggedIn, LoginFailed, UserLinked
 from ..models import (
     AuthResult,
-    Ban,
     CodeSession,
     LoginPolicy,
-    NewSession,
-    Session,
     SessionRef,
-    Subject,
     User,
-    is_user_id,
 )
 from ..sessions.bans import Bans
-from ..sessions.session_keys import replace_session_key
-from ..stores import SessionKeyStore, TokenStore, UserStore, longest_wait
-from ..tokens.format import TokenSigner, new_nonce, new_nonces
-from ..tokens.sealing import SessionKeySealer, with_open_id
+from ..stores import TokenStore, UserStore, longest_wait
+from ..tokens.format import new_nonce, new_nonces
+from ..tokens.sealing import SessionKeySealer
 from ..wechat.userdata import decrypt_user_data
+from .arrival import Arrival, Login, Refresh, completed, for_good, key_to_seal
 from .device import NO_DEVICE, Device
+from .issuing import Issuer
 from .queue import LoginQueue
 
 __all__ = ["Logins"]
@@ -66,13 +59,11 @@ class Logins:
         app_id: the app that the clients' data must be sealed for.
         sku: whose tokens are given.
         names_same_user: tells whether decrypted user data names the user of a session.
-        signer: signs the tokens.
+        issuer: gives the tokens.
         sealer: encrypts the session keys that are stored with them.
         events: is told what happens.
         bans: refuses users whose other ids are banned.
         policy: which sessions of a user live side by side.
-        ttl: how long a token lives, in milliseconds.
-        absolute_ttl: how long its session lives at most, in milliseconds; None for no such end.
         max_waiting: how many logins may wait to begin.
         timeout: how long each may wait to begin, in seconds.
         clock: tells the time in Unix seconds.
@@ -84,7 +75,7 @@ class Logins:
         app_id: str,
         sku: str,
         names_same_user: Callable[[CodeSession, Mapping[str, Any]], bool],
-        signer: TokenSigner,
+        issuer: Issuer,
         sealer: SessionKeySealer,
         users: UserStore,
         tokens: TokenStore,
@@ -92,8 +83,6 @@ class Logins:
         events: EventBus,
         bans: Bans,
         policy: LoginPolicy,
-        ttl: int,
-        absolute_ttl: int | None,
         max_waiting: int,
         timeout: float,
         clock: Callable[[], float],
@@ -101,7 +90,7 @@ class Logins:
         self._app_id = app_id
         self._sku = sku
         self._names_same_user = names_same_user
-        self._signer = signer
+        self._issuer = issuer
         self._sealer = sealer
         self._users = users
         self._tokens = tokens
@@ -109,11 +98,9 @@ class Logins:
         self._events = events
         self._bans = bans
         self._policy = policy
-        self._ttl = ttl
-        self._absolute_ttl = absolute_ttl
         self._clock = clock
-        self._under_way: dict[Hashable, _Login] = {}
-        self._waiting: LoginQueue[_Login] = LoginQueue(
+        self._under_way: dict[Hashable, Login] = {}
+        self._waiting: LoginQueue[Login] = LoginQueue(
             connections,
             max_waiting=max_waiting,
             timeout=timeout,
@@ -122,13 +109,13 @@ class Logins:
         )
         self._issues = self._sharded_issues()
         wait = longest_wait(users) if self._issues else longest_wait(users, tokens)
-        self._exchanged: Coalescer[_Login, _Answer] = Coalescer(
+        self._exchanged: Coalescer[Login, _Answer] = Coalescer(
             events.watched("login", self._finish_logins),
             max_batch=_MAX_BATCH,
             max_in_flight=1,
             longest_wait=wait,
         )
-        self._refreshes: Coalescer[_Refresh, _Answer] = Coalescer(
+        self._refreshes: Coalescer[Refresh, _Answer] = Coalescer(
             events.watched("refresh", self._finish_refreshes), max_batch=64, longest_wait=wait
         )
         self._issuing: set[asyncio.Future[AuthResult]] = set()  # on a store that has shards
@@ -146,7 +133,7 @@ class Logins:
         max_age: float | None = None,
         on_web: bool = False,
         has_code: bool = True,
-    ) -> "tuple[_Login, asyncio.Future[AuthResult]]":
+    ) -> "tuple[Login, asyncio.Future[AuthResult]]":
         """Log a user in. Concurrent calls with the same arguments are one login, with one token.
 
         The caller awaits the future, and calls `leave` if cancelled meanwhile.
@@ -174,13 +161,13 @@ class Logins:
         if login is not None:
             login.joined += (caller,)
             return login, caller
-        login = _Login(caller, key, exchange, code, encrypted_data, iv, max_age, device, has_code)
+        login = Login(caller, key, exchange, code, encrypted_data, iv, max_age, device, has_code)
         self._under_way[key] = login
         if not self._waiting.add(login):
             self._overload(login, "max_waiting_logins are waiting already.")
         return login, caller
 
-    def leave(self, login: "_Login", caller: "asyncio.Future[AuthResult]") -> None:
+    def leave(self, login: "Login", caller: "asyncio.Future[AuthResult]") -> None:
         """Let a caller who was cancelled leave a login, which goes on if it has begun."""
         login.remove(caller)
         others = login.callers
@@ -193,7 +180,7 @@ class Logins:
         """Give a known user a token that ends all their others."""
         self._check_open()
         caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
-        refresh = _Refresh(user_id)
+        refresh = Refresh(user_id)
         answer = self._refreshes.submit(refresh)
         answer.add_done_callback(partial(self._answer, refresh, caller))
         try:
@@ -230,13 +217,13 @@ class Logins:
         if self._closed:
             raise _closed()
 
-    def _begin(self, login: "_Login") -> None:
+    def _begin(self, login: "Login") -> None:
         login.exchange_task = asyncio.create_task(self._exchange_for(login), context=login.context)
 
-    def _expire(self, login: "_Login") -> None:
+    def _expire(self, login: "Login") -> None:
         self._overload(login, "The login could not begin within login_timeout.")
 
-    def _overload(self, login: "_Login", reason: str) -> None:
+    def _overload(self, login: "Login", reason: str) -> None:
         """Tell the callers of a login that it does not begin."""
         del self._under_way[login.key]
         error = OverloadedError(
@@ -252,7 +239,7 @@ class Logins:
             outcome = _outcome_of(caller)
             self._give_up(outcome)
 
-    async def _exchange_for(self, login: "_Login") -> None:
+    async def _exchange_for(self, login: "Login") -> None:
         without_call()  # that of its first caller, who may leave
         try:
             with one_call():
@@ -268,7 +255,7 @@ class Logins:
             answer.add_done_callback(partial(self._end_with, login), context=login.context)
             self._connections.login_limit.exchanged()
 
-    def _end_with(self, login: "_Login", answer: "asyncio.Future[Any]") -> None:
+    def _end_with(self, login: "Login", answer: "asyncio.Future[Any]") -> None:
         outcome = _outcome_of(answer)
         if isinstance(outcome, asyncio.Future):  # its shard of the store is to answer yet
             outcome.add_done_callback(partial(self._end_with, login), context=login.context)
@@ -277,7 +264,7 @@ class Logins:
             outcome.retryable = False  # the exchange has used up the code
         self._end(login, outcome)
 
-    def _end(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
+    def _end(self, login: "Login", outcome: AuthResult | BaseException) -> None:
         """Tell the callers of a login, and let the next one begin."""
         self._connections.login_limit.release()
         del self._under_way[login.key]  # from here on nobody can join
@@ -285,7 +272,7 @@ class Logins:
         if was_heard or isinstance(outcome, Exception):
             self._report(login, outcome)
 
-    def _report(self, login: "_Login", outcome: AuthResult | BaseException) -> None:
+    def _report(self, login: "Login", outcome: AuthResult | BaseException) -> None:
         if not self._events.has_listeners:
             return
         seconds = time.perf_counter() - login.begun_at
@@ -296,7 +283,7 @@ class Logins:
 
     def _answer(
         self,
-        refresh: "_Refresh",
+        refresh: "Refresh",
         caller: "asyncio.Future[AuthResult]",
         answer: "asyncio.Future[Any]",
     ) -> None:
@@ -335,7 +322,7 @@ class Logins:
         except MPAuthXError as error:
             logger.warning("The token of a call that was given up stays until it ends: %s", error)
 
-    async def _finish_logins(self, logins: "Sequence[_Login]") -> "Sequence[_Answer | Exception]":
+    async def _finish_logins(self, logins: "Sequence[Login]") -> "Sequence[_Answer | Exception]":
         """What follows the exchange of the code, for a batch: decrypt, save, give tokens."""
         with one_call():
             results = await self._finish(logins)
@@ -343,18 +330,18 @@ class Logins:
         return results
 
     def _give_up_late(
-        self, asked: "Sequence[_Login | _Refresh | None]", results: "Sequence[_Answer | Exception]"
+        self, asked: "Sequence[Login | Refresh | None]", results: "Sequence[_Answer | Exception]"
     ) -> None:
         """Give up the results of those whose callers have waited too long, and were told so."""
         for one, result in zip(asked, results, strict=True):
-            if isinstance(one, _Refresh):
+            if isinstance(one, Refresh):
                 is_over = one.is_over
             else:
                 is_over = one is not None and self._under_way.get(one.key) is not one
             if is_over and not isinstance(result, asyncio.Future):
                 self._give_up(result)
 
-    async def _finish(self, logins: "Sequence[_Login]") -> "Sequence[_Answer | Exception]":
+    async def _finish(self, logins: "Sequence[Login]") -> "Sequence[_Answer | Exception]":
         now = int(self._clock() * 1000)
         # Decrypting takes two milliseconds for a hundred logins while the event loop is idle, and
         # several times as long while it is busy: both contend for the GIL.
@@ -363,18 +350,18 @@ class Logins:
             arrivals = await asyncio.get_running_loop().run_in_executor(
                 self._connections.executor, self._read, logins, now
             )
-        saved = await _for_good(arrivals, self._save)
-        kept = await _for_good(saved, self._complete)
+        saved = await for_good(arrivals, self._save)
+        kept = await for_good(saved, self._complete)
         return await self._issue_all(kept)
 
     async def _finish_refreshes(
-        self, refreshes: "Sequence[_Refresh]"
+        self, refreshes: "Sequence[Refresh]"
     ) -> "Sequence[_Answer | Exception]":
         with one_call():
             found = await answers_of(self._users.get([refresh.user_id for refresh in refreshes]))
             results = await self._issue_all(
                 [
-                    _Arrival(user, new_nonce(), None, refresh=refresh)
+                    Arrival(user, new_nonce(), None, refresh=refresh)
                     if isinstance(user, User)
                     else user or _not_found()
                     for refresh, user in zip(refreshes, found, strict=True)
@@ -384,11 +371,11 @@ class Logins:
         return results
 
     async def _issue_all(
-        self, arrivals: "Sequence[_Arrival | Exception]"
+        self, arrivals: "Sequence[Arrival | Exception]"
     ) -> "Sequence[_Answer | Exception]":
         """Give tokens; to the users on each shard of the store in batches of their own."""
         if self._issues is None:
-            return await _for_good(arrivals, self._issue)
+            return await for_good(arrivals, self._issuer.issue)
         answers: list[_Answer | Exception] = []
         for arrival in arrivals:
             if isinstance(arrival, Exception):
@@ -401,7 +388,7 @@ class Logins:
             answers.append(answer)
         return answers
 
-    def _sharded_issues(self) -> "ShardedCoalescer[_Arrival, AuthResult] | None":
+    def _sharded_issues(self) -> "ShardedCoalescer[Arrival, AuthResult] | None":
         shard_of = sharding_of(self._tokens)
         if shard_of is None:
             return None
@@ -416,35 +403,30 @@ class Logins:
         )
 
     async def _issue_on_shard(
-        self, arrivals: "Sequence[_Arrival]"
+        self, arrivals: "Sequence[Arrival]"
     ) -> Sequence[AuthResult | Exception]:
         with one_call():
-            results = await self._issue(arrivals)
+            results = await self._issuer.issue(arrivals)
         self._give_up_late([arrival.login or arrival.refresh for arrival in arrivals], results)
         return results
 
-    async def _issue(self, arrivals: "Sequence[_Arrival]") -> Sequence[AuthResult | Exception]:
-        admitted = await self._admit(arrivals)
-        alone = await _for_good(admitted, self._end_others)
-        return await _for_good(alone, self._give_tokens)
-
-    def _read(self, logins: "Sequence[_Login]", now: int) -> "list[_Arrival | Exception]":
+    def _read(self, logins: "Sequence[Login]", now: int) -> "list[Arrival | Exception]":
         """Make the users of logins, decrypting what the clients sent; and seal the session keys."""
         nonces = new_nonces(len(logins))
         sealed_keys = self._sealer.seal(
-            [(nonce, *_key_to_seal(login)) for nonce, login in zip(nonces, logins, strict=True)]
+            [(nonce, *key_to_seal(login)) for nonce, login in zip(nonces, logins, strict=True)]
         )
-        arrivals: list[_Arrival | Exception] = []
+        arrivals: list[Arrival | Exception] = []
         for login, nonce, sealed_key in zip(logins, nonces, sealed_keys, strict=True):
             try:
                 user = self._user(login, now)
             except MPAuthXError as error:
                 arrivals.append(error)
             else:
-                arrivals.append(_Arrival(user, nonce, sealed_key, login))
+                arrivals.append(Arrival(user, nonce, sealed_key, login))
         return arrivals
 
-    def _user(self, login: "_Login", now: int) -> User:
+    def _user(self, login: "Login", now: int) -> User:
         session, encrypted_data, iv = login.exchanged, login.encrypted_data, login.iv
         if isinstance(session, User):
             return session
@@ -466,11 +448,11 @@ class Logins:
             )
         return User.from_wechat(session, payload, now, self._app_id)
 
-    async def _save(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
+    async def _save(self, arrivals: "Sequence[Arrival]") -> "list[Arrival | Exception]":
         """Save the users; tells who is new."""
         earlier_ids = await self._earlier_ids(arrivals) if self._events.has_listeners else {}
         answers = await answers_of(self._users.save([arrival.user for arrival in arrivals]))
-        saved: list[_Arrival | Exception] = []
+        saved: list[Arrival | Exception] = []
         for arrival, is_new in zip(arrivals, answers, strict=True):
             if isinstance(is_new, StoreError):
                 saved.append(is_new)
@@ -481,15 +463,15 @@ class Logins:
                 self._events.emit(UserLinked(self._sku, old_id, arrival.user.id))
         return saved
 
-    async def _complete(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
+    async def _complete(self, arrivals: "Sequence[Arrival]") -> "list[Arrival | Exception]":
         """Give known users their stored profiles, under this app's openIds."""
         known = [arrival.user.id for arrival in arrivals if not arrival.is_new]
         found = iter(await answers_of(self._users.get(known)) if known else ())
         return [
-            arrival if arrival.is_new else _completed(arrival, next(found)) for arrival in arrivals
+            arrival if arrival.is_new else completed(arrival, next(found)) for arrival in arrivals
         ]
 
-    async def _earlier_ids(self, arrivals: "Sequence[_Arrival]") -> dict[str, list[str]]:
+    async def _earlier_ids(self, arrivals: "Sequence[Arrival]") -> dict[str, list[str]]:
         """The ids that users had, where WeChat gave them another; by that."""
         new_ids = {a.user.open_id: a.user.union_id for a in arrivals if a.user.union_id}
         known = await answers_of(self._users.get(list(new_ids))) if new_ids else []
@@ -499,151 +481,6 @@ class Logins:
                 earlier_ids.setdefault(new_id, []).append(user.id)
         return earlier_ids
 
-    async def _admit(self, arrivals: "Sequence[_Arrival]") -> "list[_Arrival | Exception]":
-        """Refuse users who are banned under any of their ids."""
-        refusals = await self._bans.refusals([arrival.user for arrival in arrivals])
-        return [refused or a for a, refused in zip(arrivals, refusals, strict=True)]
-
-    async def _end_others(self, arrivals: "Sequence[_Arrival]") -> "Sequence[_Arrival | Exception]":
-        """End the sessions under the other ids of users who refresh: that leaves one token."""
-        if all(arrival.login for arrival in arrivals):
-            return arrivals
-        return await asyncio.gather(*map(self._end_other, arrivals))
-
-    async def _end_other(self, arrival: "_Arrival") -> "_Arrival | Exception":
-        if arrival.login is not None:
-            return arrival
-        try:
-            for user_id in arrival.user.ids[1:]:
-                ended = await self._tokens.revoke_subject(Subject(self._sku, user_id))
-                if ended:
-                    self._events.emit(Revoked(self._sku, user_id, None, ended))
-        except MPAuthXError as error:
-            return error
-        return arrival
-
-    async def _give_tokens(self, arrivals: "Sequence[_Arrival]") -> list[AuthResult | Exception]:
-        sessions = await answers_of(self._tokens.issue([self._new_session(a) for a in arrivals]))
-        results = [
-            self._result(arrival, session)
-            for arrival, session in zip(arrivals, sessions, strict=True)
-        ]
-        if self._policy.shared_token and isinstance(self._tokens, SessionKeyStore):
-            keep = partial(self._keep_session_key, self._tokens)
-            return list(await asyncio.gather(*map(keep, arrivals, results)))
-        return results
-
-    def _new_session(self, arrival: "_Arrival") -> NewSession:
-        user_id, open_id = arrival.user.id, arrival.user.open_id
-        sealed_key, login = arrival.sealed_key, arrival.login
-        if sealed_key is not None:
-            sealed_key = with_open_id(sealed_key, open_id, user_id)
-        device, kind = NO_DEVICE if login is None else login.device
-        return NewSession(
-            SessionRef(self._sku, user_id, arrival.nonce),
-            self._ttl,
-            _SOLE if login is None else self._policy,
-            sealed_key,
-            device,
-            kind,
-            self._absolute_ttl,
-        )
-
-    def _result(
-        self, arrival: "_Arrival", session: Session | Ban | StoreError
-    ) -> AuthResult | Exception:
-        if isinstance(session, StoreError):
-            return session
-        if isinstance(session, Ban):
-            return BannedError(session.user_id, session.reason, session.until)
-        for ref in session.replaced:
-            self._events.emit(Replaced(ref, session))
-        if arrival.login is None:
-            self._events.emit(Refreshed(session))
-        token = self._signer.mint(arrival.user.id, session.ref.nonce, session.ref.generation)
-        return AuthResult(1, "OK", token, arrival.user, session, arrival.is_new)
-
-    async def _keep_session_key(
-        self, store: SessionKeyStore, arrival: "_Arrival", result: AuthResult | Exception
-    ) -> AuthResult | Exception:
-        """Give a session that lived already the session key of a login that shares it."""
-        exchanged = arrival.login and arrival.login.exchanged
-        if (
-            isinstance(result, AuthResult)
-            and result.session.ref.nonce != arrival.nonce
-            and isinstance(exchanged, CodeSession)
-            and arrival.sealed_key is not None
-        ):
-            try:
-                await replace_session_key(self._sealer, store, result.session.ref, exchanged)
-            except MPAuthXError as error:
-                return error
-        return result
-
-
-_SOLE = LoginPolicy(max_sessions=1)
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class _Login:
-    """A login under way, which others may have joined. No two are equal.
-
-    Thousands may wait, and each garbage collection visits every object of theirs; so the first
-    caller is no list's. It has no repr: in its debug mode asyncio logs that, and it would hold what
-    the client sent.
-    """
-
-    caller: "asyncio.Future[AuthResult] | None"  # who came first; None after they left
-    key: Hashable
-    exchange: Callable[[str], Awaitable[CodeSession | User]]
-    code: str
-    encrypted_data: str | None
-    iv: str | None
-    max_age: float | None
-    device: Device
-    has_code: bool
-    joined: "tuple[asyncio.Future[AuthResult], ...]" = ()
-    begun_at: float = field(default_factory=time.perf_counter)
-    context: Context = field(default_factory=copy_context)  # of the caller who came first
-    exchange_task: "asyncio.Task[None] | None" = field(init=False, default=None)
-    exchanged: CodeSession | User = field(init=False)
-
-    @property
-    def callers(self) -> "tuple[asyncio.Future[AuthResult], ...]":
-        """Who has called and was not removed."""
-        return self.joined if self.caller is None else (self.caller, *self.joined)
-
-    def remove(self, caller: "asyncio.Future[AuthResult]") -> None:
-        """Remove a caller."""
-        if caller is self.caller:
-            self.caller = None
-        else:
-            self.joined = tuple(other for other in self.joined if other is not caller)
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class _Arrival:
-    """A user who is about to get a token: by a login, or else by a refresh."""
-
-    user: User
-    nonce: str
-    sealed_key: str | None
-    login: _Login | None = None
-    is_new: bool = False
-    refresh: "_Refresh | None" = None
-
-
-@dataclass(slots=True, eq=False)
-class _Refresh:
-    """A refresh that was asked for. No two are equal: each is answered for itself.
-
-    Attributes:
-        is_over: whether its caller was told an outcome.
-    """
-
-    user_id: str
-    is_over: bool = False
-
 
 _Answer: TypeAlias = "AuthResult | asyncio.Future[AuthResult]"
 
@@ -652,41 +489,6 @@ def _outcome_of(answer: "asyncio.Future[Result]") -> Result | BaseException:
     if answer.cancelled():
         return asyncio.CancelledError()
     return answer.exception() or answer.result()
-
-
-async def _for_good(
-    items: Sequence[Item | Exception], step: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
-) -> list[Result | Exception]:
-    """Take a step with the items that have not failed; those that have keep their places."""
-    good = [item for item in items if not isinstance(item, Exception)]
-    results = iter(await step(good) if good else ())
-    return [item if isinstance(item, Exception) else next(results) for item in items]
-
-
-def _key_to_seal(login: _Login) -> tuple[str, str]:
-    """The openId and session key that the exchange gave; a web login's key is empty."""
-    exchanged = login.exchanged
-    return exchanged.open_id, exchanged.session_key if isinstance(exchanged, CodeSession) else ""
-
-
-def _completed(arrival: _Arrival, stored: User | StoreError | None) -> _Arrival | StoreError:
-    if isinstance(stored, StoreError):
-        return stored
-    arrival.user = _as_stored(arrival.user, stored)
-    return arrival
-
-
-def _as_stored(user: User, stored: User | None) -> User:
-    """The user as stored, under the ids of this login; `stored` is None if deleted meanwhile."""
-    if stored is None or (
-        user.id == stored.union_id != user.union_id and user.id != stored.open_id
-    ):
-        return user  # `get` found another user, whose unionId has the text of this openId
-    union_id = user.union_id or (stored.union_id if is_user_id(stored.union_id) else None)
-    linked_ids = tuple(one for one in stored.ids if one not in (user.open_id, union_id))
-    return replace(
-        stored, open_id=user.open_id, union_id=union_id, app_id=user.app_id, linked_ids=linked_ids
-    )
 
 
 def _not_found() -> UserNotFoundError:

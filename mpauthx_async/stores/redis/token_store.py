@@ -20,6 +20,14 @@ from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ...store_boundary import raises_store_errors
 from ..near_cache import NearCache
 from ..online_cursor import OnlineCursor
+from .answers import (
+    order_of,
+    parse_issued,
+    parse_read,
+    parse_read_ban,
+    parse_read_key,
+    parse_rotated,
+)
 from .cluster import Command
 from .database import LONGEST_WAIT, AnyRedis, RedisDatabase, is_replica, store_error
 from .keys import (
@@ -28,9 +36,7 @@ from .keys import (
     absent_keys,
     bucket_keys,
     bucket_of,
-    parse_ban,
     parse_end,
-    parse_sealed_key,
     parse_session,
     parse_users,
     session_head,
@@ -102,7 +108,7 @@ class RedisTokenStore:
         """Begin sessions, each in one atomic step."""
         refs, terms = [session.ref for session in sessions], SessionTerms()
         answers = await self._each("issue", refs, [terms.of(session) for session in sessions])
-        issued = _parsed(_issued, zip(sessions, answers, strict=True))
+        issued = _parsed(parse_issued, zip(sessions, answers, strict=True))
         for begun in issued:
             if isinstance(begun, Session) and begun.replaced:
                 self._forget(begun.replaced)
@@ -127,7 +133,7 @@ class RedisTokenStore:
     async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
         """Read sessions in full, with one script."""
         answers = await self._each("read", refs, map(_GENERATION, refs))
-        return _all_or_partial(_parsed(_read, zip(refs, answers, strict=True)))
+        return _all_or_partial(_parsed(parse_read, zip(refs, answers, strict=True)))
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End sessions, each in one atomic step."""
@@ -166,7 +172,9 @@ class RedisTokenStore:
         asked = map(_GENERATION, once)
         answers = await self._each("rotate", once, asked, ttl, grace, _or_empty(absolute_ttl))
         self._forget(once)
-        rotated = dict(zip(once, _parsed(_rotated, zip(once, answers, strict=True)), strict=True))
+        rotated = dict(
+            zip(once, _parsed(parse_rotated, zip(once, answers, strict=True)), strict=True)
+        )
         return _all_or_partial([rotated[ref] for ref in refs])
 
     async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
@@ -197,7 +205,7 @@ class RedisTokenStore:
         if not subjects:
             return []
         texts = await self._mget([user_keys(*subject)[-1] for subject in subjects])
-        return _all_or_partial(_parsed(_ban, zip(subjects, texts, strict=True)))
+        return _all_or_partial(_parsed(parse_read_ban, zip(subjects, texts, strict=True)))
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session, those who came online last first."""
@@ -213,13 +221,13 @@ class RedisTokenStore:
             users = parse_users(flat)
             found += [user for user in users if user.user_id]
             if len(users) == count:
-                complete_down_to = max(complete_down_to or users[-1], users[-1], key=_order)
-        found.sort(key=_order, reverse=True)
+                complete_down_to = max(complete_down_to or users[-1], users[-1], key=order_of)
+        found.sort(key=order_of, reverse=True)
         if after is not None:
-            found = [user for user in found if _order(user) < _order(after)]
+            found = [user for user in found if order_of(user) < order_of(after)]
         if complete_down_to is not None:
-            lowest = _order(complete_down_to)
-            found = [user for user in found if _order(user) >= lowest]
+            lowest = order_of(complete_down_to)
+            found = [user for user in found if order_of(user) >= lowest]
         page = found[:limit]
         end = page[-1] if len(page) < len(found) else complete_down_to
         return OnlinePage([user.user_id for user in page], None if end is None else end.text())
@@ -232,7 +240,7 @@ class RedisTokenStore:
     async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
         """Read the sealed session keys of sessions that are alive."""
         answers = await self._each("read", refs, map(_GENERATION, refs))
-        return _all_or_partial(_parsed(_sealed_key, zip(answers)))
+        return _all_or_partial(_parsed(parse_read_key, zip(answers)))
 
     async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
         """Keep another sealed session key; False when the session is no longer alive."""
@@ -462,43 +470,3 @@ def _damaged() -> StoreError:
         "What Redis holds of this session or ban was not written here. Delete its key; the user "
         "then logs in again."
     )
-
-
-def _issued(new: NewSession, answer: Sequence[Any]) -> Session | Ban:
-    kind, *rest = answer
-    match text_of(kind):
-        case "banned":
-            return parse_ban(new.ref.user_id, rest[0])
-        case "known":
-            return parse_session(new.ref.subject, text_of(rest[0]), *rest[1:])
-    issued_at, *flat = rest
-    replaced = tuple(
-        SessionRef(new.ref.sku, new.ref.user_id, text_of(nonce), generation)
-        for nonce, generation in zip(flat[::2], flat[1::2], strict=True)
-    )
-    life = new.ttl if new.absolute_ttl is None else min(new.ttl, new.absolute_ttl)
-    return Session(
-        new.ref, issued_at, issued_at + life, new.device, new.device_kind, None, replaced
-    )
-
-
-def _read(ref: SessionRef, answer: Sequence[bytes | str]) -> Session | None:
-    return parse_session(ref.subject, ref.nonce, *answer) if answer else None
-
-
-def _sealed_key(answer: Sequence[bytes | str]) -> str | None:
-    return parse_sealed_key(answer[1]) if answer else None
-
-
-def _rotated(ref: SessionRef, answer: Any) -> Session | TokenStatus:
-    if isinstance(answer, list):
-        return parse_session(ref.subject, ref.nonce, *answer)
-    return TokenStatus(answer)
-
-
-def _ban(subject: Subject, text: bytes | str | None) -> Ban | None:
-    return None if text is None else parse_ban(subject.user_id, text)
-
-
-def _order(user: OnlineCursor) -> tuple[int, bytes]:
-    return user.position, user.user_id.encode()

@@ -1,0 +1,114 @@
+"""What is on its way to a token: a login, a refresh, and the user whom either leads to."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from ..errors import StoreError
+from ..models import AuthResult, CodeSession, User, is_user_id
+from .device import Device
+
+__all__ = ["Arrival", "Login", "Refresh", "completed", "for_good", "key_to_seal"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Login:
+    """A login under way, which others may have joined. No two are equal.
+
+    Thousands may wait, and each garbage collection visits every object of theirs; so the first
+    caller is no list's. It has no repr: in its debug mode asyncio logs that, and it would hold what
+    the client sent.
+    """
+
+    caller: "asyncio.Future[AuthResult] | None"  # who came first; None after they left
+    key: Hashable
+    exchange: Callable[[str], Awaitable[CodeSession | User]]
+    code: str
+    encrypted_data: str | None
+    iv: str | None
+    max_age: float | None
+    device: Device
+    has_code: bool
+    joined: "tuple[asyncio.Future[AuthResult], ...]" = ()
+    begun_at: float = field(default_factory=time.perf_counter)
+    context: Context = field(default_factory=copy_context)  # of the caller who came first
+    exchange_task: "asyncio.Task[None] | None" = field(init=False, default=None)
+    exchanged: CodeSession | User = field(init=False)
+
+    @property
+    def callers(self) -> "tuple[asyncio.Future[AuthResult], ...]":
+        """Who has called and was not removed."""
+        return self.joined if self.caller is None else (self.caller, *self.joined)
+
+    def remove(self, caller: "asyncio.Future[AuthResult]") -> None:
+        """Remove a caller."""
+        if caller is self.caller:
+            self.caller = None
+        else:
+            self.joined = tuple(other for other in self.joined if other is not caller)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Arrival:
+    """A user who is about to get a token: by a login, or else by a refresh."""
+
+    user: User
+    nonce: str
+    sealed_key: str | None
+    login: Login | None = None
+    is_new: bool = False
+    refresh: "Refresh | None" = None
+
+
+@dataclass(slots=True, eq=False)
+class Refresh:
+    """A refresh that was asked for. No two are equal: each is answered for itself.
+
+    Attributes:
+        is_over: whether its caller was told an outcome.
+    """
+
+    user_id: str
+    is_over: bool = False
+
+
+async def for_good(
+    items: Sequence[Item | Exception], step: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
+) -> list[Result | Exception]:
+    """Take a step with the items that have not failed; those that have keep their places."""
+    good = [item for item in items if not isinstance(item, Exception)]
+    results = iter(await step(good) if good else ())
+    return [item if isinstance(item, Exception) else next(results) for item in items]
+
+
+def key_to_seal(login: Login) -> tuple[str, str]:
+    """The openId and session key that the exchange gave; a web login's key is empty."""
+    exchanged = login.exchanged
+    return exchanged.open_id, exchanged.session_key if isinstance(exchanged, CodeSession) else ""
+
+
+def completed(arrival: Arrival, stored: User | StoreError | None) -> Arrival | StoreError:
+    """The arrival of a known user, with their stored profile."""
+    if isinstance(stored, StoreError):
+        return stored
+    arrival.user = _as_stored(arrival.user, stored)
+    return arrival
+
+
+def _as_stored(user: User, stored: User | None) -> User:
+    """The user as stored, under the ids of this login; `stored` is None if deleted meanwhile."""
+    if stored is None or (
+        user.id == stored.union_id != user.union_id and user.id != stored.open_id
+    ):
+        return user  # `get` found another user, whose unionId has the text of this openId
+    union_id = user.union_id or (stored.union_id if is_user_id(stored.union_id) else None)
+    linked_ids = tuple(one for one in stored.ids if one not in (user.open_id, union_id))
+    return replace(
+        stored, open_id=user.open_id, union_id=union_id, app_id=user.app_id, linked_ids=linked_ids
+    )

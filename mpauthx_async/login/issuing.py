@@ -1,0 +1,156 @@
+"""Issuer: gives users their tokens, unless they are banned."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from ..concurrency.coalescer import answers_of
+from ..concurrency.event_bus import EventBus
+from ..errors import BannedError, MPAuthXError, StoreError
+from ..events import Refreshed, Replaced, Revoked
+from ..models import (
+    AuthResult,
+    Ban,
+    CodeSession,
+    LoginPolicy,
+    NewSession,
+    Session,
+    SessionRef,
+    Subject,
+)
+from ..sessions.bans import Bans
+from ..sessions.session_keys import replace_session_key
+from ..stores import SessionKeyStore, TokenStore
+from ..tokens.format import TokenSigner
+from ..tokens.sealing import SessionKeySealer, with_open_id
+from .arrival import Arrival, for_good
+from .device import NO_DEVICE
+
+__all__ = ["Issuer"]
+
+_SOLE = LoginPolicy(max_sessions=1)
+
+
+class Issuer:
+    """Gives users their tokens.
+
+    Args:
+        sku: whose tokens are given.
+        signer: signs the tokens.
+        sealer: encrypts the session keys that are stored with them.
+        tokens: keeps the sessions.
+        events: is told what happens.
+        bans: refuses users whose other ids are banned.
+        policy: which sessions of a user live side by side after a login.
+        ttl: how long a token lives, in milliseconds.
+        absolute_ttl: how long its session lives at most, in milliseconds; None for no such end.
+    """
+
+    def __init__(
+        self,
+        *,
+        sku: str,
+        signer: TokenSigner,
+        sealer: SessionKeySealer,
+        tokens: TokenStore,
+        events: EventBus,
+        bans: Bans,
+        policy: LoginPolicy,
+        ttl: int,
+        absolute_ttl: int | None,
+    ) -> None:
+        self._sku = sku
+        self._signer = signer
+        self._sealer = sealer
+        self._tokens = tokens
+        self._events = events
+        self._bans = bans
+        self._policy = policy
+        self._ttl = ttl
+        self._absolute_ttl = absolute_ttl
+
+    async def issue(self, arrivals: Sequence[Arrival]) -> Sequence[AuthResult | Exception]:
+        admitted = await self._admit(arrivals)
+        alone = await for_good(admitted, self._end_others)
+        return await for_good(alone, self._give_tokens)
+
+    async def _admit(self, arrivals: Sequence[Arrival]) -> "list[Arrival | Exception]":
+        """Refuse users who are banned under any of their ids."""
+        refusals = await self._bans.refusals([arrival.user for arrival in arrivals])
+        return [refused or a for a, refused in zip(arrivals, refusals, strict=True)]
+
+    async def _end_others(self, arrivals: Sequence[Arrival]) -> "Sequence[Arrival | Exception]":
+        """End the sessions under the other ids of users who refresh: that leaves one token."""
+        if all(arrival.login for arrival in arrivals):
+            return arrivals
+        return await asyncio.gather(*map(self._end_other, arrivals))
+
+    async def _end_other(self, arrival: "Arrival") -> "Arrival | Exception":
+        if arrival.login is not None:
+            return arrival
+        try:
+            for user_id in arrival.user.ids[1:]:
+                ended = await self._tokens.revoke_subject(Subject(self._sku, user_id))
+                if ended:
+                    self._events.emit(Revoked(self._sku, user_id, None, ended))
+        except MPAuthXError as error:
+            return error
+        return arrival
+
+    async def _give_tokens(self, arrivals: Sequence[Arrival]) -> list[AuthResult | Exception]:
+        sessions = await answers_of(self._tokens.issue([self._new_session(a) for a in arrivals]))
+        results = [
+            self._result(arrival, session)
+            for arrival, session in zip(arrivals, sessions, strict=True)
+        ]
+        if self._policy.shared_token and isinstance(self._tokens, SessionKeyStore):
+            keep = partial(self._keep_session_key, self._tokens)
+            return list(await asyncio.gather(*map(keep, arrivals, results)))
+        return results
+
+    def _new_session(self, arrival: "Arrival") -> NewSession:
+        user_id, open_id = arrival.user.id, arrival.user.open_id
+        sealed_key, login = arrival.sealed_key, arrival.login
+        if sealed_key is not None:
+            sealed_key = with_open_id(sealed_key, open_id, user_id)
+        device, kind = NO_DEVICE if login is None else login.device
+        return NewSession(
+            SessionRef(self._sku, user_id, arrival.nonce),
+            self._ttl,
+            _SOLE if login is None else self._policy,
+            sealed_key,
+            device,
+            kind,
+            self._absolute_ttl,
+        )
+
+    def _result(
+        self, arrival: "Arrival", session: Session | Ban | StoreError
+    ) -> AuthResult | Exception:
+        if isinstance(session, StoreError):
+            return session
+        if isinstance(session, Ban):
+            return BannedError(session.user_id, session.reason, session.until)
+        for ref in session.replaced:
+            self._events.emit(Replaced(ref, session))
+        if arrival.login is None:
+            self._events.emit(Refreshed(session))
+        token = self._signer.mint(arrival.user.id, session.ref.nonce, session.ref.generation)
+        return AuthResult(1, "OK", token, arrival.user, session, arrival.is_new)
+
+    async def _keep_session_key(
+        self, store: SessionKeyStore, arrival: "Arrival", result: AuthResult | Exception
+    ) -> AuthResult | Exception:
+        """Give a session that lived already the session key of a login that shares it."""
+        exchanged = arrival.login and arrival.login.exchanged
+        if (
+            isinstance(result, AuthResult)
+            and result.session.ref.nonce != arrival.nonce
+            and isinstance(exchanged, CodeSession)
+            and arrival.sealed_key is not None
+        ):
+            try:
+                await replace_session_key(self._sealer, store, result.session.ref, exchanged)
+            except MPAuthXError as error:
+                return error
+        return result
