@@ -39,6 +39,7 @@ from ..stores import (
 from ..stores.key_value import within_lock
 from ..stores.oauth_tokens import GuardedOAuthTokenStore
 from ..wechat.api import WeChatAPI, check_lang
+from ..wechat.errcodes import STALE_TOKEN
 from ..wechat.exchanges import CodeExchange, WebExchange
 from ..wechat.transport import API_HOSTS, is_address, waiting_for_wechat
 from ..wechat.userdata import check_sealed, decrypt_user_data
@@ -55,7 +56,6 @@ _REDIRECT_URI = re.compile(r"https?://[^\s\x00-\x1f\x7f\ud800-\udfff]+", re.IGNO
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNESCAPED = "!'()*"  # by encodeURIComponent, beyond what Python leaves as it is
 _WITH_PROFILE = {"snsapi_userinfo", "snsapi_login"}  # scopes
-_STALE = (40001, 40014, 42001)  # WeChat's errcodes for a token that a refresh may cure
 _LONGEST_STATE_TTL = 86_400  # seconds
 _CLOCK_SKEW = 60  # seconds that the clocks of two servers may differ
 
@@ -294,7 +294,7 @@ class WeChatOAuth:
             try:
                 return await self._api.get_oauth_user(token, lang)
             except WeChatAPIError as error:
-                if error.errcode not in _STALE:
+                if error.errcode not in STALE_TOKEN:
                     raise
             # By WeChat's clock it has expired, or it was withdrawn.
             return await self._api.get_oauth_user(await self._refreshed(token), lang)

@@ -16,6 +16,7 @@ from ..stores import KeyValueStore
 from ..stores.key_value import within_lock
 from ..tokens.record_sealer import RecordSealer
 from ..untrusted_text import is_credential
+from .errcodes import STALE_TOKEN
 from .exchanges import token_of
 from .transport import waiting_for_wechat
 
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_REFUSED = (40001, 40014, 42001)  # WeChat's errcodes for an access token that is no longer good
 _FORCED_EVERY = 7200  # seconds: WeChat allows 20 forced refreshes a day, in all processes
 _AHEAD = 240  # seconds before its end; WeChat gives a new one from 300 on, and both are good
 
@@ -186,10 +186,10 @@ async def _call(
 ) -> Result:
     token = await get(None)
     try:
-        with mending(_REFUSED):
+        with mending(STALE_TOKEN):
             return await ask(token)
     except WeChatAPIError as error:
-        if error.errcode not in _REFUSED:
+        if error.errcode not in STALE_TOKEN:
             raise
     return await ask(await get(token))
 

@@ -10,6 +10,7 @@ from ..errors import ConfigurationError, ParameterError, WeChatAPIError
 from ..failure_log import invalid_answer
 from ..models import CodeSession, OAuthToken, OAuthUser, PhoneNumber, UserEncryptKey
 from ..untrusted_text import is_credential, is_user_id, profile_text, union_id_of
+from .errcodes import INVALID_SIGNATURE, STALE_TOKEN
 from .exchanges import CodeExchange, MiniProgramExchange, WebExchange
 from .transport import API_HOSTS, WeChatHTTP
 from .userdata import sign_user_state
@@ -17,8 +18,7 @@ from .userdata import sign_user_state
 __all__ = ["WeChatAPI", "check_code", "check_lang"]
 
 _CODE = re.compile(r"[\x21-\x7e]{1,512}")
-_NOT_GOOD = (40001, 40003, 40014, 42001, 42007)  # WeChat's errcodes for an access token
-_INVALID_SIGNATURE = 87009  # WeChat's errcode for a session key that is not the user's
+_NOT_GOOD = STALE_TOKEN | {40003, 42007}  # or one of another user, or of a new password
 _LONGEST_LIFE = 31_536_000  # seconds: WeChat gives 7,200
 _LANGUAGES = ("zh_CN", "zh_TW", "en")
 _CREDENTIAL = re.compile(r"[\x20-\x7e]+")
@@ -304,7 +304,7 @@ async def _if_signature_is_valid(answer: Awaitable[dict[str, Any]]) -> dict[str,
     try:
         return await answer
     except WeChatAPIError as error:
-        if error.errcode != _INVALID_SIGNATURE:
+        if error.errcode != INVALID_SIGNATURE:
             raise
         return None
 

@@ -1,4 +1,4 @@
-"""WeChat's errcodes: whose fault each is, and what a developer can do about it.
+"""WeChat's errcodes: how WeChat words each, whose fault it is, and what can be done about it.
 
 The same errcode means different things in different calls: 40029 is a wrong code of wx.login in one
 call, and of the phone number button in another. So calls may have meanings of their own.
@@ -17,9 +17,21 @@ from ..errors import (
     WeChatUnavailableError,
 )
 
-__all__ = ["SYSTEM_BUSY", "consumes_code", "refusal"]
+__all__ = [
+    "ERRMSGS",
+    "INVALID_SIGNATURE",
+    "STALE_TOKEN",
+    "SYSTEM_BUSY",
+    "WECOM_ERRMSGS",
+    "consumes_code",
+    "refusal",
+]
 
 SYSTEM_BUSY = -1
+STALE_TOKEN = frozenset({40001, 40014, 42001})
+"""The errcodes of an access token that a new one may cure."""
+INVALID_SIGNATURE = 87009
+"""The errcode of a signature by another session key than the user's."""
 
 _WECOM = "/cgi-bin/miniprogram/jscode2session"
 _EXCHANGES = (
@@ -50,6 +62,50 @@ def _unavailable(hint: str, http_status: int = 503, *, retryable: bool = True) -
 def _operator(hint: str) -> _Meaning:
     return _Meaning(WeChatOperatorError, 502, hint, retryable=False)
 
+
+ERRMSGS: Mapping[int, str] = {
+    -1: "system error",
+    40001: "invalid credential, access_token is invalid or not latest",
+    40002: "invalid grant_type",
+    40003: "invalid openid",
+    40013: "invalid appid",
+    40014: "invalid access_token",
+    40029: "invalid code",
+    40030: "invalid refresh_token",
+    40066: "invalid url",
+    40094: "invalid component credential",
+    40125: "invalid appsecret",
+    40163: "code been used",
+    40226: "code blocked",
+    41001: "access_token missing",
+    41002: "appid missing",
+    41003: "refresh_token missing",
+    41004: "appsecret missing",
+    41008: "missing code",
+    41009: "missing openid",
+    41018: "missing component_appid",
+    42001: "access_token expired",
+    42002: "refresh_token expired",
+    43001: "require GET method",
+    43002: "require POST method",
+    44002: "empty post data",
+    45009: "reach max api daily quota limit",
+    45011: "api minute-quota reach limit, must slower, retry next minute",
+    47001: "data format error",
+    48001: "api unauthorized",
+    61003: "component is not authorized by this account",
+    87008: "invalid sig_method",
+    87009: "invalid signature",
+}
+"""How WeChat words its errcodes."""
+
+WECOM_ERRMSGS: Mapping[int, str] = {
+    40001: "invalid credential",
+    40013: "invalid corpid",
+    41002: "corpid missing",
+    41004: "corpsecret missing",
+}
+"""How WeCom words those for which it has words of its own."""
 
 _IP_LIST = "add this server's public IP address to the list that WeChat's admin console keeps"
 _AUTHORIZE_AGAIN = "the user has to authorize again"
