@@ -34,10 +34,12 @@ from .models import (
     is_user_id,
 )
 from .oauth.client import WeChatOAuth
+from .parts import Parts
 from .sessions.bans import Bans
 from .sessions.lifecycle import Sessions, invalid_token
 from .sessions.session_keys import SessionKeys
 from .sessions.subjects import Subjects
+from .settings import Settings
 from .stores import (
     KeyValueOAuthTokenStore,
     KeyValueStore,
@@ -136,12 +138,18 @@ class MPAuthX:
         exchange: CodeExchange | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        _check(token_ttl, absolute_ttl, rotation_grace, policy)
-        _check_waiting(login_timeout, max_waiting_logins)
-        _check_parts(connections, web, exchange, clock)
-        policy = policy or LoginPolicy()
-        ttl = int(token_ttl * 1000)
-        longest = None if absolute_ttl is None else int(absolute_ttl * 1000)
+        settings = Settings(
+            app_id=app_id,
+            sku=sku,
+            token_ttl=token_ttl,
+            absolute_ttl=absolute_ttl,
+            rotation_grace=rotation_grace,
+            policy=LoginPolicy() if policy is None else policy,
+            login_timeout=login_timeout,
+            max_waiting_logins=max_waiting_logins,
+            clock=clock,
+        )
+        _check_parts(connections, web, exchange)
         self._app_id = app_id
         self._sku = sku
         self._clock = clock
@@ -161,70 +169,31 @@ class MPAuthX:
         self._exchange_code = self._api.exchange_code
         keys = [app_secret] if signing_keys is None else signing_keys
         self._signer = TokenSigner(app_id=app_id, sku=sku, keys=keys)
-        sealer = SessionKeySealer(app_id=app_id, keys=keys)
         self._opened: list[Any] = []  # the stores that were opened here
         self._users: UserStore = self._open(users, lambda url: open_user_store(url, clock))
         self._tokens: TokenStore = self._open(
             tokens, lambda url: open_token_store(url, self._connections, clock)
         )
-        self._subjects = Subjects(sku=sku, users=self._users, events=self._events)
-        self._bans = Bans(
-            sku=sku,
-            subjects=self._subjects,
-            tokens=self._tokens,
-            events=self._events,
-            clock=clock,
+        parts = Parts(
+            settings,
+            self._signer,
+            SessionKeySealer(app_id=app_id, keys=keys),
+            self._users,
+            self._tokens,
+            self._connections,
+            self._events,
         )
-        issuer = Issuer(
-            sku=sku,
-            signer=self._signer,
-            sealer=sealer,
-            tokens=self._tokens,
-            events=self._events,
-            bans=self._bans,
-            policy=policy,
-            ttl=ttl,
-            absolute_ttl=longest,
-        )
+        self._subjects = Subjects(parts)
+        self._bans = Bans(parts, self._subjects)
         self._logins = Logins(
-            app_id=app_id,
-            sku=sku,
+            parts,
             names_same_user=self._api.names_same_user,
-            issuer=issuer,
-            sealer=sealer,
-            users=self._users,
-            tokens=self._tokens,
-            connections=self._connections,
-            events=self._events,
+            issuer=Issuer(parts, self._bans),
             bans=self._bans,
-            policy=policy,
-            max_waiting=max_waiting_logins,
-            timeout=login_timeout,
-            clock=clock,
         )
-        self._sessions = Sessions(
-            sku=sku,
-            signer=self._signer,
-            users=self._users,
-            subjects=self._subjects,
-            tokens=self._tokens,
-            events=self._events,
-            ttl=ttl,
-            absolute_ttl=longest,
-            shares=policy.shared_token,
-            grace=int(rotation_grace * 1000),
-            clock=clock,
-        )
+        self._sessions = Sessions(parts, self._subjects)
         self._near_cache = self._sessions.near_cache  # asked first; None for not at all
-        self._session_keys = SessionKeys(
-            app_id=app_id,
-            api=self._api,
-            sessions=self._sessions,
-            sealer=sealer,
-            tokens=self._tokens,
-            connections=self._connections,
-            events=self._events,
-        )
+        self._session_keys = SessionKeys(parts, api=self._api, sessions=self._sessions)
         self._exchange = exchange
         self._access_token: AccessToken | None = None
         self._own_web: WeChatOAuth | None = None
@@ -235,15 +204,7 @@ class MPAuthX:
             self._access_token = AuthorizerAccessToken(exchange.authorizer_access_token)
         self._web = web or self._own_web
         self._erasure = Erasure(
-            sku=sku,
-            app_id=app_id,
-            web=self._web,
-            users=self._users,
-            subjects=self._subjects,
-            tokens=self._tokens,
-            bans=self._bans,
-            logins=self._logins,
-            events=self._events,
+            parts, web=self._web, subjects=self._subjects, bans=self._bans, logins=self._logins
         )
         app_ids = {app_id} if web is None else {app_id, web.app_id}
         platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()
@@ -1056,32 +1017,7 @@ class MPAuthX:
         return store
 
 
-_STORES_HAVE = ("lookup", "save")  # one of these: a TokenStore, a UserStore or KeyValueStore
-
-
-def _check(
-    token_ttl: object,
-    absolute_ttl: object,
-    rotation_grace: object,
-    policy: object,
-) -> None:
-    """Raise ConfigurationError for settings that cannot work."""
-    least = _check_seconds("token_ttl", token_ttl, 0.001)
-    if absolute_ttl is not None:
-        _check_seconds("absolute_ttl", absolute_ttl, least)
-    _check_seconds("rotation_grace", rotation_grace, 0)
-    if policy is not None and not isinstance(policy, LoginPolicy):
-        raise ConfigurationError("policy must be a LoginPolicy.")
-
-
-def _check_waiting(login_timeout: object, max_waiting_logins: object) -> None:
-    """Raise ConfigurationError for limits of waiting that cannot work."""
-    _check_seconds("login_timeout", login_timeout, 0.001)
-    if type(max_waiting_logins) is not int or max_waiting_logins < 1:
-        raise ConfigurationError("max_waiting_logins must be a whole number above zero.")
-
-
-def _check_parts(connections: object, web: object, exchange: object, clock: object) -> None:
+def _check_parts(connections: object, web: object, exchange: object) -> None:
     """Raise ConfigurationError for ready-made parts that are something else."""
     parts = (
         ("connections", "a Connections", connections, isinstance(connections, Connections)),
@@ -1093,20 +1029,6 @@ def _check_parts(connections: object, web: object, exchange: object, clock: obje
             raise ConfigurationError(
                 f"{name} must be {wanted}, or None: this is a {type(part).__name__}."
             )
-    if not callable(clock):
-        raise ConfigurationError("clock must be a function that returns Unix seconds.")
-
-
-def _check_seconds(name: str, seconds: object, least: float) -> float:
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, (int, float))
-        or not least <= seconds <= _LONGEST_TTL
-    ):
-        raise ConfigurationError(
-            f"{name} must be a number of seconds, at least {least} and up to ten years."
-        )
-    return seconds
 
 
 def _no_records(what: str) -> ConfigurationError:

@@ -2,14 +2,13 @@
 
 from collections.abc import Collection
 
-from ..concurrency.event_bus import EventBus
 from ..errors import ParameterError
 from ..events import ProfileCleared, UserForgotten
 from ..models import PROFILE_FIELDS, Subject, is_user_id
 from ..oauth.client import WeChatOAuth
+from ..parts import Parts
 from ..sessions.bans import Bans
 from ..sessions.subjects import Subjects, check_user_id
-from ..stores import TokenStore, UserStore
 from .pipeline import Logins
 
 __all__ = ["Erasure"]
@@ -19,39 +18,32 @@ class Erasure:
     """Forgets users, and clears their profiles.
 
     Args:
-        sku: whose sessions to erase.
-        app_id: the app that forgets.
-        web: its web logins, which are forgotten too; None for an app without.
-        users: the user store.
+        parts: what the service shares.
+        web: the app's web logins, which are forgotten too; None for an app without.
         subjects: finds the ids of a user.
-        tokens: the token store.
         bans: the users who may not log in.
         logins: the logins under way in this process.
-        events: is told what happens.
     """
 
     def __init__(
         self,
+        parts: Parts,
         *,
-        sku: str,
-        app_id: str,
         web: WeChatOAuth | None,
-        users: UserStore,
         subjects: Subjects,
-        tokens: TokenStore,
         bans: Bans,
         logins: Logins,
-        events: EventBus,
     ) -> None:
-        self._sku = sku
+        app_id = parts.settings.app_id
+        self._sku = parts.settings.sku
         self._app_ids = {app_id} if web is None else {app_id, web.app_id}
         self._web = web
-        self._users = users
+        self._users = parts.users
         self._subjects = subjects
-        self._tokens = tokens
+        self._tokens = parts.tokens
         self._bans = bans
         self._logins = logins
-        self._events = events
+        self._events = parts.events
 
     async def forget(self, user_id: str, lift_ban: bool) -> bool:
         """Erase a user; False if nothing was known of them.

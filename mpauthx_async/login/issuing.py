@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..concurrency.coalescer import answers_of
-from ..concurrency.event_bus import EventBus
 from ..errors import BannedError, MPAuthXError, StoreError
 from ..events import Refreshed, Replaced, Revoked
 from ..models import (
@@ -18,11 +17,11 @@ from ..models import (
     SessionRef,
     Subject,
 )
+from ..parts import Parts
 from ..sessions.bans import Bans
 from ..sessions.session_keys import replace_session_key
-from ..stores import SessionKeyStore, TokenStore
-from ..tokens.format import TokenSigner
-from ..tokens.sealing import SessionKeySealer, with_open_id
+from ..stores import SessionKeyStore
+from ..tokens.sealing import with_open_id
 from .arrival import Arrival, for_good
 from .device import NO_DEVICE
 
@@ -35,39 +34,21 @@ class Issuer:
     """Gives users their tokens.
 
     Args:
-        sku: whose tokens are given.
-        signer: signs the tokens.
-        sealer: encrypts the session keys that are stored with them.
-        tokens: keeps the sessions.
-        events: is told what happens.
+        parts: what the service shares.
         bans: refuses users whose other ids are banned.
-        policy: which sessions of a user live side by side after a login.
-        ttl: how long a token lives, in milliseconds.
-        absolute_ttl: how long its session lives at most, in milliseconds; None for no such end.
     """
 
-    def __init__(
-        self,
-        *,
-        sku: str,
-        signer: TokenSigner,
-        sealer: SessionKeySealer,
-        tokens: TokenStore,
-        events: EventBus,
-        bans: Bans,
-        policy: LoginPolicy,
-        ttl: int,
-        absolute_ttl: int | None,
-    ) -> None:
-        self._sku = sku
-        self._signer = signer
-        self._sealer = sealer
-        self._tokens = tokens
-        self._events = events
+    def __init__(self, parts: Parts, bans: Bans) -> None:
+        settings = parts.settings
+        self._sku = settings.sku
+        self._signer = parts.signer
+        self._sealer = parts.sealer
+        self._tokens = parts.tokens
+        self._events = parts.events
         self._bans = bans
-        self._policy = policy
-        self._ttl = ttl
-        self._absolute_ttl = absolute_ttl
+        self._policy = settings.policy
+        self._ttl = settings.token_ttl_ms
+        self._absolute_ttl = settings.absolute_ttl_ms
 
     async def issue(self, arrivals: Sequence[Arrival]) -> Sequence[AuthResult | Exception]:
         admitted = await self._admit(arrivals)

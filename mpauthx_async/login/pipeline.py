@@ -13,9 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..concurrency.coalescer import Coalescer, answers_of, settle
 from ..concurrency.deadlines import one_call, without_call
-from ..concurrency.event_bus import EventBus
 from ..concurrency.shards import ShardedCoalescer, sharding_of
-from ..connections import Connections
 from ..errors import (
     ClosedError,
     IdentityMismatchError,
@@ -28,14 +26,13 @@ from ..events import LoggedIn, LoginFailed, UserLinked
 from ..models import (
     AuthResult,
     CodeSession,
-    LoginPolicy,
     SessionRef,
     User,
 )
+from ..parts import Parts
 from ..sessions.bans import Bans
-from ..stores import TokenStore, UserStore, longest_wait
+from ..stores import longest_wait
 from ..tokens.format import new_nonce, new_nonces
-from ..tokens.sealing import SessionKeySealer
 from ..wechat.userdata import decrypt_user_data
 from .arrival import Arrival, Login, Refresh, completed, for_good, key_to_seal
 from .device import NO_DEVICE, Device
@@ -56,54 +53,39 @@ class Logins:
     """Logs users in and gives them tokens.
 
     Args:
-        app_id: the app that the clients' data must be sealed for.
-        sku: whose tokens are given.
+        parts: what the service shares.
         names_same_user: tells whether decrypted user data names the user of a session.
         issuer: gives the tokens.
-        sealer: encrypts the session keys that are stored with them.
-        events: is told what happens.
-        bans: refuses users whose other ids are banned.
-        policy: which sessions of a user live side by side.
-        max_waiting: how many logins may wait to begin.
-        timeout: how long each may wait to begin, in seconds.
-        clock: tells the time in Unix seconds.
+        bans: tells whose bans are read at a login.
     """
 
     def __init__(
         self,
+        parts: Parts,
         *,
-        app_id: str,
-        sku: str,
         names_same_user: Callable[[CodeSession, Mapping[str, Any]], bool],
         issuer: Issuer,
-        sealer: SessionKeySealer,
-        users: UserStore,
-        tokens: TokenStore,
-        connections: Connections,
-        events: EventBus,
         bans: Bans,
-        policy: LoginPolicy,
-        max_waiting: int,
-        timeout: float,
-        clock: Callable[[], float],
     ) -> None:
-        self._app_id = app_id
-        self._sku = sku
+        settings, users, tokens = parts.settings, parts.users, parts.tokens
+        connections, events = parts.connections, parts.events
+        self._app_id = settings.app_id
+        self._sku = settings.sku
         self._names_same_user = names_same_user
         self._issuer = issuer
-        self._sealer = sealer
+        self._sealer = parts.sealer
         self._users = users
         self._tokens = tokens
         self._connections = connections
         self._events = events
         self._bans = bans
-        self._policy = policy
-        self._clock = clock
+        self._policy = settings.policy
+        self._clock = settings.clock
         self._under_way: dict[Hashable, Login] = {}
         self._waiting: LoginQueue[Login] = LoginQueue(
             connections,
-            max_waiting=max_waiting,
-            timeout=timeout,
+            max_waiting=settings.max_waiting_logins,
+            timeout=settings.login_timeout,
             begin=self._begin,
             expire=self._expire,
         )

@@ -8,11 +8,10 @@ from itertools import islice
 from typing import TypeVar
 
 from ..concurrency.coalescer import answers_of
-from ..concurrency.event_bus import EventBus
 from ..errors import BannedError, MPAuthXError, ParameterError, StoreError
 from ..events import Banned, Unbanned
 from ..models import Ban, Subject, User
-from ..stores import TokenStore
+from ..parts import Parts
 from ..untrusted_text import is_one_line
 from .subjects import Subjects
 
@@ -35,27 +34,16 @@ class Bans:
     before the user store forgets that they are one person.
 
     Args:
-        sku: for which sku.
+        parts: what the service shares.
         subjects: finds the ids of a user.
-        tokens: keeps the bans.
-        events: is told what happens.
-        clock: tells the time in Unix seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        sku: str,
-        subjects: Subjects,
-        tokens: TokenStore,
-        events: EventBus,
-        clock: Callable[[], float],
-    ) -> None:
-        self._sku = sku
+    def __init__(self, parts: Parts, subjects: Subjects) -> None:
+        self._sku = parts.settings.sku
         self._subjects = subjects
-        self._tokens = tokens
-        self._events = events
-        self._clock = clock
+        self._tokens = parts.tokens
+        self._events = parts.events
+        self._clock = parts.settings.clock
 
     async def ban(self, user_id: str, seconds: float | None, reason: str) -> int:
         """Refuse the logins of a user and end their sessions; returns how many were alive."""

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from ..concurrency.coalescer import answers_of
 from ..concurrency.deadlines import one_call
-from ..concurrency.event_bus import EventBus
 from ..concurrency.shards import AnyCoalescer, coalescer_for, subject_of
 from ..constants import TokenStatus
 from ..errors import (
@@ -22,10 +21,11 @@ from ..errors import (
 )
 from ..events import Revoked, Rotated, TokenReuseDetected, TokensValidated
 from ..models import AuthResult, OnlinePage, Session, SessionRef, Subject, User
+from ..parts import Parts
 from ..store_boundary import only_store_errors
-from ..stores import TokenStore, UserStore, longest_wait, system_of
+from ..stores import longest_wait, system_of
 from ..stores.near_cache import NearCache, NearCaching
-from ..tokens.format import TokenSigner, is_nonce
+from ..tokens.format import is_nonce
 from .subjects import Subjects
 
 __all__ = ["Sessions", "invalid_token"]
@@ -43,48 +43,25 @@ class Sessions:
     """Answers for tokens, and ends sessions.
 
     Args:
-        sku: whose sessions these are.
-        signer: verifies and mints the tokens.
-        users: the users.
+        parts: what the service shares.
         subjects: finds the ids under which a user's sessions are kept.
-        tokens: the store of the sessions.
-        events: is told what happens.
-        ttl: how long a token lives, in milliseconds.
-        absolute_ttl: when given, that counts from the token's last use, and this is how long its
-            session lives at most, in milliseconds; without it, one that is rotated lives at most
-            90 days, unless its life is longer anyway.
-        shares: whether a token may be that of several devices.
-        grace: for how long a repeated rotation gets the same token, in milliseconds.
-        clock: tells the time in Unix seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        sku: str,
-        signer: TokenSigner,
-        users: UserStore,
-        subjects: Subjects,
-        tokens: TokenStore,
-        events: EventBus,
-        ttl: int,
-        absolute_ttl: int | None,
-        shares: bool,
-        grace: int,
-        clock: Callable[[], float],
-    ) -> None:
-        self._sku = sku
-        self._signer = signer
-        self._users = users
+    def __init__(self, parts: Parts, subjects: Subjects) -> None:
+        settings, tokens, events = parts.settings, parts.tokens, parts.events
+        absolute_ttl = settings.absolute_ttl_ms
+        self._sku = settings.sku
+        self._signer = parts.signer
+        self._users = parts.users
         self._subjects = subjects
         self._tokens = tokens
         self._events = events
-        self._ttl = ttl
+        self._ttl = settings.token_ttl_ms
         self._absolute_ttl = absolute_ttl
         self._rotated_ttl = _ROTATED_TTL if absolute_ttl is None else absolute_ttl
-        self._shares = shares
-        self._grace = grace
-        self._clock = clock
+        self._shares = settings.policy.shared_token
+        self._grace = settings.rotation_grace_ms
+        self._clock = settings.clock
         wait = longest_wait(tokens)
         self._lookups = self._coalescer(self._lookup, wait, max_in_flight=2)
         self._reads = self._coalescer(events.watched("read", self._read), wait)
@@ -100,7 +77,7 @@ class Sessions:
             tokens,
             events.watched("rotate", self._rotate),
             subjects_of=subject_of,
-            longest_wait=longest_wait(users, tokens),
+            longest_wait=longest_wait(parts.users, tokens),
         )
         self._reuses = self._coalescer(events.watched("end_reused", self._end_reused), wait)
         self._renewals = self._coalescer(

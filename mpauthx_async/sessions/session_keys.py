@@ -7,10 +7,8 @@ from functools import partial
 from typing import Any
 
 from ..concurrency.coalescer import Coalescer, answers_of
-from ..concurrency.event_bus import EventBus
 from ..concurrency.shards import AnyCoalescer, coalescer_for, subject_of
 from ..concurrency.single_flight import SingleFlight
-from ..connections import Connections
 from ..constants import TokenStatus
 from ..errors import (
     ConfigurationError,
@@ -20,7 +18,8 @@ from ..errors import (
 )
 from ..failure_log import invalid_answer
 from ..models import CodeSession, SessionRef, UserEncryptKey
-from ..stores import SessionKeyStore, TokenStore, longest_wait, system_of
+from ..parts import Parts
+from ..stores import SessionKeyStore, longest_wait, system_of
 from ..tokens.sealing import SessionKeySealer, split_open_id, with_open_id
 from ..wechat.access_token import AccessToken
 from ..wechat.api import WeChatAPI
@@ -34,32 +33,19 @@ class SessionKeys:
     """Finds the session key that stands behind a token, and opens with it what a client sends.
 
     Args:
-        app_id: the app that the clients' data must be sealed for.
+        parts: what the service shares.
         api: asks WeChat about session keys.
         sessions: tells whose token is good.
-        sealer: opens what the store keeps.
-        tokens: the store; it has to be a SessionKeyStore once a key is asked for.
-        connections: whose executor decrypts.
-        events: is told of stores that fail.
     """
 
-    def __init__(
-        self,
-        *,
-        app_id: str,
-        api: WeChatAPI,
-        sessions: Sessions,
-        sealer: SessionKeySealer,
-        tokens: TokenStore,
-        connections: Connections,
-        events: EventBus,
-    ) -> None:
-        self._app_id = app_id
+    def __init__(self, parts: Parts, *, api: WeChatAPI, sessions: Sessions) -> None:
+        tokens, events = parts.tokens, parts.events
+        self._app_id = parts.settings.app_id
         self._api = api
         self._sessions = sessions
-        self._sealer = sealer
+        self._sealer = parts.sealer
         self._tokens = tokens
-        self._connections = connections
+        self._connections = parts.connections
         self._finds: AnyCoalescer[SessionRef, CodeSession] = coalescer_for(
             tokens,
             events.watched("session_key", self._find),

@@ -3,10 +3,9 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ..concurrency.event_bus import EventBus
 from ..errors import ParameterError
 from ..models import Subject, User, is_user_id
-from ..stores import UserStore
+from ..parts import Parts
 
 __all__ = ["Subjects", "check_user_id"]
 
@@ -17,15 +16,13 @@ class Subjects:
     """Finds the subjects of a user: one for each id that the user store links to them.
 
     Args:
-        sku: of which sku.
-        users: the user store.
-        events: is told when the store fails.
+        parts: what the service shares.
     """
 
-    def __init__(self, *, sku: str, users: UserStore, events: EventBus) -> None:
-        self._sku = sku
-        self._users = users
-        self._events = events
+    def __init__(self, parts: Parts) -> None:
+        self._sku = parts.settings.sku
+        self._users = parts.users
+        self._events = parts.events
 
     async def find(self, user_id: str) -> list[Subject]:
         """Find the subjects of a user by any of their ids, that of the current id first.
