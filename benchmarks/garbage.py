@@ -1,4 +1,4 @@
-"""The garbage collector as the README recommends it: what lives is frozen, collections are rare."""
+"""The garbage collector as `docs/operating.md` recommends it: what lives is frozen."""
 
 import gc
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ GC_THRESHOLDS = (30_000, 20, 50)
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Collect garbage as the README recommends it for servers, until left."""
+    """Collect garbage as `docs/operating.md` recommends it, until left."""
     thresholds = gc.get_threshold()
     gc.collect()
     gc.freeze()

@@ -4,7 +4,7 @@ Beside it, at each latency, as many GETs of the simulator's /sns/jscode2session 
 session without a limit of connections; and authorize with 1 ms in front of Redis, which a proxy in
 a process of its own adds. Connections are cold, and every login is of a new user. authorize has
 8,192 file descriptors, the bare session as many as it needs. For all of them garbage is collected
-as the README recommends for servers.
+as `docs/operating.md` recommends for servers.
 
 A heartbeat (see loop_lag) tells how late the event loop is meanwhile.
 """

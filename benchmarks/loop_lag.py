@@ -9,7 +9,7 @@ that the calls before it took, each until its own moment of that: what timers an
 waking that many tasks, cost by themselves.
 
 The longest garbage collection stands beside: Python's own, which holds the loop up as well, and the
-longer the more waits. It is set as the README recommends, for the zero line as well.
+longer the more waits. It is set as `docs/operating.md` recommends, for the zero line as well.
 
 Both ways in which calls come are measured, each with a zero line whose tasks come likewise: all
 20,000 in a single tick of the loop, and 100 in each tick, as from sockets. The simulator has a

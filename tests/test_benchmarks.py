@@ -283,8 +283,8 @@ def test_an_unknown_benchmark_is_refused() -> None:
     )
 
 
-def test_the_readme_recommends_what_the_benchmarks_set() -> None:
+def test_the_documentation_recommends_what_the_benchmarks_set() -> None:
     thresholds = ", ".join(
         f"{threshold:_}" if threshold > 999 else str(threshold) for threshold in GC_THRESHOLDS
     )
-    assert f"gc.set_threshold({thresholds})" in (ROOT / "README.md").read_text("utf-8")
+    assert f"gc.set_threshold({thresholds})" in (ROOT / "docs" / "operating.md").read_text("utf-8")

@@ -35,8 +35,8 @@ from .test_service import make
 __all__ = ["make"]
 
 Make = Callable[..., MPAuthX]
-README = (Path(__file__).parent.parent / "README.md").read_text()
-(RULE,) = re.findall(r"ACL SETUSER mpauthx .*", README)
+OPERATING = (Path(__file__).parent.parent / "docs" / "operating.md").read_text()
+(RULE,) = re.findall(r"ACL SETUSER mpauthx .*", OPERATING)
 PASSWORD = "a-password-of-redis"
 
 
@@ -95,7 +95,7 @@ class TestTheUserOfTheReadme:
 async def test_a_command_that_is_not_allowed_is_named(server: RedisServer, admin: Redis) -> None:
     await set_user(admin, f"{RULE} -mget")
     async with RedisTokenStore(url_of(server)) as store:
-        with pytest.raises(StoreError, match=r"'mget'.*README has an ACL rule"):
+        with pytest.raises(StoreError, match=r"'mget'.*documentation has an ACL rule"):
             await store.lookup([new_session("bob").ref])
 
 

@@ -26,8 +26,13 @@ from mpauthx_async import (
 
 from .redis_server import RedisServer
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parent.parent
+PAGES = {path: path.read_text("utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))}
+SNIPPETS = [
+    snippet
+    for text in PAGES.values()
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -248,7 +253,11 @@ async def test_the_url_for_pushed_events(
 
 
 def test_the_table_of_status_codes_is_complete_and_right() -> None:
-    table = README.partition("| code | `StatusCode.` |")[2].partition("\n\n")[0]
+    table = (
+        PAGES[ROOT / "docs" / "errors.md"]
+        .partition("| code | `StatusCode.` |")[2]
+        .partition("\n\n")[0]
+    )
     rows = re.findall(r"^\| (\d*) ?\| (.*?) ?\| (.*?) ?\| (.*?) ?\|", table, re.MULTILINE)
     assert {int(code) for code, *_ in rows if code} == {code.value for code in StatusCode}
     for code, names, exception, http_status in rows:
@@ -260,3 +269,21 @@ def test_the_table_of_status_codes_is_complete_and_right() -> None:
                 assert getattr(errors, name).http_status == int(http_status)
     in_table = {name for _, _, exception, _ in rows for name in re.findall(r"`(\w+)`", exception)}
     assert in_table == set(errors.__all__)
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for path, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (path.parent / target).exists(), (path, target)
+
+
+def test_the_index_names_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    named = {
+        (index.parent / target).resolve() for target in re.findall(r"\]\(([^)#:]+)\)", PAGES[index])
+    }
+    assert named == PAGES.keys() - {index}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[ROOT / "README.md"].splitlines()) <= 150

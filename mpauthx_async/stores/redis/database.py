@@ -294,7 +294,10 @@ def _advice(error: Exception) -> tuple[str, bool]:
     if "NOPROTO" in told or ("HELLO" in told and "unknown command" in told):
         return "It does not speak RESP3: add ?protocol=2 to its URL.", True
     if isinstance(error, NoPermissionError):
-        return "Allow the command to its user: the README has an ACL rule that is enough.", True
+        return (
+            "Allow the command to its user: the documentation has an ACL rule that is enough.",
+            True,
+        )
     if "certificate verify failed" in told.lower():
         return (
             "Its certificate does not verify: check the clock of this machine, and name the "
