@@ -187,21 +187,22 @@ class Connections:
             epoch: what `redis_epoch` was before the call that failed. Nothing happens when another
                 call was faster.
         """
-        if epoch != self.redis_epoch:
-            return
-        self.redis_epoch += 1
+        is_first = epoch == self.redis_epoch
+        self.redis_epoch += is_first
         pool = getattr(self._redis, "connection_pool", None)
         if pool is None:
             return
+        # Before redis-py 6.4 none can be marked. Then each call that fails closes those that are
+        # not in use, its own among them.
+        can_mark = hasattr(pool.connection_class, "mark_for_reconnect")
         in_use, available = connections_of(pool)
-        for connection in in_use:
-            if hasattr(connection, "mark_for_reconnect"):
+        if can_mark and is_first:
+            for connection in in_use:
                 connection.mark_for_reconnect()
-            else:  # redis-py before 6.4: the call that has it is repeated
-                await connection.disconnect(nowait=True)
         # Not pool.disconnect(): while that waits for a connection to close, a call may be given it.
-        for connection in available:
-            await connection.disconnect(nowait=True)
+        if is_first or not can_mark:
+            for connection in available:
+                await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
         """Close what was opened here and leave ready-made parts open; may be called again."""

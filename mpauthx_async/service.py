@@ -385,7 +385,7 @@ class MPAuthX:
         if near_cache is not None and near_cache.knows(token):
             return True
         try:
-            if not self._calls.is_open:  # asked here, for to call check_here() takes its time
+            if self._calls.loop is not asyncio.get_running_loop():  # a call would take its time
                 self._calls.check_here()
             ref = self._signer.verify(token)
             if ref is None:
@@ -419,7 +419,7 @@ class MPAuthX:
             user_id, sku, _ = str(token).split("|")
             return Identity(user_id, nonce_of(str(token)), sku, str(token))
         try:
-            if not self._calls.is_open:  # as in is_token_valid, for it is as frequent
+            if self._calls.loop is not asyncio.get_running_loop():  # as in is_token_valid
                 self._calls.check_here()
             ref = self._signer.verify(token)
             status = TokenStatus.unknown

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from mpauthx_async import (
     ConfigurationError,
     Connections,
+    InvalidTokenError,
     MPAuthX,
     RedisKeyValueStore,
     RedisTokenStore,
@@ -217,6 +219,21 @@ class TestAnotherEventLoop:
         used = first.run(make())
         second.run(_await(used.use))
         second.run(used.owner.close())
+
+    def test_a_call_in_another_loop_breaks_nothing_in_the_first(
+        self, settings: dict[str, Any], loops: tuple[asyncio.Runner, asyncio.Runner]
+    ) -> None:
+        first, second = loops
+        auth = MPAuthX(**settings, sku="shop")
+        first.run(_await(auth.online_count))
+        for call in (auth.is_token_valid, auth.authenticate, auth.session, auth.token_status):
+            token = auth._signer.mint("bob", "A" * 16)
+            with pytest.raises(ConfigurationError, match="event loop"):
+                second.run(_await(partial(call, token)))
+        assert first.run(_await(partial(auth.is_token_valid, token))) is False
+        with pytest.raises(InvalidTokenError):
+            first.run(_await(partial(auth.authenticate, token)))
+        first.run(auth.close())
 
     def test_connections_that_two_services_share_belong_to_one(
         self, loops: tuple[asyncio.Runner, asyncio.Runner], redis_server: RedisServer

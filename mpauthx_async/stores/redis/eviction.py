@@ -61,10 +61,13 @@ class EvictionCheck:
 
     async def _policy(self, primary: ClusterNode | None) -> str | None:
         """What a server does when its memory is full; None if it does not answer."""
-        target = {} if primary is None else {"target_nodes": primary}
         try:
             async with asyncio.timeout(_LONGEST_WAIT):
-                memory = await self._connections.redis.info("memory", **target)
+                # Not by the client of a cluster, which closes all connections when a node fails.
+                if primary is None:
+                    memory = await self._connections.redis.info("memory")
+                else:
+                    memory = await primary.execute_command("INFO", "memory")
         except ResponseError:  # it may not be asked
             return "noeviction"
         except (RedisError, OSError):  # TimeoutError is one
