@@ -16,11 +16,11 @@ from mpauthx_async import (
     User,
     WeChatAPIError,
 )
+from mpauthx_async.concurrency.event_bus import EventBus
 from mpauthx_async.events import (
     Banned,
     BatchFinished,
     Event,
-    Events,
     LoggedIn,
     LoginFailed,
     Refreshed,
@@ -193,7 +193,7 @@ def test_no_metric_tells_who_a_user_is(registry: CollectorRegistry, metrics: Met
 async def test_one_listens_to_several_services_at_once(
     registry: CollectorRegistry, metrics: Metrics
 ):
-    services = [Events() for _ in range(3)]
+    services = [EventBus() for _ in range(3)]
     for events in services:
         events.subscribe(metrics)
     for _ in range(300):

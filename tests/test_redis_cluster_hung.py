@@ -22,9 +22,10 @@ from mpauthx_async import (
     TokenStatus,
     WeChatSimulator,
 )
-from mpauthx_async.stores import RedisKeyValueStore, redis_database
+from mpauthx_async.stores import RedisKeyValueStore
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
+from mpauthx_async.stores.redis import database
 from mpauthx_async.stores.redis.keys import bucket_of
 
 from .redis_cluster import RedisClusterServers, ask
@@ -190,7 +191,7 @@ class TestService:
 
 @pytest.fixture
 def wait_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_database, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(database, "LONGEST_WAIT", 0.5)
 
 
 @pytest.mark.usefixtures("wait_briefly")
