@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errcodes import Refused, api_error
 from .expiring import Expiring, random_text
+from .refusals import Refused, api_error
 from .routes import Answer, Call, Route
 from .state import State
 

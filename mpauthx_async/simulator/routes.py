@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errcodes import Refused, sns_error
+from .refusals import Refused, sns_error
 
 __all__ = [
     "SECRET_PARAMETERS",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errcodes import Refused
+from .refusals import Refused
 
 __all__ = ["ANONYMOUS_PROFILE", "State", "User", "is_secret"]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
-from .errcodes import Refused
 from .expiring import Expiring, OneTimeCodes, random_text
+from .refusals import Refused
 from .routes import Answer, Call, Route
 from .state import State, User
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from .errcodes import Refused, wecom_error
 from .expiring import Expiring, OneTimeCodes, random_text
+from .refusals import Refused, wecom_error
 from .routes import Answer, Call, Route
 from .state import State, User, is_secret
 

@@ -1,4 +1,4 @@
-"""How each of WeChat's APIs words its errcodes."""
+"""How each of WeChat's APIs refuses a request: the errcode, in its own words."""
 
 import secrets
 from typing import Any
