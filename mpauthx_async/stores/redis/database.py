@@ -190,7 +190,6 @@ class RedisDatabase:
         """Close the pool if it was opened here, after what is in progress; may be called again."""
         # redis-py would connect anew for what is in progress, and nobody would close that.
         await self._calls.close()
-        await self._eviction.close()
         if self.nodes is not None:
             await self.nodes.close()
         if self._owns_connections:

@@ -23,25 +23,20 @@ class EvictionCheck:
     It asks in a task of its own, so that no call waits for it, until Redis has answered once.
 
     Args:
-        connections: whose Redis is asked. They note that it has answered, so that it is asked once
-            for all stores.
+        connections: whose Redis is asked, once for all stores. They wait for the task when they
+            are closed.
     """
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._asking: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """Ask, unless that has been done or is being done."""
-        if self._connections.is_eviction_known:
+        connections = self._connections
+        if connections.is_eviction_known:
             return
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
-
-    async def close(self) -> None:
-        """Return when the answer has come, or its time is over."""
-        if self._asking is not None and not self._asking.done():
-            await asyncio.wait([self._asking])
+        if connections.eviction_check is None or connections.eviction_check.done():
+            connections.eviction_check = asyncio.create_task(self._ask())
 
     async def _ask(self) -> None:
         # Redis has served the call that led here. What goes wrong now is no failure of anything,
