@@ -70,8 +70,7 @@ class Connections:
 
     Attributes:
         redis_epoch: how often the connections to Redis were left because they were stale.
-        is_eviction_known: whether Redis has told what it does when its memory is full.
-        eviction_check: the task that asks, if there was one.
+        is_eviction_known: whether Redis was asked what it does when its memory is full.
 
     Raises:
         ConfigurationError: for both `redis_url` and `redis`, or a URL that redis-py refuses.
@@ -97,7 +96,6 @@ class Connections:
         self._calls = InFlight(self, "This Connections object")
         self.redis_epoch = 0
         self.is_eviction_known = False
-        self.eviction_check: asyncio.Task[None] | None = None
 
     @property
     def http(self) -> aiohttp.ClientSession:
@@ -209,8 +207,6 @@ class Connections:
     async def close(self) -> None:
         """Close what was opened here and leave ready-made parts open; may be called again."""
         self._calls.refuse_more()
-        if self.eviction_check is not None and not self.eviction_check.done():
-            await asyncio.wait([self.eviction_check])  # a second at most
         if self._owns_http and self._http is not None:
             await self._http.close()
         if self._owns_redis and self._redis is not None:

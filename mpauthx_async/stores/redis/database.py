@@ -99,7 +99,7 @@ class RedisDatabase:
                 raise
             except Exception as error:
                 raise store_error(error) from error
-            self._eviction.begin()
+            await self._eviction.ask()
             return result
 
     async def ask(self, nodes: ClusterNodes, commands: Sequence[Command]) -> list[Any]:

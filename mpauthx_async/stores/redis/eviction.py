@@ -20,33 +20,27 @@ _LONGEST_WAIT = 1.0  # seconds
 class EvictionCheck:
     """Asks Redis, or each primary of a Redis Cluster, for its policy, and warns of what evicts.
 
-    It asks in a task of its own, so that no call waits for it, until Redis has answered once.
+    The first call that Redis has served waits for that, a second at most, and gets its own answer
+    whatever comes of it.
 
     Args:
-        connections: whose Redis is asked, once for all stores. They wait for the task when they
-            are closed.
+        connections: whose Redis is asked, once for all stores.
     """
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
-    def begin(self) -> None:
+    async def ask(self) -> None:
         """Ask, unless that has been done or is being done."""
-        connections = self._connections
-        if connections.is_eviction_known:
+        if self._connections.is_eviction_known:
             return
-        if connections.eviction_check is None or connections.eviction_check.done():
-            connections.eviction_check = asyncio.create_task(self._ask())
-
-    async def _ask(self) -> None:
-        # Redis has served the call that led here. What goes wrong now is no failure of anything,
-        # and the next call leads here again.
-        with suppress(Exception):
+        self._connections.is_eviction_known = True
+        with suppress(Exception):  # Redis has served the call: this is no failure of it
             redis = self._connections.redis
             primaries = redis.get_primaries() if isinstance(redis, RedisCluster) else [None]
             answers = set(await asyncio.gather(*map(self._policy, primaries)))
             policies = {policy for policy in answers if policy is not None}
-            self._connections.is_eviction_known = bool(policies)
+            self._connections.is_eviction_known = bool(policies)  # else the next call asks again
             for policy in sorted(policies - {"noeviction"}):
                 logger.warning(
                     "Redis evicts keys when its memory is full (maxmemory-policy %s): users lose "
@@ -55,7 +49,7 @@ class EvictionCheck:
                 )
 
     async def _policy(self, primary: ClusterNode | None) -> str | None:
-        """What a server does when its memory is full; None if it does not answer."""
+        """What a server does when its memory is full; None if its connection was lost."""
         try:
             async with asyncio.timeout(_LONGEST_WAIT):
                 # Not by the client of a cluster, which closes all connections when a node fails.
@@ -63,8 +57,8 @@ class EvictionCheck:
                     memory = await self._connections.redis.info("memory")
                 else:
                     memory = await primary.execute_command("INFO", "memory")
-        except ResponseError:  # it may not be asked
+        except (ResponseError, TimeoutError):  # it may not be asked, or would hold up each call
             return "noeviction"
-        except (RedisError, OSError):  # TimeoutError is one
+        except (RedisError, OSError):
             return None
         return str(memory.get("maxmemory_policy")) if memory.get("maxmemory") else "noeviction"
