@@ -18,10 +18,12 @@ from redis.cluster import PRIMARY, REPLICA, get_node_name
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
+    ConnectionError,
     MovedError,
     NoScriptError,
     RedisClusterException,
     RedisError,
+    TimeoutError,
     TryAgainError,
 )
 from redis.utils import str_if_bytes
@@ -30,6 +32,7 @@ __all__ = ["ClusterNodes", "Command"]
 
 logger = logging.getLogger(__name__)
 
+_UNANSWERED = (ConnectionError, TimeoutError, OSError)
 _PATIENCE = 1.0  # seconds for a node to tell the slots, before another one is asked
 
 
@@ -223,10 +226,14 @@ class ClusterNodes:
     async def _execute(self, node: ClusterNode, sent: Sequence[PipelineCommand]) -> None:
         try:
             await node.execute_pipeline(list(sent))
-        except BaseException:
+        except BaseException:  # a caller's time is over, too
             self._silent.add(node.name)
             raise
-        self._silent.discard(node.name)
+        if any(isinstance(one.result, _UNANSWERED) for one in sent):
+            self._silent.add(node.name)
+            self.begin_to_learn_slots()  # another node may have taken its place
+        else:
+            self._silent.discard(node.name)
 
     def _holder(self, key: str) -> ClusterNode | None:
         nodes = self._manager.slots_cache.get(key_slot(key.encode()))
