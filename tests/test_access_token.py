@@ -262,11 +262,10 @@ async def test_a_token_that_ends_at_once_is_given_and_not_kept(
 
 
 async def test_the_wait_for_a_token_counts_as_waiting_for_wechat(
-    access: AppAccessToken, monkeypatch: pytest.MonkeyPatch
+    fetch: Fetches, records: KeyValueStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, ahead = time.monotonic, 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now() + ahead)
-    fetch = access._fetch
 
     async def slow(force: bool) -> tuple[str, int]:
         nonlocal ahead
@@ -277,11 +276,12 @@ async def test_the_wait_for_a_token_counts_as_waiting_for_wechat(
         with waiting_for_wechat() as left:
             return left
 
-    monkeypatch.setattr(access, "_fetch", slow)
+    access = AppAccessToken(slow, records, "access_token|wx0", SEALER, clock)
     with one_call():
         assert 0 < await access.call(ask) <= 3
     with one_call():
         assert await access.call(ask) == 10  # the token is known now
+    await access.close()
 
 
 # When WeChat refuses it

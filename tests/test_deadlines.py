@@ -177,12 +177,29 @@ class Hanging(MemoryTokens):
         return await super().issue(sessions)
 
 
+class ImpatientUsers(MemoryUsers):
+    """A store that is waited for as briefly."""
+
+    longest_wait = 0.1
+
+
 async def test_a_login_that_is_given_up_leaves_no_token(make: Make, wx: WeChatSimulator) -> None:
-    tokens, users = Hanging(), MemoryUsers()
-    users.longest_wait = 0.1  # type: ignore[attr-defined]
+    tokens, users = Hanging(), ImpatientUsers()
     async with make(users=users, tokens=tokens) as auth:
         with pytest.raises(StoreError, match="did not answer in time"):
             await log_in(auth, wx)
+        tokens.gate.set()
+    assert await tokens.sessions(Subject("shop", "bob")) == []
+
+
+async def test_a_refresh_that_is_given_up_leaves_no_token(make: Make, wx: WeChatSimulator) -> None:
+    tokens, users = Hanging(), ImpatientUsers()
+    async with make(users=users, tokens=tokens) as auth:
+        tokens.gate.set()
+        await log_in(auth, wx)
+        tokens.gate.clear()
+        with pytest.raises(StoreError, match="did not answer in time"):
+            await auth.refresh_token("bob")
         tokens.gate.set()
     assert await tokens.sessions(Subject("shop", "bob")) == []
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import (
-    Ban,
     ComponentExchange,
     ConfigurationError,
     ConnectionFailedError,
@@ -19,15 +18,12 @@ from mpauthx_async import (
     InvalidResponseError,
     InvalidTokenError,
     MPAuthX,
-    NewSession,
     RedisKeyValueStore,
     RedisTokenStore,
-    Session,
     SqliteKeyValueStore,
     SqliteTokenStore,
     SqliteUserStore,
     StoreError,
-    Subject,
     TokenStatus,
     WeChatAPI,
     WeChatSimulator,
@@ -37,7 +33,6 @@ from mpauthx_async.simulator import Fault
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.wechat import transport
 
-from .memory_stores import MemoryTokens, MemoryUsers
 from .redis_server import RedisServer
 from .service_calls import hear, log_in, of_kind
 from .test_service import make
@@ -74,33 +69,6 @@ async def test_a_damaged_row_is_a_store_error_of_its_own_token(
                 await call()
             assert not caught.value.retryable
             assert await auth.is_token_valid(whole)
-
-
-class HangingIssue(MemoryTokens):
-    """A store that begins sessions when it is told to, and is not waited for."""
-
-    longest_wait = 0.1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
-        await self.gate.wait()
-        return await super().issue(sessions)
-
-
-async def test_a_refresh_that_is_given_up_leaves_no_token(make: Make, wx: WeChatSimulator) -> None:
-    tokens, users = HangingIssue(), MemoryUsers()
-    users.longest_wait = 0.1  # type: ignore[attr-defined]
-    async with make(users=users, tokens=tokens) as auth:
-        await log_in(auth, wx)
-        tokens.gate.clear()
-        with pytest.raises(StoreError, match="did not answer in time"):
-            await auth.refresh_token("bob")
-        tokens.gate.set()
-    assert await tokens.sessions(Subject("shop", "bob")) == []
 
 
 async def test_a_dead_token_is_looked_up_once(

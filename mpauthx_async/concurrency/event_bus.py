@@ -274,7 +274,7 @@ class _Queue:
         if worker is not self.worker:
             return
         self._shared.at_work.discard(self)
-        self._drop_rest()  # there is none unless the worker was cancelled or killed
+        self._drop_rest()  # something is left only if the worker was cancelled or killed
 
     def _drop_rest(self) -> None:
         self._report_overflow()

@@ -60,7 +60,7 @@ class KeyValueOAuthTokenStore:
         self._sealer = RecordSealer(b"mpauthx oauth", app_id=app_id, keys=keys)
 
     async def get(self, open_id: str) -> OAuthToken | None:
-        """Read the token of a user; None when there is none.
+        """Read the token of a user; None when no token is kept.
 
         Raises:
             NoOAuthTokenError: the token does not open: it was sealed under other keys, or is
@@ -130,7 +130,7 @@ class FunctionOAuthTokenStore:
         self._ends: list[tuple[float, str]] = []  # a heap: until when each is remembered
 
     async def get(self, open_id: str) -> OAuthToken | None:
-        """Read the token of a user; None when there is none."""
+        """Read the token of a user; None when no token is kept."""
         token: object = await self._get(open_id)
         if token is not None and not isinstance(token, OAuthToken):
             raise StoreError("The function get_token must return an OAuthToken, or None.")
@@ -186,7 +186,7 @@ class GuardedOAuthTokenStore:
         self._store = store
 
     async def get(self, open_id: str) -> OAuthToken | None:
-        """Read the token of a user; None when there is none."""
+        """Read the token of a user; None when no token is kept."""
         with only_store_errors():
             token: object = await self._store.get(open_id)
             if token is not None and not isinstance(token, OAuthToken):

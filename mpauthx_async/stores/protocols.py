@@ -41,8 +41,7 @@ class TokenStore(Protocol):
         """Begin sessions; each is wholly there or not at all.
 
         They begin in the order given, each under its policy: what it replaces ends in the same
-        step, and the new one never does. Repeating it changes nothing, nor does it end what began
-        since.
+        step; the new one does not. A repetition changes nothing, and does not end what began since.
 
         Returns:
             The session begun for each, in the same order, with what it `replaced`; under a policy
@@ -137,7 +136,7 @@ class TokenStore(Protocol):
         """Let a subject log in again; False when it was not banned."""
 
     async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
-        """Read the bans of subjects; None where there is none, or it is over."""
+        """Read the bans of subjects; None for one that is not banned, or no longer."""
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session, those who came online last first.
@@ -152,7 +151,7 @@ class TokenStore(Protocol):
                 none.
 
         Raises:
-            ParameterError: for a cursor that is none.
+            ParameterError: for a malformed cursor.
         """
 
     async def online_count(self, sku: str) -> int:
@@ -241,7 +240,7 @@ class OAuthTokenStore(Protocol):
     """
 
     async def get(self, open_id: str) -> OAuthToken | None:
-        """Read the token of a user; None when there is none.
+        """Read the token of a user; None when no token is kept.
 
         It may raise NoOAuthTokenError for a token that it keeps and cannot decrypt: the user has
         to authorize again.
@@ -275,7 +274,7 @@ class KeyValueStore(Protocol):
     """
 
     async def get(self, key: str) -> str | None:
-        """Read a record; None when there is none, or its time is over."""
+        """Read a record; None when it does not exist, or its time is over."""
 
     async def save(self, key: str, text: str, ttl: float) -> None:
         """Write a record, in place of an earlier one, for `ttl` seconds."""
@@ -284,7 +283,7 @@ class KeyValueStore(Protocol):
         """Delete a record, if there is one."""
 
     async def add(self, key: str, text: str, ttl: float) -> bool:
-        """Write a record for `ttl` seconds if there is none; of all who try one gets True.
+        """Write a record for `ttl` seconds if it does not exist; one of all who try gets True.
 
         The text has to be nobody else's: a store may repeat the write when its answer was lost.
         """

@@ -55,7 +55,7 @@ def parse_rotated(ref: SessionRef, answer: Any) -> Session | TokenStatus:
 
 
 def parse_read_ban(subject: Subject, text: bytes | str | None) -> Ban | None:
-    """A ban as it was read; None if there is none."""
+    """A ban as it was read; None for a user who is not banned."""
     return None if text is None else parse_ban(subject.user_id, text)
 
 
