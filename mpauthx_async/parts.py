@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .concurrency.event_bus import EventBus
+from .concurrency.in_flight import InFlight
 from .connections import Connections
 from .settings import Settings
 from .stores import TokenStore, UserStore
@@ -24,6 +25,7 @@ class Parts:
         tokens: the token store.
         connections: its ways out of the process.
         events: is told what happens.
+        calls: those in progress on the service.
     """
 
     settings: Settings
@@ -33,3 +35,4 @@ class Parts:
     tokens: TokenStore
     connections: Connections
     events: EventBus
+    calls: InFlight

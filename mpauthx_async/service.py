@@ -152,6 +152,7 @@ class MPAuthX:
         _check_parts(connections, web, exchange)
         self._app_id = app_id
         self._sku = sku
+        self._calls = InFlight(self, "This service", name=repr(self))
         self._clock = clock
         self._slides = absolute_ttl is not None
         self._events = EventBus()
@@ -182,6 +183,7 @@ class MPAuthX:
             self._tokens,
             self._connections,
             self._events,
+            self._calls,
         )
         self._subjects = Subjects(parts)
         self._bans = Bans(parts, self._subjects)
@@ -217,7 +219,6 @@ class MPAuthX:
             events=self._events,
             clock=clock,
         )
-        self._calls = InFlight(self, "This service", name=repr(self))
 
     def __repr__(self) -> str:
         return f"<MPAuthX {self._app_id} sku={self._sku}>"
@@ -385,7 +386,7 @@ class MPAuthX:
         if near_cache is not None and near_cache.knows(token):
             return True
         try:
-            if self._calls.loop is not asyncio.get_running_loop():  # a call would take its time
+            if not self._calls.is_open:  # asked here, for to call check_here() takes its time
                 self._calls.check_here()
             ref = self._signer.verify(token)
             if ref is None:
@@ -419,7 +420,7 @@ class MPAuthX:
             user_id, sku, _ = str(token).split("|")
             return Identity(user_id, nonce_of(str(token)), sku, str(token))
         try:
-            if self._calls.loop is not asyncio.get_running_loop():  # as in is_token_valid
+            if not self._calls.is_open:  # as in is_token_valid, for it is as frequent
                 self._calls.check_here()
             ref = self._signer.verify(token)
             status = TokenStatus.unknown

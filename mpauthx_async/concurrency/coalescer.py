@@ -9,7 +9,7 @@ from ..errors import ClosedError, MPAuthXError, PartialStoreError, StoreError
 from ..store_boundary import log_store_error
 from .deadlines import begin_trip, running_call, without_call
 from .frames import clear_frames
-from .in_flight import belongs_elsewhere
+from .in_flight import InFlight, belongs_elsewhere
 
 __all__ = ["Coalescer", "answers_of", "settle"]
 
@@ -45,6 +45,8 @@ class Coalescer(Generic[Item, Result]):
             the batch goes on without it. None for as long as it takes.
         system: what `run` waits for, alone. Then a call that waits for several batches in turn,
             or makes trips to that system itself, has `longest_wait` for all of them.
+        calls: those of the service, to whose event loop this belongs even if the first call came
+            to another part of it.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Coalescer(Generic[Item, Result]):
         max_in_flight: int = 4,
         longest_wait: float | None = None,
         system: str | None = None,
+        calls: InFlight | None = None,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
@@ -62,6 +65,7 @@ class Coalescer(Generic[Item, Result]):
         self._waiting: _Batch[Item, Result] = {}
         self._longest_wait = longest_wait
         self._system = system
+        self._calls = calls
         self._in_flight: dict[asyncio.Task[None], tuple[float, _Batch[Item, Result]]] = {}
         self._waiting_since: dict[Item, float] = {}  # of those that were there at the last sweep
         self._sweep: asyncio.TimerHandle | None = None
@@ -93,6 +97,8 @@ class Coalescer(Generic[Item, Result]):
         if loop is not self._loop:
             if self._loop is not None:
                 raise belongs_elsewhere("This service", "event loop")
+            if self._calls is not None:
+                self._calls.check_loop()
             self._loop = loop
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.setdefault(item, []).append(future)

@@ -19,7 +19,7 @@ class InFlight:
     forked child process, raise ConfigurationError; before the first call both are free.
 
     Attributes:
-        loop: the event loop of the first call, while calls are taken; else None.
+        is_open: whether a first call was made and calls are still taken; else `check_here` tells.
 
     Args:
         owner: what is called and closed.
@@ -39,7 +39,7 @@ class InFlight:
         self._warning: weakref.finalize[..., object] | None = None
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.is_open = False
 
     def check_open(self) -> None:
         """Raise ClosedError after `close()`, and ConfigurationError in a forked child process."""
@@ -53,6 +53,11 @@ class InFlight:
         if self._loop is None:
             self._bind(loop)
         elif loop is not self._loop:
+            raise belongs_elsewhere(self._what, "event loop")
+
+    def check_loop(self) -> None:
+        """Check that this is the event loop of the first call, if there was one; closed or not."""
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
             raise belongs_elsewhere(self._what, "event loop")
 
     @contextmanager
@@ -78,9 +83,8 @@ class InFlight:
             if self._is_inherited:
                 raise self._refusal()
             return
-        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
-            raise belongs_elsewhere(self._what, "event loop")
-        self._is_closed, self.loop = True, None
+        self.check_loop()
+        self._is_closed, self.is_open = True, False
         unwatch(self)
         if self._warning is not None:
             self._warning.detach()
@@ -95,14 +99,14 @@ class InFlight:
         if self._is_closed:
             return
         self._is_closed = self._is_inherited = True
-        self.loop = None
+        self.is_open = False
         if self._warning is not None:
             self._warning.detach()
         never_free(self._owner())
         never_free(self._loop)
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = self.loop = loop
+        self._loop, self.is_open = loop, True
         watch(self)
         owner = self._owner()
         if self._name is not None and owner is not None:

@@ -37,18 +37,25 @@ class ShardedCoalescer(Generic[Item, Result]):
     Args:
         shard_of: names the shard of an item.
         make: makes the Coalescer of a shard.
+        calls: as for a Coalescer.
     """
 
     def __init__(
-        self, shard_of: Callable[[Item], Hashable], make: Callable[[], Coalescer[Item, Result]]
+        self,
+        shard_of: Callable[[Item], Hashable],
+        make: Callable[[], Coalescer[Item, Result]],
+        calls: InFlight | None = None,
     ) -> None:
         self._shard_of = shard_of
         self._make = make
         self._shards: dict[Hashable, Coalescer[Item, Result]] = {}
+        self._service_calls = calls
         self._calls = InFlight(self, "This service")
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Put an item into the next batch of its shard: see `Coalescer.submit`."""
+        if self._service_calls is not None:
+            self._service_calls.check_loop()
         self._calls.check_here()
         shard = self._shard_of(item)
         coalescer = self._shards.get(shard)
@@ -76,6 +83,7 @@ def coalescer_for(
     max_in_flight: int = 4,
     longest_wait: float | None = None,
     system: str | None = None,
+    calls: InFlight | None = None,
 ) -> AnyCoalescer[Item, Result]:
     """Make a Coalescer of calls to a store: one for each shard, if it has any.
 
@@ -87,6 +95,7 @@ def coalescer_for(
         max_in_flight: likewise, for each shard.
         longest_wait: likewise.
         system: likewise.
+        calls: likewise.
     """
 
     def make() -> Coalescer[Item, Result]:
@@ -96,12 +105,13 @@ def coalescer_for(
             max_in_flight=max_in_flight,
             longest_wait=longest_wait,
             system=system,
+            calls=calls,
         )
 
     shard_of = sharding_of(store)
     if shard_of is None:
         return make()
-    return ShardedCoalescer(lambda item: shard_of(subjects_of(item)), make)
+    return ShardedCoalescer(lambda item: shard_of(subjects_of(item)), make, calls)
 
 
 def sharding_of(store: object) -> Callable[[Iterable[Subject]], Hashable] | None:

@@ -55,6 +55,7 @@ class Sessions:
         self._users = parts.users
         self._subjects = subjects
         self._tokens = tokens
+        self._calls = parts.calls
         self._events = events
         self._ttl = settings.token_ttl_ms
         self._absolute_ttl = absolute_ttl
@@ -239,6 +240,7 @@ class Sessions:
             max_in_flight=max_in_flight,
             longest_wait=wait,
             system=system_of(self._tokens),
+            calls=self._calls,
         )
 
     async def _end_by_near_cache(

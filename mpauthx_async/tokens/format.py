@@ -107,8 +107,7 @@ class TokenSigner:
         self._sku = sku
         self._macs = keyed_macs(b"mpauthx token", app_id, keys)
         # A client sends its token with each request; only good ones get in here.
-        # As plain tuples of texts, which the garbage collector need not visit.
-        self._verified: dict[str, tuple[str, str, str, int]] = {}
+        self._verified: dict[str, SessionRef] = {}
 
     def mint(self, user_id: str, nonce: str, generation: int = 0) -> str:
         """Make the token of a session.
@@ -142,7 +141,7 @@ class TokenSigner:
             return None
         known = self._verified.get(token)
         if known is not None:
-            return SessionRef(*known)
+            return known
         parts = token.split("|", 3)
         if len(parts) != 3:
             return None
@@ -162,11 +161,11 @@ class TokenSigner:
             mac.update(signed)
             if compare_digest(mac.digest(), given):
                 generation = int.from_bytes(raw[_NONCE:_SIGNED])
-                known = self._sku, user_id, session[:_NONCE_TEXT], generation
+                ref = SessionRef(self._sku, user_id, session[:_NONCE_TEXT], generation)
                 if len(self._verified) >= _REMEMBERED:
                     self._verified.clear()
-                self._verified[token] = known
-                return SessionRef(*known)
+                self._verified[token] = ref
+                return ref
         return None
 
 
