@@ -21,7 +21,7 @@ import aiosqlite
 from redis.asyncio import BlockingConnectionPool, Redis
 
 from mpauthx_async import Connections, MPAuthX
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from . import fastapi_users_party
 from .login_by_hand import LoginByHand, code_url, token_by_hand

@@ -16,7 +16,7 @@ from time import perf_counter
 from redis.asyncio import Redis
 
 from mpauthx_async import MPAuthX
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from .measurement import (
     Benchmark,

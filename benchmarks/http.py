@@ -24,7 +24,7 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from . import fastapi_users_party, http_server
 from .child_process import ChildProcess

@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeAlias
 
 import aiohttp
 
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from .garbage import rare_collections
 from .login_by_hand import code_url

@@ -27,7 +27,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from mpauthx_async import MPAuthX
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from .garbage import rare_collections
 from .measurement import (

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeAlias
 
-from tests.redis_server import find_redis_server
+from tests.helpers.redis_server import find_redis_server
 
 __all__ = ["OtherWork", "machine_facts"]
 

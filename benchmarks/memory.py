@@ -29,7 +29,7 @@ from mpauthx_async import NewSession, RedisTokenStore, SessionRef
 from mpauthx_async.stores.near_cache import NearCache
 from mpauthx_async.tokens.format import nonce_of
 from mpauthx_async.tokens.sealing import SessionKeySealer, with_open_id
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from .measurement import Benchmark, Figure, Outcome, Settings, Spread, WrongAnswer
 from .progress import Progress

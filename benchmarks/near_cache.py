@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from .measurement import (
     Benchmark,

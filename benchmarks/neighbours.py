@@ -38,7 +38,7 @@ from mpauthx_async import (
 )
 from mpauthx_async.tokens.format import TokenSigner, new_nonce
 from mpauthx_async.wechat.transport import WeChatHTTP
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from .measurement import (
     Benchmark,

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from tests.redis_proxy import RedisProxy
-from tests.redis_server import RedisServer
+from tests.helpers.redis_proxy import RedisProxy
+from tests.helpers.redis_server import RedisServer
 
 from .child_process import ChildProcess, Pipe
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from .child_process import ChildProcess, Pipe
 from .measurement import (

@@ -18,7 +18,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from mpauthx_async import MPAuthX
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from .measurement import (
     Benchmark,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from redis.asyncio import BlockingConnectionPool, Redis
 
 from mpauthx_async import Connections, MPAuthX
-from tests.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer
 
 from . import fastapi_users_party
 from .measurement import (

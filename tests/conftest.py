@@ -8,10 +8,9 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis, RedisCluster
 
 from mpauthx_async import WeChatSimulator
-
-from .redis_cluster import RedisClusterServers
-from .redis_server import RedisServer
-from .simulator_client import Client, Clock
+from tests.helpers.redis_cluster import RedisClusterServers
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.simulator_client import Client, Clock
 
 pytest.register_assert_rewrite("mpauthx_async.stores.conformance")
 

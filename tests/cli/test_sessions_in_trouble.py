@@ -1,0 +1,218 @@
+"""Sessions when a service closes, callers leave, or stores fail."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mpauthx_async import (
+    ClosedError,
+    MPAuthX,
+    StoreError,
+    TokenStatus,
+    WeChatSimulator,
+)
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.service_calls import FORGERIES, forged, log_in, store_calls
+from tests.service.test_service import make, tokens
+from tests.wechat.test_wechat import debugging
+
+__all__ = ["debugging", "make", "tokens"]
+
+CALLS = (
+    *("is_token_valid", "token_status", "session", "sessions", "rotate", "refresh_token"),
+    *("revoke", "revoke_session", "revoke_user", "ban", "unban", "ban_of", "online"),
+    "online_count",
+)
+OF_A_TOKEN = ("is_token_valid", "token_status", "session", "rotate", "revoke")
+KEY = "c2Vzc2lvbi1rZXktMTIzNA=="
+
+
+@pytest.fixture
+async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
+    async with make(tokens=tokens) as service:
+        yield service
+
+
+async def after(ticks: int) -> None:
+    """Let the event loop run a few times."""
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+
+
+# Closing
+
+
+async def test_every_call_of_a_closed_service_says_so(
+    auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    result = await log_in(auth, wx)
+    await auth.close()
+    calls = store_calls(auth, result.response, result.session.id)
+    assert set(calls) == set(CALLS)
+    calls |= {
+        "authorize": lambda: auth.authorize(wx.login("bob"), device="iPhone 15"),
+        "authorize_web": lambda: auth.authorize_web(wx.web_login("bob")),
+        "decrypt": lambda: auth.decrypt(result.response, "data", "iv"),
+        "forged": lambda: auth.is_token_valid(forged(result.response)),
+        "rotate what is none": lambda: auth.rotate(None),
+    }
+    requests = len(wx.requests)
+    for call in calls.values():
+        with pytest.raises(ClosedError) as caught:
+            await call()
+        assert caught.value.code == 6100
+    assert len(wx.requests) == requests
+    async with make(tokens=tokens) as successor:
+        assert await successor.sessions("bob") == [result.session]
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_close_lets_calls_in_flight_finish(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator, name: str
+) -> None:
+    auth = make(tokens=tokens)
+    result = await log_in(auth, wx)
+    expected = await store_calls(auth, result.response, result.session.id)[name]()
+    await auth.unban("bob")
+    result = await log_in(auth, wx)
+    call = store_calls(auth, result.response, result.session.id)[name]
+    in_flight = [asyncio.ensure_future(call()) for _ in range(3)]
+    await after(1)
+    await auth.close()
+    assert all(each.done() for each in in_flight)
+    assert {type(each.result()) for each in in_flight} == {type(expected)}
+
+
+async def test_close_lets_the_end_of_a_stolen_session_be_written(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    auth = make(tokens=tokens, rotation_grace=0)
+    old = (await log_in(auth, wx)).response
+    new = (await auth.rotate(old)).response
+    asked = asyncio.ensure_future(auth.is_token_valid(old))
+    await after(1)
+    await auth.close()
+    assert await asked is False
+    async with make(tokens=tokens) as successor:
+        assert await successor.token_status(new) is TokenStatus.reused
+
+
+# Callers who leave
+
+
+@pytest.mark.parametrize("ticks", range(5))
+@pytest.mark.parametrize("name", OF_A_TOKEN)
+async def test_a_caller_who_leaves_harms_nobody_of_the_batch(
+    auth: MPAuthX, wx: WeChatSimulator, name: str, ticks: int
+) -> None:
+    mine, hers = await log_in(auth, wx), await log_in(auth, wx, "eve")
+    alone = await log_in(auth, wx, "mallory")
+    call = getattr(auth, name)
+    leaving = [asyncio.ensure_future(call(each.response)) for each in (mine, alone)]
+    staying = [asyncio.ensure_future(call(each.response)) for each in (mine, mine, hers)]
+    await after(ticks)
+    for task in leaving:
+        task.cancel()
+    answers = await asyncio.gather(*staying)
+    if name == "revoke":  # the two who stay ask for the same
+        assert answers == [True] * 3
+    elif name == "rotate":
+        assert answers[0].response == answers[1].response
+        for answer in answers:
+            assert await auth.is_token_valid(answer.response)
+    elif name == "session":
+        assert answers == [mine.session, mine.session, hers.session]
+    else:
+        assert answers == [True] * 3
+    left = await asyncio.gather(*leaving, return_exceptions=True)
+    assert {type(outcome) for outcome in left} == {asyncio.CancelledError}
+
+
+@pytest.mark.parametrize("ticks", range(5))
+async def test_who_leaves_a_rotation_may_come_again(
+    auth: MPAuthX, wx: WeChatSimulator, ticks: int
+) -> None:
+    old = await log_in(auth, wx)
+    leaving = asyncio.ensure_future(auth.rotate(old.response))
+    await after(ticks)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    new = await auth.rotate(old.response)
+    assert await auth.is_token_valid(new.response)
+    assert (new.session.id, new.session.ref.generation) == (old.session.id, 1)
+
+
+# Stores that fail
+
+
+@dataclass
+class Store:
+    url: str
+    stop: Callable[[], None]
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A store of tokens that can be put out of order."""
+    if request.param == "redis":
+        with RedisServer() as server:
+            yield Store(server.url, server.stop)
+        return
+
+    def stop() -> None:
+        drop(tmp_path / "t.db", "mpauthx_session", "mpauthx_ban")
+
+    yield Store(f"sqlite:///{tmp_path}/t.db", stop)
+
+
+def drop(path: Path, *tables: str) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        for table in tables:
+            database.execute(f"DROP TABLE {table}")
+
+
+async def test_without_its_token_store_a_service_answers_nothing(
+    store: Store, make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    async with make(tokens=store.url) as auth:
+        result = await log_in(auth, wx)
+        token = result.response
+        store.stop()
+        calls = store_calls(auth, token, result.session.id)
+        calls |= {
+            "authorize": lambda: log_in(auth, wx),
+            "decrypt": lambda: auth.decrypt(token, "data", "iv"),
+            "revoke_user but one": lambda: auth.revoke_user("bob", except_token=token),
+            "ban for a time": lambda: auth.ban("bob", 60),
+        }
+        for call in calls.values():
+            with pytest.raises(StoreError) as caught:
+                await call()
+            assert caught.value.code == 6000
+        for bad in (*FORGERIES, forged(token)):
+            assert await auth.is_token_valid(bad) is False
+            assert await auth.token_status(bad) is TokenStatus.unknown
+            assert await auth.session(bad) is None
+            assert await auth.revoke(bad) is False
+
+
+async def test_without_its_user_store_a_service_guesses_nothing(
+    auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    result = await log_in(auth, wx)
+    drop(tmp_path / "users.db", "user")
+    calls = store_calls(auth, result.response, result.session.id)
+    for name in CALLS:
+        if name in ("is_token_valid", "token_status", "session", "online", "online_count"):
+            await calls[name]()
+        elif name != "revoke":
+            with pytest.raises(StoreError):
+                await calls[name]()
+    assert await auth.session(result.response) == result.session
+    assert await auth.revoke(result.response) is True

@@ -1,0 +1,342 @@
+"""A service belongs to the event loop and process that first use it."""
+
+import asyncio
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpauthx_async import (
+    ConfigurationError,
+    Connections,
+    InvalidTokenError,
+    MPAuthX,
+    RedisKeyValueStore,
+    RedisTokenStore,
+    SqliteKeyValueStore,
+    SqliteTokenStore,
+    SqliteUserStore,
+    WeChatOAuth,
+    WeChatSimulator,
+)
+from mpauthx_async.stores.conformance import new_session
+from tests.helpers.outages import ASKED_OF_TOKENS, ASKED_OF_USERS, KNOWN
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.secret_world import EVENT
+from tests.helpers.service_calls import store_calls
+
+ROOT = Path(__file__).parents[2]
+SECRET = "0123456789abcdef0123456789abcdef"
+Owner = Any
+Call = Callable[[], Awaitable[object]]
+
+
+class _Used:
+    """Something that is used in one event loop, and what is then called in another."""
+
+    def __init__(self, owner: Owner, use: Call, calls: dict[str, Call]) -> None:
+        self.owner = owner
+        self.use = use
+        self.calls = {**calls, "close": owner.close}
+
+
+def _service(tokens: str, path: Path) -> _Used:
+    auth = MPAuthX(
+        app_id="wx4f4bc4dec97d474b",
+        app_secret=SECRET,
+        sku="shop",
+        users=f"sqlite:///{path}/users.db",
+        tokens=tokens,
+    )
+    ref = new_session("bob").ref
+    token = auth._signer.mint(ref.user_id, ref.nonce, 0)
+    calls: dict[str, Call] = {
+        **store_calls(auth, token, "x"),
+        "authorize": lambda: auth.authorize("code"),
+        "authorize_web": lambda: auth.authorize_web("code"),
+        "authenticate": lambda: auth.authenticate(token),
+        "check": auth.check,
+        "issue_session": lambda: auth.issue_session(open_id="bob"),
+        "forget_user": lambda: auth.forget_user("bob"),
+        "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
+        "decrypt": lambda: auth.decrypt(token, "data", "iv"),
+        "decrypt_phone_number": lambda: auth.decrypt_phone_number(token, "data", "iv"),
+        "verify_raw_data": lambda: auth.verify_raw_data(token, "{}", "0" * 40),
+        "get_phone_number": lambda: auth.get_phone_number("code"),
+        "check_session_key": lambda: auth.check_session_key(token),
+        "reset_session_key": lambda: auth.reset_session_key(token),
+        "user_encrypt_keys": lambda: auth.user_encrypt_keys(token),
+        "access_token": auth.access_token,
+        "handle_push_event": lambda: auth.handle_push_event(EVENT),
+    }
+    return _Used(auth, lambda: auth.is_token_valid(token), calls)
+
+
+def _web(url: str) -> _Used:
+    oauth = WeChatOAuth(app_id="wx4f4bc4dec97d474b", app_secret=SECRET, tokens=url)
+
+    async def verify() -> object:
+        return await oauth.verify_state(oauth.create_state(session="browser"), session="browser")
+
+    calls: dict[str, Call] = {
+        "verify_state": verify,
+        "get_access_token": lambda: oauth.get_access_token("code"),
+        "refresh_access_token": lambda: oauth.refresh_access_token("token"),
+        "get_user": lambda: oauth.get_user("bob"),
+        "get_user_by_code": lambda: oauth.get_user_by_code("code"),
+        "identify": lambda: oauth.identify("code"),
+        "verify_token": lambda: oauth.verify_token("bob", "token"),
+        "forget": lambda: oauth.forget("bob"),
+        "get_session_key": lambda: oauth.get_session_key("code"),
+    }
+    return _Used(oauth, verify, calls)
+
+
+def _connections(url: str) -> _Used:
+    connections = Connections(url)
+
+    async def get(name: str) -> object:
+        return getattr(connections, name)
+
+    calls: dict[str, Call] = {
+        name: lambda name=name: get(name)  # type: ignore[misc]
+        for name in ("http", "redis", "executor")
+    }
+    return _Used(connections, lambda: connections.redis.ping(), calls)
+
+
+def _store(store: Any, asked: dict[str, Callable[[Any], Awaitable[Any]]]) -> _Used:
+    calls: dict[str, Call] = {
+        name: lambda ask=ask: ask(store)  # type: ignore[misc]
+        for name, ask in asked.items()
+    }
+    return _Used(store, next(iter(calls.values())), calls)
+
+
+RECORDS: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "get": lambda records: records.get("name"),
+    "save": lambda records: records.save("name", "text", 1),
+    "delete": lambda records: records.delete("name"),
+    "add": lambda records: records.add("name", "text", 1),
+}
+SEALED_KEYS: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "sealed_keys": lambda store: store.sealed_keys([KNOWN.ref]),
+    "replace_sealed_key": lambda store: store.replace_sealed_key(KNOWN.ref, "sealed"),
+}
+TOKENS = {**ASKED_OF_TOKENS, **SEALED_KEYS}
+CHECK: dict[str, Callable[[Any], Awaitable[Any]]] = {"check": lambda store: store.check()}
+KINDS: dict[str, Callable[[str, Path], _Used]] = {
+    "service on Redis": _service,
+    "service with a near cache": lambda url, path: _service(f"{url}?near_cache=10", path),
+    "service on SQLite": lambda url, path: _service(f"sqlite:///{path}/tokens.db", path),
+    "WeChatOAuth": lambda url, path: _web(url),
+    "Connections": lambda url, path: _connections(url),
+    "RedisTokenStore": lambda url, path: _store(RedisTokenStore(url), TOKENS | CHECK),
+    "RedisTokenStore with a near cache": lambda url, path: _store(
+        RedisTokenStore(url, near_cache=10), TOKENS | CHECK
+    ),
+    "SqliteTokenStore": lambda url, path: _store(SqliteTokenStore(path / "t.db"), TOKENS),
+    "SqliteUserStore": lambda url, path: _store(SqliteUserStore(path / "u.db"), ASKED_OF_USERS),
+    "RedisKeyValueStore": lambda url, path: _store(RedisKeyValueStore(url), RECORDS | CHECK),
+    "SqliteKeyValueStore": lambda url, path: _store(SqliteKeyValueStore(path / "r.db"), RECORDS),
+}
+
+
+@pytest.fixture(params=["sqlite", "redis", "near cache"])
+def settings(
+    request: pytest.FixtureRequest, redis_server: RedisServer, wx: WeChatSimulator, tmp_path: Path
+) -> dict[str, Any]:
+    tokens = {
+        "sqlite": f"sqlite:///{tmp_path}/tokens.db",
+        "redis": redis_server.url,
+        "near cache": f"{redis_server.url}?near_cache=100",
+    }
+    return {
+        "app_id": wx.app_id,
+        "app_secret": wx.app_secret,
+        "users": f"sqlite:///{tmp_path}/users.db",
+        "tokens": tokens[request.param],
+        "api_base": wx.url,
+    }
+
+
+@pytest.fixture
+def loops() -> Iterator[tuple[asyncio.Runner, asyncio.Runner]]:
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        yield first, second
+
+
+class TestAnotherEventLoop:
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_every_method_is_called_here(
+        self, kind: str, redis_server: RedisServer, tmp_path: Path
+    ) -> None:
+        used = KINDS[kind](redis_server.url, tmp_path)
+        methods = inspect.getmembers(type(used.owner), inspect.iscoroutinefunction)
+        public = {name for name, _ in methods if not name.startswith("_")}
+        assert public - {"renew_redis"} <= used.calls.keys()
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_call_says_so(
+        self,
+        kind: str,
+        loops: tuple[asyncio.Runner, asyncio.Runner],
+        redis_server: RedisServer,
+        tmp_path: Path,
+    ) -> None:
+        first, second = loops
+        used = KINDS[kind](redis_server.url, tmp_path)
+        first.run(_await(used.use))
+        for _ in range(2):
+            for name, call in used.calls.items():
+                with pytest.raises(ConfigurationError, match="event loop"):
+                    second.run(_await(call))
+                assert name
+        first.run(_await(used.use))
+        first.run(used.owner.close())
+        second.run(used.owner.close())  # there is nothing left to do
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_what_was_not_used_is_free(
+        self,
+        kind: str,
+        loops: tuple[asyncio.Runner, asyncio.Runner],
+        redis_server: RedisServer,
+        tmp_path: Path,
+    ) -> None:
+        first, second = loops
+
+        async def make() -> _Used:
+            return KINDS[kind](redis_server.url, tmp_path)
+
+        used = first.run(make())
+        second.run(_await(used.use))
+        second.run(used.owner.close())
+
+    def test_a_call_in_another_loop_breaks_nothing_in_the_first(
+        self, settings: dict[str, Any], loops: tuple[asyncio.Runner, asyncio.Runner]
+    ) -> None:
+        first, second = loops
+        auth = MPAuthX(**settings, sku="shop")
+        first.run(_await(auth.online_count))
+        for call in (auth.is_token_valid, auth.authenticate, auth.session, auth.token_status):
+            token = auth._signer.mint("bob", "A" * 16)
+            with pytest.raises(ConfigurationError, match="event loop"):
+                second.run(_await(partial(call, token)))
+        assert first.run(_await(partial(auth.is_token_valid, token))) is False
+        with pytest.raises(InvalidTokenError):
+            first.run(_await(partial(auth.authenticate, token)))
+        first.run(auth.close())
+
+    def test_connections_that_two_services_share_belong_to_one(
+        self, loops: tuple[asyncio.Runner, asyncio.Runner], redis_server: RedisServer
+    ) -> None:
+        first, second = loops
+        connections = Connections(redis_server.url)
+        one, other = RedisTokenStore(connections), RedisTokenStore(connections)
+        first.run(_await(lambda: one.lookup([new_session().ref])))
+        with pytest.raises(ConfigurationError, match="Connections"):
+            second.run(_await(lambda: other.lookup([new_session().ref])))
+        first.run(connections.close())
+
+    @pytest.mark.parametrize("kind", ["service with a near cache", "service on SQLite"])
+    def test_a_process_of_two_asyncio_runs_ends(
+        self, kind: str, redis_server: RedisServer, tmp_path: Path
+    ) -> None:
+        program = (
+            "import asyncio, pathlib, sys\n"
+            "from mpauthx_async import ConfigurationError\n"
+            "from tests.failures.test_loops_and_forks import KINDS, _await\n"
+            "used = KINDS[sys.argv[1]](sys.argv[2], pathlib.Path(sys.argv[3]))\n"
+            "asyncio.run(_await(used.use))\n"
+            "try:\n"
+            "    asyncio.run(_await(used.use))\n"
+            "except ConfigurationError:\n"
+            "    print('refused')\n"
+        )
+        command = [sys.executable, "-c", program, kind, redis_server.url, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, cwd=ROOT, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (0, b"refused\n"), done.stderr
+
+
+async def _await(call: Call) -> object:
+    return await call()
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="Windows has no fork")
+class TestForkedProcess:
+    async def test_a_child_is_refused_and_its_parent_undisturbed(
+        self, settings: dict[str, Any], wx: WeChatSimulator
+    ) -> None:
+        async with (
+            _Process("used", settings, [wx.login("bob") for _ in range(3)]) as process,
+            MPAuthX(sku="shop", **settings) as auth,
+        ):
+            revoked, _ = await process.read()
+            assert await auth.revoke(revoked)
+            process.go_on()
+            found = await process.read()
+        for call, outcome in found["child"].items():
+            assert outcome.startswith("ConfigurationError: "), (call, outcome)
+            assert "process" in outcome
+        assert (found["revoked"], found["alive"], found["kept"]) == (True, True, True)
+
+    async def test_a_service_that_was_not_used_serves_in_both(
+        self, settings: dict[str, Any], wx: WeChatSimulator
+    ) -> None:
+        codes = [wx.login("bob"), wx.login("alice")]
+        async with _Process("unused", settings, codes) as process:
+            assert await process.read() == []
+            assert await process.read() == {"child": True, "parent": True}
+
+    async def test_a_sqlite_file_is_opened_again_when_the_parent_has_closed_it(
+        self, settings: dict[str, Any], wx: WeChatSimulator
+    ) -> None:
+        async with _Process("another", settings, [wx.login("bob")]) as process:
+            assert await process.read() == []
+            found = await process.read()
+        (refused,), (answered,) = found["child"].values(), found["later"].values()
+        assert refused.startswith("ConfigurationError: The parent process had")
+        assert answered.startswith("answered")
+
+
+class _Process:
+    """A process of `tests.helpers.forking_service`."""
+
+    def __init__(self, scenario: str, settings: dict[str, Any], codes: list[str]) -> None:
+        given = json.dumps({"settings": settings, "codes": codes})
+        self._command = [sys.executable, "-m", "tests.helpers.forking_service", scenario, given]
+
+    async def __aenter__(self) -> "_Process":
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process.returncode is None:
+            self.go_on()
+        await self._process.communicate()
+
+    async def read(self) -> Any:
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        async with asyncio.timeout(90):
+            line = await self._process.stdout.readline()
+        if not line:
+            pytest.fail((await self._process.stderr.read()).decode())
+        return json.loads(line)
+
+    def go_on(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")

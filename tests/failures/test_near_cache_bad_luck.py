@@ -1,0 +1,327 @@
+"""Near caches whose connection breaks, or whose Redis hangs, dies or comes back another.
+
+Whatever happens, no token is accepted that was revoked longer ago than BOUND, and none is refused
+that is good once Redis is back.
+"""
+
+import asyncio
+import logging
+import random
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+
+from mpauthx_async import MPAuthX, StoreError, WeChatSimulator
+from mpauthx_async.stores.conformance.examples import until
+from tests.helpers.near_services import (
+    BOUND,
+    Make,
+    cache_of,
+    make,
+    refused_in_time,
+    trackers,
+    until_kept,
+    warm,
+    with_near_cache,
+)
+from tests.helpers.redis_contents import session_key
+from tests.helpers.redis_proxy import RedisProxy
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.service_calls import log_in
+
+__all__ = ["make"]
+
+ROOT = Path(__file__).parents[2]
+LOGGER = "mpauthx_async.stores.redis.tracking"
+USERS = 60
+PAUSE = 5  # seconds
+
+
+@pytest.fixture
+async def auth(make: Make) -> AsyncIterator[MPAuthX]:
+    async with make() as service:
+        yield service
+
+
+class Checker:
+    """Uses tokens without end, while another process revokes some, and notes what it saw."""
+
+    def __init__(self, auth: MPAuthX, tokens: Sequence[str]) -> None:
+        self._auth = auth
+        self._tokens = tokens
+        self.accepted: dict[str, float] = {}  # when a token was last asked about and accepted
+        self.refused: dict[str, float] = {}  # when it was first
+        self.revoked: dict[str, float] = {}
+        self.rounds = 0
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        work = asyncio.create_task(self._work())
+        try:
+            yield
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+            assert work.cancelled(), work.exception()
+
+    async def _work(self) -> None:
+        while True:
+            await asyncio.gather(*map(self._check, self._tokens))
+            self.rounds += 1
+            await asyncio.sleep(0.001)
+
+    async def _check(self, token: str) -> None:
+        asked = time.monotonic()
+        try:
+            is_valid = await self._auth.is_token_valid(token)
+        except StoreError:
+            return
+        if is_valid:
+            self.accepted[token] = asked
+        else:
+            self.refused.setdefault(token, asked)
+
+    async def until_rounds(self, number: int) -> None:
+        """Wait for so many more rounds, each of which has to get answers for all tokens."""
+        target = self.rounds + number
+
+        async def are_done() -> bool:
+            return self.rounds >= target
+
+        await until(are_done)
+
+    def judge(self) -> None:
+        late = {
+            token: self.accepted[token] - at
+            for token, at in self.revoked.items()
+            if self.accepted[token] > at + BOUND
+        }
+        assert late == {}
+        assert set(self.refused) <= set(self.revoked)
+
+
+class Revoker:
+    """Another process, which revokes what it is told, one after the other."""
+
+    def __init__(self, process: asyncio.subprocess.Process, checker: Checker) -> None:
+        self._process = process
+        self._checker = checker
+        self._left: list[str] = []
+
+    def revoke(self, *tokens: str) -> None:
+        assert self._process.stdin is not None
+        self._left += tokens
+        self._process.stdin.write("".join(f"{token}\n" for token in tokens).encode())
+
+    async def until_done(self) -> None:
+        assert self._process.stdout is not None
+        for token in self._left:
+            at, named = (await self._process.stdout.readline()).split()
+            assert named.decode() == token
+            self._checker.revoked[token] = float(at)
+        self._left.clear()
+
+
+@asynccontextmanager
+async def revoking(
+    checker: Checker, server: RedisServer, wx: WeChatSimulator, directory: Path
+) -> AsyncIterator[Revoker]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.helpers.near_revoker",
+        server.url,
+        f"{directory}/users.db",
+        wx.app_id,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(f"{wx.app_secret}\n".encode())
+        yield Revoker(process, checker)
+        process.stdin.close()
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def log_all_in(auth: MPAuthX, wx: WeChatSimulator, kind: str = "user") -> list[str]:
+    results = [await log_in(auth, wx, f"{kind}-{number}") for number in range(USERS)]
+    return [result.response for result in results]
+
+
+async def kill_tracking(admin: Redis) -> None:
+    for tracker in await trackers(admin):
+        await admin.client_kill_filter(_id=tracker["id"])
+
+
+async def test_a_killed_connection_comes_back(
+    auth: MPAuthX, make: Make, admin: Redis, wx: WeChatSimulator
+) -> None:
+    async with make() as elsewhere:
+        for _ in range(5):
+            given, other = await warm(auth, wx), await warm(auth, wx, "carol")
+            (before,) = await trackers(admin)
+            await kill_tracking(admin)
+            await elsewhere.revoke(given.response)
+            await refused_in_time(auth, given.response)
+            await until_kept(auth, other.response)
+            (after,) = await trackers(admin)
+            assert after["id"] != before["id"]
+
+
+async def test_connections_killed_while_tokens_are_revoked(
+    auth: MPAuthX, server: RedisServer, admin: Redis, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    tokens, chance = await log_all_in(auth, wx), random.Random(1)
+    checker = Checker(auth, tokens)
+    doomed = chance.sample(tokens, USERS // 2)
+    async with revoking(checker, server, wx, tmp_path) as revoker, checker.at_work():
+        await until_kept(auth, *tokens)
+        while doomed:
+            revoker.revoke(doomed.pop(), doomed.pop())
+            await kill_tracking(admin)
+            await revoker.until_done()
+            await checker.until_rounds(2)
+        await refused_in_time(auth, *checker.revoked)
+        await until_kept(auth, *(set(tokens) - set(checker.revoked)))
+    checker.judge()
+    assert len(checker.revoked) == USERS // 2
+
+
+async def test_a_connection_that_is_cut_off_while_the_others_are_not(
+    make: Make, server: RedisServer, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
+    async with (
+        RedisProxy(server) as proxy,
+        make(tokens=with_near_cache(proxy.url)) as auth,
+        make() as elsewhere,
+    ):
+        given, other = await warm(auth, wx), await warm(auth, wx, "carol")
+        proxy.pushes.clear()
+        await elsewhere.revoke(given.response)
+        await refused_in_time(auth, given.response)
+        assert await auth.is_token_valid(other.response)
+
+        async def is_told() -> bool:
+            assert await auth.is_token_valid(other.response)
+            return len(caplog.records) == 1
+
+        await until(is_told)
+        proxy.pushes.set()
+        await until_kept(auth, other.response)
+        levels = [record.levelname for record in caplog.records if record.name == LOGGER]
+        assert levels == ["WARNING", "INFO"]
+
+
+async def test_a_redis_that_hangs_while_tokens_are_revoked(
+    auth: MPAuthX, server: RedisServer, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    tokens = await log_all_in(auth, wx)
+    checker = Checker(auth, tokens)
+    doomed, living = tokens[: USERS // 2], tokens[USERS // 2 :]
+    async with revoking(checker, server, wx, tmp_path) as revoker, checker.at_work():
+        await until_kept(auth, *tokens)
+        revoker.revoke(*doomed[:10])
+        server.pause()
+        paused = time.monotonic()
+        revoker.revoke(*doomed[10:])
+
+        async def is_over() -> bool:
+            assert time.monotonic() < paused + BOUND or not cache_of(auth).knows(living[0])
+            return time.monotonic() > paused + PAUSE
+
+        await until(is_over)
+        server.resume()
+        await revoker.until_done()
+        await refused_in_time(auth, *doomed)
+        await until_kept(auth, *living)
+        await checker.until_rounds(3)
+    checker.judge()
+    assert set(checker.revoked) == set(doomed)
+
+
+async def test_a_process_that_was_stopped(
+    auth: MPAuthX, server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    given, other = await warm(auth, wx), await warm(auth, wx, "carol")
+    before = [tracker["id"] for tracker in await trackers(admin)]
+
+    def stop() -> None:
+        with SyncRedis(port=server.port) as client:
+            client.delete(session_key(given.session.ref))
+        time.sleep(BOUND)
+
+    stop()
+    assert not await auth.is_token_valid(given.response)
+    await until_kept(auth, other.response)
+    assert [tracker["id"] for tracker in await trackers(admin)] == before
+
+
+async def test_a_redis_that_is_slow_at_the_start(
+    make: Make, server: RedisServer, wx: WeChatSimulator
+) -> None:
+    async with RedisProxy(server) as proxy, make(tokens=with_near_cache(proxy.url)) as auth:
+        token = (await log_in(auth, wx)).response
+        proxy.pushes.clear()
+        began = time.monotonic()
+
+        async def was_given_up() -> bool:
+            assert await auth.is_token_valid(token)
+            assert len(cache_of(auth)) == 0
+            return time.monotonic() > began + BOUND
+
+        await until(was_given_up)
+        proxy.pushes.set()
+        await until_kept(auth, token)
+
+
+async def test_a_redis_that_is_killed_and_comes_back_with_other_data(
+    auth: MPAuthX, make: Make, server: RedisServer, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    for number in range(3):
+        tokens = await log_all_in(auth, wx, f"user-{number}")
+        await until_kept(auth, *tokens)
+        checker = Checker(auth, tokens)
+        async with checker.at_work():
+            server.stop(9)
+            server.start()
+            back = time.monotonic()
+            async with make() as elsewhere:
+                kept = (await log_in(elsewhere, wx, "carol")).response
+
+            async def are_all_refused(checker: Checker = checker) -> bool:
+                return len(checker.refused) == USERS
+
+            await until(are_all_refused)
+            await until_kept(auth, kept)
+            await checker.until_rounds(3)
+        assert max(checker.accepted.values()) < back + BOUND
+        assert max(checker.accepted.values()) < min(checker.refused.values())
+
+
+async def test_a_redis_that_is_down_when_a_service_starts(
+    make: Make, server: RedisServer, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make() as elsewhere:
+        token = (await log_in(elsewhere, wx)).response
+    server.stop()
+    async with make() as auth:
+        for _ in range(3):
+            with pytest.raises(StoreError):
+                await auth.is_token_valid(token)
+        server.start()
+        await warm(auth, wx)
+    assert sum(record.name == LOGGER for record in caplog.records) == 1

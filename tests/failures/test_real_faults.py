@@ -1,0 +1,255 @@
+"""Faults that were met by attacking the library: each once, with the right answer."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from mpauthx_async import (
+    ComponentExchange,
+    ConfigurationError,
+    ConnectionFailedError,
+    Connections,
+    InvalidResponseError,
+    InvalidTokenError,
+    MPAuthX,
+    RedisKeyValueStore,
+    RedisTokenStore,
+    SqliteKeyValueStore,
+    SqliteTokenStore,
+    SqliteUserStore,
+    StoreError,
+    TokenStatus,
+    WeChatAPI,
+    WeChatSimulator,
+)
+from mpauthx_async.events import TokensValidated
+from mpauthx_async.simulator import Fault
+from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.wechat import transport
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.service_calls import hear, log_in, of_kind
+from tests.service.test_service import make
+
+__all__ = ["make"]
+
+Make = Callable[..., MPAuthX]
+
+
+def calls_with(auth: MPAuthX, token: str) -> list[Callable[[], Awaitable[object]]]:
+    return [
+        lambda: auth.is_token_valid(token),
+        lambda: auth.authenticate(token),
+        lambda: auth.token_status(token),
+        lambda: auth.session(token),
+        lambda: auth.verify_raw_data(token, "{}", "signature"),
+        lambda: auth.rotate(token),
+    ]
+
+
+@pytest.mark.parametrize("column", ["expires_at", "ended", "generation"])
+@pytest.mark.parametrize("damage", ["text", "", b"\xff\xfe"])
+async def test_a_damaged_row_is_a_store_error_of_its_own_token(
+    make: Make, wx: WeChatSimulator, tmp_path: Path, column: str, damage: object
+) -> None:
+    file = tmp_path / "tokens.db"
+    async with make(tokens=f"sqlite:///{file}") as auth:
+        damaged, whole = [(await log_in(auth, wx, user)).token for user in ("bob", "carol")]
+        with closing(sqlite3.connect(file, isolation_level=None)) as database:
+            statement = f"UPDATE mpauthx_session SET {column} = ? WHERE user_id = 'bob'"
+            database.execute(statement, (damage,))
+        for call in calls_with(auth, damaged):
+            with pytest.raises(StoreError) as caught:
+                await call()
+            assert not caught.value.retryable
+            assert await auth.is_token_valid(whole)
+
+
+async def test_a_dead_token_is_looked_up_once(
+    make: Make, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    async with make(tokens=f"sqlite:///{tmp_path}/tokens.db") as auth:
+        token = (await log_in(auth, wx)).token
+        await auth.revoke(token)
+        heard = hear(auth)
+        with pytest.raises(InvalidTokenError) as caught:
+            await auth.authenticate(token)
+    assert caught.value.status is TokenStatus.revoked
+    assert [(event.valid, event.refused) for event in of_kind(heard, TokensValidated)] == [(0, 1)]
+
+
+async def test_a_banned_users_token_is_forbidden(
+    make: Make, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    async with make(tokens=f"sqlite:///{tmp_path}/tokens.db") as auth:
+        token = (await log_in(auth, wx)).token
+        await auth.ban("bob")
+        with pytest.raises(InvalidTokenError) as caught:
+            await auth.authenticate(token)
+    assert (caught.value.status, caught.value.http_status) == (TokenStatus.banned, 403)
+
+
+async def test_an_answer_without_its_fields_is_logged(
+    make: Make, wx: WeChatSimulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make(tokens=f"sqlite:///{tmp_path}/tokens.db") as auth:
+        wx.fail_next(Fault.NO_FIELDS)
+        with pytest.raises(InvalidResponseError) as caught:
+            await log_in(auth, wx)
+    assert str(caught.value) in caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tokens": 5},
+        {"users": 5},
+        {"exchange": 5},
+        {"web": 5},
+        {"connections": 5},
+        {"clock": 5},
+        {"clock": None},
+    ],
+    ids=lambda wrong: "-".join(map(str, (*wrong, *wrong.values()))),
+)
+def test_parts_that_are_something_else_are_refused(wrong: dict[str, Any]) -> None:
+    right: dict[str, Any] = {
+        "app_id": "wx1",
+        "app_secret": "a secret of the app",
+        "sku": "shop",
+        "users": "sqlite:///:memory:",
+        "tokens": "sqlite:///:memory:",
+    }
+    with pytest.raises(ConfigurationError):
+        MPAuthX(**right | wrong)
+
+
+class TestLocksOfTheDead:
+    @pytest.fixture(autouse=True)
+    def wait_briefly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for kind in ("redis", "sqlite"):
+            monkeypatch.setattr(f"mpauthx_async.stores.{kind}.key_value.LONGEST_LOCK_WAIT", 0.2)
+
+    @pytest.fixture(params=["redis", "sqlite"])
+    async def records(
+        self, request: pytest.FixtureRequest, redis: Redis, tmp_path: Path
+    ) -> AsyncIterator[RedisKeyValueStore | SqliteKeyValueStore]:
+        kept: RedisKeyValueStore | SqliteKeyValueStore = RedisKeyValueStore(redis)
+        if request.param == "sqlite":
+            kept = SqliteKeyValueStore(tmp_path / "records.db")
+        async with kept:
+            yield kept
+
+    async def test_are_not_waited_for_until_they_end(
+        self, records: RedisKeyValueStore | SqliteKeyValueStore
+    ) -> None:
+        async with records.lock("key"):
+            with pytest.raises(StoreError, match="holds a lock"):
+                async with records.lock("key"):
+                    raise AssertionError("Two hold one lock.")
+
+
+async def test_a_platform_that_hangs_has_an_end(
+    wx: WeChatSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "LONGEST_WAIT", 0.1)
+
+    async def hang() -> str:
+        await asyncio.Event().wait()
+        raise AssertionError("Nobody sets that event.")
+
+    async with Connections() as connections:
+        api = WeChatAPI(
+            app_id=wx.app_id,
+            app_secret=wx.app_secret,
+            connections=connections,
+            api_base=wx.url,
+            exchange=ComponentExchange("wx2", hang),
+        )
+        with pytest.raises(ConnectionFailedError) as caught:
+            await api.code_to_session("code")
+    assert not caught.value.sent
+
+
+class TestRetryable:
+    """Whether the same call may succeed later without anybody's action."""
+
+    @pytest.mark.parametrize(
+        "path", ["no/such/folder/users.db", ".", "text.db"], ids=["folder", "directory", "text"]
+    )
+    async def test_no_file_opens_by_itself(self, tmp_path: Path, path: str) -> None:
+        (tmp_path / "text.db").write_text("This is no database at all." * 100)
+        async with SqliteUserStore(tmp_path / path) as users:
+            with pytest.raises(StoreError) as caught:
+                await users.get(["bob"])
+        assert not caught.value.retryable
+
+    async def test_a_locked_file_may_be_free_later(self, tmp_path: Path) -> None:
+        file = tmp_path / "users.db"
+        async with SqliteTokenStore(file, busy_timeout=0.01) as store:
+            await store.lookup([new_session().ref])
+            with closing(sqlite3.connect(file, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(StoreError) as caught:
+                    await store.issue([new_session()])
+        assert caught.value.retryable
+
+    @pytest.mark.parametrize(
+        "refusal",
+        ["CONFIG SET requirepass password", "ACL SETUSER default -@scripting"],
+        ids=["password", "permission"],
+    )
+    async def test_no_redis_gives_permission_by_itself(
+        self, server: RedisServer, admin: Redis, refusal: str
+    ) -> None:
+        await admin.execute_command(*refusal.split())  # type: ignore[no-untyped-call]
+        async with RedisTokenStore(server.url) as store:
+            with pytest.raises(StoreError) as caught:
+                await store.issue([new_session()])
+        assert not caught.value.retryable
+
+    async def test_a_database_that_redis_lacks_does_not_come_by_itself(
+        self, server: RedisServer
+    ) -> None:
+        async with RedisTokenStore(server.url.replace("/0", "/99")) as store:
+            with pytest.raises(StoreError) as caught:
+                await store.issue([new_session()])
+        assert not caught.value.retryable
+
+
+async def test_a_full_redis_is_not_ready(server: RedisServer, admin: Redis) -> None:
+    async with RedisTokenStore(server.url) as store:
+        await store.check()
+        await admin.config_set("maxmemory", 1000)
+        with pytest.raises(StoreError, match="memory of Redis is full"):
+            await store.check()
+
+
+async def test_a_damaged_position_hides_nobody_who_is_online(redis: Redis) -> None:
+    store = RedisTokenStore(redis)
+    known = [new_session(f"user-{i}") for i in range(20)]
+    await store.issue(known)
+    key = (await redis.keys("mpauthx:o:*"))[0]
+    await redis.zadd(key, {"damaged": float("inf")})
+    page = await store.online("shop", cursor=None, limit=100)
+    assert {new.ref.user_id for new in known} <= set(page.user_ids)
+
+
+async def test_queries_of_one_read_see_one_state(tmp_path: Path) -> None:
+    file = tmp_path / "users.db"
+    async with SqliteUserStore(file) as users:
+        await users.get(["bob"])
+
+        def read_twice(cursor: sqlite3.Cursor) -> tuple[object, object]:
+            first = cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            with closing(sqlite3.connect(file, isolation_level=None)) as other:
+                other.execute("CREATE TABLE another (id)")
+            return first, cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+        first, second = await users._database.read(read_twice)
+    assert first == second

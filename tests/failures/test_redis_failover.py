@@ -1,0 +1,164 @@
+"""A failover behind one address: a proxy that leads from a demoted primary to the new one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from mpauthx_async import MPAuthX, RedisTokenStore, WeChatSimulator
+from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import until
+from tests.helpers.near_services import cache_of, refused_in_time, until_kept, with_near_cache
+from tests.helpers.outages import ASKED_OF_TOKENS, KNOWN, fails, settled
+from tests.helpers.redis_proxy import RedisProxy
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.service_calls import log_in
+
+LOGINS = 30
+
+
+class Pair:
+    """A primary and its replica behind one address."""
+
+    def __init__(self, primary: RedisServer, replica: RedisServer, proxy: RedisProxy) -> None:
+        self.primary, self.replica, self.proxy = primary, replica, proxy
+
+    async def start(self) -> None:
+        await ask(self.replica, "REPLICAOF", "127.0.0.1", self.primary.port)
+        await until(self._is_linked)
+
+    async def fail_over(self) -> None:
+        """Swap the roles. Connections to the demoted primary stay open."""
+        await until(self._has_all)
+        await ask(self.replica, "REPLICAOF", "NO", "ONE")
+        await ask(self.primary, "REPLICAOF", "127.0.0.1", self.replica.port)
+        self.primary, self.replica = self.replica, self.primary
+        self.proxy.server = self.primary
+
+    async def cut_off(self) -> None:
+        """Let the replica hear nothing more of the primary."""
+        await ask(self.replica, "REPLICAOF", "127.0.0.1", 1)
+
+    async def _is_linked(self) -> bool:
+        role = await ask(self.replica, "ROLE")
+        return bool(role[3] == b"connected")
+
+    async def _has_all(self) -> bool:
+        offset = (await ask(self.primary, "ROLE"))[1]
+        return bool((await ask(self.replica, "ROLE"))[4] >= offset)
+
+
+async def ask(server: RedisServer, *command: Any) -> Any:
+    async with Redis(port=server.port) as client:
+        return await client.execute_command(*command)
+
+
+@pytest.fixture
+def replica_server() -> Iterator[RedisServer]:
+    with RedisServer(repl_diskless_sync_delay="0") as server:
+        yield server
+
+
+@pytest.fixture
+async def pair(replica_server: RedisServer) -> AsyncIterator[Pair]:
+    with RedisServer(repl_diskless_sync_delay="0") as primary:
+        async with RedisProxy(primary) as proxy:
+            pair = Pair(primary, replica_server, proxy)
+            await pair.start()
+            yield pair
+
+
+@pytest.fixture
+def settings(pair: Pair, wx: WeChatSimulator, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "app_id": wx.app_id,
+        "app_secret": wx.app_secret,
+        "sku": "shop",
+        "users": f"sqlite:///{tmp_path}/users.db",
+        "tokens": pair.proxy.url,
+        "api_base": wx.url,
+    }
+
+
+async def test_logins_and_revocations_go_on(
+    pair: Pair, settings: dict[str, Any], wx: WeChatSimulator
+) -> None:
+    async with MPAuthX(**settings) as auth:
+        before = await asyncio.gather(*(log_in(auth, wx, f"user-{i}") for i in range(LOGINS)))
+        await pair.fail_over()
+        logins = [asyncio.ensure_future(log_in(auth, wx, f"user-{i}")) for i in range(LOGINS)]
+        revocations = [asyncio.ensure_future(auth.revoke(one.response)) for one in before]
+        after = await settled(logins)
+        assert [result for result in after if isinstance(result, Exception)] == []
+        assert await settled(revocations) == [True] * LOGINS
+        assert not any([await auth.is_token_valid(result.response) for result in before])
+        assert all([await auth.is_token_valid(result.response) for result in after])
+
+
+@pytest.mark.parametrize("kind", ["url", "client"])
+@pytest.mark.parametrize("asked", ASKED_OF_TOKENS)
+async def test_every_call_to_a_store_is_answered_by_the_new_primary(
+    asked: str, kind: str, pair: Pair
+) -> None:
+    async with (
+        Redis.from_url(pair.proxy.url) as client,
+        RedisTokenStore(pair.proxy.url if kind == "url" else client) as store,
+    ):
+        await store.issue([KNOWN])
+        await pair.fail_over()
+        await store.issue([new_session("bob")])
+        await ASKED_OF_TOKENS[asked](store)
+        clients = await ask(pair.replica, "CLIENT", "LIST", "TYPE", "NORMAL")
+        assert clients.count(b"\n") == 1  # that of this question: nothing asks the demoted one
+
+
+async def test_reads_leave_the_demoted_primary_with_the_first_write(
+    pair: Pair, settings: dict[str, Any], wx: WeChatSimulator
+) -> None:
+    async with MPAuthX(**settings) as auth, MPAuthX(**settings) as other:
+        token = (await log_in(auth, wx)).response
+        await asyncio.gather(*(auth.is_token_valid(token) for _ in range(5)))
+        await pair.fail_over()
+        await pair.cut_off()  # so the demoted primary would say that the token is good
+        assert await other.revoke(token) is True
+        await log_in(auth, wx, "alice")
+        assert await auth.is_token_valid(token) is False
+
+
+async def test_a_near_cache_follows_to_the_new_primary(
+    pair: Pair, settings: dict[str, Any], wx: WeChatSimulator
+) -> None:
+    settings["tokens"] = with_near_cache(pair.proxy.url)
+    async with MPAuthX(**settings) as auth, MPAuthX(**settings) as other:
+        tokens = [(await log_in(auth, wx)).response for _ in range(2)]
+        await until_kept(auth, *tokens)
+        await pair.fail_over()
+        await pair.cut_off()
+        await log_in(auth, wx, "alice")
+        assert await other.revoke(tokens[0]) is True
+        await refused_in_time(auth, tokens[0])
+        await until_kept(auth, tokens[1])
+        assert await other.revoke(tokens[1]) is True
+        await refused_in_time(auth, tokens[1])
+        assert not cache_of(auth).knows(tokens[1])
+
+
+async def test_an_address_that_leads_to_a_replica_for_good_says_so(pair: Pair) -> None:
+    async with RedisTokenStore(pair.replica.url) as store:
+        assert list(await store.lookup([KNOWN.ref])) == [None]
+        error = await fails(store.issue([KNOWN]))
+        assert "must lead to the primary" in str(error)
+
+
+async def test_a_replica_that_has_lost_its_primary_is_left(pair: Pair) -> None:
+    async with RedisTokenStore(pair.proxy.url) as store:
+        await store.issue([KNOWN])
+        await pair.fail_over()
+        await ask(pair.replica, "CONFIG", "SET", "replica-serve-stale-data", "no")
+        await pair.cut_off()  # it says MASTERDOWN from now on
+        (end,) = await store.lookup([KNOWN.ref])
+        assert end is not None
+        assert end > 0

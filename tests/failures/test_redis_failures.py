@@ -1,0 +1,341 @@
+"""What RedisTokenStore does when its Redis fails, and what it leaves behind."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+
+import pytest
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis, RedisCluster
+
+from mpauthx_async import ClosedError, LoginPolicy, RedisTokenStore, Session, StoreError
+from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import SOLE, begin, listed
+from tests.helpers.outages import (
+    ALICE,
+    ASKED_OF_TOKENS,
+    KNOWN,
+    PATIENCE,
+    all_fail,
+    all_that_it_says,
+    cancel_at,
+    fails,
+    settled,
+    turns,
+)
+from tests.helpers.redis_contents import dump, is_kept
+from tests.helpers.redis_server import RedisServer
+
+
+@pytest.fixture
+async def admin(server: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(server.url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def store(server: RedisServer) -> AsyncIterator[RedisTokenStore]:
+    """A store on the test's own Redis, in which one session of Alice lives."""
+    async with RedisTokenStore(server.url) as store:
+        await store.issue([KNOWN])
+        yield store
+
+
+@pytest.fixture
+async def known(store: RedisTokenStore) -> Session:
+    """That session."""
+    (session,) = await store.sessions(ALICE)
+    return session
+
+
+@pytest.fixture
+def cluster_server() -> Iterator[RedisServer]:
+    """A Redis Cluster of one node."""
+    with RedisServer(cluster_enabled="yes") as server:
+        with SyncRedis(port=server.port) as client:
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        _await_cluster(server)
+        yield server
+
+
+class TestRedisThatIsNotThere:
+    @pytest.mark.parametrize("asked", ASKED_OF_TOKENS)
+    async def test_every_question_is_a_store_error(self, asked: str, server: RedisServer) -> None:
+        server.stop()
+        async with RedisTokenStore(server.url) as store:
+            await fails(ASKED_OF_TOKENS[asked](store))
+            server.start()
+            await ASKED_OF_TOKENS[asked](store)
+
+    async def test_a_host_that_does_not_exist_is_a_store_error(self) -> None:
+        async with RedisTokenStore("redis://redis.invalid:6379/0") as store:
+            await fails(store.lookup([KNOWN.ref]))
+
+    async def test_something_else_on_its_port_is_a_store_error(self) -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as web_server:
+            port = web_server.sockets[0].getsockname()[1]
+            async with RedisTokenStore(f"redis://127.0.0.1:{port}/0") as store:
+                await fails(store.lookup([KNOWN.ref]))
+
+
+class TestRedisThatDies:
+    async def test_lookups_in_flight_say_neither_valid_nor_invalid(
+        self, server: RedisServer, store: RedisTokenStore, known: Session
+    ) -> None:
+        lookups = [asyncio.ensure_future(store.lookup([KNOWN.ref])) for _ in range(60)]
+        await asyncio.wait(lookups, return_when=asyncio.FIRST_COMPLETED)
+        server.stop(signal.SIGKILL)
+        answers = await settled(lookups)
+        failed = [answer for answer in answers if isinstance(answer, StoreError)]
+        answered = [answer for answer in answers if not isinstance(answer, StoreError)]
+        assert failed
+        assert answered == [[known.expires_at]] * len(answered)
+        server.start()
+        (again,) = await begin(store, KNOWN)
+        assert list(await store.lookup([KNOWN.ref])) == [again.expires_at]
+
+    async def test_lookups_that_hang_when_it_dies_say_neither(
+        self, server: RedisServer, store: RedisTokenStore
+    ) -> None:
+        server.pause()
+        lookups = [asyncio.ensure_future(store.lookup([KNOWN.ref])) for _ in range(16)]
+        await asyncio.sleep(0)
+        server.stop(signal.SIGKILL)
+        assert {type(answer) for answer in await settled(lookups)} == {StoreError}
+        server.start()
+        assert list(await store.lookup([KNOWN.ref])) == [None]
+
+    async def test_logins_in_flight_are_kept_whole_or_not_at_all(self) -> None:
+        with RedisServer(appendonly="yes", appendfsync="always") as server:
+            async with RedisTokenStore(server.url) as store:
+                batches = [
+                    [new_session("alice"), new_session(f"user-{i}", policy=SOLE)] for i in range(60)
+                ]
+                issues = [asyncio.ensure_future(store.issue(batch)) for batch in batches]
+                await asyncio.wait(issues, return_when=asyncio.FIRST_COMPLETED)
+                server.stop(signal.SIGKILL)
+                answers = await settled(issues)
+                assert {type(answer) for answer in answers} == {list, StoreError}
+                server.start()
+                async with Redis.from_url(server.url) as admin:
+                    for batch, answer in zip(batches, answers, strict=True):
+                        kept = [await is_kept(admin, new.ref) for new in batch]
+                        assert kept[0] == kept[1]
+                        assert kept[0] or isinstance(answer, StoreError)
+                for batch in batches:
+                    assert [session.ref for session in await begin(store, *batch)] == [
+                        new.ref for new in batch
+                    ]
+                assert await store.revoke_subject(ALICE) == 60
+
+    async def test_a_cluster_that_is_gone_is_a_store_error(
+        self, cluster_server: RedisServer
+    ) -> None:
+        async with RedisCluster(host="127.0.0.1", port=cluster_server.port) as client:
+            store = RedisTokenStore(client)
+            await store.issue([KNOWN])
+            cluster_server.stop(signal.SIGKILL)
+            for ask in ASKED_OF_TOKENS.values():
+                await fails(ask(store))
+            cluster_server.start()
+            _await_cluster(cluster_server)
+            (known,) = await begin(store, KNOWN)
+            assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
+
+
+class TestRedisThatHangs:
+    async def test_nobody_waits_for_ever(self, server: RedisServer) -> None:
+        async with RedisTokenStore(f"{server.url}?socket_timeout=0.2") as store:
+            await store.issue([KNOWN])
+            server.pause()
+            await all_fail([ask(store) for ask in ASKED_OF_TOKENS.values()])
+            server.resume()
+            (known,) = await begin(store, KNOWN)
+            assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
+
+    async def test_nobody_waits_for_ever_to_connect(self, server: RedisServer) -> None:
+        async with RedisTokenStore(f"{server.url}?socket_timeout=0.2") as store:
+            server.pause()
+            await all_fail([ask(store) for ask in ASKED_OF_TOKENS.values()])
+            server.resume()
+            (known,) = await begin(store, KNOWN)
+            assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
+
+    async def test_logins_that_nobody_waited_for_are_whole_or_not_there(
+        self, server: RedisServer, admin: Redis
+    ) -> None:
+        async with RedisTokenStore(f"{server.url}?socket_timeout=0.2") as store:
+            await store.issue([KNOWN])
+            server.pause()
+            batch = [new_session("alice") for _ in range(10)]
+            await all_fail([store.issue([new]) for new in batch])
+            server.resume()
+            for new in batch:
+                await is_kept(admin, new.ref)  # which says whether its parts agree
+            await store.issue(batch)
+            assert await store.revoke_subject(ALICE) == 11
+
+
+class TestRedisThatRefuses:
+    @pytest.mark.parametrize(
+        "rights",
+        [
+            ["-@all", "~*"],
+            ["+@all", "-@scripting", "~*"],
+            ["+@all", "-@write", "~*"],
+            ["+@all", "-set", "~*"],
+            ["+@all", "~mpauthx:t:*"],
+            ["+@all", "~mpauthx:u:*"],
+            ["+@all", "~mpauthx:[tu]:*"],
+            ["+@all"],
+        ],
+        ids=" ".join,
+    )
+    async def test_a_user_without_rights_begins_no_session(
+        self, rights: list[str], server: RedisServer, store: RedisTokenStore, admin: Redis
+    ) -> None:
+        await admin.execute_command("ACL", "SETUSER", "app", "on", ">Xy-s3cret-yX", *rights)
+        before = await dump(admin)
+        url = server.url.replace("//", "//app:Xy-s3cret-yX@")
+        async with RedisTokenStore(url) as limited:
+            for policy in (LoginPolicy(), SOLE):
+                error = await fails(limited.issue([new_session("alice", policy=policy)]))
+                assert "s3cret" not in all_that_it_says(error)
+            assert await dump(admin) == before
+            await admin.execute_command("ACL", "SETUSER", "app", "+@all", "~*")
+            await limited.issue([new_session("alice")])
+        assert await store.revoke_subject(ALICE) == 2
+
+    @pytest.mark.parametrize("asked", ASKED_OF_TOKENS)
+    async def test_a_wrong_password_is_a_store_error_that_does_not_tell_it(
+        self, asked: str, server: RedisServer, admin: Redis
+    ) -> None:
+        await admin.config_set("requirepass", "Ab-r1ght-bA")
+        for user_info in (":Xy-wr0ng-yX@", "nobody:Xy-wr0ng-yX@", ""):
+            async with RedisTokenStore(server.url.replace("//", f"//{user_info}")) as store:
+                said = all_that_it_says(await fails(ASKED_OF_TOKENS[asked](store)))
+                assert "wr0ng" not in said
+                assert "r1ght" not in said
+        async with RedisTokenStore(server.url.replace("//", "//:Ab-r1ght-bA@")) as store:
+            await ASKED_OF_TOKENS[asked](store)
+
+    async def test_a_password_is_not_told_when_redis_is_gone(self, server: RedisServer) -> None:
+        server.stop()
+        async with RedisTokenStore(server.url.replace("//", "//app:Xy-s3cret-yX@")) as store:
+            error = await fails(store.lookup([KNOWN.ref]))
+            assert "s3cret" not in all_that_it_says(error)
+
+    async def test_a_redis_with_too_many_clients_is_a_store_error(
+        self, server: RedisServer, admin: Redis
+    ) -> None:
+        await admin.config_set("maxclients", "1")
+        async with RedisTokenStore(server.url) as store:
+            await fails(store.lookup([KNOWN.ref]))
+            await admin.config_set("maxclients", "100")
+            assert list(await store.lookup([KNOWN.ref])) == [None]
+
+
+class TestClosing:
+    async def test_a_closed_redis_store_says_so(self, redis_server: RedisServer) -> None:
+        used, unused = RedisTokenStore(redis_server.url), RedisTokenStore(redis_server.url)
+        for ask in ASKED_OF_TOKENS.values():
+            await ask(used)
+        for store in (used, unused):
+            await store.close()
+            await store.close()
+            for ask in ASKED_OF_TOKENS.values():
+                with pytest.raises(ClosedError):
+                    await ask(store)
+
+    @pytest.mark.parametrize("ticks", range(6))
+    async def test_closing_a_redis_store_lets_what_is_in_progress_finish(
+        self, server: RedisServer, admin: Redis, ticks: int
+    ) -> None:
+        store = RedisTokenStore(server.url)
+        (known,) = await begin(store, KNOWN)
+        lookups = [asyncio.ensure_future(store.lookup([KNOWN.ref])) for _ in range(20)]
+        await turns(ticks)
+        await store.close()
+        for answer in await settled(lookups):
+            assert isinstance(answer, ClosedError) or answer == [known.expires_at]
+        assert (await admin.info("clients"))["connected_clients"] == 1
+
+
+class TestCancelledCallers:
+    """A caller is cancelled where it waits for the first time, another at the second, and so on."""
+
+    @pytest.mark.parametrize("opened", [False, True])
+    async def test_a_login_in_redis_is_kept_whole_or_not_at_all(
+        self, redis: Redis, redis_server: RedisServer, opened: bool
+    ) -> None:
+        for wait in count(1):
+            batch = [new_session("alice"), new_session("bob", policy=SOLE)]
+            async with RedisTokenStore(_one_connection(redis_server)) as store:
+                if opened:
+                    await store.issue([new_session("alice")])
+                finished = await cancel_at(wait, store.issue(batch))
+                for new in batch:
+                    await is_kept(redis, new.ref)  # which says whether its parts agree
+                await store.issue(batch)
+                assert await is_kept(redis, batch[0].ref)
+                assert await listed(store, batch[1].ref.subject) == [batch[1].ref]
+            if finished:
+                break
+        assert wait > 1
+
+    @pytest.mark.parametrize("opened", [False, True])
+    async def test_a_lookup_leaves_its_answer_to_nobody_else(
+        self, redis: Redis, redis_server: RedisServer, opened: bool
+    ) -> None:
+        mine, yours = new_session("alice", ttl=60_000), new_session("bob", ttl=90_000)
+        _, begun = await begin(RedisTokenStore(redis), mine, yours)
+        for wait in count(1):
+            async with RedisTokenStore(_one_connection(redis_server)) as store:
+                if opened:
+                    await store.lookup([mine.ref])
+                finished = await cancel_at(wait, store.lookup([mine.ref]))
+                assert list(await store.lookup([yours.ref])) == [begun.expires_at]
+            if finished:
+                break
+        assert wait > 1
+
+    @pytest.mark.parametrize("opened", [False, True])
+    async def test_a_cluster_goes_on_as_if_nothing_had_been(
+        self, cluster_server: RedisServer, opened: bool
+    ) -> None:
+        mine, yours = new_session("alice", ttl=60_000), new_session("bob", ttl=90_000)
+        async with Redis.from_url(cluster_server.url) as admin:
+            for wait in count(1):
+                async with RedisCluster(host="127.0.0.1", port=cluster_server.port) as client:
+                    store = RedisTokenStore(client)
+                    if opened:
+                        await store.issue([mine, yours])
+                    finished = await cancel_at(wait, store.issue([mine, yours]))
+                    finished &= await cancel_at(wait, store.lookup([mine.ref]))
+                    for new in (mine, yours):
+                        await is_kept(admin, new.ref)
+                    _, begun = await begin(store, mine, yours)
+                    assert list(await store.lookup([yours.ref])) == [begun.expires_at]
+                if finished:
+                    break
+        assert wait > 1
+
+
+def _await_cluster(server: RedisServer) -> None:
+    deadline = time.monotonic() + PATIENCE
+    with SyncRedis(port=server.port) as client:
+        while client.cluster("INFO")["cluster_state"] != "ok":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # a master waits two seconds before it takes writes
+
+
+def _one_connection(server: RedisServer) -> str:
+    """The URL of a pool that misses at once a connection that is not given back."""
+    return f"{server.url}?max_connections=1&timeout=1"

@@ -1,0 +1,457 @@
+"""What the SQLite stores do when what they stand on fails, and what they leave behind."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import aiosqlite
+import pytest
+
+from mpauthx_async import (
+    ClosedError,
+    SqliteTokenStore,
+    SqliteUserStore,
+    StoreError,
+    Subject,
+    User,
+)
+from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import LARGEST, SOLE, begin, is_alive
+from mpauthx_async.stores.sqlite import database as sqlite_database
+from tests.helpers.outages import (
+    ALICE,
+    ASKED_OF_TOKENS,
+    ASKED_OF_USERS,
+    KNOWN,
+    PATIENCE,
+    WRITING,
+    Question,
+    cancel_at,
+    fails,
+    settled,
+    turns,
+)
+
+AnySqliteStore = SqliteTokenStore | SqliteUserStore
+
+SQLITE_STORES = [
+    pytest.param(SqliteTokenStore, ASKED_OF_TOKENS, id="tokens"),
+    pytest.param(SqliteUserStore, ASKED_OF_USERS, id="users"),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+class TestUnusableFile:
+    """The message names the file by its full path, and what is wrong with it."""
+
+    @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
+    async def test_in_a_missing_folder(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        make: type[AnySqliteStore],
+        questions: dict[str, Question],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        async with make("missing/app.db") as store:
+            for ask in questions.values():
+                assert f"'{tmp_path}/missing/app.db'" in str(await fails(ask(store)))
+
+    @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
+    async def test_that_is_a_folder(
+        self, tmp_path: Path, make: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        async with make(tmp_path) as store:
+            for ask in questions.values():
+                error = await fails(ask(store))
+                assert f"'{tmp_path}'" in str(error)
+                assert "unable to open" in str(error)
+
+    @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
+    async def test_that_is_no_database(
+        self, path: Path, make: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        path.write_bytes(b"x" * 5000)
+        async with make(path) as store:
+            for ask in questions.values():
+                error = await fails(ask(store))
+                assert f"'{path}'" in str(error)
+                assert "not a database" in str(error)
+
+
+class TestLockedDatabase:
+    async def test_a_login_fails_while_another_process_writes(self, path: Path) -> None:
+        async with SqliteTokenStore(path, busy_timeout=0.05) as store:
+            (known,) = await begin(store, KNOWN)
+            with _locked(path):
+                error = await fails(store.issue([new_session("alice", policy=SOLE)]))
+                assert "Another process" in str(error)
+                for asked in WRITING:
+                    await fails(ASKED_OF_TOKENS[asked](store))
+                assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
+                assert list(await store.sessions(ALICE)) == [known]
+            await store.issue([new_session("alice")])
+            assert await store.revoke_subject(ALICE) == 2
+
+    async def test_a_user_is_not_saved_while_another_process_writes(self, path: Path) -> None:
+        async with SqliteUserStore(path, busy_timeout=0.05) as store:
+            await store.save([User("o-alice")])
+            with _locked(path):
+                error = await fails(store.save([User("o-alice", city="Wuhan"), User("o-bob")]))
+                assert "Another process" in str(error)
+                assert list(await store.save([User("o-alice")])) == [False]
+            alice, bob = await store.get(["o-alice", "o-bob"])
+            assert alice is not None
+            assert (alice.city, bob) == (None, None)
+            assert list(await store.save([User("o-alice", city="Wuhan"), User("o-bob")])) == [
+                False,
+                True,
+            ]
+
+    async def test_reads_do_not_wait_behind_writes_that_wait(self, path: Path) -> None:
+        async with SqliteTokenStore(path, busy_timeout=PATIENCE) as store:
+            (known,) = await begin(store, KNOWN)
+            with _locked(path):
+                writes = [
+                    asyncio.ensure_future(store.revoke_subject(Subject("shop", f"user-{number}")))
+                    for number in range(8)
+                ]
+                assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
+                assert list(await store.read([KNOWN.ref])) == [known]
+                assert list(await store.bans([ALICE])) == [None]
+                assert await store.online_count("shop") == 1
+                assert not any(write.done() for write in writes)
+            await asyncio.gather(*writes)
+
+    async def test_writes_behind_others_that_wait_are_given_up_and_not_begun(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite_database, "_GRACE", 0.5)
+        banned = [Subject("shop", f"user-{number}") for number in range(8)]
+        async with SqliteTokenStore(path, busy_timeout=1) as store:
+            await begin(store, KNOWN)
+            with _locked(path):
+                bans = [store.ban(subject, reason="spam", ttl=None) for subject in banned]
+                outcomes = await asyncio.gather(*bans, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {StoreError}
+            assert await store.revoke_subject(ALICE) == 1  # after whatever was in the queue
+            assert list(await store.bans(banned)) == [None] * 8
+
+    async def test_a_read_sees_what_was_written_before(self, path: Path) -> None:
+        async with SqliteTokenStore(path) as store:
+            for number in range(100):
+                subject = Subject("shop", f"user-{number}")
+                await store.ban(subject, reason="spam", ttl=None)
+                (ban,) = await store.bans([subject])
+                assert ban is not None
+                assert await store.unban(subject)
+                assert list(await store.bans([subject])) == [None]
+
+    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+    async def test_a_file_that_was_locked_at_first_works_later(
+        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        async with kind(path, busy_timeout=0.05) as store:
+            with _locked(path):
+                for ask in questions.values():
+                    await fails(ask(store))
+            for ask in questions.values():
+                await ask(store)
+
+    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+    async def test_a_lock_that_goes_in_time_is_waited_for(
+        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        async with kind(path, busy_timeout=PATIENCE) as store:
+            with _locked(path):
+                opening = asyncio.ensure_future(next(iter(questions.values()))(store))
+                await turns(100)
+                assert not opening.done()
+            await opening
+            with _locked(path):
+                writing = asyncio.ensure_future(next(iter(questions.values()))(store))
+                await turns(100)
+                assert not writing.done()
+            await writing
+
+    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+    async def test_a_writer_to_a_file_without_wal_is_waited_for(
+        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            async with kind(path, busy_timeout=PATIENCE) as store:
+                opening = asyncio.ensure_future(next(iter(questions.values()))(store))
+                await asyncio.wait([opening], timeout=0.2)  # SQLite refuses WAL at once
+                assert not opening.done()
+                writer.execute("COMMIT")
+                await opening
+
+    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+    async def test_a_writer_to_a_file_without_wal_is_not_waited_for_for_ever(
+        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            async with kind(path, busy_timeout=0.05) as store:
+                for ask in questions.values():
+                    await fails(ask(store))
+
+
+class TestReadOnlyDatabase:
+    async def test_tokens_are_looked_up_and_not_issued(self, path: Path) -> None:
+        async with SqliteTokenStore(path) as writer:
+            (known,) = await begin(writer, KNOWN)
+        async with _open_read_only(path) as connection:
+            store = SqliteTokenStore(connection)
+            assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
+            for asked in WRITING:
+                error = await fails(ASKED_OF_TOKENS[asked](store))
+                assert "writable" in str(error)
+            assert list(await store.sessions(ALICE)) == [known]
+            assert await store.online("shop", cursor=None, limit=1) == (["alice"], None)
+
+    async def test_users_are_found_and_not_saved(self, path: Path) -> None:
+        async with SqliteUserStore(path) as writer:
+            await writer.save([User("o-alice")])
+        async with _open_read_only(path) as connection:
+            store = SqliteUserStore(connection)
+            for changed in (User("o-alice", city="Wuhan"), User("o-bob")):
+                error = await fails(store.save([changed]))
+                assert "writable" in str(error)
+            assert list(await store.save([User("o-alice")])) == [False]
+            alice, bob = await store.get(["o-alice", "o-bob"])
+            assert alice is not None
+            assert (alice.city, bob) == (None, None)
+
+    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+    async def test_what_is_missing_cannot_be_created(
+        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE other (x)")
+        async with _open_read_only(path) as read_only:
+            for ask in questions.values():
+                await fails(ask(kind(read_only)))
+
+
+@pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+class TestNoDatabase:
+    async def test_a_file_of_text_is_refused_and_left_alone(
+        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        text = b"Dear diary, " * 1000
+        _write(path, text)
+        threads = set(threading.enumerate())
+        async with kind(path) as store:
+            for ask in questions.values():
+                assert "something else" in str(await fails(ask(store)))
+        assert _read(path) == text
+        for thread in set(threading.enumerate()) - threads:
+            if not thread.name.startswith("asyncio"):  # those are the event loop's
+                thread.join(timeout=PATIENCE)
+                assert not thread.is_alive()
+
+    async def test_a_folder_that_is_missing_may_come_later(
+        self, tmp_path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        folder = tmp_path / "missing"
+        async with kind(folder / "store.db") as store:
+            for ask in questions.values():
+                error = await fails(ask(store))
+                assert "folder" in str(error)
+            folder.mkdir()
+            for ask in questions.values():
+                await ask(store)
+
+    async def test_a_folder_is_refused(
+        self, tmp_path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        async with kind(tmp_path) as store:
+            for ask in questions.values():
+                await fails(ask(store))
+
+    async def test_a_connection_that_is_closed_is_a_store_error(
+        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        async with aiosqlite.connect(path) as connection:
+            used, unused = kind(connection), kind(connection)
+            for ask in questions.values():
+                await ask(used)
+        for store in (used, unused):
+            for ask in questions.values():
+                await fails(ask(store))
+
+
+class TestFullDisk:
+    async def test_a_batch_that_does_not_fit_leaves_nothing(self, path: Path) -> None:
+        async with aiosqlite.connect(path) as connection:
+            store = SqliteTokenStore(connection)
+            (known,) = await begin(store, KNOWN)
+            await _limit_growth(connection)
+            rest = (new_session("alice", policy=LARGEST) for _ in range(499))
+            batch = [new_session("alice", policy=SOLE), *rest]
+            error = await fails(store.issue(batch))
+            assert "full" in str(error)
+            assert list(await store.lookup([new.ref for new in batch])) == [None] * 500
+            assert list(await store.sessions(ALICE)) == [known]
+            await connection.execute("PRAGMA max_page_count = 1000000")
+            await store.issue(batch)
+            assert await store.revoke_subject(ALICE) == 500
+
+    async def test_users_that_do_not_fit_leave_nothing(self, path: Path) -> None:
+        async with aiosqlite.connect(path) as connection:
+            store = SqliteUserStore(connection)
+            await store.save([User("o-alice")])
+            await _limit_growth(connection)
+            users = [User(f"o-{i}", city="x" * 1000) for i in range(100)]
+            error = await fails(store.save([User("o-alice", city="Wuhan"), *users]))
+            assert "full" in str(error)
+            assert list(await store.get([user.id for user in users])) == [None] * 100
+            (alice,) = await store.get(["o-alice"])
+            assert alice is not None
+            assert alice.city is None
+            await connection.execute("PRAGMA max_page_count = 1000000")
+            assert list(await store.save(users)) == [True] * 100
+
+
+class TestClosing:
+    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+    async def test_a_closed_sqlite_store_says_so(
+        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+    ) -> None:
+        used, unused = kind(path), kind(path)
+        for ask in questions.values():
+            await ask(used)
+        for store in (used, unused):
+            await store.close()
+            await store.close()
+            for ask in questions.values():
+                with pytest.raises(ClosedError):
+                    await ask(store)
+
+    async def test_closing_a_sqlite_store_lets_what_is_in_progress_finish(self, path: Path) -> None:
+        store = SqliteTokenStore(path)
+        batches = [[new_session("alice")] for _ in range(10)]
+        issues = [asyncio.ensure_future(store.issue(batch)) for batch in batches]
+        await asyncio.sleep(0)
+        await store.close()
+        answers = await settled(issues)
+        assert [type(answer) for answer in answers] == [list] * 10
+        async with SqliteTokenStore(path) as reopened:
+            assert await reopened.revoke_subject(ALICE) == 10
+
+
+class TestCancelledCallers:
+    """A caller is cancelled where it waits for the first time, another at the second, and so on."""
+
+    @pytest.mark.parametrize("opened", [False, True])
+    async def test_a_login_in_sqlite_is_kept_whole_or_not_at_all(
+        self, path: Path, opened: bool
+    ) -> None:
+        async with SqliteTokenStore(path) as observer:
+            for wait in count(1):
+                name = f"user-{wait}"
+                earlier, *batch = (
+                    new_session(name),
+                    new_session(name, policy=SOLE),
+                    new_session(name),
+                )
+                await observer.issue([earlier])
+                async with SqliteTokenStore(path) as store:
+                    if opened:
+                        await store.lookup([])
+                    finished = await cancel_at(wait, store.issue(batch))
+                    await store.issue([])  # the thread goes on to the end of what it has begun
+                    alive = await is_alive(observer, earlier, *batch)
+                    assert alive in ([True, False, False], [False, True, True])
+                    await store.issue(batch)
+                    assert await store.revoke_subject(earlier.ref.subject) == 2
+                if finished:
+                    break
+        assert wait > 1
+
+    @pytest.mark.parametrize("opened", [False, True])
+    async def test_users_in_sqlite_are_kept_all_or_none(self, path: Path, opened: bool) -> None:
+        async with SqliteUserStore(path) as observer:
+            for wait in count(1):
+                known = User(f"o-known-{wait}")
+                await observer.save([known])
+                batch = [User(f"o-{wait}"), replace(known, city="Wuhan")]
+                async with SqliteUserStore(path) as store:
+                    if opened:
+                        await store.get([])
+                    finished = await cancel_at(wait, store.save(batch))
+                    await store.save([])  # the thread goes on to the end of what it has begun
+                    new, old = await observer.get([user.id for user in batch])
+                    assert (new is None) == (old is not None and old.city is None)
+                    assert list(await store.save(batch)) == [new is None, False]
+                if finished:
+                    break
+        assert wait > 1
+
+    @pytest.mark.parametrize("opened", [False, True])
+    async def test_a_connection_that_was_given_is_not_left_in_a_transaction(
+        self, path: Path, opened: bool
+    ) -> None:
+        async with aiosqlite.connect(path) as connection:
+            for wait in count(1):
+                store = SqliteTokenStore(connection)
+                if opened:
+                    await store.lookup([])
+                finished = await cancel_at(wait, store.issue([new_session()]))
+                await store.lookup([])  # the thread goes on to the end of what it has begun
+                assert not connection.in_transaction
+                await store.issue([new_session()])
+                if finished:
+                    break
+        assert wait > 1
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Another process is writing to the database."""
+    program = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('BEGIN EXCLUSIVE')\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        yield
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def _open_read_only(path: Path) -> aiosqlite.Connection:
+    return aiosqlite.connect(f"file:{path}?mode=ro", uri=True)
+
+
+async def _limit_growth(connection: aiosqlite.Connection) -> None:
+    """Let the database grow by a page and no more, as on a disk that is nearly full."""
+    async with connection.execute("PRAGMA page_count") as cursor:
+        row = await cursor.fetchone()
+    assert row is not None
+    await connection.execute(f"PRAGMA max_page_count = {row[0] + 1}")

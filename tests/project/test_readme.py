@@ -1,0 +1,288 @@
+import ast
+import contextlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_urlsafe
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from fastapi import Cookie, FastAPI, Request
+from fastapi.responses import RedirectResponse
+from redis.asyncio import Redis
+
+from mpauthx_async import (
+    InvalidStateError,
+    MPAuthX,
+    ParameterError,
+    StatusCode,
+    WeChatOAuth,
+    WeChatSimulator,
+    errors,
+)
+from tests.helpers.redis_server import RedisServer
+
+ROOT = Path(__file__).parents[2]
+PAGES = {path: path.read_text("utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))}
+SNIPPETS = [
+    snippet
+    for text in PAGES.values()
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Iterator[None]:
+    """Snippets name files in the current folder."""
+    with contextlib.chdir(tmp_path):
+        yield
+
+
+async def run(
+    snippet: str, wx: WeChatSimulator, server: RedisServer, **names: Any
+) -> dict[str, Any]:
+    """Run a snippet as it stands, but for what its reader has to fill in."""
+    source = (
+        snippet.replace('"your-app-id"', repr(wx.app_id))
+        .replace('"your-app-secret-of-32-characters"', f"{wx.app_secret!r}, api_base={wx.url!r}")
+        .replace("redis://localhost:6379/0", server.url)
+    )
+    code = compile(source, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    namespace = {"__name__": "readme", **names}
+    running = eval(code, namespace)  # the README's own code
+    if inspect.isawaitable(running):
+        await running
+    return namespace
+
+
+def service(wx: WeChatSimulator, server: RedisServer) -> MPAuthX:
+    return MPAuthX(
+        app_id=wx.app_id,
+        app_secret=wx.app_secret,
+        sku="shop",
+        users="sqlite:///users.db",
+        tokens=server.url,
+        api_base=wx.url,
+    )
+
+
+def snippet_with(text: str) -> str:
+    (snippet,) = (snippet for snippet in SNIPPETS if text in snippet)
+    return snippet
+
+
+async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
+    tested = (
+        "# True",
+        "FastAPI(",
+        "web.Application(",
+        "wx.fail_next",
+        "as connections",
+        "phone_code",
+        "WeChatOAuth(",
+        "LoginPolicy(",
+        "forget_user(",
+        "verify_push_url",
+    )
+    assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
+
+
+async def test_the_five_lines(
+    wx: WeChatSimulator,
+    redis: Redis,
+    redis_server: RedisServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = wx.login("bob")
+    info = wx.get_user_info("bob")
+    names = {"code": code, "encrypted_data": info.encrypted_data, "iv": info.iv}
+    await run(snippet_with("# True"), wx, redis_server, **names)
+    assert capsys.readouterr().out == "True\n"
+
+
+async def test_the_fastapi_app(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    app = (await run(snippet_with("FastAPI("), wx, redis_server))["app"]
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client,
+    ):
+        answer = await client.post("/login", json={"code": wx.login("bob")})
+        token = answer.json()["response"]
+        me = await client.get("/me", headers={"Authorization": f"Bearer {token}"})
+        assert me.json() == {"user_id": "bob"}
+        assert (await client.get("/me")).status_code == 401
+        refused = await client.post("/login", json={"code": "used-up"})
+        assert (refused.status_code, refused.json()) == (401, {"status_code": 6008})
+
+
+async def test_the_aiohttp_app(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    app = (await run(snippet_with("web.Application("), wx, redis_server))["app"]
+    async with TestClient(TestServer(app)) as client:
+        answer = await client.post("/login", data={"code": wx.login("bob")})
+        token = (await answer.json())["response"]
+        me = await client.get("/me", headers={"Authorization": f"Bearer {token}"})
+        assert await me.json() == {"user_id": "bob"}
+        assert (await client.get("/me")).status == 401
+        refused = await client.post("/login", data={"code": "used-up"})
+        assert (refused.status, await refused.json()) == (401, {"status_code": 6008})
+
+
+async def test_the_test_with_the_simulator(wx: WeChatSimulator, redis_server: RedisServer) -> None:
+    namespace = await run(snippet_with("wx.fail_next"), wx, redis_server)
+    assert namespace["result"].is_new_user
+
+
+async def test_the_calls_around_login(
+    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis
+) -> None:
+    async with service(wx, redis_server) as auth:
+        code, phone, info = wx.login("bob"), wx.get_phone_number("bob"), wx.get_user_info("bob")
+        namespace = await run(
+            snippet_with("phone_code"),
+            wx,
+            redis_server,
+            auth=auth,
+            code=code,
+            phone_code=phone.code,
+            sealed=phone.encrypted_data,
+            iv=phone.iv,
+            raw_data=info.raw_data,
+            signature=info.signature,
+        )
+    assert namespace["number"].phone_number == namespace["payload"]["phoneNumber"] == "13800138000"
+    assert namespace["genuine"] is True
+
+
+async def test_forgetting_a_user(
+    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis
+) -> None:
+    async with service(wx, redis_server) as auth:
+        result = await auth.authorize(wx.login("bob"))
+        await run(snippet_with("forget_user("), wx, redis_server, auth=auth, user_id="bob")
+        assert not await auth.is_token_valid(result.response)
+        assert (await auth.authorize(wx.login("bob"))).is_new_user
+
+
+async def test_sessions_that_people_manage(
+    wx: WeChatSimulator,
+    redis: Redis,
+    redis_server: RedisServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    codes = {"code": wx.login("bob"), "another_code": wx.login("bob")}
+    namespace = await run(snippet_with("LoginPolicy("), wx, redis_server, **codes)
+    out = capsys.readouterr().out
+    assert out.index("MacBook") < out.index("iPhone 15")
+    assert "reason='spam'" in out
+    assert out.endswith("[] 0\n")  # the ban ended all
+    assert namespace["cursor"] is None
+
+
+async def test_services_that_share_connections(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    snippet = snippet_with("as connections")
+    namespace = await run(snippet, wx, redis_server, code=wx.login("bob"))
+    assert namespace["token"].startswith("bob|shop|")
+
+
+async def test_the_web_login(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
+    names = {
+        "app": FastAPI(),
+        "Cookie": Cookie,
+        "RedirectResponse": RedirectResponse,
+        "WeChatOAuth": WeChatOAuth,
+        "token_urlsafe": token_urlsafe,
+    }
+    snippet = await run(snippet_with("WeChatOAuth("), wx, redis_server, **names)
+    here = {"transport": httpx.ASGITransport(snippet["app"]), "base_url": "https://shop.example"}
+    async with (
+        snippet["oauth"],
+        httpx.AsyncClient(**here) as browser,
+        httpx.AsyncClient(**here) as eve,
+    ):
+        page = (await browser.get("/login")).headers["Location"]
+        assert page.startswith("https://open.weixin.qq.com/connect/qrconnect?appid=wx")
+        wx.visit_as("bob")
+        async with httpx.AsyncClient() as wechat:
+            answer = await wechat.get(page.replace("https://open.weixin.qq.com", wx.url))
+        back = answer.headers["Location"]
+        with pytest.raises(ParameterError, match="session is required"):
+            await eve.get(back)
+        await eve.get("/login")  # sets a cookie of her own
+        with pytest.raises(InvalidStateError, match="another browser"):
+            await eve.get(back)
+        answer = await browser.get(back)
+        assert answer.json()["go_on_to"] == "/cart"
+        assert answer.json()["user"]["open_id"] == "bob"
+        with pytest.raises(InvalidStateError):
+            await browser.get(back)
+
+
+async def test_the_url_for_pushed_events(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    app = (await run(snippet_with("FastAPI("), wx, redis_server))["app"]
+    names = {
+        "app": app,
+        "Request": Request,
+        "PUSH_TOKEN": wx.push.token,
+        "PUSH_AES_KEY": wx.push.aes_key,
+    }
+    await run(snippet_with("verify_push_url"), wx, redis_server, **names)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as wechat,
+    ):
+        challenge = wx.push.challenge()
+        answer = await wechat.get("/wechat", params=challenge)
+        assert answer.text == challenge["echostr"]
+        pushed = wx.push_event("user_info_modified", "bob")
+        answer = await wechat.post("/wechat", params=pushed.query, content=pushed.body)
+        assert (answer.status_code, answer.text) == (200, "success")
+        answer = await wechat.post("/wechat", params=pushed.query, content=pushed.body)
+        assert answer.json() == {"status_code": 6108}
+
+
+def test_the_table_of_status_codes_is_complete_and_right() -> None:
+    table = (
+        PAGES[ROOT / "docs" / "errors.md"]
+        .partition("| code | `StatusCode.` |")[2]
+        .partition("\n\n")[0]
+    )
+    rows = re.findall(r"^\| (\d*) ?\| (.*?) ?\| (.*?) ?\| (.*?) ?\|", table, re.MULTILINE)
+    assert {int(code) for code, *_ in rows if code} == {code.value for code in StatusCode}
+    for code, names, exception, http_status in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            assert StatusCode[name] == int(code)
+        for name in re.findall(r"`(\w+)`", exception):
+            assert getattr(errors, name).code == int(code or 6008)
+            if http_status.isdigit():
+                assert getattr(errors, name).http_status == int(http_status)
+    in_table = {name for _, _, exception, _ in rows for name in re.findall(r"`(\w+)`", exception)}
+    assert in_table == set(errors.__all__)
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for path, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (path.parent / target).exists(), (path, target)
+
+
+def test_the_index_names_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    named = {
+        (index.parent / target).resolve() for target in re.findall(r"\]\(([^)#:]+)\)", PAGES[index])
+    }
+    assert named == PAGES.keys() - {index}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[ROOT / "README.md"].splitlines()) <= 150

@@ -1,0 +1,370 @@
+"""Other doors to the same login: a third-party platform's, and WeCom's, end to end."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from mpauthx_async import (
+    ComponentExchange,
+    ConfigurationError,
+    Connections,
+    DecryptionError,
+    IdentityMismatchError,
+    InvalidResponseError,
+    MiniProgramExchange,
+    MPAuthX,
+    MPAuthXError,
+    WeChatAPIError,
+    WeChatSimulator,
+    WeComExchange,
+)
+from tests.helpers.secret_search import local_variables
+from tests.helpers.service_calls import narrow_connections
+from tests.helpers.simulator_client import Clock
+from tests.service.test_service import make, tokens
+from tests.wechat.test_wechat import (
+    Answer,
+    Server,
+    debugging,
+    everything_logged,
+    everything_told,
+    refused,
+)
+
+__all__ = ["debugging", "make", "tokens"]
+
+COMPONENT, WECOM = "/sns/component/jscode2session", "/cgi-bin/miniprogram/jscode2session"
+KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
+Token = Callable[[], Awaitable[str]]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
+    async with WeChatSimulator(clock=clock) as simulator:
+        yield simulator
+
+
+def giving(token: str) -> Token:
+    async def give() -> str:
+        return token
+
+    return give
+
+
+@pytest.fixture
+async def component(
+    make: Callable[..., MPAuthX], tokens: str, redis: Redis, wx: WeChatSimulator
+) -> AsyncIterator[MPAuthX]:
+    async def token() -> str:
+        return wx.component_access_token
+
+    exchange = ComponentExchange(wx.component_app_id, token)
+    async with make(tokens=tokens, app_secret="unused" * 5, exchange=exchange) as auth:
+        yield auth
+
+
+async def test_a_login_that_waited_runs_in_the_context_of_its_caller(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    """For what traces and logs requests, such as OpenTelemetry."""
+    request_id: ContextVar[int] = ContextVar("request_id")
+    seen = []
+
+    async def token() -> str:
+        seen.append(request_id.get())
+        return wx.component_access_token
+
+    async def call(number: int) -> None:
+        request_id.set(number)
+        await auth.authorize(wx.login(f"user-{number}"))
+
+    exchange = ComponentExchange(wx.component_app_id, token)
+    async with (
+        narrow_connections(1) as connections,
+        make(exchange=exchange, connections=connections) as auth,
+    ):
+        await asyncio.gather(*map(call, range(5)))
+    assert seen == [0, 1, 2, 3, 4]
+
+
+async def wecom_token(wx: WeChatSimulator) -> str:
+    query = f"corpid={wx.corp_id}&corpsecret={wx.corp_secret}"
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"{wx.url}/cgi-bin/gettoken?{query}") as response,
+    ):
+        token: str = json.loads(await response.text())["access_token"]
+        return token
+
+
+@pytest.fixture
+async def wecom(
+    make: Callable[..., MPAuthX], tokens: str, redis: Redis, wx: WeChatSimulator
+) -> AsyncIterator[MPAuthX]:
+    exchange = WeComExchange(lambda: wecom_token(wx))
+    async with make(tokens=tokens, app_secret="unused" * 5, exchange=exchange) as auth:
+        yield auth
+
+
+async def errcode_of(call: Awaitable[object]) -> int:
+    with pytest.raises(WeChatAPIError) as caught:
+        await call
+    return caught.value.errcode
+
+
+class TestComponent:
+    async def test_a_user_logs_in_with_sealed_data(
+        self, component: MPAuthX, wx: WeChatSimulator
+    ) -> None:
+        wx.set_profile("carol", nickName="Carol")
+        code, info = wx.login("carol", "union-carol"), wx.get_user_info("carol")
+        result = await component.authorize(code, info.encrypted_data, info.iv)
+        assert (result.user.nick_name, result.user.id) == ("Carol", "union-carol")
+        assert await component.is_token_valid(result.response)
+        assert await component.verify_raw_data(result.response, info.raw_data, info.signature)
+        assert [request.path for request in wx.requests] == [COMPONENT]
+
+    async def test_data_of_somebody_else_is_refused(
+        self, component: MPAuthX, wx: WeChatSimulator
+    ) -> None:
+        wx.login("eve", session_key=KEY)
+        info = wx.get_user_info("eve")
+        with pytest.raises(IdentityMismatchError):
+            await component.authorize(
+                wx.login("carol", session_key=KEY), info.encrypted_data, info.iv
+            )
+
+    async def test_wechats_refusals_reach_the_caller(
+        self, component: MPAuthX, wx: WeChatSimulator, clock: Clock
+    ) -> None:
+        code = wx.login("carol")
+        await component.authorize(code)
+        assert await errcode_of(component.authorize(code)) == 40163
+        assert await errcode_of(component.authorize("unknown")) == 40029
+
+    async def test_a_platform_token_that_is_not_good_reaches_the_caller(
+        self, make: Callable[..., MPAuthX], wx: WeChatSimulator, clock: Clock, redis: Redis
+    ) -> None:
+        old = wx.component_access_token
+        clock.now += 7200
+        good = wx.component_access_token
+        for app_id, token, errcode in (
+            (wx.component_app_id, "unknown", 40001),
+            (wx.component_app_id, old, 42001),
+            ("wx-another-platform", good, 40094),
+        ):
+            exchange = ComponentExchange(app_id, giving(token))
+            async with make(exchange=exchange) as auth:
+                assert await errcode_of(auth.authorize(wx.login("carol"))) == errcode
+        assert await redis.dbsize() == 0
+
+    async def test_what_the_platforms_function_raises_reaches_the_caller(
+        self, make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis
+    ) -> None:
+        async def broken() -> str:
+            raise ZeroDivisionError
+
+        async with make(exchange=ComponentExchange("wx0", broken)) as auth:
+            with pytest.raises(ZeroDivisionError):
+                await auth.authorize(wx.login("carol"))
+        assert not wx.requests
+
+
+class TestWeCom:
+    async def test_a_member_logs_in_with_sealed_data(
+        self, wecom: MPAuthX, wx: WeChatSimulator
+    ) -> None:
+        code, info = wx.wecom_login("zhang"), wx.get_wecom_user_info("zhang")
+        result = await wecom.authorize(code, info.encrypted_data, info.iv)
+        assert result.user.id == f"zhang@{wx.corp_id}"
+        assert await wecom.is_token_valid(result.response)
+        payload = await wecom.decrypt(result.response, info.encrypted_data, info.iv)
+        assert payload["userid"] == "zhang"
+        assert not (await wecom.authorize(wx.wecom_login("zhang"))).is_new_user
+
+    async def test_members_of_two_companies_are_two(
+        self, wecom: MPAuthX, wx: WeChatSimulator
+    ) -> None:
+        results = [
+            await wecom.authorize(wx.wecom_login("zhang", corp)) for corp in (None, "ww-other")
+        ]
+        assert [result.user.id for result in results] == [
+            f"zhang@{wx.corp_id}",
+            "zhang@ww-other",
+        ]
+        assert all(result.is_new_user for result in results)
+
+    async def test_data_of_another_member_is_refused(self, make: Callable[..., MPAuthX]) -> None:
+        answer = {"userid": "zhang", "corpid": "ww0", "session_key": KEY, "errcode": 0}
+        for named in ({"userid": "li"}, {"corpid": "ww1"}, {"userid": None}, {"openId": "zhang"}):
+            wx = WeChatSimulator()
+            wx.login("somebody", session_key=KEY)
+            names = {"userid": "zhang", "corpid": "ww0", **named}
+            if "openId" in named:
+                names = named
+            sealed = wx.seal("somebody", names)
+            async with (
+                Server(Answer(json.dumps(answer))) as server,
+                make(exchange=WeComExchange(giving("t")), api_base=server.url) as auth,
+            ):
+                with pytest.raises(IdentityMismatchError):
+                    await auth.authorize("code", *sealed)
+
+    async def test_data_of_an_earlier_login_does_not_decrypt(
+        self, wecom: MPAuthX, wx: WeChatSimulator
+    ) -> None:
+        wx.wecom_login("zhang")
+        info = wx.get_wecom_user_info("zhang")
+        with pytest.raises(DecryptionError):
+            await wecom.authorize(wx.wecom_login("zhang"), info.encrypted_data, info.iv)
+
+    async def test_wecoms_refusals_reach_the_caller(
+        self, make: Callable[..., MPAuthX], wx: WeChatSimulator, clock: Clock, redis: Redis
+    ) -> None:
+        old = await wecom_token(wx)
+        code = wx.wecom_login("zhang")
+        async with make(exchange=WeComExchange(giving(old))) as auth:
+            await auth.authorize(code)
+            assert await errcode_of(auth.authorize(code)) == 40029
+        clock.now += 7200
+        for token, errcode in ((old, 42001), ("unknown", 40014)):
+            async with make(exchange=WeComExchange(giving(token))) as auth:
+                assert await errcode_of(auth.authorize(wx.wecom_login("zhang"))) == errcode
+
+
+@pytest.mark.parametrize("token", ["", None, b"token", "a\x07b", "a\ufffdb", "x" * 1025])
+@pytest.mark.parametrize(
+    "exchange", [WeComExchange, lambda give: ComponentExchange("wx0", give)], ids=["wecom", "wx"]
+)
+async def test_a_function_that_returns_no_token_is_a_configuration_error(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, exchange: Callable[..., Any], token: Any
+) -> None:
+    async with make(exchange=exchange(giving(token))) as auth:
+        with pytest.raises(ConfigurationError, match="access_token must return WeChat's token"):
+            await auth.authorize("code")
+    assert not wx.requests
+
+
+MEMBER = {"userid": "zhang", "corpid": "ww0", "session_key": KEY}
+USER = {"openid": "carol", "session_key": KEY}
+
+
+@pytest.mark.parametrize(
+    ("exchange", "answer"),
+    [
+        (WeComExchange(giving("t")), answer)
+        for answer in (
+            {},
+            {**MEMBER, "userid": None},
+            {**MEMBER, "userid": ""},
+            {**MEMBER, "corpid": None},
+            {**MEMBER, "corpid": 5},
+            {**MEMBER, "session_key": ""},
+            {**MEMBER, "userid": "a|b"},
+            {**MEMBER, "userid": "x" * 130},
+            {"openid": "carol", "session_key": KEY},
+        )
+    ]
+    + [
+        (ComponentExchange("wx0", giving("t")), answer)
+        for answer in (
+            {},
+            {**USER, "openid": None},
+            {**USER, "openid": "a|b"},
+            {**USER, "session_key": None},
+            {**USER, "session_key": 5},
+            {**USER, "unionid": 5},
+            {**USER, "unionid": "a b"},
+        )
+    ],
+)
+async def test_an_answer_without_a_user_is_none(
+    make: Callable[..., MPAuthX], redis: Redis, exchange: Any, answer: dict[str, Any]
+) -> None:
+    async with (
+        Server(Answer(json.dumps(answer))) as server,
+        make(exchange=exchange, api_base=server.url) as auth,
+    ):
+        with pytest.raises(InvalidResponseError):
+            await auth.authorize("code")
+    assert await redis.dbsize() == 0
+
+
+async def test_whatever_is_in_a_token_or_code_arrives_unchanged(
+    make: Callable[..., MPAuthX], redis: Redis
+) -> None:
+    async with (
+        Server(Answer(json.dumps(USER))) as server,
+        make(exchange=ComponentExchange("wx0", giving("a+b&c=d")), api_base=server.url) as auth,
+    ):
+        await auth.authorize("a&b=+c")
+        target = server.requests[0].split(" ")[1]
+    assert target == (
+        f"{COMPONENT}?appid=wx4f4bc4dec97d474b&js_code=a%26b%3D%2Bc&grant_type=authorization_code"
+        "&component_appid=wx0&component_access_token=a%2Bb%26c%3Dd"
+    )
+
+
+async def test_each_door_has_its_own_hosts_and_the_secret_goes_to_no_other(
+    make: Callable[..., MPAuthX],
+) -> None:
+    wechats = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
+    async with Connections() as connections:
+        for exchange, hosts in (
+            (None, wechats),
+            (MiniProgramExchange("x" * 16), wechats),
+            (ComponentExchange("wx0", giving("t")), wechats),
+            (WeComExchange(giving("t")), ("https://qyapi.weixin.qq.com",)),
+        ):
+            auth = make(
+                exchange=exchange, api_base=None, tokens="sqlite:///x.db", connections=connections
+            )
+            assert auth._api._transport._hosts == hosts
+            assert auth._api._http._hosts == wechats
+            if exchange is None:
+                assert auth._own_web._api._http._hosts == wechats
+            else:
+                with pytest.raises(ConfigurationError, match="exchange"):
+                    await auth.access_token()
+                with pytest.raises(ConfigurationError, match="exchange"):
+                    await auth.authorize_web("code")
+            await auth.close()
+
+
+async def test_no_token_is_told_or_logged(
+    make: Callable[..., MPAuthX], redis: Redis, debugging: pytest.LogCaptureFixture
+) -> None:
+    secret, told = "GEHEIM-of-16-bytes", []
+    for exchange in (
+        MiniProgramExchange(secret),
+        ComponentExchange("wx0", giving(secret)),
+        WeComExchange(giving(secret)),
+    ):
+        told.append(repr(exchange))
+        for answer in (
+            refused(40001, f"not good: {secret}"),
+            Answer("{}"),
+            Answer("", status="500"),
+        ):
+            async with (
+                Server(answer) as server,
+                make(exchange=exchange, api_base=server.url, app_secret=secret) as auth,
+            ):
+                with pytest.raises(MPAuthXError) as caught:
+                    await auth.authorize("code")
+                assert secret in server.requests[0]
+                told += [everything_told(caught.value), local_variables(caught.value)]
+                told += [repr(auth), repr(auth._api)]
+    told.append(everything_logged(debugging.records))
+    assert not [text for text in told if secret in text]

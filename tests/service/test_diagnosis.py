@@ -1,0 +1,240 @@
+"""What is said of a Redis, a proxy or a certificate that is not as it should be."""
+
+import asyncio
+import re
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import NoPermissionError
+
+from mpauthx_async import (
+    ConnectionFailedError,
+    Connections,
+    MPAuthX,
+    RedisTokenStore,
+    StoreError,
+    WeChatAPI,
+    WeChatOAuth,
+    WeChatSimulator,
+)
+from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import until
+from mpauthx_async.stores.redis.keys import session_keys
+from tests.helpers.near_services import cache_of, until_kept, with_near_cache
+from tests.helpers.redis_cluster import RedisClusterServers, ask
+from tests.helpers.redis_proxy import RedisProxy
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.service_calls import log_in
+from tests.service.test_service import make
+
+__all__ = ["make"]
+
+Make = Callable[..., MPAuthX]
+OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+(RULE,) = re.findall(r"ACL SETUSER mpauthx .*", OPERATING)
+PASSWORD = "a-password-of-redis"
+
+
+def url_of(server: RedisServer) -> str:
+    return f"redis://mpauthx:{PASSWORD}@127.0.0.1:{server.port}/0"
+
+
+async def set_user(admin: Redis, rule: str = RULE) -> None:
+    await admin.execute_command(*rule.replace(">PASSWORD", f">{PASSWORD}").split())
+
+
+class TestTheUserOfTheReadme:
+    async def test_may_do_all_that_a_service_does(
+        self, make: Make, wx: WeChatSimulator, server: RedisServer, admin: Redis
+    ) -> None:
+        await set_user(admin)
+        url = with_near_cache(url_of(server))
+        oauth = WeChatOAuth(
+            app_id=wx.app_id, app_secret=wx.app_secret, api_base=wx.url, tokens=url_of(server)
+        )
+        async with oauth, make(tokens=url) as auth:
+            await auth.check()
+            result = await log_in(auth, wx)
+            await until_kept(auth, result.token)
+            result = await auth.rotate(result.token)
+            assert (await auth.authenticate(result.token)).user_id == "bob"
+            assert await auth.check_session_key(result.token)
+            assert len(await auth.sessions("bob")) == await auth.online_count() == 1
+            assert (await auth.online()).user_ids == ["bob"]
+            assert await auth.ban("bob") == 1
+            assert await auth.unban("bob")
+            result = await log_in(auth, wx)
+            assert await auth.revoke(result.token)
+            assert await auth.revoke_user("bob") == 0
+            state = oauth.create_state("/cart", session="browser")
+            assert await oauth.verify_state(state, session="browser") == "/cart"
+            await oauth.get_access_token(wx.web_login("bob"))
+            assert (await oauth.get_user("bob")).open_id == "bob"
+            await auth.forget_user("bob")
+        refused = {entry["object"] for entry in await admin.acl_log()}
+        assert refused <= {"client"}  # before Redis 7, the name that redis-py gives itself
+
+    @pytest.mark.parametrize(
+        "command",
+        ["GET another", "SET another 1", "KEYS *", "FLUSHALL", "CONFIG GET *", "SHUTDOWN"],
+    )
+    async def test_may_do_nothing_else(
+        self, server: RedisServer, admin: Redis, command: str
+    ) -> None:
+        await set_user(admin)
+        async with Redis.from_url(url_of(server)) as client:
+            with pytest.raises(NoPermissionError):
+                await client.execute_command(*command.split())
+
+
+async def test_a_command_that_is_not_allowed_is_named(server: RedisServer, admin: Redis) -> None:
+    await set_user(admin, f"{RULE} -mget")
+    async with RedisTokenStore(url_of(server)) as store:
+        with pytest.raises(StoreError, match=r"'mget'.*documentation has an ACL rule"):
+            await store.lookup([new_session("bob").ref])
+
+
+async def test_a_server_that_does_not_speak_resp3_is_told_from_others(
+    redis_server: RedisServer,
+) -> None:
+    async with RedisProxy(redis_server) as proxy:
+        proxy.instead = b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n"
+        async with RedisTokenStore(f"{proxy.url}?protocol=3") as store:
+            with pytest.raises(StoreError, match=r"add \?protocol=2 to its URL"):
+                await store.lookup([new_session("bob").ref])
+
+
+async def test_refused_tracking_is_said_once_and_not_asked_for_again(
+    make: Make,
+    wx: WeChatSimulator,
+    server: RedisServer,
+    admin: Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await set_user(admin, f"{RULE} -client")
+    async with make(tokens=with_near_cache(url_of(server))) as auth:
+        result = await log_in(auth, wx)
+
+        async def is_refused() -> bool:
+            assert await auth.is_token_valid(result.token)
+            return "stay off" in caplog.text
+
+        await until(is_refused)
+        for _ in range(50):
+            assert await auth.is_token_valid(result.token)
+            await asyncio.sleep(0)
+        assert len(cache_of(auth)) == 0
+    assert caplog.text.count("stay off") == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "is_warned_of"), [("volatile-lru", True), ("noeviction", False)]
+)
+async def test_an_evicting_policy_is_warned_of_once(
+    server: RedisServer,
+    admin: Redis,
+    caplog: pytest.LogCaptureFixture,
+    policy: str,
+    is_warned_of: bool,
+) -> None:
+    await admin.config_set("maxmemory", "100mb")
+    await admin.config_set("maxmemory-policy", policy)
+    async with Connections(server.url) as connections:
+        for _ in range(2):
+            async with RedisTokenStore(connections) as store:
+                await store.lookup([new_session("bob").ref])
+    assert caplog.text.count(f"maxmemory-policy {policy}") == is_warned_of
+
+
+def port_of(client: RedisCluster, key: str) -> int:
+    node = client.get_node_from_key(key)
+    assert node is not None
+    return int(node.port)
+
+
+async def test_an_evicting_node_of_a_cluster_is_warned_of_once(
+    cluster_servers: RedisClusterServers, caplog: pytest.LogCaptureFixture
+) -> None:
+    evicting, hung, refusing = cluster_servers.primaries
+    for node in cluster_servers.primaries:
+        ask(node, "CONFIG", "SET", "maxmemory", "100mb")
+    ask(evicting, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    ask(refusing, "ACL", "SETUSER", "default", "-info")
+    async with (
+        RedisCluster(host="127.0.0.1", port=cluster_servers.port) as client,
+        Connections(redis=client) as connections,
+    ):
+        await client.initialize()
+        refs = [new_session(user_id).ref for user_id in "abcdefghijklmnop"]
+        ref = next(ref for ref in refs if port_of(client, session_keys(ref)[0]) == evicting.port)
+        hung.pause()
+        try:
+            for _ in range(2):
+                async with RedisTokenStore(connections) as store:
+                    await store.lookup([ref])
+        finally:
+            hung.resume()
+    assert caplog.text.count("maxmemory-policy volatile-lru") == 1
+
+
+async def test_a_proxy_of_the_environment_is_said_to_be_ignored(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy.example:3128")
+    async with Connections() as connections:
+        assert connections.http is connections.http
+    assert caplog.text.count("HTTPS_PROXY is set and not heeded") == 1
+    assert "secret" not in caplog.text
+
+
+@pytest.fixture
+async def strangers_server() -> asyncio.Server:
+    """A TLS server whose certificate is of an authority that nobody knows."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    return await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
+
+
+async def test_an_unknown_certificate_of_wechat_is_named(
+    strangers_server: asyncio.Server,
+) -> None:
+    port = strangers_server.sockets[0].getsockname()[1]
+    async with strangers_server, Connections() as connections:
+        wechat = WeChatAPI(
+            app_id="wx4f4bc4dec97d474b",
+            app_secret="f" * 32,
+            connections=connections,
+            api_base=f"https://127.0.0.1:{port}",
+        )
+        with pytest.raises(ConnectionFailedError, match="certificate does not verify") as caught:
+            await wechat.code_to_session("code")
+    assert caught.value.sent is False
+
+
+async def test_a_server_of_wechat_that_does_not_speak_tls_is_told_from_that() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, Connections() as connections:
+        wechat = WeChatAPI(
+            app_id="wx4f4bc4dec97d474b",
+            app_secret="f" * 32,
+            connections=connections,
+            api_base=f"https://127.0.0.1:{port}",
+        )
+        with pytest.raises(ConnectionFailedError, match="TLS handshake with WeChat failed"):
+            await wechat.code_to_session("code")
+
+
+async def test_an_unknown_certificate_of_redis_is_named(strangers_server: asyncio.Server) -> None:
+    port = strangers_server.sockets[0].getsockname()[1]
+    async with strangers_server, RedisTokenStore(f"rediss://127.0.0.1:{port}/0") as store:
+        with pytest.raises(StoreError, match="certificate does not verify"):
+            await store.lookup([new_session("bob").ref])

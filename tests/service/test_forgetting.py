@@ -1,0 +1,390 @@
+"""Users who withdraw their account, or parts of their profile."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from mpauthx_async import (
+    BannedError,
+    ConfigurationError,
+    MPAuthX,
+    NoOAuthTokenError,
+    ParameterError,
+    SqliteTokenStore,
+    SqliteUserStore,
+    StoreError,
+    TokenStatus,
+    User,
+    UserNotFoundError,
+    WeChatOAuth,
+    WeChatSimulator,
+)
+from mpauthx_async.events import ProfileCleared, Unbanned, UserForgotten
+from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.service_calls import hear, log_in, of_kind
+from tests.service.test_service import Gated, login, make, tokens
+from tests.stores.test_oauth_stores import DictOAuthTokenStore
+
+__all__ = ["make", "tokens"]
+
+GAME, WEB, SECRET = "wxgame", "wxweb", "secret-secret-secret-secret"
+
+
+@pytest.fixture
+async def wx() -> AsyncIterator[WeChatSimulator]:
+    async with WeChatSimulator(other_apps={GAME: SECRET, WEB: SECRET}) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def web(wx: WeChatSimulator, tokens: str, redis: Redis) -> AsyncIterator[WeChatOAuth]:
+    async with WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=tokens, api_base=wx.url) as oauth:
+        yield oauth
+
+
+@pytest.fixture
+async def auth(
+    make: Callable[..., MPAuthX], tokens: str, web: WeChatOAuth
+) -> AsyncIterator[MPAuthX]:
+    async with make(tokens=tokens, web=web) as service:
+        yield service
+
+
+def rows(folder: Path, table: str = "user") -> list[Any]:
+    with closing(sqlite3.connect(folder / "users.db")) as connection:
+        return connection.execute(f"SELECT * FROM {table}").fetchall()
+
+
+# Forgetting
+
+
+@pytest.mark.parametrize("user_id", ["bob", "bob-web", "union-bob", "union-old"])
+async def test_a_user_is_forgotten_by_any_id(
+    auth: MPAuthX, web: WeChatOAuth, wx: WeChatSimulator, tmp_path: Path, user_id: str
+) -> None:
+    given = [
+        await log_in(auth, wx),
+        await log_in(auth, wx, union_id="union-old"),
+        await auth.authorize_web(wx.web_login("bob-web", "union-old", app_id=WEB)),
+        await log_in(auth, wx, union_id="union-bob"),
+    ]
+    eve = await log_in(auth, wx, "eve", union_id="union-eve")
+    assert await auth.forget_user(user_id) is True
+    for result in given:
+        assert not await auth.is_token_valid(result.response)
+    for one in ("bob", "bob-web", "union-bob", "union-old"):
+        assert await auth.sessions(one) == []
+        with pytest.raises(UserNotFoundError):
+            await auth.refresh_token(one)
+    with pytest.raises(NoOAuthTokenError):
+        await web.get_user("bob-web")
+    assert list((await auth.online()).user_ids) == ["union-eve"]
+    assert await auth.is_token_valid(eve.response)
+    assert [row[0] for row in rows(tmp_path)] == ["eve"]
+    assert {row[0] for row in rows(tmp_path, "mpauthx_link")} == {"eve"}
+    assert await auth.forget_user(user_id) is False
+
+
+async def test_a_forgotten_user_who_logs_in_again_is_new(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    wx.set_profile("bob", nickName="Bob")
+    await auth.authorize(*login(wx))
+    assert await auth.forget_user("bob")
+    again = await auth.authorize(wx.login("bob"))
+    assert again.is_new_user
+    assert again.user.nick_name is None
+    assert await auth.is_token_valid(again.response)
+    assert [session.id for session in await auth.sessions("bob")] == [again.session.id]
+
+
+async def test_session_keys_are_forgotten(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    result = await log_in(auth, wx)
+    assert await auth._tokens.sealed_keys([result.session.ref]) != [None]  # type: ignore[attr-defined]
+    await auth.forget_user("bob")
+    assert await auth._tokens.sealed_keys([result.session.ref]) == [None]  # type: ignore[attr-defined]
+
+
+async def test_a_stranger_is_not_forgotten(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    result = await log_in(auth, wx)
+    assert await auth.forget_user("stranger") is False
+    assert await auth.is_token_valid(result.response)
+
+
+async def test_sessions_of_a_user_without_a_row_are_forgotten(
+    auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    result = await log_in(auth, wx)
+    async with SqliteUserStore(tmp_path / "users.db") as users:
+        assert await users.forget("bob", app_ids={wx.app_id})
+    assert await auth.forget_user("bob") is True
+    assert not await auth.is_token_valid(result.response)
+
+
+async def test_other_skus_keep_their_sessions(
+    make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens, sku="debug") as debug:
+        elsewhere = await log_in(debug, wx)
+        assert await auth.forget_user("bob")
+        assert await debug.is_token_valid(elsewhere.response)
+
+
+async def test_what_another_app_needs_stays(
+    make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    wx.set_profile("bob", nickName="Bob")
+    async with make(tokens=tokens, sku="game", app_id=GAME, app_secret=SECRET) as game:
+        mine = await auth.authorize(*login(wx, union_id="union-bob"))
+        played = await game.authorize(wx.login("bob-game", "union-bob", app_id=GAME))
+        assert await auth.forget_user("bob")
+        assert not await auth.is_token_valid(mine.response)
+        assert await game.is_token_valid(played.response)
+        again = await game.authorize(wx.login("bob-game", "union-bob", app_id=GAME))
+        assert not again.is_new_user
+        assert again.user.nick_name == "Bob"
+        assert await game.forget_user("bob-game")
+    assert rows(tmp_path) == rows(tmp_path, "mpauthx_link") == []
+
+
+async def test_listeners_are_told_who_is_forgotten(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens) as auth:
+        heard = hear(auth)
+        await log_in(auth, wx)
+        await log_in(auth, wx, union_id="union-bob")
+        await auth.forget_user("bob")
+        await auth.forget_user("bob")
+    assert of_kind(heard, UserForgotten) == [UserForgotten("shop", "bob", 2)]
+
+
+# Bans
+
+
+@pytest.mark.parametrize("again_as", [("bob", None), ("bob-web", None), ("eve", "union-bob")])
+async def test_a_ban_outlives_a_forgotten_user_under_every_id(
+    auth: MPAuthX, wx: WeChatSimulator, again_as: tuple[str, str | None]
+) -> None:
+    await log_in(auth, wx, union_id="union-bob")
+    await auth.authorize_web(wx.web_login("bob-web", "union-bob", app_id=WEB))
+    await auth.ban("bob", reason="spam")
+    assert await auth.forget_user("union-bob")
+    for user_id in ("bob", "bob-web", "union-bob"):
+        assert await auth.ban_of(user_id) is not None
+    wx._state.user("bob", wx.app_id).union_id = None
+    with pytest.raises(BannedError, match="spam"):
+        await log_in(auth, wx, again_as[0], union_id=again_as[1])
+
+
+async def test_a_ban_of_one_id_is_copied_to_the_others_before_they_are_forgotten(
+    auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    await auth.ban("bob", reason="spam")
+    async with SqliteUserStore(tmp_path / "users.db") as users:
+        await users.save([User("bob", "union-bob", app_id=wx.app_id)])
+    assert await auth.forget_user("bob")
+    with pytest.raises(BannedError, match="spam"):
+        await log_in(auth, wx, "eve", union_id="union-bob")
+
+
+async def test_a_ban_is_lifted_only_if_that_is_asked_for(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens) as auth:
+        heard = hear(auth)
+        await log_in(auth, wx, union_id="union-bob")
+        await auth.ban("bob")
+        assert await auth.forget_user("bob", lift_ban=True)
+        assert await auth.ban_of("bob") is await auth.ban_of("union-bob") is None
+        assert (await log_in(auth, wx)).is_new_user
+    assert of_kind(heard, Unbanned) == [Unbanned("shop", "bob")]
+
+
+# What goes wrong
+
+
+async def test_web_tokens_that_cannot_be_deleted_are_said_before_anything_is_erased(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    kept = DictOAuthTokenStore()
+    pair = (kept.get, kept.save)
+    async with (
+        WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=pair, api_base=wx.url) as web,
+        make(tokens=tokens, web=web) as auth,
+    ):
+        result = await auth.authorize_web(wx.web_login("bob-web", app_id=WEB))
+        with pytest.raises(ConfigurationError, match="delete_token"):
+            await auth.forget_user("bob-web")
+        assert await auth.is_token_valid(result.response)
+        assert await kept.get("bob-web") is not None
+        assert len(rows(tmp_path)) == 1
+
+
+async def test_a_third_function_deletes_web_tokens(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    kept = DictOAuthTokenStore()
+    functions = (kept.get, kept.save, kept.delete)
+    async with (
+        WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=functions, api_base=wx.url) as web,
+        make(tokens=tokens, web=web) as auth,
+    ):
+        await auth.authorize_web(wx.web_login("bob-web", app_id=WEB))
+        assert await auth.forget_user("bob-web")
+        assert await kept.get("bob-web") is None
+
+
+class FailingOnce(MemoryUsers):
+    """A store that is out of order when a user is to be forgotten for the first time."""
+
+    is_in_order = False
+
+    async def forget(self, user_id: str, **options: Any) -> bool:
+        if not self.is_in_order:
+            self.is_in_order = True
+            raise StoreError("The store is out of order.")
+        return await super().forget(user_id, **options)
+
+
+async def test_a_second_call_finishes_what_a_failure_interrupted(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    async with make(users=FailingOnce(), tokens=MemoryTokens()) as auth:
+        result = await log_in(auth, wx, union_id="union-bob")
+        with pytest.raises(StoreError):
+            await auth.forget_user("bob")
+        assert await auth.token_status(result.response) is TokenStatus.unknown
+        assert await auth.forget_user("bob") is True
+        assert (await log_in(auth, wx)).is_new_user
+
+
+async def test_an_id_that_is_linked_meanwhile_is_forgotten_too(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    users, kept = MemoryUsers(), MemoryTokens()
+    gated: Any = Gated(kept, "forget_subject")
+    async with make(users=users, tokens=kept) as auth, make(users=users, tokens=gated) as admin:
+        await log_in(auth, wx)
+        forgetting = asyncio.create_task(admin.forget_user("bob"))
+        await gated.reached.wait()
+        late = await log_in(auth, wx, union_id="union-bob")
+        gated.gate.set()
+        assert await forgetting
+        assert not await auth.is_token_valid(late.response)
+
+
+async def test_a_login_in_progress_leaves_no_session_of_a_forgotten_user(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    async with (
+        SqliteTokenStore(tmp_path / "tokens.db") as kept,
+        SqliteUserStore(tmp_path / "users.db") as users,
+    ):
+        gated: Any = Gated(kept, "issue")
+        async with make(users=users, tokens=gated) as auth:
+            login = asyncio.create_task(log_in(auth, wx))
+            await gated.reached.wait()
+            forgetting = asyncio.create_task(auth.forget_user("bob"))
+            while await users.get(["bob"]) != [None]:
+                pass
+            gated.gate.set()
+            late = await login
+            assert await forgetting
+            assert not await auth.is_token_valid(late.response)
+            assert await auth.online_count() == 0
+
+
+# Web logins by themselves
+
+
+async def test_a_refresh_in_progress_does_not_save_a_forgotten_token_again(
+    wx: WeChatSimulator,
+) -> None:
+    kept = DictOAuthTokenStore()
+    gated: Any = Gated(kept, "save")
+    async with (
+        WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=kept, api_base=wx.url) as earlier,
+        WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=gated, api_base=wx.url) as oauth,
+    ):
+        token = await earlier.get_access_token(wx.web_login("bob", app_id=WEB))
+        refresh = asyncio.create_task(oauth.refresh_access_token(token.refresh_token))
+        await gated.reached.wait()
+        forgetting = asyncio.create_task(oauth.forget("bob"))
+        gated.gate.set()
+        await asyncio.gather(refresh, forgetting)
+        with pytest.raises(NoOAuthTokenError):
+            await oauth.get_user("bob")
+        await oauth.forget("bob")
+
+
+@pytest.mark.parametrize("open_id", [None, 5, "", "a|b", "x" * 129])
+async def test_what_is_no_open_id_is_not_forgotten(web: WeChatOAuth, open_id: Any) -> None:
+    with pytest.raises(ParameterError, match="open_id"):
+        await web.forget(open_id)
+
+
+# Clearing a profile
+
+
+async def test_fields_of_a_profile_are_cleared(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    wx.set_profile("bob", nickName="Bob", avatarUrl="https://img/132", city="Wuhan", gender=1)
+    async with make(tokens=tokens) as auth:
+        heard = hear(auth)
+        await auth.authorize(*login(wx, union_id="union-bob"))
+        fields = ["nick_name", "avatar_url", "gender", "nick_name"]
+        assert await auth.clear_profile("union-bob", fields) is True
+        user = (await auth.authorize(wx.login("bob"))).user
+        assert (user.nick_name, user.avatar_url, user.gender, user.city) == (
+            None,
+            None,
+            None,
+            "Wuhan",
+        )
+        assert await auth.clear_profile("stranger", ["city"]) is False
+        filled = (await auth.authorize(*login(wx))).user
+        assert filled.nick_name == "Bob"
+    cleared = ProfileCleared("union-bob", ("nick_name", "avatar_url", "gender"))
+    assert of_kind(heard, ProfileCleared) == [cleared]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        None,
+        5,
+        "city",
+        [],
+        (),
+        ["phone"],
+        ["city", "open_id"],
+        [None],
+        [["city"]],
+        b"city",
+        ["city", 5],
+    ],
+)
+async def test_what_is_no_field_of_a_profile_clears_nothing(
+    auth: MPAuthX, wx: WeChatSimulator, fields: Any
+) -> None:
+    wx.set_profile("bob", city="Wuhan")
+    await auth.authorize(*login(wx))
+    with pytest.raises(ParameterError, match="nick_name, gender"):
+        await auth.clear_profile("bob", fields)
+    assert (await auth.authorize(wx.login("bob"))).user.city == "Wuhan"
+
+
+@pytest.mark.parametrize("user_id", [None, 5, "", "a|b", "x" * 129, b"bob"])
+async def test_what_is_no_user_id_is_refused(auth: MPAuthX, user_id: Any) -> None:
+    with pytest.raises(ParameterError, match="user_id"):
+        await auth.forget_user(user_id)
+    with pytest.raises(ParameterError, match="user_id"):
+        await auth.clear_profile(user_id, ["city"])

@@ -1,0 +1,260 @@
+"""Opening, closing and refusing near caches on Redis, and the servers on which they cannot be."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from mpauthx_async import (
+    ClosedError,
+    ConfigurationError,
+    Connections,
+    MPAuthX,
+    RedisTokenStore,
+    WeChatSimulator,
+)
+from mpauthx_async.stores import open_key_value_store, open_token_store
+from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import until
+from tests.helpers.near_services import (
+    Make,
+    cache_of,
+    make,
+    refused_in_time,
+    trackers,
+    warm,
+    with_near_cache,
+)
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.service_calls import log_in
+
+__all__ = ["make"]
+
+LOGGER = "mpauthx_async.stores.redis.tracking"
+
+
+async def until_alone(admin: Redis) -> None:
+    """Wait until Redis has no connection but the one that asks."""
+
+    async def is_alone() -> bool:
+        return len(await admin.client_list()) == 1
+
+    await until(is_alone)
+
+
+# Closing
+
+
+async def test_closing_leaves_no_connection_and_no_task(
+    make: Make, admin: Redis, wx: WeChatSimulator
+) -> None:
+    tasks = asyncio.all_tasks()
+    auth = make()
+    token = (await warm(auth, wx)).response
+    await auth.close()
+    await auth.close()
+    with pytest.raises(ClosedError):
+        await auth.is_token_valid(token)
+    await until_alone(admin)
+    assert asyncio.all_tasks() <= tasks
+
+
+async def test_closing_while_redis_is_down(
+    make: Make, server: RedisServer, wx: WeChatSimulator
+) -> None:
+    tasks = asyncio.all_tasks()
+    async with make() as auth:
+        await warm(auth, wx)
+        server.stop()
+
+        async def is_down() -> bool:
+            return len(cache_of(auth)) == 0
+
+        await until(is_down)
+    assert asyncio.all_tasks() <= tasks
+
+
+async def test_closing_while_it_connects(server: RedisServer, admin: Redis) -> None:
+    tasks, url = asyncio.all_tasks(), f"{server.url}?socket_timeout=0.5"
+    for turns in range(12):
+        server.pause()
+        store = RedisTokenStore(url, near_cache=10)
+        lookup = asyncio.ensure_future(store.lookup([new_session().ref]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        lookup.cancel()
+        await store.close()
+        await asyncio.wait([lookup])
+        server.resume()
+    await until_alone(admin)
+    assert asyncio.all_tasks() <= tasks
+
+
+async def test_a_store_that_was_closed_connects_no_more(server: RedisServer, admin: Redis) -> None:
+    store = RedisTokenStore(server.url, near_cache=10)
+    await store.close()
+    with pytest.raises(ClosedError):
+        await store.lookup([new_session().ref])
+    assert store._tracking is not None
+    assert store._tracking._task is None
+
+
+# How it connects
+
+
+async def test_an_injected_client_that_decodes_and_keys_that_are_no_text(
+    make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    async with (
+        Redis.from_url(server.url, decode_responses=True) as client,
+        RedisTokenStore(client, near_cache=10) as store,
+        make(tokens=store) as auth,
+        make() as elsewhere,
+    ):
+        given, other = await warm(auth, wx), await warm(auth, wx, "carol")
+        before = [tracker["id"] for tracker in await trackers(admin)]
+        await admin.set(b"mpauthx:t:\xff\xfe", b"\xff")
+        await admin.set("mpauthx:t:", "5")
+        await admin.execute_command("DEL", b"mpauthx:t:\xff\xfe")
+        await elsewhere.revoke(given.response)
+        await refused_in_time(auth, given.response)
+        assert cache_of(auth).knows(other.response)
+        assert [tracker["id"] for tracker in await trackers(admin)] == before
+
+
+async def test_injected_connections(make: Make, server: RedisServer, wx: WeChatSimulator) -> None:
+    async with (
+        Redis.from_url(server.url) as client,
+        Connections(redis=client) as connections,
+        RedisTokenStore(connections, near_cache=10) as store,
+        make(tokens=store, connections=connections) as auth,
+    ):
+        token = (await warm(auth, wx)).response
+        await client.flushall()
+        await refused_in_time(auth, token)
+
+
+async def test_it_connects_as_the_url_says(
+    make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    await admin.config_set("requirepass", "p%ss word")
+    url = f"redis://:p%25ss%20word@127.0.0.1:{server.port}/3?near_cache=10&client_name=shop"
+    async with make(tokens=url) as auth:
+        token = (await warm(auth, wx)).response
+        (tracker,) = await trackers(admin)
+        assert (tracker["name"], tracker["db"]) == ("shop", "3")
+        async with make(tokens=url) as elsewhere:
+            await elsewhere.revoke(token)
+        await refused_in_time(auth, token)
+
+
+async def test_a_unix_socket(make: Make, tmp_path: Path, wx: WeChatSimulator) -> None:
+    with RedisServer(unixsocket=str(tmp_path / "redis.sock")):
+        url = f"unix://{tmp_path}/redis.sock?db=2&near_cache=10"
+        async with make(tokens=url) as auth, make(tokens=url) as elsewhere:
+            token = (await warm(auth, wx)).response
+            await elsewhere.revoke(token)
+            await refused_in_time(auth, token)
+
+
+async def test_what_else_is_kept_behind_the_url(make: Make, wx: WeChatSimulator) -> None:
+    async with make() as auth:
+        code = wx.web_login("bob")
+        assert await auth.is_token_valid((await auth.authorize_web(code)).response)
+        assert await auth.access_token() == await auth.access_token()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("size", ["", "x", "-1", "1.5", "1e3", "+5", "9999999999", "5 ", "None"])
+@pytest.mark.parametrize("opener", [open_token_store, open_key_value_store])
+async def test_a_url_whose_near_cache_is_no_number_is_refused(opener: Any, size: str) -> None:
+    for query in (
+        f"near_cache={size}",
+        f"db=1&near_cache={size}",
+        f"near_cache={size}&near_cache=5",
+    ):
+        with pytest.raises(ConfigurationError, match="near_cache"):
+            opener(f"redis://127.0.0.1/0?{query}", Connections())
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "5", None, True])
+def test_a_size_that_is_no_number_is_refused(size: Any) -> None:
+    with pytest.raises(ConfigurationError, match="near_cache"):
+        RedisTokenStore("redis://127.0.0.1/0", near_cache=size)
+
+
+async def test_a_cluster_is_refused(cluster: RedisCluster) -> None:
+    with pytest.raises(ConfigurationError, match="single Redis"):
+        RedisTokenStore(cluster, near_cache=10)
+    await RedisTokenStore(cluster).lookup([new_session().ref])
+
+
+@pytest.mark.parametrize("query", ["", "?near_cache=0", "?db=0&near_cache=0"])
+async def test_by_default_there_is_none(
+    query: str, make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=server.url + query) as auth:
+        assert await auth.is_token_valid((await log_in(auth, wx)).response)
+        assert auth._sessions._near is None
+        assert await trackers(admin) == []
+
+
+# Where it cannot be
+
+
+async def test_a_user_who_may_not_track_has_no_near_cache_and_one_warning(
+    make: Make,
+    server: RedisServer,
+    admin: Redis,
+    wx: WeChatSimulator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await admin.execute_command(
+        "ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-client"
+    )
+    url = f"redis://limited:secret@127.0.0.1:{server.port}/0?near_cache=10"
+    async with make(tokens=url) as auth:
+        await use_without_cache(auth, wx, caplog)
+    assert_warned_once(caplog)
+
+
+async def test_a_redis_without_resp3_has_no_near_cache_and_one_warning(
+    make: Make, tmp_path: Path, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = tmp_path / "old.conf"
+    settings.write_text("rename-command HELLO GREET\n")
+    with RedisServer(include=str(settings)) as old:
+        url = f"{old.url}?protocol=2"
+        async with make(tokens=with_near_cache(url)) as auth:
+            await use_without_cache(auth, wx, caplog)
+    assert_warned_once(caplog)
+
+
+async def use_without_cache(
+    auth: MPAuthX, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Use a service until it has given its near cache up, and then some more."""
+    token = (await log_in(auth, wx)).response
+
+    async def is_given_up() -> bool:
+        assert await auth.is_token_valid(token)
+        return "stay off" in caplog.text
+
+    await until(is_given_up)
+    tracking = auth._tokens._tracking  # type: ignore[attr-defined]
+    await asyncio.wait([tracking._task])
+    for _ in range(20):
+        assert await auth.is_token_valid(token)
+    assert len(cache_of(auth)) == 0
+    assert tracking._task.done()
+    assert await auth.revoke(token)
+
+
+def assert_warned_once(caplog: pytest.LogCaptureFixture) -> None:
+    records = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [(record.name, record.levelname) for record in records] == [(LOGGER, "WARNING")]

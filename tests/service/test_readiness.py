@@ -1,0 +1,134 @@
+"""check: whether the stores can serve now."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from mpauthx_async import (
+    ClosedError,
+    ConfigurationError,
+    MPAuthX,
+    RedisTokenStore,
+    SessionRef,
+    StoreError,
+)
+from mpauthx_async.stores import readiness
+from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.redis_proxy import RedisProxy
+from tests.helpers.redis_server import RedisServer
+from tests.service.test_service import make, tokens
+
+__all__ = ["make", "tokens"]
+
+Make = Callable[..., MPAuthX]
+
+
+async def failure(auth: MPAuthX) -> str:
+    with pytest.raises(StoreError) as caught:
+        await auth.check()
+    return str(caught.value)
+
+
+async def test_passes_where_all_stores_serve(make: Make, tokens: str) -> None:
+    async with make(tokens=tokens) as auth:
+        await auth.check()
+
+
+async def test_passes_on_a_cluster(make: Make, cluster: RedisCluster) -> None:
+    async with make(tokens=RedisTokenStore(cluster)) as auth:
+        await auth.check()
+
+
+async def test_passes_with_stores_of_ones_own(make: Make) -> None:
+    async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
+        await auth.check()
+
+
+async def test_names_the_token_store_whose_server_is_down(make: Make, server: RedisServer) -> None:
+    async with make(tokens=server.url) as auth:
+        await auth.check()
+        server.stop()
+        assert "token store cannot serve" in await failure(auth)
+        server.start()
+        await auth.check()
+
+
+async def test_names_the_user_store_whose_file_does_not_open(make: Make, tmp_path: Path) -> None:
+    async with make(users=f"sqlite:///{tmp_path}/missing/users.db") as auth:
+        told = await failure(auth)
+    assert "user store cannot serve" in told
+    assert "missing/users.db" in told
+
+
+async def test_a_store_that_hangs_fails_in_time(
+    make: Make, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with make(tokens=server.url) as auth:
+        await auth.check()  # from now on the users' file is open
+        assert readiness._LONGEST_CHECK == 2
+        monkeypatch.setattr(readiness, "_LONGEST_CHECK", 0.5)
+        server.pause()
+        try:
+            told = await failure(auth)
+        finally:
+            server.resume()
+    assert "token store cannot serve. It did not answer within 0.5 seconds" in told
+
+
+class Broken(MemoryTokens):
+    async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
+        raise OSError("the disk of tokens is gone")
+
+
+class Unready(MemoryUsers):
+    async def check(self) -> None:
+        raise StoreError("It is being migrated.")
+
+
+async def test_a_store_of_ones_own_is_read_or_checked(make: Make) -> None:
+    async with make(users=MemoryUsers(), tokens=Broken()) as auth:
+        assert "token store cannot serve" in await failure(auth)
+    async with make(users=Unready(), tokens=MemoryTokens()) as auth:
+        assert await failure(auth) == "The user store cannot serve. It is being migrated."
+
+
+async def test_a_replica_cannot_serve(make: Make, server: RedisServer, admin: Redis) -> None:
+    await admin.replicaof("127.0.0.1", "1")
+    async with make(tokens=server.url) as auth:
+        assert "leads to a replica" in await failure(auth)
+
+
+@pytest.mark.parametrize("version", ["6.0.20", "5.0.14"])
+async def test_a_server_that_is_too_old_is_a_configuration_error(
+    make: Make, redis_server: RedisServer, version: str
+) -> None:
+    async with RedisProxy(redis_server) as proxy, make(tokens=proxy.url) as auth:
+        await auth.check()
+        info = f"redis_version:{version}\r\nrole:master\r\n".encode()
+        proxy.instead = b"$%d\r\n%s\r\n" % (len(info), info)
+        with pytest.raises(ConfigurationError, match=rf"Redis {version} does not serve"):
+            await auth.check()
+
+
+async def test_a_server_that_tells_neither_version_nor_role_is_taken_as_it_is(
+    make: Make, redis_server: RedisServer
+) -> None:
+    async with RedisProxy(redis_server) as proxy, make(tokens=proxy.url) as auth:
+        await auth.check()
+        proxy.instead = b"$14\r\nproxy_mode:1\r\n\r\n"
+        await auth.check()
+
+
+async def test_a_closed_service_is_not_ready(make: Make) -> None:
+    async with make() as auth:
+        await auth.check()
+    with pytest.raises(ClosedError):
+        await auth.check()
+
+
+async def test_many_may_check_at_once(make: Make, tokens: str) -> None:
+    async with make(tokens=tokens) as auth:
+        await asyncio.gather(*(auth.check() for _ in range(50)))

@@ -1,0 +1,866 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from mpauthx_async import (
+    AuthResult,
+    Ban,
+    BannedError,
+    ClosedError,
+    ComponentExchange,
+    ConfigurationError,
+    Connections,
+    DecryptionError,
+    IdentityMismatchError,
+    MPAuthX,
+    NewSession,
+    ParameterError,
+    RedisTokenStore,
+    Session,
+    SqliteUserStore,
+    StatusCode,
+    StoreError,
+    TokenStatus,
+    UserNotFoundError,
+    WeChatAPIError,
+    WeChatSimulator,
+)
+from mpauthx_async.wechat.sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.service_calls import narrow_connections
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def tokens(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> str:
+    """The URL of a token store, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/tokens.db"
+    return redis_server.url
+
+
+@pytest.fixture
+def make(
+    tmp_path: Path, wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> Callable[..., MPAuthX]:
+    """Makes services on one Redis and one user database."""
+
+    def make(**changes: Any) -> MPAuthX:
+        settings: dict[str, Any] = {
+            "app_id": wx.app_id,
+            "app_secret": wx.app_secret,
+            "sku": "shop",
+            "users": f"sqlite:///{tmp_path}/users.db",
+            "tokens": redis_server.url,
+            "api_base": wx.url,
+        }
+        return MPAuthX(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
+    async with make(tokens=tokens) as service:
+        yield service
+
+
+def login(wx: WeChatSimulator, open_id: str = "bob", **more: Any) -> tuple[str, str, str]:
+    """What a client sends after wx.login and wx.getUserInfo."""
+    code = wx.login(open_id, **more)
+    info = wx.get_user_info(open_id)
+    return code, info.encrypted_data, info.iv
+
+
+class Gated:
+    """A real store whose writes wait at a gate."""
+
+    def __init__(self, store: Any, *gated: str) -> None:
+        self._store = store
+        self._gated = gated
+        self.reached = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+        if name not in self._gated:
+            return method
+
+        async def wait_and_do(*args: Any, **options: Any) -> Any:
+            self.reached.set()
+            await self.gate.wait()
+            return await method(*args, **options)
+
+        return wait_and_do
+
+
+async def requests_at(wx: WeChatSimulator, count: int) -> None:
+    """Wait until that many requests have come to WeChat."""
+    while len(wx.requests) < count:  # noqa: ASYNC110 (the simulator has no event for it)
+        await asyncio.sleep(0)
+
+
+# What it does
+
+
+async def test_a_user_logs_in_and_the_token_is_valid(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    result = await auth.authorize(*login(wx))
+    assert await auth.is_token_valid(result.response) is True
+    assert result.to_dict() == {
+        "status_code": 1,
+        "status_message": "OK",
+        "response": result.response,
+    }
+    assert auth.extract_open_id(result.response) == "bob"
+    assert auth.extract_sku(result.response) == "shop"
+    assert result.is_new_user
+    assert result.session.user_id == "bob"
+    assert result.session.expires_at - result.session.issued_at == 259_200_000
+
+
+async def test_the_code_alone_is_enough(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    result = await auth.authorize(wx.login("bob"))
+    assert await auth.is_token_valid(result.response)
+    assert result.user.open_id == "bob"
+    assert result.user.nick_name is None
+
+
+@pytest.mark.parametrize("union_id", [None, UNION_ID])
+async def test_wechats_own_sample_logs_in_under_the_id_that_the_code_gives(
+    make: Callable[..., MPAuthX], tokens: str, union_id: str | None
+) -> None:
+    async with (
+        WeChatSimulator(app_id=APP_ID) as wx,
+        make(app_id=APP_ID, app_secret=wx.app_secret, tokens=tokens, api_base=wx.url) as auth,
+    ):
+        code = wx.login(OPEN_ID, union_id, session_key=SESSION_KEY)
+        result = await auth.authorize(code, ENCRYPTED_DATA, IV)
+        assert auth.extract_open_id(result.response) == (union_id or OPEN_ID)
+        assert (result.user.open_id, result.user.union_id) == (OPEN_ID, union_id)
+        assert (result.user.nick_name, result.user.city) == ("Band", "Guangzhou")
+
+
+async def test_a_user_is_new_once(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    results = [await auth.authorize(*login(wx)) for _ in range(3)]
+    assert [result.is_new_user for result in results] == [True, False, False]
+
+
+async def test_of_many_first_logins_at_once_just_one_is_the_first(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    codes = [wx.login("bob") for _ in range(20)]
+    results = await asyncio.gather(*map(auth.authorize, codes))
+    assert sum(result.is_new_user for result in results) == 1
+    assert len({result.response for result in results}) == 20
+
+
+async def test_the_result_holds_the_profile_as_it_is_stored(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    wx.set_profile("bob", nickName="Bob 🎈", city="深圳", gender=1)
+    await auth.authorize(*login(wx))
+    wx.set_profile("bob", nickName="微信用户", city="", gender=0)
+    for user in (
+        (await auth.authorize(*login(wx))).user,
+        (await auth.authorize(wx.login("bob"))).user,
+    ):
+        assert (user.nick_name, user.city, user.gender) == ("Bob 🎈", "深圳", 1)
+
+
+async def test_a_user_who_gets_a_union_id_later_is_the_same_person(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    early = await auth.authorize(wx.login("bob"))
+    late = await auth.authorize(wx.login("bob", union_id="bob-everywhere"))
+    assert not late.is_new_user
+    assert auth.extract_open_id(late.response) == "bob-everywhere"
+    assert await auth.is_token_valid(early.response)
+    fresh = await auth.refresh_token("bob-everywhere")
+    for token in (early.response, late.response):
+        assert not await auth.is_token_valid(token)
+    assert await auth.is_token_valid(fresh.response)
+
+
+async def test_several_devices_hold_tokens_side_by_side(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    results = [await auth.authorize(*login(wx)) for _ in range(3)]
+    answers = [await auth.is_token_valid(result.response) for result in results]
+    assert answers == [True] * 3
+
+
+async def test_refresh_ends_all_earlier_tokens_of_that_user_and_sku_only(
+    make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens, sku="debug") as other_sku:
+        mine = [await auth.authorize(wx.login("bob")) for _ in range(2)]
+        hers = await auth.authorize(wx.login("eve"))
+        elsewhere = await other_sku.authorize(wx.login("bob"))
+        fresh = await auth.refresh_token("bob")
+        assert [await auth.is_token_valid(result.response) for result in mine] == [False] * 2
+        assert await auth.is_token_valid(fresh.response)
+        assert await auth.is_token_valid(hers.response)
+        assert await other_sku.is_token_valid(elsewhere.response)
+        assert fresh.user.open_id == "bob"
+
+
+async def test_of_many_refreshes_at_once_one_token_is_left(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    await auth.authorize(wx.login("bob"))
+    results = await asyncio.gather(*(auth.refresh_token("bob") for _ in range(20)))
+    alive = [await auth.is_token_valid(result.response) for result in results]
+    assert alive.count(True) == 1
+
+
+async def test_a_token_in_sqlite_ends_when_its_life_is_over_by_the_given_clock(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    clock = Clock()
+    tokens = f"sqlite:///{tmp_path}/tokens.db"
+    async with make(tokens=tokens, token_ttl=10, clock=clock) as auth:
+        token = (await auth.authorize(wx.login("bob"))).response
+        clock.now += 9.9
+        assert await auth.is_token_valid(token)
+        clock.now += 0.1
+        assert not await auth.is_token_valid(token)
+
+
+async def test_a_token_in_redis_ends_when_its_life_is_over_by_the_clock_of_redis(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    clock = Clock()
+    async with make(token_ttl=60, clock=clock) as lasting, make(token_ttl=0.2) as brief:
+        token = (await lasting.authorize(wx.login("bob"))).response
+        clock.now += 3600
+        assert await lasting.is_token_valid(token)
+        token = (await brief.authorize(wx.login("bob"))).response
+        await until_invalid(brief, token)
+
+
+async def until_invalid(auth: MPAuthX, token: str) -> None:
+    deadline = time.monotonic() + 30
+    while await auth.is_token_valid(token):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
+
+
+async def test_thousands_of_calls_run_at_once(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    codes = [wx.login(f"user-{n}") for n in range(1000)]
+    results = await asyncio.gather(*map(auth.authorize, codes))
+    owners = [auth.extract_open_id(result.response) for result in results]
+    assert owners == [f"user-{n}" for n in range(1000)]
+    answers = await asyncio.gather(
+        *(auth.is_token_valid(result.response) for result in results for _ in range(3)),
+        *(auth.is_token_valid(result.response[:-1] + "!") for result in results),
+    )
+    assert answers == [True] * 3000 + [False] * 1000
+
+
+async def test_two_services_share_one_redis_pool_and_one_http_session(
+    make: Callable[..., MPAuthX], redis_server: RedisServer, wx: WeChatSimulator
+) -> None:
+    async with Connections(redis_server.url) as connections:
+        async with (
+            make(connections=connections) as shop,
+            make(connections=connections, sku="debug") as debug,
+        ):
+            for auth in (shop, debug):
+                token = (await auth.authorize(wx.login("bob"))).response
+                assert await auth.is_token_valid(token)
+        assert not connections.http.closed
+        assert await connections.redis.ping()
+
+
+async def test_the_status_codes_hang_on_the_service() -> None:
+    assert MPAuthX.constants is StatusCode
+    assert MPAuthX.constants.user_not_exist_in_db == 6010
+
+
+# Tokens that are none
+
+
+async def test_whatever_a_client_sends_that_is_no_token_is_false(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    token = (await auth.authorize(wx.login("bob"))).response
+    for bad in (
+        None,
+        "",
+        b"",
+        token.encode(),
+        0,
+        [token],
+        "x" * 1_000_000,
+        token + "x" * 1_000_000,
+        "\x00\n\t",
+        token + "\n",
+        " " + token,
+        "a|b",
+        "a|b|c",
+        "a|b|c|d",
+        "||",
+        token.replace("shop", "debug"),
+        token.replace("bob", "eve"),
+        "\ud800|shop|" + token[-43:],
+    ):
+        assert await auth.is_token_valid(bad) is False
+
+
+async def test_tokens_of_another_sku_or_app_are_refused(
+    make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator
+) -> None:
+    keys = ["one key for two apps"]
+    async with (
+        WeChatSimulator(app_id="wx-other") as other_wx,
+        make(sku="debug") as other_sku,
+        make(tokens=tokens, signing_keys=keys) as ours,
+        make(tokens=tokens, signing_keys=keys, app_id="wx-other", api_base=other_wx.url) as theirs,
+    ):
+        assert not await auth.is_token_valid((await other_sku.authorize(wx.login("bob"))).response)
+        foreign = (await theirs.authorize(other_wx.login("bob"))).response
+        assert await theirs.is_token_valid(foreign)
+        assert not await ours.is_token_valid(foreign)
+
+
+async def test_a_forged_or_malformed_token_costs_no_redis_command(
+    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator
+) -> None:
+    async def commands() -> int:
+        return int((await redis.info("stats"))["total_commands_processed"])
+
+    async with make() as auth:
+        token = (await auth.authorize(wx.login("bob"))).response
+        before = await commands()
+        for end in ("x", "!", "", "=="):
+            assert not await auth.is_token_valid(token[:-2] + end)
+        assert await commands() - before == 1  # the INFO that asked
+        await auth.is_token_valid(token)
+        assert await commands() - before == 3
+
+
+async def test_tokens_outlive_a_change_of_the_secret_while_the_old_one_is_listed(
+    make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator
+) -> None:
+    token = (await auth.authorize(wx.login("bob"))).response
+    new = "a-new-secret-of-the-app"
+    async with (
+        make(tokens=tokens, app_secret=new, signing_keys=[wx.app_secret, new]) as listed,
+        make(tokens=tokens, app_secret=new) as changed,
+    ):
+        assert await listed.is_token_valid(token)
+        assert not await changed.is_token_valid(token)
+
+
+# Logins that fail
+
+
+@pytest.mark.parametrize("code", [None, "", 5, b"code", "with space", "x" * 513, "\ud800", "é"])
+async def test_a_missing_or_impossible_code_is_refused_without_asking_wechat(
+    auth: MPAuthX, wx: WeChatSimulator, code: Any
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        await auth.authorize(code)
+    assert caught.value.code == 6001
+    assert not wx.requests
+
+
+@pytest.mark.parametrize(
+    ("encrypted_data", "iv"),
+    [
+        ("data", None),
+        (None, "iv"),
+        ("data", ""),
+        ("", "iv"),
+        (5, 5),
+        ("A" * 16_385, "iv"),
+        ("data", "A" * 65),
+    ],
+)
+async def test_data_and_iv_come_together_of_a_limited_length_or_not_at_all(
+    auth: MPAuthX, wx: WeChatSimulator, encrypted_data: Any, iv: Any
+) -> None:
+    with pytest.raises(ParameterError):
+        await auth.authorize(wx.login("bob"), encrypted_data, iv)
+    assert not wx.requests
+
+
+async def test_data_of_an_earlier_login_does_not_decrypt_and_leaves_nothing(
+    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    _, encrypted_data, iv = login(wx)
+    async with make() as auth:
+        with pytest.raises(DecryptionError):
+            await auth.authorize(wx.login("bob"), encrypted_data, iv)
+    assert await redis.dbsize() == 0
+    async with SqliteUserStore(tmp_path / "users.db") as users:
+        assert await users.get(["bob"]) == [None]
+
+
+async def test_data_of_somebody_else_is_refused(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    key = "AAAAAAAAAAAAAAAAAAAAAA=="
+    _, encrypted_data, iv = login(wx, "eve", session_key=key)
+    with pytest.raises(IdentityMismatchError) as caught:
+        await auth.authorize(wx.login("bob", session_key=key), encrypted_data, iv)
+    assert caught.value.code == 6009
+
+
+async def test_damaged_base64_is_repaired(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    code, encrypted_data, iv = login(wx)
+    damaged = encrypted_data.replace("+", " ").replace("/", "_").rstrip("=")
+    assert (await auth.authorize(code, damaged, iv.rstrip("="))).user.open_id == "bob"
+
+
+async def test_wechats_refusal_reaches_the_caller(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    code = wx.login("bob")
+    await auth.authorize(code)
+    with pytest.raises(WeChatAPIError) as caught:
+        await auth.authorize(code)
+    assert (caught.value.code, caught.value.errcode) == (6008, 40163)
+
+
+async def test_an_unknown_user_gets_no_token(auth: MPAuthX) -> None:
+    with pytest.raises(UserNotFoundError) as caught:
+        await auth.refresh_token("nobody")
+    assert caught.value.code == 6010
+
+
+@pytest.mark.parametrize("user_id", [None, "", 5])
+async def test_refresh_needs_a_user_id(auth: MPAuthX, user_id: Any) -> None:
+    with pytest.raises(ParameterError):
+        await auth.refresh_token(user_id)
+
+
+async def test_a_store_that_is_down_raises_and_never_answers(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    with RedisServer() as server:
+        async with make(tokens=server.url) as auth:
+            token = (await auth.authorize(wx.login("bob"))).response
+            server.stop()
+            answers = await asyncio.gather(
+                *(auth.is_token_valid(token) for _ in range(50)), return_exceptions=True
+            )
+            assert [type(answer) for answer in answers] == [StoreError] * 50
+            assert await auth.is_token_valid(token[:-1] + "!") is False
+            with pytest.raises(StoreError):
+                await auth.authorize(wx.login("bob"))
+            server.start()
+            assert await auth.is_token_valid(token) is False
+            assert await auth.is_token_valid((await auth.authorize(wx.login("bob"))).response)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sku": ""},
+        {"sku": "a|b"},
+        {"sku": "x" * 65},
+        {"sku": None},
+        {"app_id": ""},
+        {"app_secret": ""},
+        {"app_secret": None},
+        {"token_ttl": 0},
+        {"token_ttl": True},
+        {"token_ttl": float("inf")},
+        {"token_ttl": float("nan")},
+        {"token_ttl": 10**16},
+        {"token_ttl": "5"},
+        {"max_waiting_logins": True},
+        {"max_waiting_logins": 1.5},
+        {"max_waiting_logins": 0},
+        {"login_timeout": 0},
+        {"login_timeout": None},
+        {"login_timeout": float("inf")},
+        {"signing_keys": []},
+        {"signing_keys": ["short"]},
+        {"signing_keys": "not a list of keys"},
+        {"tokens": "mysql://localhost"},
+        {"tokens": "redis://localhost:port"},
+        {"tokens": "sqlite://tokens.db"},
+        {"users": "redis://localhost"},
+        {"api_base": "api.weixin.qq.com"},
+        {"api_base": []},
+    ],
+)
+async def test_what_cannot_work_is_refused_at_construction(
+    make: Callable[..., MPAuthX], changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make(**changes)
+    assert caught.value.code == 6101
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"app_secret": ""}, "app_secret is empty or None"),
+        ({"app_secret": None}, "app_secret is empty or None"),
+        ({"app_id": None}, "app_id is empty or None"),
+        ({"signing_keys": [None, "x" * 32]}, "One of the signing_keys is empty or None"),
+        ({"signing_keys": ["x" * 32, ""]}, "One of the signing_keys is empty or None"),
+        ({"users": "users.db"}, "sqlite:///users.db"),
+        ({"users": Path("users.db")}, "must be URLs, such as sqlite:///users.db"),
+        ({"users": None}, "must be URLs.*a NoneType"),
+        ({"tokens": None}, "must be URLs.*a NoneType"),
+    ],
+)
+async def test_a_missing_or_misspelt_argument_is_named(
+    make: Callable[..., MPAuthX], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        make(**changes)
+
+
+# SingleFlight, turns and callers who leave
+
+
+async def test_concurrent_calls_with_the_same_code_are_one_login(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    arguments = login(wx)
+    results = await asyncio.gather(*(auth.authorize(*arguments) for _ in range(50)))
+    assert len(wx.requests) == 1
+    assert len({result.response for result in results}) == 1
+
+
+async def test_logins_beyond_the_limit_wait_in_order(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    codes = [wx.login(f"user-{n}") for n in range(30)]
+    async with narrow_connections(1) as connections, make(connections=connections) as auth:
+        await asyncio.gather(*map(auth.authorize, codes))
+    assert [request.query["js_code"] for request in wx.requests] == codes
+
+
+async def test_no_login_waits_for_a_connection_where_that_has_an_end(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    wx.latency = 1  # second: the last of them would wait for three others
+    connector, timeout = aiohttp.TCPConnector(limit=128), aiohttp.ClientTimeout(total=2.5)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+        connections = Connections(http=http)
+        async with connections, make(connections=connections) as auth:
+            codes = [wx.login(f"user-{number}") for number in range(400)]
+            results = await asyncio.gather(*map(auth.authorize, codes))
+    assert len({result.response for result in results}) == 400
+
+
+async def test_a_login_whose_callers_left_while_it_waited_is_not_begun(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    wx.latency = 0.2
+    async with narrow_connections(1) as connections, make(connections=connections) as auth:
+        first = asyncio.create_task(auth.authorize(wx.login("first")))
+        await requests_at(wx, 1)
+        leaving = asyncio.create_task(auth.authorize(wx.login("leaving")))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await first
+        await auth.authorize(wx.login("last"))
+    assert len(wx.requests) == 2
+
+
+class Observed(ThreadPoolExecutor):
+    """An executor of one thread that tells when it got work."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.got_work = asyncio.Event()
+
+    def submit(self, *args: Any, **named: Any) -> Any:
+        self.got_work.set()
+        return super().submit(*args, **named)
+
+
+async def test_no_login_begins_while_the_executor_decrypts(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    let_go = Event()
+    with Observed() as executor:
+        connections = Connections(executor=executor)
+        async with connections, make(connections=connections) as auth:
+            executor.submit(let_go.wait)
+            executor.got_work.clear()
+            first = asyncio.create_task(auth.authorize(*login(wx, "first")))
+            await executor.got_work.wait()
+            second = asyncio.create_task(auth.authorize(*login(wx, "second")))
+            for _ in range(50):  # by when whatever had begun would have been asked for
+                async with connections.http.get(f"{wx.url}/sns/jscode2session") as response:
+                    await response.read()
+            begun = sum("js_code" in request.query for request in wx.requests)
+            let_go.set()
+            assert begun == 1
+            results = [await first, await second]
+            assert all([await auth.is_token_valid(result.response) for result in results])
+
+
+class Stage:
+    """A service whose logins stop at one stage until they are let go."""
+
+    def __init__(self, name: str, wx: WeChatSimulator, folder: Path, redis_url: str) -> None:
+        self.name = name
+        self.wx = wx
+        self.users = Gated(SqliteUserStore(folder / "users.db"), "save" * (name == "saving"))
+        self.tokens = Gated(RedisTokenStore(redis_url), "issue" * (name == "issuing"))
+        self.executor = ThreadPoolExecutor(1)
+        connector = aiohttp.TCPConnector(limit=1 if name == "waiting for its turn" else 64)
+        self.http = aiohttp.ClientSession(connector=connector)
+        self.connections = Connections(executor=self.executor, http=self.http)
+        self.gate = Event()
+
+    async def reached_by_all(self, auth: MPAuthX, logins: int) -> None:
+        """Wait until that many logins have come to the stage."""
+        if self.name == "trading the code":
+            await requests_at(self.wx, logins)
+        elif self.name == "decrypting":
+            while auth._logins._exchanged._in_flight == set():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        elif self.name == "saving":
+            await self.users.reached.wait()
+        elif self.name == "issuing":
+            await self.tokens.reached.wait()
+        else:
+            while len(auth._logins._waiting) < logins:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    def let_go(self) -> None:
+        self.wx.latency = 0
+        self.gate.set()
+        self.users.gate.set()
+        self.tokens.gate.set()
+
+    async def close(self) -> None:
+        self.let_go()
+        await self.users.close()
+        await self.tokens.close()
+        await self.connections.close()
+        await self.http.close()
+        self.executor.shutdown()
+
+
+@pytest.mark.parametrize(
+    "name", ["waiting for its turn", "trading the code", "decrypting", "saving", "issuing"]
+)
+async def test_a_caller_cancelled_at_any_stage_leaves_no_token_and_harms_nobody(
+    name: str,
+    make: Callable[..., MPAuthX],
+    wx: WeChatSimulator,
+    tmp_path: Path,
+    redis: Redis,
+    redis_server: RedisServer,
+) -> None:
+    stage = Stage(name, wx, tmp_path, redis_server.url)
+    waiting = name == "waiting for its turn"
+    async with make(
+        users=stage.users,
+        tokens=stage.tokens,
+        connections=stage.connections,
+    ) as auth:
+        wx.latency = 0.3 if name == "trading the code" else 0
+        if name == "decrypting":
+            stage.executor.submit(stage.gate.wait)
+        if waiting:
+            wx.latency = 0.3
+            somebody_else = asyncio.create_task(auth.authorize(*login(wx, "somebody-else")))
+            await requests_at(wx, 1)
+        leaving = asyncio.create_task(auth.authorize(*login(wx, "leaving")))
+        shared = login(wx, "shared")
+        left_by_one = [asyncio.create_task(auth.authorize(*shared)) for _ in range(2)]
+        staying = asyncio.create_task(auth.authorize(*login(wx, "staying")))
+        await stage.reached_by_all(auth, 3)
+        leaving.cancel()
+        left_by_one[0].cancel()
+        stage.let_go()
+        results = [await staying, await left_by_one[1]]
+        if waiting:
+            results.append(await somebody_else)
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        with pytest.raises(asyncio.CancelledError):
+            await left_by_one[0]
+        assert [await auth.is_token_valid(result.response) for result in results] == [True] * len(
+            results
+        )
+        for result in results:
+            assert await auth._tokens.revoke([result.session.ref]) == [True]
+    await stage.close()
+    assert await deaths(redis) == {TokenStatus.revoked}
+
+
+async def deaths(redis: Redis) -> set[int]:
+    """Of what the sessions in Redis died; nothing else may be left there."""
+    keys = await redis.keys()
+    assert all(key.startswith(b"mpauthx:t:") for key in keys)
+    return {int(value) for value in await redis.mget(keys)} if keys else set()
+
+
+class CancelsInTime(RedisTokenStore):
+    """Cancels a caller between the moment its answer is there and the moment it wakes."""
+
+    caller: asyncio.Task[AuthResult]
+
+    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
+        begun = await super().issue(sessions)
+        loop = asyncio.get_running_loop()
+        # In the next tick the login is told, in the one after that its caller.
+        loop.call_soon(loop.call_soon, self.caller.cancel)
+        return begun
+
+
+async def test_a_caller_cancelled_in_the_tick_of_its_answer_leaves_no_token(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    async with CancelsInTime(redis_server.url) as tokens, make(tokens=tokens) as auth:
+        tokens.caller = asyncio.create_task(auth.authorize(wx.login("bob")))
+        await asyncio.sleep(0)
+        (under_way,) = auth._logins._under_way.values()
+        (answer,) = under_way.callers
+        with pytest.raises(asyncio.CancelledError):
+            await tokens.caller
+        assert answer.result().response  # there was a token
+        await auth.close()
+        assert await deaths(redis) == {TokenStatus.revoked}
+
+
+if hasattr(asyncio, "eager_task_factory"):  # from Python 3.12 on
+
+    async def test_logins_work_where_tasks_begin_at_once(
+        make: Callable[..., MPAuthX], wx: WeChatSimulator
+    ) -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with make() as auth:
+            results = await asyncio.gather(*(auth.authorize(*login(wx, n)) for n in "abc"))
+            answers = await asyncio.gather(*(auth.is_token_valid(r.response) for r in results))
+            assert answers == [True] * 3
+            with pytest.raises(WeChatAPIError):
+                await auth.authorize("x" * 32)
+
+    async def test_a_login_that_fails_at_once_tells_its_caller_where_tasks_begin_at_once(
+        make: Callable[..., MPAuthX], wx: WeChatSimulator
+    ) -> None:
+        async def refused() -> str:
+            raise ConfigurationError("no access token")
+
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with make(exchange=ComponentExchange("wx0", refused)) as auth:
+            with pytest.raises(ConfigurationError, match="no access token"):
+                await asyncio.wait_for(auth.authorize(wx.login("anybody")), 5)
+
+
+async def test_a_login_given_up_by_all_still_tells_the_log_why_it_failed(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    wx.latency = 0.2
+    async with make() as auth:
+        task = asyncio.create_task(auth.authorize("x" * 32))
+        await requests_at(wx, 1)
+        task.cancel()
+    assert "40029" in caplog.text
+    assert wx.app_secret not in caplog.text
+
+
+async def test_a_caller_may_join_a_login_that_all_others_have_left(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    wx.latency = 0.2
+    code = wx.login("bob")
+    async with make() as auth:
+        first = asyncio.create_task(auth.authorize(code))
+        await requests_at(wx, 1)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        result = await auth.authorize(code)
+        assert await auth.is_token_valid(result.response)
+    assert len(wx.requests) == 1
+
+
+# Closing
+
+
+async def test_close_lets_what_is_in_flight_finish_and_refuses_what_waits(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    wx.latency = 0.2
+    async with narrow_connections(2, redis_server.url) as connections:
+        auth = make(connections=connections)
+        logins = [asyncio.create_task(auth.authorize(wx.login(f"user-{n}"))) for n in range(6)]
+        await requests_at(wx, 2)
+        closing = asyncio.create_task(auth.close())
+        done, _ = await asyncio.wait(logins, return_when=asyncio.FIRST_COMPLETED)
+        assert done <= set(logins[2:])  # those who wait are told at once
+        await closing
+        assert all(login.done() for login in logins)
+        outcomes = await asyncio.gather(*logins, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [AuthResult] * 2 + [ClosedError] * 4
+        assert len(wx.requests) == 2
+        async with make(connections=connections) as successor:
+            for outcome in outcomes[:2]:
+                assert isinstance(outcome, AuthResult)
+                assert await successor.is_token_valid(outcome.response)
+
+
+async def test_close_answers_the_validity_questions_that_were_asked(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    auth = make()
+    token = (await auth.authorize(wx.login("bob"))).response
+    questions = [asyncio.create_task(auth.is_token_valid(token)) for _ in range(2000)]
+    await asyncio.sleep(0)
+    await auth.close()
+    assert await asyncio.gather(*questions) == [True] * 2000
+
+
+async def test_a_closed_service_says_so_and_may_be_closed_again(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    auth = make()
+    token = (await auth.authorize(wx.login("bob"))).response
+    await auth.close()
+    await auth.close()
+    for call in (auth.authorize("code"), auth.is_token_valid(token), auth.refresh_token("bob")):
+        with pytest.raises(ClosedError) as caught:
+            await call
+        assert caught.value.code == 6100
+    assert auth.extract_open_id(token) == "bob"
+
+
+async def test_a_service_that_was_never_used_opens_nothing_and_closes(
+    make: Callable[..., MPAuthX], tmp_path: Path
+) -> None:
+    async with make(tokens="redis://nowhere.invalid"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+# Stores of one's own
+
+
+async def test_any_store_that_keeps_the_protocol_serves(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
+        token = (await auth.authorize(wx.login("bob"))).response
+        assert await auth.is_token_valid(token)
+        token = (await auth.rotate(token)).response
+        assert [session.user_id for session in await auth.sessions("bob")] == ["bob"]
+        assert await auth.online() == (["bob"], None)
+        assert await auth.ban("bob", reason="spam") == 1
+        assert await auth.token_status(token) == TokenStatus.banned
+        with pytest.raises(BannedError):
+            await auth.authorize(wx.login("bob"))

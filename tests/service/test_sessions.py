@@ -1,0 +1,347 @@
+"""What a service tells of its sessions, and how it ends them."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from mpauthx_async import (
+    InvalidTokenError,
+    LoginPolicy,
+    MPAuthX,
+    ParameterError,
+    TokenStatus,
+    WeChatSimulator,
+)
+from tests.helpers.service_calls import FORGERIES, devices, forged, log_in
+from tests.helpers.simulator_client import Clock
+from tests.service.test_service import make, tokens
+
+__all__ = ["make", "tokens"]
+
+KEPT_EXACTLY = (
+    "iPhone 15",
+    "d" * 64,
+    "📱" * 50,
+    "é" * 64,
+    "👩‍👩‍👧 family's",
+    "\"quoted\" 'twice' \\ |,;%{}[]$1\\n",
+    "小明的华为手机",
+    " ",
+    "مرحبا",
+)
+NO_DEVICES = (
+    "d" * 10_240,
+    "d" * 65,
+    "📱" * 51,
+    "华" * 67,
+    "one\ntwo",
+    "one\r",
+    "one\ttwo",
+    "\x00",
+    "\x1b[31mred",
+    "\x7f",
+    "\x85",
+    "\u2028",
+    "\ud800",
+    "ok \udfff",
+    b"iPhone",
+    15,
+    ["iPhone"],
+    True,
+)
+
+
+@pytest.fixture
+async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
+    async with make(tokens=tokens) as service:
+        yield service
+
+
+# Devices
+
+
+async def test_a_token_leads_to_its_session(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    result = await log_in(auth, wx, device="iPhone 15")
+    session = await auth.session(result.response)
+    assert session == result.session
+    assert session is not None
+    assert (session.user_id, session.sku, session.device) == ("bob", "shop", "iPhone 15")
+    assert session.expires_at - session.issued_at == 259_200_000
+    assert session.last_seen is None
+
+
+async def test_the_kind_of_a_device_is_kept(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    named = await auth.authorize(wx.login("bob"), device="iPhone 15", device_kind="phone")
+    nameless = await auth.authorize(wx.login("bob"), device_kind="desktop")
+    kinds = [(session.device, session.device_kind) for session in await auth.sessions("bob")]
+    assert kinds == [(None, "desktop"), ("iPhone 15", "phone")]
+    for result in (named, nameless):
+        assert await auth.session(result.response) == result.session
+
+
+async def test_a_devices_name_is_kept_exactly(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    for device in KEPT_EXACTLY:
+        kind = device[::-1]
+        result = await auth.authorize(wx.login("bob"), device=device, device_kind=kind)
+        session = await auth.session(result.response)
+        assert session is not None
+        assert (session.device, session.device_kind) == (device, kind)
+    assert devices(await auth.sessions("bob")) == list(reversed(KEPT_EXACTLY))
+
+
+@pytest.mark.parametrize("device", [None, ""])
+async def test_a_device_need_not_have_a_name(
+    auth: MPAuthX, wx: WeChatSimulator, device: str | None
+) -> None:
+    result = await auth.authorize(wx.login("bob"), device=device, device_kind=device)
+    session = await auth.session(result.response)
+    assert session is not None
+    assert session.device is session.device_kind is None
+
+
+@pytest.mark.parametrize("parameter", ["device", "device_kind"])
+async def test_what_can_be_no_device_is_refused_and_the_code_stays_good(
+    auth: MPAuthX, wx: WeChatSimulator, parameter: str
+) -> None:
+    code = wx.login("bob")
+    for name in NO_DEVICES:
+        text: Any = name
+        with pytest.raises(ParameterError, match=f"^{parameter} must be a text of one") as caught:
+            await auth.authorize(code, **{parameter: text})
+        assert caught.value.code == 6001
+    assert not wx.requests
+    assert (await auth.authorize(code)).user.id == "bob"
+
+
+async def test_the_sessions_of_a_user_are_listed_newest_first(
+    auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    names = ["phone", "tablet", "desktop", "watch", "car"]
+    results = [await log_in(auth, wx, device=name) for name in names]
+    await log_in(auth, wx, "eve", device="hers")
+    async with make(tokens=tokens, sku="debug") as debug:
+        await log_in(debug, wx, device="in another sku")
+        listed = await auth.sessions("bob")
+        assert listed == [result.session for result in reversed(results)]
+        assert devices(listed) == names[::-1]
+        assert devices(await debug.sessions("bob")) == ["in another sku"]
+    assert await auth.sessions("nobody") == []
+
+
+async def test_what_is_no_good_token_has_no_session(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    token = (await log_in(auth, wx)).response
+    for bad in (*FORGERIES, forged(token)):
+        assert await auth.session(bad) is None
+    await auth.revoke(token)
+    assert await auth.session(token) is None
+
+
+async def test_a_session_that_has_expired_is_told_of_no_more(
+    make: Callable[..., MPAuthX], tmp_path: Any, wx: WeChatSimulator
+) -> None:
+    clock = Clock()
+    async with make(tokens=f"sqlite:///{tmp_path}/t.db", token_ttl=10, clock=clock) as auth:
+        token = (await log_in(auth, wx)).response
+        clock.now += 5
+        later = await log_in(auth, wx)
+        clock.now += 5
+        assert await auth.session(token) is None
+        assert await auth.sessions("bob") == [later.session]
+        assert await auth.token_status(token) is TokenStatus.unknown
+        assert await auth.revoke(token) is False
+        assert await auth.revoke_user("bob") == 1
+
+
+async def test_what_can_be_no_user_id_is_refused(auth: MPAuthX) -> None:
+    bad_ones: list[Any] = [None, "", 5, b"bob", "a b", "a|b", "x" * 129, "\ud800", "\n"]
+    for user_id in bad_ones:
+        for call in (
+            auth.sessions(user_id),
+            auth.revoke_session(user_id, "A" * 16),
+            auth.revoke_user(user_id),
+            auth.ban(user_id),
+            auth.unban(user_id),
+            auth.ban_of(user_id),
+        ):
+            with pytest.raises(ParameterError, match="user_id"):
+                await call
+
+
+# Ending them
+
+
+async def test_a_user_logs_out_once(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    mine, other = await log_in(auth, wx), await log_in(auth, wx)
+    assert await auth.revoke(mine.response) is True
+    assert await auth.revoke(mine.response) is False
+    assert await auth.is_token_valid(mine.response) is False
+    assert await auth.sessions("bob") == [other.session]
+
+
+async def test_what_is_no_token_logs_nobody_out(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    token = (await log_in(auth, wx)).response
+    for bad in (*FORGERIES, forged(token)):
+        assert await auth.revoke(bad) is False
+    assert await auth.is_token_valid(token)
+
+
+async def test_a_device_is_thrown_out_by_its_id(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    phone, desktop = [await log_in(auth, wx, device=name) for name in ("phone", "desktop")]
+    assert await auth.revoke_session("bob", phone.session.id) is True
+    assert await auth.revoke_session("bob", phone.session.id) is False
+    assert await auth.token_status(phone.response) is TokenStatus.revoked
+    assert devices(await auth.sessions("bob")) == ["desktop"]
+    assert await auth.is_token_valid(desktop.response)
+
+
+async def test_nobody_throws_out_the_device_of_another(
+    auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    mine, hers = await log_in(auth, wx), await log_in(auth, wx, "eve")
+    async with make(tokens=tokens, sku="debug") as debug:
+        elsewhere = await log_in(debug, wx)
+        assert await auth.revoke_session("bob", hers.session.id) is False
+        assert await auth.revoke_session("eve", mine.session.id) is False
+        assert await auth.revoke_session("bob", elsewhere.session.id) is False
+        assert await debug.revoke_session("bob", mine.session.id) is False
+        assert await auth.revoke_session("bob", "no such id") is False
+        assert await debug.is_token_valid(elsewhere.response)
+    for result in (mine, hers):
+        assert await auth.is_token_valid(result.response)
+
+
+async def test_a_session_id_is_a_text(auth: MPAuthX) -> None:
+    bad_ones: list[Any] = [None, "", 5, b"A" * 16]
+    for session_id in bad_ones:
+        with pytest.raises(ParameterError, match="session_id"):
+            await auth.revoke_session("bob", session_id)
+
+
+async def test_all_sessions_of_a_user_are_ended(
+    auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    mine = [await log_in(auth, wx) for _ in range(3)]
+    hers = await log_in(auth, wx, "eve")
+    async with make(tokens=tokens, sku="debug") as debug:
+        elsewhere = await log_in(debug, wx)
+        assert await auth.revoke_user("bob") == 3
+        assert await auth.revoke_user("bob") == 0
+        assert await auth.revoke_user("nobody") == 0
+        assert await debug.is_token_valid(elsewhere.response)
+    statuses = [await auth.token_status(result.response) for result in mine]
+    assert statuses == [TokenStatus.revoked] * 3
+    assert await auth.is_token_valid(hers.response)
+
+
+async def test_all_sessions_but_the_callers_own_are_ended(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    mine = [await log_in(auth, wx) for _ in range(3)]
+    assert await auth.revoke_user("bob", except_token=mine[1].response) == 2
+    assert await auth.sessions("bob") == [mine[1].session]
+    assert await auth.revoke_user("bob", except_token=mine[1].response) == 0
+    assert await auth.is_token_valid(mine[1].response)
+
+
+async def test_a_token_that_is_not_the_users_spares_nothing_and_ends_nothing(
+    auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    mine, hers = await log_in(auth, wx), await log_in(auth, wx, "eve")
+    async with make(tokens=tokens, sku="debug") as debug:
+        elsewhere = await log_in(debug, wx)
+    bad_ones = (hers.response, elsewhere.response, forged(mine.response), *FORGERIES[1:])
+    for bad in bad_ones:
+        with pytest.raises(ParameterError, match="except_token"):
+            await auth.revoke_user("bob", except_token=bad)
+    assert await auth.sessions("bob") == [mine.session]
+    assert await auth.sessions("eve") == [hers.session]
+
+
+# Users who had an openId first, and a unionId later
+
+
+@pytest.mark.parametrize("user_id", ["bob", "bob-everywhere"])
+async def test_sessions_from_before_a_union_id_was_known_are_the_users_too(
+    auth: MPAuthX, wx: WeChatSimulator, user_id: str
+) -> None:
+    early = await log_in(auth, wx, device="early")
+    late = await log_in(auth, wx, device="late", union_id="bob-everywhere")
+    third = await log_in(auth, wx, device="third")
+    assert [result.session.user_id for result in (early, late)] == ["bob", "bob-everywhere"]
+    assert devices(await auth.sessions(user_id)) == ["third", "late", "early"]
+    assert await auth.revoke_session(user_id, early.session.id) is True
+    assert await auth.token_status(early.response) is TokenStatus.revoked
+    assert await auth.revoke_user(user_id, except_token=third.response) == 1
+    assert devices(await auth.sessions(user_id)) == ["third"]
+
+
+@pytest.mark.parametrize("user_id", ["bob", "bob-everywhere"])
+async def test_a_session_from_before_a_union_id_was_known_may_be_spared(
+    auth: MPAuthX, wx: WeChatSimulator, user_id: str
+) -> None:
+    early = [await log_in(auth, wx) for _ in range(2)]
+    await log_in(auth, wx, union_id="bob-everywhere")
+    assert await auth.revoke_user(user_id, except_token=early[0].response) == 2
+    assert await auth.sessions(user_id) == [early[0].session]
+    assert await auth.revoke_user(user_id) == 1
+
+
+# What has become of a token
+
+
+async def test_the_status_of_a_token_tells_what_became_of_it(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    policy = LoginPolicy(max_sessions=1)
+    async with make(tokens=tokens, policy=policy, rotation_grace=0) as auth:
+        active = (await log_in(auth, wx)).response
+        replaced = (await log_in(auth, wx, "eve")).response
+        revoked = (await log_in(auth, wx, "eve")).response
+        banned = (await log_in(auth, wx, "mallory")).response
+        rotated = (await log_in(auth, wx, "alice")).response
+        reused = (await log_in(auth, wx, "carol")).response
+        await auth.revoke(revoked)
+        await auth.ban("mallory")
+        await auth.rotate(rotated)
+        after = (await auth.rotate(reused)).response
+        assert not await auth.is_token_valid(reused)
+        expected = {
+            active: TokenStatus.active,
+            replaced: TokenStatus.replaced,
+            revoked: TokenStatus.revoked,
+            banned: TokenStatus.banned,
+            rotated: TokenStatus.rotated,
+            reused: TokenStatus.reused,
+            after: TokenStatus.reused,
+            forged(active): TokenStatus.unknown,
+        }
+        assert {token: await auth.token_status(token) for token in expected} == expected
+        for token in expected:
+            assert await auth.is_token_valid(token) is (token == active)
+
+
+async def test_the_status_of_garbage_is_unknown(auth: MPAuthX) -> None:
+    for token in FORGERIES:
+        assert await auth.token_status(token) is TokenStatus.unknown
+
+
+async def test_why_a_token_is_not_good_is_told_by_the_error_too(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens, policy=LoginPolicy(max_sessions=1)) as auth:
+        replaced = (await log_in(auth, wx)).response
+        revoked = (await log_in(auth, wx)).response
+        await auth.revoke(revoked)
+        banned = (await log_in(auth, wx, "mallory")).response
+        await auth.ban("mallory")
+        for token, status in (
+            (replaced, TokenStatus.replaced),
+            (revoked, TokenStatus.revoked),
+            (banned, TokenStatus.banned),
+            (forged(revoked), TokenStatus.unknown),
+        ):
+            for call in (auth.rotate(token), auth.decrypt(token, "data", "iv")):
+                with pytest.raises(InvalidTokenError) as caught:
+                    await call
+                assert (caught.value.status, caught.value.code) == (status, 6104)

@@ -1,0 +1,281 @@
+"""Logins that wait to begin: how many may be in progress, how many may wait, and for how long."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpauthx_async import (
+    AuthResult,
+    ComponentExchange,
+    MPAuthX,
+    OverloadedError,
+    StatusCode,
+    WeChatSimulator,
+)
+from mpauthx_async.events import LoginFailed
+from tests.helpers.outages import PATIENCE, settled
+from tests.helpers.service_calls import hear, narrow_connections, of_kind
+from tests.service.test_service import make
+
+__all__ = ["make"]
+
+
+class Gate:
+    """An exchange whose logins stop, each with its connection, until the gate is opened."""
+
+    def __init__(self, wx: WeChatSimulator) -> None:
+        self.exchange = ComponentExchange(wx.component_app_id, self._token)
+        self.at_gate = self.most = 0
+        self._token_of_wechat = wx.component_access_token
+        self._opened = asyncio.Event()
+        self._changed = asyncio.Condition()
+
+    async def _token(self) -> str:
+        self.at_gate += 1
+        self.most = max(self.most, self.at_gate)
+        async with self._changed:
+            self._changed.notify_all()
+        await self._opened.wait()
+        self.at_gate -= 1
+        return self._token_of_wechat
+
+    async def reached_by(self, logins: int) -> None:
+        async with asyncio.timeout(PATIENCE), self._changed:
+            await self._changed.wait_for(lambda: self.at_gate >= logins)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+@pytest.fixture
+def gate(wx: WeChatSimulator) -> Gate:
+    return Gate(wx)
+
+
+def start(auth: MPAuthX, codes: list[str]) -> list["asyncio.Task[AuthResult]"]:
+    return [asyncio.create_task(auth.authorize(code)) for code in codes]
+
+
+def codes_of(wx: WeChatSimulator, count: int, app: str = "user") -> list[str]:
+    return [wx.login(f"{app}-{number}") for number in range(count)]
+
+
+def sent(wx: WeChatSimulator) -> list[str]:
+    return [request.query["js_code"] for request in wx.requests]
+
+
+# How many are in progress
+
+
+async def test_more_logins_are_exchanged_at_once_while_wechat_is_slow(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+) -> None:
+    async with make(exchange=gate.exchange) as auth:
+        logins = start(auth, codes_of(wx, 1100))
+        await gate.reached_by(1025)  # four times 256, and then some
+        gate.open()
+        results = await asyncio.gather(*logins)
+    assert len({result.response for result in results}) == 1100
+
+
+async def test_never_more_logins_are_exchanged_than_the_connections_allow(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+) -> None:
+    async with (
+        narrow_connections(160) as connections,
+        make(exchange=gate.exchange, connections=connections) as auth,
+    ):
+        logins = start(auth, codes_of(wx, 600))
+        await gate.reached_by(140)  # an eighth of the connections is left to other calls
+        gate.open()
+        await asyncio.gather(*logins)
+    assert gate.most == 140
+
+
+async def test_services_on_the_same_connections_share_the_limit(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+) -> None:
+    async with (
+        narrow_connections(10) as connections,
+        make(exchange=gate.exchange, connections=connections) as shop,
+        make(exchange=gate.exchange, connections=connections, sku="blog") as blog,
+    ):
+        logins = [*start(shop, codes_of(wx, 20)), *start(blog, codes_of(wx, 20, "reader"))]
+        await gate.reached_by(9)
+        gate.open()
+        results = await asyncio.gather(*logins)
+    assert gate.most == 9
+    assert len({result.response for result in results}) == 40
+
+
+_WITH_FEW_DESCRIPTORS = """
+import asyncio, json, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+from mpauthx_async import MPAuthX
+
+async def main(settings, codes):
+    async with MPAuthX(**settings) as auth:
+        results = await asyncio.gather(*map(auth.authorize, codes), return_exceptions=True)
+        failures = [repr(result) for result in results if isinstance(result, BaseException)]
+        print(json.dumps([auth._connections.http.connector.limit, len(results), failures[:3]]))
+
+asyncio.run(main(**json.load(sys.stdin)))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no RLIMIT_NOFILE")
+async def test_with_1024_file_descriptors_no_login_fails(
+    wx: WeChatSimulator, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "app_id": wx.app_id,
+        "app_secret": wx.app_secret,
+        "sku": "shop",
+        "users": f"sqlite:///{tmp_path}/users.db",
+        "tokens": f"sqlite:///{tmp_path}/tokens.db",
+        "api_base": wx.url,
+        "login_timeout": PATIENCE,
+    }
+    wx.latency = 0.5  # until which all connections are taken
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _WITH_FEW_DESCRIPTORS,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    told = json.dumps({"settings": settings, "codes": codes_of(wx, 1200)}).encode()
+    output, _ = await process.communicate(told)
+    assert json.loads(output) == [512, 1200, []]
+
+
+# How long they wait
+
+
+async def test_a_login_that_cannot_begin_in_time_is_overloaded_and_uses_no_code(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+) -> None:
+    first, second = codes_of(wx, 2)
+    async with (
+        narrow_connections(1) as connections,
+        make(exchange=gate.exchange, connections=connections, login_timeout=0.01) as auth,
+    ):
+        (begun,) = start(auth, [first])
+        await gate.reached_by(1)
+        with pytest.raises(OverloadedError, match="can send it again") as caught:
+            await auth.authorize(second)
+        assert caught.value.code == StatusCode.overloaded == 6107
+        gate.open()
+        assert await auth.is_token_valid((await begun).response)
+        assert sent(wx) == [first]
+        assert (await auth.authorize(second)).response
+
+
+async def test_each_login_that_waits_has_an_end_of_its_own(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+) -> None:
+    async with (
+        narrow_connections(1) as connections,
+        make(exchange=gate.exchange, connections=connections, login_timeout=0.01) as auth,
+    ):
+        begun = start(auth, codes_of(wx, 1))
+        await gate.reached_by(1)
+        for number in range(3):
+            waiting = start(auth, codes_of(wx, 200, f"wave-{number}"))
+            outcomes = await settled(waiting)
+            assert [type(outcome) for outcome in outcomes] == [OverloadedError] * 200
+        gate.open()
+        await asyncio.gather(*begun)
+    assert len(sent(wx)) == 1
+
+
+async def test_all_callers_of_a_login_that_waited_too_long_are_told(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+) -> None:
+    first, second = codes_of(wx, 2)
+    async with (
+        narrow_connections(1) as connections,
+        make(exchange=gate.exchange, connections=connections, login_timeout=0.01) as auth,
+    ):
+        heard = hear(auth)
+        begun = start(auth, [first])
+        await gate.reached_by(1)
+        outcomes = await settled(start(auth, [second] * 3))
+        assert [type(outcome) for outcome in outcomes] == [OverloadedError] * 3
+        gate.open()
+        await asyncio.gather(*begun)
+    (failed,) = of_kind(heard, LoginFailed)
+    assert failed.error is outcomes[0]
+
+
+# How many wait
+
+
+async def test_beyond_the_most_that_may_wait_a_login_fails_at_once(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+) -> None:
+    first, second, third, fourth = codes_of(wx, 4)
+    async with (
+        narrow_connections(1) as connections,
+        make(exchange=gate.exchange, connections=connections, max_waiting_logins=2) as auth,
+    ):
+        heard = hear(auth)
+        logins = start(auth, [first])
+        await gate.reached_by(1)
+        logins += start(auth, [second, third, third])  # equal calls are one login
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError) as caught:
+            await auth.authorize(fourth)
+        gate.open()
+        results = await asyncio.gather(*logins)
+        assert len({result.response for result in results}) == 3
+        assert sent(wx) == [first, second, third]
+        assert (await auth.authorize(fourth)).response
+    (failed,) = of_kind(heard, LoginFailed)
+    assert failed.error is caught.value
+
+
+async def test_a_cancelled_login_lets_another_one_wait(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+) -> None:
+    first, leaving, last = codes_of(wx, 3)
+    async with (
+        narrow_connections(1) as connections,
+        make(exchange=gate.exchange, connections=connections, max_waiting_logins=1) as auth,
+    ):
+        begun = start(auth, [first])
+        await gate.reached_by(1)
+        cancelled = start(auth, [leaving, leaving])
+        await asyncio.sleep(0)
+        for caller in cancelled:
+            caller.cancel()
+        await asyncio.wait(cancelled)
+        waiting = start(auth, [last])
+        await asyncio.sleep(0)
+        gate.open()
+        await asyncio.gather(*begun, *waiting)
+    assert sent(wx) == [first, last]
+
+
+async def test_a_login_goes_on_waiting_while_one_of_its_callers_does(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+) -> None:
+    first, shared = codes_of(wx, 2)
+    async with (
+        narrow_connections(1) as connections,
+        make(exchange=gate.exchange, connections=connections) as auth,
+    ):
+        begun = start(auth, [first])
+        await gate.reached_by(1)
+        leaving, staying = start(auth, [shared] * 2)
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        gate.open()
+        assert (await staying).response
+        await asyncio.gather(*begun)

@@ -1,0 +1,736 @@
+"""What WeChatSimulator promises, over real HTTP."""
+
+import asyncio
+import base64
+import errno
+import gc
+import hashlib
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mpauthx_async.simulator import Fault, SealedUserInfo, WeChatSimulator
+from tests.helpers.simulator_client import Clock, decrypt
+
+PATH = "/sns/jscode2session"
+
+# WeChat's published sample.
+SAMPLE_KEY = "tiihtNczf5v6AKRyjwEUhQ=="
+SAMPLE_IV = "r7BXXKkLb8qrSNn05n0qiA=="
+SAMPLE_DATA = (
+    "CiyLU1Aw2KjvrjMdj8YKliAjtP4gsMZMQmRzooG2xrDcvSnxIMXFufNstNGTyaGS9uT5geRa0W4oTOb1WT7fJlAC+oNPdb"
+    "B+3hVbJSRgv+4lGOETKUQz6OYStslQ142dNCuabNPGBzlooOmB231qMM85d2/fV6ChevvXvQP8Hkue1poOFtnEtpyxVLW1"
+    "zAo6/1Xx1COxFvrc2d7UL/lmHInNlxuacJXwu0fjpXfz/YqYzBIBzD6WUfTIF9GRHpOn/Hz7saL8xz+W//FRAUid1OksQa"
+    "Qx4CMs8LOddcQhULW4ucetDf96JcR3g0gfRK4PC7E/r7Z6xNrXd2UIeorGj5Ef7b1pJAYB6Y5anaHqZ9J6nKEBvB4DnNLI"
+    "VWSgARns/8wR2SiRS7MNACwTyrGvt9ts8p12PKFdlqYTopNHR1Vf7XjfhQlVsAJdNiKdYmYVoKlaRv85IfVunYzO0IKXsy"
+    "l7JCUjCpoG20f0a04COwfneQAGGwd5oa+T8yO5hzuyDb/XcxxmK01EpqOyuxINew=="
+)
+
+
+@pytest.fixture
+async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
+    async with WeChatSimulator(clock=clock) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+def query(wx: WeChatSimulator, code: str, **changes: str | None) -> dict[str, str]:
+    """The query of an exchange; None leaves a parameter out."""
+    parameters = {
+        "appid": wx.app_id,
+        "secret": wx.app_secret,
+        "js_code": code,
+        "grant_type": "authorization_code",
+        **changes,
+    }
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+async def exchange(
+    http: aiohttp.ClientSession, wx: WeChatSimulator, code: str, **changes: str | None
+) -> dict:
+    async with http.get(wx.url + PATH, params=query(wx, code, **changes)) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "text/plain"
+        return json.loads(await response.read())
+
+
+async def errcode(
+    http: aiohttp.ClientSession, wx: WeChatSimulator, code: str, **changes: str | None
+) -> int | None:
+    return (await exchange(http, wx, code, **changes)).get("errcode")
+
+
+# Codes
+
+
+async def test_a_code_is_exchanged_for_openid_and_session_key(wx, http):
+    answer = await exchange(http, wx, wx.login("bob"))
+    assert answer.keys() == {"session_key", "openid"}
+    assert answer["openid"] == "bob"
+    assert len(base64.b64decode(answer["session_key"], validate=True)) == 16
+
+
+async def test_unionid_comes_only_for_a_user_who_has_one(wx, http):
+    assert (await exchange(http, wx, wx.login("bob", "union-bob")))["unionid"] == "union-bob"
+
+
+async def test_a_union_id_is_remembered_and_may_come_late(wx, http):
+    assert "unionid" not in await exchange(http, wx, wx.login("bob"))
+    assert (await exchange(http, wx, wx.login("bob", "union-bob")))["unionid"] == "union-bob"
+    assert (await exchange(http, wx, wx.login("bob")))["unionid"] == "union-bob"
+
+
+def test_a_code_looks_like_one_of_wechats_and_is_new_each_time():
+    wx = WeChatSimulator()
+    codes = {wx.login("bob") for _ in range(500)}
+    assert len(codes) == 500
+    assert all(re.fullmatch("0[A-Za-z0-9]{31}", code) for code in codes)
+
+
+async def test_a_code_works_once(wx, http):
+    code = wx.login("bob")
+    assert (await exchange(http, wx, code))["openid"] == "bob"
+    assert await errcode(http, wx, code) == 40163
+
+
+async def test_concurrent_use_of_one_code_succeeds_exactly_once(wx, http):
+    code = wx.login("bob")
+    answers = await asyncio.gather(*(exchange(http, wx, code) for _ in range(50)))
+    assert sorted(answer.get("errcode", 0) for answer in answers) == [0] + [40163] * 49
+
+
+async def test_a_code_lives_for_five_minutes(wx, http, clock):
+    in_time, late = wx.login("bob"), wx.login("bob")
+    clock.now += 299.9
+    assert (await exchange(http, wx, in_time))["openid"] == "bob"
+    clock.now += 0.1
+    assert await errcode(http, wx, late) == 40029
+
+
+async def test_a_used_code_is_known_as_used_until_its_five_minutes_are_over(wx, http, clock):
+    code = wx.login("bob")
+    await exchange(http, wx, code)
+    clock.now += 299
+    wx.login("alice")
+    assert await errcode(http, wx, code) == 40163
+    clock.now += 1
+    assert await errcode(http, wx, code) == 40029
+
+
+def codes_in_memory() -> int:
+    gc.collect()  # what earlier tests left
+    return sum(type(thing).__qualname__ == "_Code" for thing in gc.get_objects())
+
+
+async def test_expired_codes_do_not_pile_up(clock):
+    wx = WeChatSimulator(clock=clock)
+    before = codes_in_memory()
+    for _ in range(1000):
+        wx.login("bob")
+        clock.now += 10
+    assert 0 < codes_in_memory() - before <= 31
+
+
+# Session keys
+
+
+async def test_wechats_published_sample_can_be_replayed(http):
+    async with WeChatSimulator(app_id="wx4f4bc4dec97d474b") as wx:
+        code = wx.login("oGZUI0egBJY1zhBYw2KhdUfwVJJE", session_key=SAMPLE_KEY)
+        answer = await exchange(http, wx, code)
+    payload = decrypt(answer["session_key"], SAMPLE_DATA, SAMPLE_IV)
+    assert payload["openId"] == answer["openid"]
+    assert payload["unionId"] == "ocMvos6NjeKLIBqg5Mr9QjxrP1FA"
+    assert payload["nickName"] == "Band"
+    assert payload["watermark"] == {"timestamp": 1477314187, "appid": wx.app_id}
+
+
+async def test_each_login_makes_a_new_session_key(wx, http):
+    first = await exchange(http, wx, wx.login("bob"))
+    second = await exchange(http, wx, wx.login("bob"))
+    assert first["session_key"] != second["session_key"]
+
+
+async def test_data_from_before_a_new_login_does_not_decrypt_with_the_new_codes_key(wx, http):
+    wx.login("bob")
+    info = wx.get_user_info("bob")
+    answer = await exchange(http, wx, wx.login("bob"))
+    # A wrong key makes valid padding once in 256 times; what is under it is no JSON then.
+    with pytest.raises(ValueError):  # noqa: PT011
+        decrypt(answer["session_key"], info.encrypted_data, info.iv)
+
+
+async def test_an_older_code_gives_the_key_of_the_latest_login(wx, http):
+    older, newer = wx.login("bob"), wx.login("bob")
+    info = wx.get_user_info("bob")
+    older_answer, newer_answer = await exchange(http, wx, older), await exchange(http, wx, newer)
+    assert older_answer == newer_answer
+    assert decrypt(older_answer["session_key"], info.encrypted_data, info.iv)["openId"] == "bob"
+
+
+async def test_a_login_of_one_user_leaves_the_key_of_another_alone(wx, http):
+    code = wx.login("bob")
+    info = wx.get_user_info("bob")
+    wx.login("alice")
+    answer = await exchange(http, wx, code)
+    assert decrypt(answer["session_key"], info.encrypted_data, info.iv)["openId"] == "bob"
+
+
+@pytest.mark.parametrize("session_key", ["", "AAAA", "not base64 at all", SAMPLE_KEY + "AAAA"])
+def test_a_session_key_that_is_not_the_base64_of_16_bytes_is_refused(session_key):
+    with pytest.raises(ValueError):  # noqa: PT011
+        WeChatSimulator().login("bob", session_key=session_key)
+
+
+def test_an_empty_open_id_is_refused():
+    with pytest.raises(ValueError, match="open_id must not be empty"):
+        WeChatSimulator().login("")
+
+
+# User data
+
+
+async def test_user_info_decrypts_with_the_key_that_the_code_gives(wx, http, clock):
+    code = wx.login("bob", "union-bob")
+    info = wx.get_user_info("bob")
+    assert isinstance(info, SealedUserInfo)
+    answer = await exchange(http, wx, code)
+    assert decrypt(answer["session_key"], info.encrypted_data, info.iv) == {
+        "openId": "bob",
+        "nickName": "微信用户",
+        "gender": 0,
+        "language": "",
+        "city": "",
+        "province": "",
+        "country": "",
+        "avatarUrl": json.loads(info.raw_data)["avatarUrl"],
+        "unionId": "union-bob",
+        "watermark": {"timestamp": int(clock.now), "appid": wx.app_id},
+    }
+
+
+async def test_sealed_data_names_no_union_id_for_a_user_without_one(wx, http):
+    code = wx.login("bob")
+    info = wx.get_user_info("bob")
+    answer = await exchange(http, wx, code)
+    assert "unionId" not in decrypt(answer["session_key"], info.encrypted_data, info.iv)
+
+
+async def test_raw_data_is_compact_json_signed_with_the_session_key(wx, http):
+    code = wx.login("bob")
+    info = wx.get_user_info("bob")
+    session_key = (await exchange(http, wx, code))["session_key"]
+    assert hashlib.sha1((info.raw_data + session_key).encode()).hexdigest() == info.signature
+    assert info.raw_data.startswith('{"nickName":"微信用户","gender":0,"language":"","city":""')
+    assert json.loads(info.raw_data)["avatarUrl"].startswith("https://thirdwx.qlogo.cn/")
+    assert "bob" not in info.raw_data
+
+
+def test_each_sealing_has_an_iv_of_its_own():
+    wx = WeChatSimulator()
+    wx.login("bob")
+    first, second = wx.get_user_info("bob"), wx.get_user_info("bob")
+    assert first.iv != second.iv
+    assert first.encrypted_data != second.encrypted_data
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_user_info_before_a_login_is_a_lookup_error_that_says_what_to_do(known):
+    wx = WeChatSimulator()
+    if known:
+        wx.set_profile("bob", nickName="Bob")
+    with pytest.raises(LookupError, match=r"call login\('bob'\) first"):
+        wx.get_user_info("bob")
+
+
+def test_a_profile_is_changed_field_by_field_and_for_one_user_only():
+    wx = WeChatSimulator()
+    wx.set_profile("bob", nickName="小明", gender=1)
+    wx.set_profile("bob", city="Guangzhou")
+    wx.login("bob")
+    wx.login("alice")
+    profile = json.loads(wx.get_user_info("bob").raw_data)
+    assert (profile["nickName"], profile["gender"], profile["city"]) == ("小明", 1, "Guangzhou")
+    assert json.loads(wx.get_user_info("alice").raw_data)["nickName"] == "微信用户"
+
+
+def test_a_field_that_a_profile_does_not_have_is_refused_by_name():
+    with pytest.raises(TypeError, match=r"no nickname; it has nickName, gender"):
+        WeChatSimulator().set_profile("bob", nickname="Bob")
+
+
+async def test_any_payload_can_be_sealed_with_a_true_watermark(wx, http, clock):
+    code = wx.login("bob")
+    sealed = wx.seal("bob", {"phoneNumber": "+85212345678"})
+    session_key = (await exchange(http, wx, code))["session_key"]
+    assert decrypt(session_key, *sealed) == {
+        "phoneNumber": "+85212345678",
+        "watermark": {"timestamp": int(clock.now), "appid": wx.app_id},
+    }
+
+
+async def test_a_payload_keeps_a_watermark_of_its_own(wx, http):
+    code = wx.login("bob")
+    sealed = wx.seal("bob", {"watermark": {"appid": "wx-of-another", "timestamp": 1}})
+    session_key = (await exchange(http, wx, code))["session_key"]
+    assert decrypt(session_key, *sealed)["watermark"] == {"appid": "wx-of-another", "timestamp": 1}
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "number", "text"),
+    [
+        ({"appid": None}, 41002, "appid missing"),
+        ({"appid": ""}, 41002, "appid missing"),
+        ({"appid": "wx0000000000000000"}, 40013, "invalid appid"),
+        ({"secret": None}, 41004, "appsecret missing"),
+        ({"secret": "0" * 32}, 40125, "invalid appsecret"),
+        ({"secret": "密"}, 40125, "invalid appsecret"),
+        ({"js_code": None}, 41008, "missing code"),
+        ({"grant_type": None}, 40002, "invalid grant_type"),
+        ({"grant_type": "client_credential"}, 40002, "invalid grant_type"),
+        ({"js_code": "never given out"}, 40029, "invalid code"),
+    ],
+)
+async def test_a_wrong_request_is_answered_in_wechats_words_and_uses_no_code(
+    wx, http, changes, number, text
+):
+    code = wx.login("bob")
+    answer = await exchange(http, wx, code, **changes)
+    assert answer["errcode"] == number
+    assert re.fullmatch(text + r", rid: [0-9a-f]{8}-[0-9a-f]{8}-[0-9a-f]{8}", answer["errmsg"])
+    assert (await exchange(http, wx, code))["openid"] == "bob"
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        ({"appid": None, "secret": None, "js_code": None, "grant_type": None}, 41002),
+        ({"appid": "wx0", "secret": None, "js_code": None, "grant_type": None}, 40013),
+        ({"secret": None, "js_code": None, "grant_type": None}, 41004),
+        ({"secret": "0", "js_code": None, "grant_type": None}, 40125),
+        ({"js_code": None, "grant_type": None}, 41008),
+        ({"js_code": "unknown", "grant_type": None}, 40002),
+    ],
+)
+async def test_of_several_mistakes_the_first_is_answered(wx, http, changes, number):
+    assert await errcode(http, wx, wx.login("bob"), **changes) == number
+
+
+async def test_every_error_has_a_rid_of_its_own_that_begins_with_the_time(wx, http, clock):
+    rids = {
+        (await exchange(http, wx, "unknown"))["errmsg"].removeprefix("invalid code, rid: ")
+        for _ in range(5)
+    }
+    assert len(rids) == 5
+    assert {int(rid[:8], 16) for rid in rids} == {int(clock.now)}
+
+
+async def test_the_code_of_a_blocked_user_is_blocked(wx, http):
+    code = wx.login("bob")
+    wx.block("bob")
+    answer = await exchange(http, wx, code)
+    assert answer["errcode"] == 40226
+    assert answer["errmsg"].startswith("code blocked, rid: ")
+    assert (await exchange(http, wx, wx.login("alice")))["openid"] == "alice"
+
+
+async def test_more_than_100_calls_a_minute_for_one_user_are_too_many(wx, http, clock):
+    codes = [wx.login("bob") for _ in range(101)]
+    for code in codes[:100]:
+        assert (await exchange(http, wx, code))["openid"] == "bob"
+    answer = await exchange(http, wx, codes[100])
+    assert answer["errcode"] == 45011
+    assert answer["errmsg"].startswith("api minute-quota reach limit, must slower, retry next")
+    assert (await exchange(http, wx, wx.login("alice")))["openid"] == "alice"
+    clock.now += 60
+    assert (await exchange(http, wx, codes[100]))["openid"] == "bob"
+
+
+async def test_the_limit_can_be_changed(http, clock):
+    async with WeChatSimulator(clock=clock, calls_a_minute=1) as wx:
+        assert await errcode(http, wx, wx.login("bob")) is None
+        assert await errcode(http, wx, wx.login("bob")) == 45011
+
+
+async def test_the_limit_can_be_lifted(http, clock):
+    async with WeChatSimulator(clock=clock, calls_a_minute=None) as wx:
+        for _ in range(150):
+            assert await errcode(http, wx, wx.login("bob")) is None
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_another_method_than_get_and_post_is_refused(wx, http, method):
+    code = wx.login("bob")
+    async with http.request(method, wx.url + PATH, params=query(wx, code)) as response:
+        answer = json.loads(await response.read())
+    assert answer["errcode"] == 43001
+    assert answer["errmsg"].startswith("require GET method, rid: ")
+    assert (await exchange(http, wx, code))["openid"] == "bob"
+
+
+@pytest.mark.parametrize("bad", [b"\xff\xfe", b"%FF%FE", b"%ED%A0%80", b"x" * 10_000, b"\x00"])
+async def test_a_broken_request_line_breaks_nothing_and_is_not_logged(wx, http, caplog, bad):
+    caplog.set_level(logging.DEBUG)
+    host, port = wx.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    target = f"{PATH}?appid={wx.app_id}&secret={wx.app_secret}".encode() + bad
+    writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert b" 500 " not in answer.splitlines()[0]
+    assert wx.app_secret not in caplog.text
+    assert await errcode(http, wx, wx.login("bob")) is None
+
+
+@settings(
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    parameters=st.dictionaries(
+        st.sampled_from(["appid", "secret", "js_code", "grant_type", "other"]),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=50),
+    )
+)
+async def test_any_query_is_answered_with_an_errcode(wx, http, parameters):
+    async with http.get(wx.url + PATH, params=parameters) as response:
+        assert response.status == 200
+        assert json.loads(await response.read())["errcode"] in {41002, 40013}
+
+
+# Faults, as an aiohttp client meets them
+
+
+@pytest.mark.parametrize(
+    ("fault", "number", "text"),
+    [
+        (Fault.SYSTEM_BUSY, -1, "system error, rid: "),
+        (Fault.TOO_FREQUENT, 45011, "api minute-quota reach limit, must slower, retry next minute"),
+    ],
+)
+async def test_a_busy_wechat_answers_with_an_errcode_and_keeps_the_code(
+    wx, http, fault, number, text
+):
+    code = wx.login("bob")
+    wx.fail_next(fault)
+    answer = await exchange(http, wx, code)
+    assert answer["errcode"] == number
+    assert answer["errmsg"].startswith(text)
+    assert (await exchange(http, wx, code))["openid"] == "bob"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "content_type", "text"),
+    [
+        (Fault.HTTP_500, 500, "text/plain", "Internal Server Error"),
+        (Fault.HTML, 200, "text/html", "<html>"),
+        (Fault.EMPTY, 200, "text/plain", ""),
+        (Fault.NOT_AN_OBJECT, 200, "text/plain", "[]"),
+        (Fault.NO_FIELDS, 200, "text/plain", '{"errcode":0,"errmsg":"ok"}'),
+    ],
+)
+async def test_an_answer_can_be_nonsense_and_keeps_the_code(
+    wx, http, fault, status, content_type, text
+):
+    code = wx.login("bob")
+    wx.fail_next(fault)
+    async with http.get(wx.url + PATH, params=query(wx, code)) as response:
+        assert (response.status, response.content_type) == (status, content_type)
+        body = await response.text()
+    assert body.startswith(text)
+    assert bool(body) == bool(text)
+    assert (await exchange(http, wx, code))["openid"] == "bob"
+
+
+# aiohttp's client sends a GET once more by itself when the connection breaks before an answer:
+# hence two faults for one call in the next tests, and two requests in wx.requests.
+
+
+async def test_a_connection_can_be_reset_before_anything_was_done(wx, http):
+    code = wx.login("bob")
+    wx.fail_next(Fault.CONNECTION_RESET, times=2)
+    with pytest.raises(aiohttp.ClientOSError, match="reset"):
+        await exchange(http, wx, code)
+    assert len(wx.requests) == 2
+    assert (await exchange(http, wx, code))["openid"] == "bob"
+
+
+async def test_an_answer_can_be_lost_after_the_code_was_used_up(wx, http):
+    code = wx.login("bob")
+    wx.fail_next(Fault.LOST_ANSWER, times=2)
+    with pytest.raises(aiohttp.ClientOSError, match="reset"):
+        await exchange(http, wx, code)
+    assert await errcode(http, wx, code) == 40163
+
+
+async def test_an_answer_can_stop_in_the_middle_after_the_code_was_used_up(wx, http):
+    code = wx.login("bob")
+    wx.fail_next(Fault.TRUNCATED)
+    async with http.get(wx.url + PATH, params=query(wx, code)) as response:
+        assert response.status == 200
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    assert await errcode(http, wx, code) == 40163
+
+
+async def test_faults_are_met_in_the_order_they_were_asked_for(wx, http):
+    code = wx.login("bob")
+    wx.fail_next(Fault.SYSTEM_BUSY, times=2)
+    wx.fail_next(Fault.TOO_FREQUENT)
+    numbers = [await errcode(http, wx, code) for _ in range(5)]
+    assert numbers == [-1, -1, 45011, None, 40163]
+
+
+@pytest.mark.parametrize("times", [0, -1, 10_001])
+def test_a_senseless_number_of_faults_is_refused(times):
+    with pytest.raises(ValueError, match="1 to 10,000"):
+        WeChatSimulator().fail_next(Fault.EMPTY, times)
+
+
+async def test_latency_delays_every_answer(wx, http):
+    wx.latency = 0.05
+    began = asyncio.get_running_loop().time()
+    assert await errcode(http, wx, wx.login("bob")) is None
+    assert asyncio.get_running_loop().time() - began >= 0.05
+    wx.fail_next(Fault.SYSTEM_BUSY)
+    assert await errcode(http, wx, wx.login("bob")) == -1
+    assert asyncio.get_running_loop().time() - began >= 0.1
+
+
+async def test_a_client_that_gives_up_waiting_has_used_up_its_code(wx, http, clock):
+    code = wx.login("bob")
+    clock.read.clear()
+    wx.latency = 3600
+    call = asyncio.create_task(exchange(http, wx, code))
+    await clock.read.wait()
+    call.cancel()
+    await asyncio.wait([call])
+    wx.latency = 0
+    assert await errcode(http, wx, code) == 40163
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_leaves_no_task_behind(wx, http, clock):
+    wx.latency = 3600
+    call = asyncio.create_task(exchange(http, wx, "unknown"))
+    await clock.read.wait()
+    call.cancel()
+    await asyncio.wait([call])
+    await wx.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+# What was asked
+
+
+async def test_requests_tell_what_wechat_was_asked_but_not_the_secret(wx, http):
+    code = wx.login("bob")
+    await exchange(http, wx, code)
+    [request] = wx.requests
+    assert request.path == PATH
+    assert request.query == {
+        "appid": wx.app_id,
+        "js_code": code,
+        "grant_type": "authorization_code",
+    }
+
+
+async def test_only_the_last_thousand_requests_are_kept(wx, http):
+    for number in range(1002):
+        await exchange(http, wx, str(number))
+    assert len(wx.requests) == 1000
+    assert (wx.requests[0].query["js_code"], wx.requests[-1].query["js_code"]) == ("2", "1001")
+
+
+async def test_the_secret_is_in_no_log_and_no_repr(http, caplog):
+    caplog.set_level(logging.DEBUG)
+    secret = "a1b2c3d4" * 4
+    async with WeChatSimulator(app_secret=secret) as wx:
+        await exchange(http, wx, wx.login("bob"))
+        await exchange(http, wx, "unknown")
+        for fault in Fault:
+            wx.fail_next(fault, times=2)
+        for _ in range(2 * len(Fault)):
+            try:
+                async with http.get(wx.url + PATH, params=query(wx, "unknown")) as response:
+                    await response.read()
+            except aiohttp.ClientError:
+                pass
+        await http.get(wx.url + "/unknown", params=query(wx, "unknown"))
+        reprs = repr(wx) + repr(wx.requests)
+    assert secret not in caplog.text
+    assert secret not in reprs
+    assert "sns" not in caplog.text
+
+
+async def test_a_session_key_is_in_no_repr_and_no_request(wx, http):
+    code = wx.login("bob")
+    info = wx.get_user_info("bob")
+    session_key = (await exchange(http, wx, code))["session_key"]
+    assert session_key not in repr((wx, info, wx.requests, vars(wx)))
+
+
+# Life
+
+
+async def test_repr_shows_app_id_and_url(wx):
+    assert repr(wx) == f"WeChatSimulator(app_id='wx4f4bc4dec97d474b', url='{wx.url}')"
+
+
+def test_it_is_made_without_an_event_loop():
+    assert repr(WeChatSimulator(app_id="wx1")) == "WeChatSimulator(app_id='wx1', url=None)"
+
+
+def test_the_url_of_a_simulator_that_is_not_running_says_what_to_do():
+    with pytest.raises(RuntimeError, match=r"use 'async with', or await start\(\)"):
+        _ = WeChatSimulator().url
+
+
+async def test_start_and_close_work_without_async_with(http):
+    wx = WeChatSimulator()
+    await wx.start()
+    assert (await exchange(http, wx, wx.login("bob")))["openid"] == "bob"
+    await wx.close()
+    await wx.close()
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = wx.url
+
+
+async def test_it_cannot_be_started_twice(wx):
+    with pytest.raises(RuntimeError, match=f"runs already, at {wx.url}"):
+        await wx.start()
+
+
+async def test_a_taken_port_is_an_os_error_after_which_it_can_still_start(wx):
+    taken = int(wx.url.rpartition(":")[2])
+    other = WeChatSimulator(port=taken)
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        await other.start()
+    assert caught.value.errno == errno.EADDRINUSE
+    await wx.close()
+    async with other:
+        assert other.url == f"http://127.0.0.1:{taken}"
+
+
+async def test_close_frees_the_port_while_clients_keep_connections_open(wx, http):
+    url = wx.url
+    await exchange(http, wx, wx.login("bob"))
+    await wx.close()
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await http.get(url)
+
+
+async def test_close_lets_a_request_in_progress_finish(wx, http, clock):
+    code = wx.login("bob")
+    clock.read.clear()
+    wx.latency = 0.1
+    call = asyncio.create_task(exchange(http, wx, code))
+    await clock.read.wait()
+    await wx.close()
+    assert (await call)["openid"] == "bob"
+
+
+async def test_close_does_not_wait_for_a_request_that_hangs(wx, http, clock):
+    code = wx.login("bob")
+    clock.read.clear()
+    wx.latency = 3600
+    call = asyncio.create_task(exchange(http, wx, code))
+    await clock.read.wait()
+    async with asyncio.timeout(5):
+        await wx.close()
+    with pytest.raises(aiohttp.ClientError):
+        await call
+
+
+# Control from another process
+
+
+async def control(http: aiohttp.ClientSession, url: str, body: object) -> tuple[int, dict]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with http.post(url, data=data) as response:
+        return response.status, await response.json()
+
+
+async def test_a_login_over_http_gives_a_code_that_works(wx, http):
+    status, answer = await control(
+        http, wx.url + "/simulator/login", {"open_id": "bob", "union_id": "union-bob"}
+    )
+    assert status == 200
+    session = await exchange(http, wx, answer["code"])
+    assert (session["openid"], session["unionid"]) == ("bob", "union-bob")
+
+
+async def test_user_info_over_http_has_the_names_that_a_client_sees(wx, http):
+    code = wx.login("bob")
+    status, info = await control(http, wx.url + "/simulator/user_info", {"open_id": "bob"})
+    assert status == 200
+    assert info.keys() == {"encryptedData", "iv", "rawData", "signature"}
+    session_key = (await exchange(http, wx, code))["session_key"]
+    assert decrypt(session_key, info["encryptedData"], info["iv"])["openId"] == "bob"
+    assert hashlib.sha1((info["rawData"] + session_key).encode()).hexdigest() == info["signature"]
+
+
+async def test_faults_can_be_asked_for_over_http(wx, http):
+    url = wx.url + "/simulator/faults"
+    assert (await control(http, url, {"fault": "SYSTEM_BUSY", "times": 2}))[0] == 200
+    assert (await control(http, url, {"fault": "TOO_FREQUENT"}))[0] == 200
+    code = wx.login("bob")
+    assert [await errcode(http, wx, code) for _ in range(4)] == [-1, -1, 45011, None]
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "says"),
+    [
+        ("login", b"", "Expecting value"),
+        ("login", b"\xff\xfe\xfd", "Send JSON such as"),
+        ("login", b"[" * 100_000, "Send JSON such as"),
+        ("login", [], "'open_id' must be a text that is not empty"),
+        ("login", {}, "'open_id' must be a text that is not empty"),
+        ("login", {"open_id": 7}, "'open_id' must be a text that is not empty"),
+        ("login", {"open_id": ""}, "'open_id' must be a text that is not empty"),
+        ("login", {"open_id": "bob", "union_id": 7}, "'union_id' must be a text"),
+        ("user_info", {"open_id": "nobody"}, "call login('nobody') first"),
+        ("faults", {"fault": "EARTHQUAKE"}, "'fault' must be one of SYSTEM_BUSY, TOO_FREQUENT"),
+        ("faults", {"fault": "EMPTY", "times": "2"}, "'times' must be a whole number"),
+        ("faults", {"fault": "EMPTY", "times": True}, "'times' must be a whole number"),
+        ("faults", {"fault": "EMPTY", "times": 0}, "'times' must be 1 to 10,000"),
+    ],
+)
+async def test_bad_control_input_is_400_and_says_what_to_send(wx, http, command, body, says):
+    status, answer = await control(http, f"{wx.url}/simulator/{command}", body)
+    assert status == 400
+    assert says in answer["message"]
+    assert 'Send JSON such as {"' in answer["message"]
+
+
+async def test_control_is_not_taken_for_a_request_to_wechat(wx, http):
+    wx.fail_next(Fault.SYSTEM_BUSY)
+    _, answer = await control(http, wx.url + "/simulator/login", {"open_id": "bob"})
+    assert not wx.requests
+    assert await errcode(http, wx, answer["code"]) == -1
+
+
+async def test_the_front_page_tells_what_this_is_and_its_routes(wx, http):
+    async with http.get(wx.url + "/") as response:
+        assert response.status == 200
+        text = await response.text()
+    assert text.startswith(f"WeChatSimulator of the app {wx.app_id}. Its routes:\n")
+    routes = (PATH, "/simulator/login", "/simulator/user_info", "/simulator/faults")
+    assert all(route in text for route in routes)
+    assert all(fault.name in text for fault in Fault)
+    assert wx.app_secret not in text

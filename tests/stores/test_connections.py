@@ -1,0 +1,566 @@
+"""Connections: opened when needed, shared by all, closed by whoever made them."""
+
+import asyncio
+import resource
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from mpauthx_async import (
+    ClosedError,
+    ConfigurationError,
+    Connections,
+    MPAuthX,
+    NewSession,
+    RedisTokenStore,
+    SessionRef,
+    WeChatSimulator,
+)
+from mpauthx_async.stores import open_key_value_store
+from tests.helpers.redis_server import RedisServer
+
+POOL = 16  # connections to Redis, at most
+NAME = "the-pool"  # of the connections under test, in Redis's list of clients
+
+
+def named(redis_server: RedisServer) -> str:
+    return f"{redis_server.url}?client_name={NAME}"
+
+
+async def clients(redis: Redis) -> Sequence[dict[str, Any]]:
+    """Redis's own list of the connections under test."""
+    return [client for client in await redis.client_list() if client["name"] == NAME]
+
+
+# Opening
+
+
+def test_creating_them_needs_no_event_loop():
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
+    for connections in (Connections(), Connections("redis://localhost:6379/0")):
+        asyncio.run(connections.close())
+
+
+def test_they_may_be_created_before_the_loop_that_uses_them(redis_server):
+    connections = Connections(redis_server.url)
+
+    async def use() -> bool:
+        async with connections:
+            assert connections.http.closed is False
+            return await connections.redis.ping()
+
+    assert asyncio.run(use()) is True
+
+
+async def test_nothing_is_connected_before_it_is_needed(redis, redis_server):
+    async with Connections(named(redis_server)) as connections:
+        assert await clients(redis) == []
+        threads = threading.active_count()
+        _ = connections.redis, connections.executor, connections.http
+        assert await clients(redis) == []
+        assert threading.active_count() <= threads
+        await connections.redis.ping()
+        assert len(await clients(redis)) == 1
+
+
+async def test_there_is_one_of_each_however_often_it_is_asked_for(redis_server):
+    async with Connections(redis_server.url) as connections:
+        for name in ("http", "redis", "executor"):
+            parts = [getattr(connections, name) for _ in range(5)]
+            assert all(part is parts[0] for part in parts), name
+
+
+async def test_connections_are_their_own_context():
+    connections = Connections()
+    async with connections as entered:
+        assert entered is connections
+
+
+async def test_two_services_on_the_same_connections_share_one_pool_and_one_session(
+    redis: Redis, redis_server: RedisServer, wx: WeChatSimulator, tmp_path: Path
+):
+    async with Connections(named(redis_server)) as connections:
+
+        def service(sku: str) -> MPAuthX:
+            return MPAuthX(
+                app_id=wx.app_id,
+                app_secret=wx.app_secret,
+                sku=sku,
+                users=f"sqlite:///{tmp_path}/{sku}.db",
+                tokens=RedisTokenStore(connections),
+                connections=connections,
+                api_base=wx.url,
+            )
+
+        async with service("shop") as shop, service("blog") as blog:
+            http = connections.http
+            results = await asyncio.gather(
+                *(
+                    auth.authorize(wx.login(f"user-{number}"))
+                    for auth in (shop, blog)
+                    for number in range(50)
+                )
+            )
+            tokens = [result.response for result in results]
+            assert all(await asyncio.gather(*map(shop.is_token_valid, tokens[:50])))
+            assert all(await asyncio.gather(*map(blog.is_token_valid, tokens[50:])))
+            assert 1 <= len(await clients(redis)) <= POOL
+        # The services are closed; what they shared was not theirs to close.
+        assert connections.http is http
+        assert http.closed is False
+        assert await connections.redis.ping() is True
+
+
+async def test_two_stores_on_the_same_connections_share_one_pool(redis, redis_server):
+    async with Connections(named(redis_server)) as connections:
+        connections.is_eviction_known = True  # else Redis is asked for that at the same time
+        stores = RedisTokenStore(connections), RedisTokenStore(connections)
+        ref = SessionRef("shop", "bob", "AAECAwQFBgcICQoL")
+        (session,) = await stores[0].issue([NewSession(ref, 60_000)])
+        assert list(await stores[1].lookup([ref])) == [session.expires_at]
+        assert len(await clients(redis)) == 1
+
+
+# Closing
+
+
+async def test_parts_of_their_own_are_closed(redis, redis_server):
+    connections = Connections(named(redis_server))
+    http, executor = connections.http, connections.executor
+    await asyncio.gather(*(connections.redis.ping() for _ in range(50)))
+    assert executor.submit(int).result() == 0
+    assert await clients(redis)
+    await connections.close()
+    assert http.closed
+    with pytest.raises(RuntimeError):
+        executor.submit(int)
+    async with asyncio.timeout(30):  # Redis notices in its own time
+        while await clients(redis):
+            pass
+
+
+async def test_ready_made_parts_stay_open(redis):
+    with ThreadPoolExecutor(1) as executor:
+        async with aiohttp.ClientSession() as http:
+            async with Connections(http=http, redis=redis, executor=executor) as connections:
+                assert connections.http is http
+                assert connections.redis is redis
+                assert connections.executor is executor
+                connection = await redis.client_id()
+            assert not http.closed
+            assert await redis.client_id() == connection  # a closed one would be a new one now
+            assert executor.submit(int).result() == 0
+
+
+async def test_ready_made_parts_stay_open_beside_parts_of_their_own(redis):
+    async with Connections(redis=redis) as connections:
+        http = connections.http
+        connection = await redis.client_id()
+    assert http.closed
+    assert await redis.client_id() == connection
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_closing_twice_is_fine(redis_server, used):
+    connections = Connections(redis_server.url)
+    if used:
+        _ = connections.http, connections.executor
+        await connections.redis.ping()
+    await connections.close()
+    await connections.close()
+
+
+async def test_closing_at_the_same_time_is_fine(redis_server):
+    connections = Connections(redis_server.url)
+    _ = connections.http, connections.executor
+    await connections.redis.ping()
+    await asyncio.gather(*(connections.close() for _ in range(5)))
+    assert connections_are_closed(connections)
+
+
+async def test_closing_waits_for_the_executors_work_without_holding_up_the_loop():
+    connections = Connections()
+    may_end = threading.Event()
+    work = connections.executor.submit(may_end.wait, 30)
+    closing = asyncio.create_task(connections.close())
+    await asyncio.sleep(0)  # lets it begin
+    assert not closing.done()
+    # Were the loop held up, only the end of the 30 seconds would have let it come here.
+    may_end.set()
+    await closing
+    assert work.done()
+    assert work.result() is True
+
+
+def connections_are_closed(connections: Connections) -> bool:
+    for use in (
+        lambda: connections.http,
+        lambda: connections.redis,
+        lambda: connections.executor,
+        lambda: connections.use_redis("redis://localhost:6379/0"),
+    ):
+        with pytest.raises(ClosedError, match="closed"):
+            use()
+    return True
+
+
+async def test_a_redis_that_does_not_let_go_in_time_is_closed_all_the_same(
+    redis_server, monkeypatch, caplog
+):
+    async with Connections(f"{redis_server.url}?socket_connect_timeout=0.2") as connections:
+        await connections.redis.ping()
+        (connection,) = connections.redis.connection_pool._available_connections
+        # As when TLS waits for the other side's last word.
+        monkeypatch.setattr(connection._writer, "wait_closed", asyncio.Event().wait)
+    assert "did not close in time" in caplog.text
+    assert connections_are_closed(connections)
+
+
+async def test_closed_ones_give_nothing_any_more(redis_server):
+    connections = Connections(redis_server.url)
+    _ = connections.http, connections.redis, connections.executor
+    await connections.close()
+    assert connections_are_closed(connections)
+
+
+async def test_closed_ones_that_were_never_used_give_nothing_either(redis):
+    for connections in (Connections(), Connections(redis=redis)):
+        await connections.close()
+        assert connections_are_closed(connections)
+
+
+async def test_a_ready_made_aiohttp_session_that_is_closed_says_so():
+    async with aiohttp.ClientSession() as http:
+        pass
+    async with Connections(http=http) as connections:
+        with pytest.raises(ClosedError, match="aiohttp session"):
+            _ = connections.http
+
+
+# Redis
+
+
+async def test_commands_wait_for_a_connection_instead_of_failing(redis, redis_server):
+    async with Connections(named(redis_server)) as connections:
+        # While Redis stands still, no command ends and every connection is taken.
+        await redis.client_pause(200)
+        answers = await asyncio.gather(*(connections.redis.ping() for _ in range(200)))
+        assert answers == [True] * 200
+        assert 1 < len(await clients(redis)) <= POOL
+
+
+async def test_a_url_may_ask_for_fewer_connections(redis, redis_server):
+    async with Connections(f"{named(redis_server)}&max_connections=2") as connections:
+        assert all(await asyncio.gather(*(connections.redis.ping() for _ in range(50))))
+        assert 1 <= len(await clients(redis)) <= 2
+
+
+async def kill_all(redis: Redis) -> int:
+    """Have Redis close every connection under test; how many there were."""
+    alive = await clients(redis)
+    for client in alive:
+        await redis.client_kill_filter(_id=client["id"])
+    return len(alive)
+
+
+async def test_a_connection_that_redis_closed_is_replaced(redis, redis_server):
+    async with Connections(named(redis_server)) as connections:
+        await connections.redis.ping()
+        before = {client["id"] for client in await clients(redis)}
+        assert await kill_all(redis) == 1
+        assert await connections.redis.ping() is True
+        after = {client["id"] for client in await clients(redis)}
+        assert len(after) == 1
+        assert after.isdisjoint(before)
+
+
+async def test_a_whole_pool_that_redis_closed_is_replaced(redis, redis_server):
+    async with Connections(named(redis_server)) as connections:
+        await redis.client_pause(100)
+        await asyncio.gather(*(connections.redis.ping() for _ in range(200)))
+        assert await kill_all(redis) > 1
+        assert all(await asyncio.gather(*(connections.redis.ping() for _ in range(200))))
+        assert len(await clients(redis)) <= POOL
+
+
+async def test_a_redis_that_was_started_again_is_found_again():
+    with RedisServer() as server:
+        async with Connections(server.url) as connections:
+            await connections.redis.set("key", "value")
+            server.stop()
+            server.start()
+            assert await connections.redis.get("key") is None
+            assert await connections.redis.ping() is True
+
+
+async def test_without_a_redis_they_say_what_is_missing():
+    async with Connections() as connections:
+        with pytest.raises(ConfigurationError, match="redis_url"):
+            _ = connections.redis
+
+
+async def test_a_url_and_a_ready_made_redis_exclude_each_other(redis):
+    with pytest.raises(ConfigurationError, match="redis_url or redis"):
+        Connections("redis://localhost:6379/0", redis=redis)
+
+
+async def test_use_redis_opens_the_first_and_keeps_it(redis_server):
+    async with Connections() as connections:
+        connections.use_redis(redis_server.url)
+        client = connections.redis
+        assert await client.ping() is True
+        connections.use_redis(redis_server.url)
+        assert connections.redis is client
+
+
+async def test_use_redis_agrees_with_the_url_given_at_the_start(redis_server):
+    async with Connections(redis_server.url) as connections:
+        client = connections.redis
+        connections.use_redis(redis_server.url)
+        assert connections.redis is client
+
+
+async def test_use_redis_refuses_a_second_redis(redis, redis_server):
+    used = Connections()
+    used.use_redis(redis_server.url)
+    for connections in (used, Connections(redis_server.url), Connections(redis=redis)):
+        async with connections:
+            client = connections.redis
+            with pytest.raises(ConfigurationError, match="already hold"):
+                connections.use_redis("redis://:geheim@localhost:6379/1")
+            assert connections.redis is client
+
+
+async def test_what_use_redis_opened_is_closed(redis, redis_server):
+    connections = Connections()
+    connections.use_redis(named(redis_server))
+    await connections.redis.ping()
+    assert len(await clients(redis)) == 1
+    await connections.close()
+    async with asyncio.timeout(30):
+        while await clients(redis):
+            pass
+
+
+async def test_after_a_refused_url_use_redis_takes_a_good_one(redis_server):
+    async with Connections() as connections:
+        with pytest.raises(ConfigurationError):
+            connections.use_redis("http://localhost")
+        connections.use_redis(redis_server.url)
+        assert await connections.redis.ping() is True
+
+
+async def test_a_password_is_in_no_repr():
+    async with Connections("redis://user-geheim:geheim@localhost:6379/0") as connections:
+        for part in (connections, connections.redis, connections.redis.connection_pool):
+            assert "geheim" not in f"{part!r} {part!s}"
+
+
+async def test_a_percent_encoded_password_logs_in():
+    with RedisServer() as server:
+        async with Redis.from_url(server.url) as admin:
+            await admin.acl_setuser(
+                "bob", enabled=True, passwords=["+geh/eim@#?:%"], categories=["+@all"]
+            )
+        url = server.url.replace("//", "//bob:geh%2Feim%40%23%3F%3A%25@")
+        async with Connections(url) as connections:
+            assert await connections.redis.acl_whoami() in ("bob", b"bob")
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "settings"),
+    [
+        ("redis://", {}),
+        ("redis://db.example", {"host": "db.example"}),
+        ("redis://db.example:6380/", {"host": "db.example", "port": 6380}),
+        ("redis://db.example/3", {"db": 3}),
+        ("redis://db.example?db=3&socket_timeout=0.5", {"db": 3, "socket_timeout": 0.5}),
+        ("redis://[::1]:6380/3", {"host": "::1", "port": 6380, "db": 3}),
+        ("redis://:geh%2Feim@db.example", {"password": "geh/eim"}),
+        ("redis://bob:g@heim@db.example", {"username": "bob", "password": "g@heim"}),
+        ("rediss://db.example/3?ssl_cert_reqs=none", {"db": 3, "ssl_cert_reqs": "none"}),
+        ("unix:///tmp/redis.sock?db=3", {"path": "/tmp/redis.sock", "db": 3}),
+        ("unix://:geheim@/tmp/redis.sock", {"path": "/tmp/redis.sock", "password": "geheim"}),
+    ],
+)
+async def test_every_form_of_url_that_redis_py_documents_is_taken(url, settings):
+    async with Connections(url) as connections:
+        taken = connections.redis.connection_pool.connection_kwargs
+        assert {name: taken.get(name) for name in settings} == settings
+
+
+def refusal(refused: Callable[[], object]) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        refused()
+    return caught.value
+
+
+def assert_refused_in_silence(url: Any) -> None:
+    """The URL is refused, here and later, without a word of what it holds."""
+    for refused in (lambda: Connections(url), lambda: Connections().use_redis(url)):
+        error = refusal(refused)
+        assert "redis://" in str(error)
+        assert error.__cause__ is None
+        assert error.__context__ is None
+        told = f"{error!s} {error!r} {error.args!r} {vars(error)!r}"
+        assert "geheim" not in told
+        assert "geheim" not in "".join(traceback.format_exception_only(error))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://:geheim@localhost",
+        "sqlite:///geheim.db",
+        "redis+geheim://localhost",
+        "redis://localhost:geheim",
+        "redis://localhost:99999",
+        "redis://localhost:-1",
+        "redis://[::1:geheim",
+        "redis://localhost?socket_timeout=geheim",
+        "redis://localhost?max_connections=geheim",
+        "redis://localhost?max_connections=-1",
+        "redis://localhost?health_check_interval=geheim",
+        # A password that is not percent-encoded.
+        "redis://:pass/geheim@localhost:6379/0",
+        "redis://:pass#geheim@localhost:6379/0",
+        "redis://:pass?geheim@localhost:6379/0",
+        "redis://:pass?geheim=1@localhost:6379/0",
+        "redis://:pass[geheim@localhost:6379/0",
+        "redis://:pass]geheim@localhost:6379/0",
+        "redis://:geheim/word@localhost:6379/0",
+        "redis://user:geheim#word@localhost:6379/0",
+        "rediss://user:geheim?word@localhost:6379/0",
+        "redis://:pass\N{ACCOUNT OF}geheim@localhost:6379/0",
+        None.__class__,
+        7,
+        b"redis://:geheim@localhost",
+    ],
+)
+def test_what_is_no_url_of_a_redis_is_refused_in_silence(url):
+    assert_refused_in_silence(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("redis://localhost?max_conections=3", "max_conections"),
+        ("redis://:geheim@localhost?max_conections=3", "max_conections"),
+        ("rediss://:geheim@db.example:6380/2?db=3&socket_timout=geheim", "socket_timout"),
+        ("unix://:geheim@/tmp/redis.sock?sokcet_timeout=geheim", "sokcet_timeout"),
+        ("unix:///tmp/redis.sock?sokcet_timeout=geheim", "sokcet_timeout"),
+        ("redis://localhost?ssl=geheim", "ssl"),
+        ("redis://localhost?retry=geheim", "retry"),
+        ("redis://localhost?protocol=7", "protocol"),
+        ("redis://localhost?protocol=geheim", "protocol"),
+        ("redis://localhost?db=geheim", "db"),
+        ("rediss://localhost?ssl_cert_reqs=geheim", "ssl_cert_reqs"),
+        ("redis://localhost?near_cahce=100000&db=3", "near_cahce"),
+    ],
+)
+def test_an_option_that_redis_py_refuses_is_named_without_its_value(url, option):
+    assert_refused_in_silence(url)
+    for refused in (lambda: Connections(url), lambda: open_key_value_store(url, Connections())):
+        assert f"the option {option!r}" in str(refusal(refused))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost?password=pass&geheim=1",
+        "redis://:pass?geheim=1@localhost:6379/0",
+        "redis://:2024?geheim=1@localhost:6379/0",
+        "unix://:pass?geheim=1@/tmp/redis.sock",
+        "redis://localhost?pass%20geheim=1",
+        f"redis://localhost?{'geheim' * 10}=1",
+    ],
+)
+def test_what_may_be_a_piece_of_a_password_is_not_taken_for_an_option(url):
+    assert_refused_in_silence(url)
+    assert "option" not in str(refusal(lambda: Connections(url)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:/geheim@localhost:6379/0",
+        "redis://user:/geheim@localhost:6379/0",
+        "redis://:2024/geheim@localhost:6379/0",
+        "redis://:2024#geheim@localhost:6379/0",
+        "redis://:2024?geheim@localhost:6379/0",
+        "redis://localhost:6379/geheim",
+        "redis:geheim@localhost",
+    ],
+)
+def test_a_url_whose_path_is_no_database_is_refused_in_silence(url):
+    assert_refused_in_silence(url)
+
+
+# HTTP
+
+
+async def test_an_http_request_ends_in_time_even_when_the_server_hangs():
+    async with Connections() as connections:
+        timeout = connections.http.timeout
+        assert 0 < timeout.total <= 60
+        assert 0 < (timeout.connect or timeout.sock_connect) < timeout.total
+
+
+async def test_a_name_lookup_that_hangs_leaves_time_to_ask_another_host():
+    async with Connections() as connections:
+        timeout = connections.http.timeout
+        assert timeout.connect is not None
+        assert timeout.connect < timeout.total
+
+
+async def test_http_connections_are_bounded_and_names_are_looked_up_once():
+    async with Connections() as connections:
+        connector = connections.http.connector
+        assert isinstance(connector, aiohttp.TCPConnector)
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert connector.limit == min(4096, descriptors // 2)
+        assert connector.use_dns_cache is True
+
+
+async def test_without_a_limit_of_descriptors_connections_are_bounded_all_the_same(monkeypatch):
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
+    async with Connections() as connections:
+        assert connections.http.connector.limit == 4096
+
+
+@pytest.mark.parametrize(
+    ("options", "exchanges"),
+    [
+        ({"limit": 1}, 1),
+        ({"limit": 100}, 88),  # an eighth is left to other calls
+        ({"limit": 0, "limit_per_host": 16}, 14),
+        ({"limit": 0}, 256),  # as many as may begin before the loop is seen to be idle
+    ],
+)
+async def test_exchanges_keep_to_the_connector_of_a_ready_made_session(options, exchanges):
+    connector = aiohttp.TCPConnector(**options)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        limit = Connections(http=http).login_limit
+        while limit.acquire(lambda: None):
+            pass
+        assert limit.exchanges == exchanges
+
+
+async def test_no_cookie_of_one_answer_goes_into_the_next_request():
+    async with Connections() as connections:
+        connections.http.cookie_jar.update_cookies({"session": "x"})
+        assert len(connections.http.cookie_jar) == 0

@@ -1,0 +1,429 @@
+"""What RedisTokenStore keeps in Redis, for how long, and whose connections it uses."""
+
+import base64
+import json
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from mpauthx_async import (
+    ClosedError,
+    Connections,
+    MPAuthX,
+    RedisTokenStore,
+    Session,
+    TokenStatus,
+    WeChatSimulator,
+)
+from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import (
+    ALICE,
+    HOUR,
+    SOLE,
+    begin,
+    end_of,
+    is_about,
+    listed,
+    rotated,
+    statuses,
+    until,
+)
+from tests.helpers.redis_contents import bucket_key, details, dump, session_key, user_key
+from tests.helpers.redis_server import RedisServer
+
+DAY = 24 * HOUR
+KEY = "tiihtNczf5v6AKRyjwEUhQ=="
+DETAILS, ONLINE, ENDS = user_key("u", ALICE), bucket_key("o", ALICE), bucket_key("e", ALICE)
+BUCKET = crc32(b"alice") & 255
+MATES = [
+    name for name in map("mate-{}".format, range(60_000)) if crc32(name.encode()) & 255 == BUCKET
+]
+"""Users whose sessions stand in the same bucket as Alice's."""
+
+
+@pytest.fixture
+async def store(redis: Redis) -> RedisTokenStore:
+    return RedisTokenStore(redis)
+
+
+async def ttl_of(redis: Redis, key: str) -> int:
+    """For how long a key lives on, in milliseconds."""
+    left: int = await redis.pttl(key)
+    return left
+
+
+async def end_of_key(redis: Redis, key: str) -> int:
+    """When Redis deletes a key, in Unix milliseconds; a little more, as time goes on."""
+    left = await ttl_of(redis, key)
+    seconds, microseconds = await redis.time()
+    return int(seconds * 1000 + microseconds // 1000 + left + 1)
+
+
+class TestKeys:
+    async def test_a_session_is_a_key_a_field_of_its_user_and_that_they_are_online(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        (session,) = await begin(store, new_session())
+        contents = await dump(redis)
+        online_since = contents.pop(ONLINE)
+        assert contents == {
+            session_key(session.ref): str(session.expires_at),
+            DETAILS: {session.id: f"[{session.issued_at}]"},
+            ENDS: {"alice": session.expires_at},
+        }
+        assert online_since.keys() == {"alice"}
+        assert online_since["alice"] // 1000 == session.issued_at
+
+    async def test_details_have_all_that_is_known_of_a_session(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        (session,) = await begin(
+            store,
+            new_session(
+                sealed_key="SEALED", device="Anna's phone", device_kind="phone", absolute_ttl=DAY
+            ),
+        )
+        known = [session.issued_at, "SEALED", "Anna's phone", "phone", session.issued_at + DAY]
+        assert await details(redis, ALICE) == {session.id: known}
+        await rotated(store, session.ref)
+        await store.renew([session.ref._replace(generation=1)], ttl=2 * HOUR)
+        assert await details(redis, ALICE) == {session.id: known}
+
+    async def test_the_details_of_a_session_that_say_only_its_kind_keep_their_places(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        (session,) = await begin(store, new_session(device_kind="手机/phone"))
+        known = [session.issued_at, "", "", "手机/phone"]
+        assert await details(redis, ALICE) == {session.id: known}
+
+    async def test_the_hash_of_a_user_with_a_session_key_is_small(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        await begin(store, new_session(sealed_key="A" * 43))
+        assert await redis.object("ENCODING", DETAILS) in (b"listpack", b"ziplist")
+
+    async def test_sessions_of_a_bucket_share_its_keys(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        begun = await begin(store, new_session(), new_session(), *map(new_session, MATES[:5]))
+        own = {session_key(session.ref) for session in begun}
+        own |= {user_key("u", session.ref.subject) for session in begun}
+        assert set(await dump(redis)) == own | {ONLINE, ENDS}
+
+    async def test_a_value_is_an_integer_until_its_session_is_renewed_or_rotated(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        (session,) = await begin(store, new_session())
+        key = session_key(session.ref)
+        assert (await dump(redis))[key] == str(session.expires_at)
+        await store.renew([session.ref], ttl=2 * HOUR)
+        (renewed,) = await store.sessions(ALICE)
+        assert (await dump(redis))[key] == f"{renewed.expires_at}:0:{renewed.last_seen}:0"
+        (session,) = await store.rotate([session.ref], ttl=3 * HOUR, grace=HOUR)
+        assert isinstance(session, Session)
+        assert session.last_seen is not None
+        value = f"{session.expires_at}:1:{session.last_seen}:{session.last_seen + HOUR}"
+        assert (await dump(redis))[key] == value
+        await store.renew([session.ref], ttl=5 * HOUR)
+        assert (await dump(redis))[key].endswith(f":{session.last_seen + HOUR}")
+        await store.revoke([session.ref])
+        assert (await dump(redis))[key] == "-2:1"
+
+    async def test_a_users_keys_share_a_slot_of_a_cluster(self, cluster: RedisCluster) -> None:
+        store = RedisTokenStore(cluster)
+        session, *_ = await begin(store, new_session(), new_session(), new_session(MATES[1]))
+        await rotated(store, session.ref)
+        await store.ban(new_session(MATES[0]).ref.subject, reason="", ttl=None)
+        keys = await cluster.keys("*")
+        assert {key[:10] for key in keys} == {b"mpauthx:%c:" % kind for kind in b"tbuoe"}
+        assert len({cluster.keyslot(key) for key in keys}) == 1
+
+    async def test_a_dump_of_redis_holds_no_usable_token_nor_a_secret(
+        self, redis: Redis, wx: WeChatSimulator, tmp_path: Path
+    ) -> None:
+        async with MPAuthX(
+            app_id=wx.app_id,
+            app_secret=wx.app_secret,
+            sku="shop",
+            users=f"sqlite:///{tmp_path}/users.db",
+            tokens=RedisTokenStore(redis),
+            api_base=wx.url,
+        ) as auth:
+            results = [await auth.authorize(wx.login(f"o-{i}", session_key=KEY)) for i in range(5)]
+            results.append(await auth.refresh_token("o-0"))
+            results.append(await auth.rotate(results[1].response))
+            contents = json.dumps(await dump(redis))
+        assert KEY.rstrip("=") not in contents
+        assert wx.app_secret not in contents
+        for result in results:
+            token = result.response
+            raw = base64.urlsafe_b64decode(token[-43:] + "=")
+            assert result.session.id in contents
+            mac = base64.b64encode(raw[16:]).decode().rstrip("=")
+            for text in (token[-21:], raw[16:].hex(), mac, mac.translate({43: "-", 47: "_"})):
+                assert text not in contents
+
+
+class TestLives:
+    async def test_a_key_lives_as_long_as_its_session(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        (session,) = await begin(store, new_session(ttl=HOUR))
+        key = session_key(session.ref)
+        assert is_about(await end_of_key(redis, key), session.expires_at)
+        (renewed,) = await store.rotate([session.ref], ttl=9 * HOUR, grace=0)
+        assert not isinstance(renewed, TokenStatus)
+        assert is_about(await end_of_key(redis, key), renewed.expires_at)
+
+    async def test_a_buckets_keys_live_as_long_as_the_longest_session_in_it(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        for ttl, lives in ((HOUR, HOUR), (9 * HOUR, 9 * HOUR), (HOUR, 9 * HOUR), (DAY, DAY)):
+            await begin(store, new_session(MATES[ttl % 7], ttl=ttl))
+            for key in (ONLINE, ENDS):
+                assert lives - HOUR / 2 < await ttl_of(redis, key) < lives + HOUR / 2
+
+    async def test_a_users_details_live_as_long_as_the_users_longest_session(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        async def lives_until(end: int) -> None:
+            assert is_about(await end_of_key(redis, DETAILS), end)
+            assert (await dump(redis))[ENDS]["alice"] == end
+
+        brief, lasting = await begin(store, new_session(ttl=HOUR), new_session(ttl=5 * HOUR))
+        await lives_until(lasting.expires_at)
+        (end,) = await store.renew([brief.ref], ttl=9 * HOUR)
+        assert end is not None
+        await lives_until(end)
+        (shortened,) = await store.rotate([brief.ref], ttl=HOUR, grace=0)
+        assert isinstance(shortened, Session)
+        await lives_until(lasting.expires_at)
+        (longest,) = await begin(store, new_session(ttl=DAY))
+        await lives_until(longest.expires_at)
+        await store.revoke([longest.ref])
+        await lives_until(lasting.expires_at)
+        assert await store.revoke_subject(ALICE, spared=brief.id) == 1
+        await lives_until(shortened.expires_at)
+
+    async def test_every_key_ends_but_a_ban_for_ever(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        one, two, three = await begin(
+            store, new_session(), new_session(absolute_ttl=DAY), new_session(ttl=DAY)
+        )
+        await rotated(store, one.ref)
+        await store.renew([two.ref], ttl=DAY)
+        await store.revoke([three.ref])
+        await begin(store, *(new_session(MATES[0], policy=SOLE) for _ in range(3)))
+        await store.ban(new_session(MATES[1]).ref.subject, reason="for an hour", ttl=HOUR)
+        await store.ban(new_session(MATES[2]).ref.subject, reason="for ever", ttl=None)
+        endless = [key for key in await dump(redis) if await ttl_of(redis, key) < 0]
+        assert endless == [user_key("b", ALICE._replace(user_id=MATES[2]))]
+
+    async def test_nothing_is_left_when_the_last_session_and_the_memory_of_the_dead_ended(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        begun = await begin(
+            store, *(new_session(ttl=1000) for _ in range(3)), new_session("bob", ttl=1)
+        )
+        await begin(store, new_session("bob", ttl=500, policy=SOLE))
+        await store.rotate([begun[0].ref], ttl=800, grace=700)
+        await store.revoke([begun[1].ref])
+        await store.ban(begun[3].ref.subject, reason="", ttl=300)
+
+        async def is_empty() -> bool:
+            return await redis.dbsize() == 0
+
+        await until(is_empty)
+
+    @pytest.mark.parametrize("ttl", [HOUR, 300 * DAY])
+    async def test_revoking_leaves_that_it_was_until_the_session_would_have_ended_or_for_30_days(
+        self, store: RedisTokenStore, redis: Redis, ttl: int
+    ) -> None:
+        never, once = await begin(store, new_session(ttl=ttl), new_session(ttl=ttl))
+        await store.rotate([once.ref], ttl=ttl, grace=HOUR)
+        assert list(await store.revoke([never.ref, once.ref])) == [True, True]
+        keys = {session_key(never.ref): "-2", session_key(once.ref): "-2:1"}
+        assert await dump(redis) == keys
+        for key in keys:
+            assert (
+                min(ttl, 30 * DAY) - HOUR / 2
+                < await ttl_of(redis, key)
+                < min(ttl, 30 * DAY) + HOUR / 2
+            )
+
+    async def test_a_death_is_remembered_no_longer_than_its_session_would_have_lived(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        (session,) = await begin(store, new_session())
+        await store.revoke([session.ref])
+        key = session_key(session.ref)
+        assert is_about(await end_of_key(redis, key), session.expires_at)
+
+    async def test_a_sole_session_leaves_of_the_earlier_that_they_were_replaced(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        earlier = await begin(store, *(new_session() for _ in range(20)))
+        (sole,) = await begin(store, new_session(policy=SOLE))
+        contents = await dump(redis)
+        assert contents[DETAILS] == {sole.id: f"[{sole.issued_at}]"}
+        assert [contents[session_key(session.ref)] for session in earlier] == ["-1"] * 20
+
+    async def test_a_ban_leaves_itself_and_that_the_sessions_ended_of_it(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        (session,) = await begin(store, new_session())
+        await store.ban(ALICE, reason="spam\tand\nmore", ttl=HOUR)
+        (ban,) = await store.bans([ALICE])
+        assert ban is not None
+        key = user_key("b", ALICE)
+        assert await dump(redis) == {
+            session_key(session.ref): "-3",
+            key: json.dumps([ban.banned_at, "spam\tand\nmore", ban.until], separators=(",", ":")),
+        }
+        assert ban.until is not None
+        assert is_about(await end_of_key(redis, key), ban.until)
+
+    async def test_keys_that_were_lost_and_come_back_end_all_the_same(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        await begin(store, new_session())
+        for lost in (DETAILS, ONLINE, ENDS):
+            await redis.delete(lost)
+            (session,) = await begin(store, new_session(ttl=HOUR // 2))
+            await store.replace_sealed_key(session.ref, "OTHER")
+            await store.rotate([session.ref], ttl=HOUR // 3, grace=0)
+            for key in (DETAILS, ENDS):
+                assert await ttl_of(redis, key) > 0
+
+
+class TestRemains:
+    async def test_the_next_login_removes_the_details_of_sessions_that_are_over(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        lasting = await begin(store, *(new_session(ttl=HOUR) for _ in range(3)))
+        brief = await begin(store, *(new_session(ttl=1) for _ in range(80)))
+        for session in brief:
+            await end_of(store, session)
+        assert len(await details(redis, ALICE)) == 83
+        lasting += await begin(store, new_session())
+        assert set(await details(redis, ALICE)) == {session.id for session in lasting}
+        assert await listed(store) == [session.ref for session in reversed(lasting)]
+
+    async def test_forgetting_erases_the_details_of_sessions_that_are_over_too(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        alive, brief, damaged = await begin(store, new_session(), new_session(ttl=1), new_session())
+        await end_of(store, brief)
+        await redis.set(session_key(damaged.ref), "damaged")
+        await store.ban(ALICE._replace(user_id="bob"), reason="", ttl=None)
+        before = set(await dump(redis))
+        assert await store.forget_subject(ALICE) == 1
+        assert before - set(await dump(redis)) == {DETAILS, ONLINE, ENDS}
+        assert await statuses(store, alive) == [TokenStatus.revoked]
+        assert await store.forget_subject(ALICE) == 0
+
+    async def test_forgetting_keeps_a_ban(self, store: RedisTokenStore) -> None:
+        await begin(store, new_session())
+        await store.ban(ALICE, reason="spam", ttl=None)
+        (ban,) = await store.bans([ALICE])
+        assert await store.forget_subject(ALICE) == 0
+        assert list(await store.issue([new_session()])) == [ban]
+
+    async def test_the_living_are_never_cleared_away(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        begun = [(await begin(store, new_session(device="x" * 50)))[0] for _ in range(100)]
+        assert await listed(store) == [session.ref for session in reversed(begun)]
+        assert await store.revoke_subject(ALICE) == 100
+        assert set((await dump(redis)).values()) == {"-2"}
+
+    async def test_who_is_online_leaves_by_themselves_and_is_cleared_away_by_later_logins(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        await begin(store, new_session(ttl=HOUR))
+        brief = [new_session(mate, ttl=1 + i % 2) for mate in MATES[:40] for i in range(2)]
+        await begin(store, *brief)
+
+        async def is_alone() -> bool:
+            return await store.online_count("shop") == 1
+
+        await until(is_alone)
+        page = await store.online("shop", cursor=None, limit=100)
+        while page.cursor is not None:  # among so many dead a page may be short
+            assert page.user_ids in ([], ["alice"])
+            page = await store.online("shop", cursor=page.cursor, limit=100)
+        await begin(store, *(new_session(mate) for mate in MATES[50:60]))
+        contents = await dump(redis)
+        living = {"alice", *MATES[50:60]}
+        assert set(contents[ENDS]) == set(contents[ONLINE]) == living
+
+    async def test_who_is_online_for_longer_stays_in_place_and_goes_with_the_last_session(
+        self, store: RedisTokenStore, redis: Redis
+    ) -> None:
+        (first,) = await begin(store, new_session(ttl=HOUR))
+        online_since = (await dump(redis))[ONLINE]
+        (second,) = await begin(store, new_session(ttl=DAY))
+        contents = await dump(redis)
+        assert contents[ONLINE] == online_since
+        assert contents[ENDS] == {"alice": second.expires_at}
+        await store.revoke([second.ref])
+        contents = await dump(redis)
+        assert contents[ONLINE] == online_since
+        assert contents[ENDS] == {"alice": first.expires_at}
+        await store.revoke([first.ref])
+        assert set(await dump(redis)) == {session_key(first.ref), session_key(second.ref)}
+
+    @pytest.mark.parametrize("is_over", [False, True])
+    async def test_who_comes_back_after_their_details_were_lost_is_online_once(
+        self, store: RedisTokenStore, redis: Redis, *, is_over: bool
+    ) -> None:
+        for _ in range(2):
+            await begin(store, new_session(ttl=100 if is_over else HOUR))
+        await redis.delete(DETAILS)
+        await begin(store, new_session(MATES[0], ttl=DAY))
+
+        async def is_gone() -> bool:
+            return await store.online_count("shop") == 1
+
+        if is_over:
+            await until(is_gone)
+        (back,) = await begin(store, new_session(ttl=HOUR))
+        assert await store.online_count("shop") == 2
+        page = await store.online("shop", cursor=None, limit=10)
+        assert sorted(page.user_ids) == sorted([MATES[0], "alice"])
+        assert back.ref in await listed(store)
+        assert list(await store.revoke([back.ref])) == [True]
+
+
+class TestOwnership:
+    async def test_a_client_that_was_given_stays_open(self, redis: Redis) -> None:
+        store = RedisTokenStore(redis)
+        new = new_session()
+        await store.issue([new])
+        await store.close()
+        with pytest.raises(ClosedError):
+            await store.issue([new_session()])
+        assert session_key(new.ref) in await dump(redis)
+
+    async def test_connections_that_were_given_stay_open(
+        self, redis: Redis, redis_server: RedisServer
+    ) -> None:
+        async with Connections(redis_server.url) as connections:
+            await RedisTokenStore(connections).close()
+            other, new = RedisTokenStore(connections), new_session()
+            await other.issue([new])
+            assert session_key(new.ref) in await dump(redis)
+        with pytest.raises(ClosedError):
+            await other.issue([new_session()])
+
+    async def test_stores_on_one_redis_see_each_other(
+        self, redis: Redis, redis_server: RedisServer
+    ) -> None:
+        async with RedisTokenStore(redis_server.url) as first:
+            (session,) = await begin(first, new_session(device="phone"))
+        second = RedisTokenStore(redis)
+        assert list(await second.sessions(ALICE)) == [session]
+        assert await second.revoke_subject(ALICE) == 1

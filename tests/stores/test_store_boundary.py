@@ -1,0 +1,248 @@
+"""A store that fails in a way of its own: the service raises StoreErrors alone, with the cause."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+
+from mpauthx_async import (
+    MPAuthX,
+    OAuthToken,
+    SqliteKeyValueStore,
+    SqliteTokenStore,
+    SqliteUserStore,
+    StoreError,
+    WeChatOAuth,
+    WeChatSimulator,
+)
+from mpauthx_async.events import StoreFailed
+from mpauthx_async.failure_log import OncePerSecond, failures
+from mpauthx_async.stores.conformance import new_session
+from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.outages import ASKED_OF_TOKENS, ASKED_OF_USERS, fails, settled
+from tests.helpers.service_calls import hear, log_in, of_kind, store_calls
+from tests.stores.test_oauth_stores import DictOAuthTokenStore
+
+
+class DriverError(Exception):
+    """What the driver of a database raises, which nobody here knows."""
+
+
+class Failing:
+    """A real store that raises its driver's exception once it is out of order."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.is_out_of_order = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        async def call(*args: Any, **named: Any) -> Any:
+            if self.is_out_of_order:
+                raise DriverError(name)
+            return await method(*args, **named)
+
+        return call
+
+
+@pytest.fixture(params=["tokens", "users"])
+def stores(request: pytest.FixtureRequest) -> tuple[Failing, dict[str, Any]]:
+    """The store that is to fail, and both as arguments of a service."""
+    both: dict[str, Any] = {"users": MemoryUsers(), "tokens": MemoryTokens()}
+    failing = both[request.param] = Failing(both[request.param])
+    return failing, both
+
+
+@pytest.fixture
+def make(wx: WeChatSimulator) -> Callable[..., MPAuthX]:
+    def make(**stores: Any) -> MPAuthX:
+        return MPAuthX(
+            app_id=wx.app_id, app_secret=wx.app_secret, sku="shop", api_base=wx.url, **stores
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("listens", [False, True])
+async def test_what_a_driver_raises_becomes_a_store_error(
+    listens: bool,
+    stores: tuple[Failing, dict[str, Any]],
+    make: Callable[..., MPAuthX],
+    wx: WeChatSimulator,
+) -> None:
+    failing, both = stores
+    async with make(**both) as auth:
+        events = hear(auth) if listens else []
+        result = await log_in(auth, wx)
+        calls = store_calls(auth, result.response, result.session.id)
+        calls |= {
+            "authorize": lambda: log_in(auth, wx),
+            "forget_user": lambda: auth.forget_user("bob"),
+            "forget_user and the ban": lambda: auth.forget_user("bob", lift_ban=True),
+            "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
+        }
+        failing.is_out_of_order = True
+        outcomes = [await settled([asyncio.ensure_future(call())]) for call in calls.values()]
+    failures = [outcome for (outcome,) in outcomes if isinstance(outcome, Exception)]
+    assert len(failures) >= 8
+    assert {type(failure) for failure in failures} == {StoreError}
+    assert {type(failure.__cause__) for failure in failures} == {DriverError}
+    assert all("DriverError" in str(failure) for failure in failures)
+    assert len(of_kind(events, StoreFailed)) == (len(failures) if listens else 0)
+
+
+async def test_a_token_of_a_given_up_login_that_cannot_be_withdrawn_is_logged(
+    make: Callable[..., MPAuthX], caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = Failing(MemoryTokens())
+    async with make(users=MemoryUsers(), tokens=tokens) as auth:
+        tokens.is_out_of_order = True
+        await auth._logins._withdraw(new_session("bob").ref)
+    assert "stays until it ends" in caplog.text
+
+
+@pytest.mark.parametrize("asked", [*ASKED_OF_TOKENS, *ASKED_OF_USERS])
+async def test_a_ready_made_connection_that_is_closed_is_a_store_error(
+    asked: str, tmp_path: Path
+) -> None:
+    connection = await aiosqlite.connect(tmp_path / "own.db")
+    tokens, users = SqliteTokenStore(connection), SqliteUserStore(connection)
+    await tokens.issue([new_session("alice")])
+    await users.get(["alice"])
+    await connection.close()
+    if asked in ASKED_OF_TOKENS:
+        await fails(ASKED_OF_TOKENS[asked](tokens))
+    else:
+        await fails(ASKED_OF_USERS[asked](users))
+
+
+class FailingOAuthTokens(DictOAuthTokenStore):
+    """A store of web OAuth tokens whose methods of one name raise its driver's exception."""
+
+    out_of_order = ""
+
+    async def get(self, open_id: str) -> OAuthToken | None:
+        self._check("get")
+        return await super().get(open_id)
+
+    async def save(self, open_id: str, token: OAuthToken) -> None:
+        self._check("save")
+        await super().save(open_id, token)
+
+    async def delete(self, open_id: str) -> None:
+        self._check("delete")
+        await super().delete(open_id)
+
+    @asynccontextmanager
+    async def lock(self, open_id: str) -> AsyncIterator[None]:
+        self._check("lock")
+        async with super().lock(open_id):
+            yield
+        self._check("unlock")
+
+    async def spend_state(self, nonce: str, ttl: float) -> bool:
+        self._check("spend_state")
+        return await super().spend_state(nonce, ttl)
+
+    def _check(self, name: str) -> None:
+        if name == self.out_of_order:
+            raise DriverError(name)
+
+
+@pytest.fixture
+def failure_lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The lines in the log of failures, none of which is left out."""
+
+    def lines() -> list[str]:
+        return [one.getMessage() for one in caplog.records if one.name == failures.name]
+
+    return lines
+
+
+@pytest.fixture(autouse=True)
+def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "filters", [OncePerSecond(lambda: 0.0)])
+
+
+def web_calls(oauth: WeChatOAuth, wx: WeChatSimulator) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """Calls that ask the store of web OAuth tokens, by the method that they need."""
+    state = oauth.create_state(session="a browser")
+    return {
+        "get": lambda: oauth.get_user("bob"),
+        "save": lambda: oauth.get_access_token(wx.web_login("bob")),
+        "lock": lambda: oauth.get_access_token(wx.web_login("bob")),
+        "unlock": lambda: oauth.get_access_token(wx.web_login("bob")),
+        "delete": lambda: oauth.forget("bob"),
+        "spend_state": lambda: oauth.verify_state(state, session="a browser"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "as_functions"),
+    [
+        *((name, False) for name in ("get", "save", "lock", "unlock", "delete", "spend_state")),
+        *((name, True) for name in ("get", "save", "delete")),
+    ],
+)
+async def test_what_a_store_of_web_oauth_tokens_raises_becomes_a_store_error(
+    wx: WeChatSimulator, failure_lines: Callable[[], list[str]], asked: str, as_functions: bool
+) -> None:
+    store = FailingOAuthTokens()
+    tokens: Any = (store.get, store.save, store.delete) if as_functions else store
+    async with WeChatOAuth(
+        app_id=wx.app_id, app_secret=wx.app_secret, api_base=wx.url, tokens=tokens
+    ) as oauth:
+        await oauth.get_access_token(wx.web_login("bob"))
+        call = web_calls(oauth, wx)[asked]
+        store.out_of_order = asked
+        failure = await fails(call())
+        assert type(failure.__cause__) is DriverError
+        store.out_of_order = ""
+        await call()
+    assert failure_lines() == [str(failure)]
+
+
+async def test_a_login_that_cannot_read_the_saved_token_logs_that_once(
+    wx: WeChatSimulator, failure_lines: Callable[[], list[str]]
+) -> None:
+    store = FailingOAuthTokens()
+    store.out_of_order = "get"
+    async with WeChatOAuth(
+        app_id=wx.app_id, app_secret=wx.app_secret, api_base=wx.url, tokens=store
+    ) as oauth:
+        await oauth.get_access_token(wx.web_login("bob"))
+    (line,) = failure_lines()
+    assert "DriverError" in line
+
+
+async def test_what_is_done_within_a_lock_raises_as_it_is(
+    wx: WeChatSimulator, failure_lines: Callable[[], list[str]]
+) -> None:
+    oauth = WeChatOAuth(app_id="wx0", app_secret="x" * 32, tokens=DictOAuthTokenStore())
+    async with oauth:
+        with pytest.raises(DriverError):
+            async with oauth._tokens.lock("bob"):
+                raise DriverError
+        async with oauth._tokens.lock("bob"):  # it is free again
+            pass
+    assert failure_lines() == []
+
+
+async def test_a_lock_that_is_held_for_too_long_is_logged(
+    tmp_path: Path, failure_lines: Callable[[], list[str]]
+) -> None:
+    records = SqliteKeyValueStore(tmp_path / "records.db", lock_ttl=0.01)
+    other = SqliteKeyValueStore(tmp_path / "records.db", lock_ttl=60)
+    async with records, other, other.lock("key"):
+        failure = await fails(entered(records.lock("key")))
+    assert failure_lines() == [str(failure)]
+
+
+async def entered(lock: AbstractAsyncContextManager[None]) -> None:
+    async with lock:
+        pass

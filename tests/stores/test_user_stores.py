@@ -1,0 +1,357 @@
+"""What every user store promises, over every table that SqliteUserStore may find."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import aiosqlite
+import pytest
+
+from mpauthx_async import ClosedError, ConfigurationError, SqliteUserStore, StoreError, User
+from mpauthx_async.stores import open_user_store
+from mpauthx_async.stores.conformance import UserStoreConformance
+from tests.helpers.memory_stores import MemoryUsers
+from tests.helpers.sqlite_files import data_version, query, run
+
+MPAUTHX = (
+    "CREATE TABLE user(openId text primary key not null, city text, country text, gender integer,"
+    " language text, nickName text, province text)"
+)
+OPEN_ID_ALONE = "CREATE TABLE user (openId TEXT)"
+ODD_CASE = (
+    "CREATE TABLE User (id INTEGER PRIMARY KEY AUTOINCREMENT, points INT NOT NULL DEFAULT 7,"
+    " OPENID TEXT UNIQUE, nickname, UNIONID VARCHAR(128), Gender INT, email TEXT, CreatedAt INT)"
+)
+NOT_NULL = (
+    "CREATE TABLE user (openId TEXT NOT NULL, unionId TEXT NOT NULL, nickName TEXT NOT NULL,"
+    " gender INTEGER NOT NULL, city TEXT NOT NULL, province TEXT NOT NULL, country TEXT NOT NULL,"
+    " language TEXT NOT NULL, avatarUrl TEXT NOT NULL, createdAt INTEGER NOT NULL,"
+    " updatedAt INTEGER NOT NULL)"
+)
+ALICE = User("o-alice", None, "Alice", 1, "Guangzhou", "Guangdong", "China", "zh_CN")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "users.db"
+
+
+class TestNewFile(UserStoreConformance):
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
+        async with SqliteUserStore(str(path)) as store:
+            yield store
+
+
+class TestPath(UserStoreConformance):
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
+        async with SqliteUserStore(path) as store:
+            yield store
+
+
+class TestConnection(UserStoreConformance):
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
+        async with aiosqlite.connect(path) as connection:
+            connection.row_factory = sqlite3.Row
+            yield SqliteUserStore(connection)
+
+
+class TestTableOfMpauthx(UserStoreConformance):
+    keeps = frozenset(("nick_name", "gender", "city", "province", "country", "language"))
+
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
+        run(path, MPAUTHX)
+        async with SqliteUserStore(path) as store:
+            yield store
+
+
+class TestTableOfOpenIdAlone(UserStoreConformance):
+    keeps = frozenset()
+
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
+        run(path, OPEN_ID_ALONE)
+        async with SqliteUserStore(path) as store:
+            yield store
+
+
+class TestTableInOddCaseWithColumnsOfItsOwn(UserStoreConformance):
+    keeps = frozenset(("union_id", "nick_name", "gender", "created_at"))
+
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
+        run(path, ODD_CASE)
+        async with SqliteUserStore(path) as store:
+            yield store
+
+
+class TestTableThatTakesNoNull(UserStoreConformance):
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
+        run(path, NOT_NULL)
+        async with SqliteUserStore(path) as store:
+            yield store
+
+
+class TestMemory(UserStoreConformance):
+    @pytest.fixture
+    def store(self) -> MemoryUsers:
+        return MemoryUsers()
+
+
+class TestExistingTable:
+    async def test_the_users_of_mpauthx_are_known(self, path: Path) -> None:
+        run(path, MPAUTHX)
+        run(
+            path,
+            "INSERT INTO user VALUES ('o-alice', 'Guangzhou', 'China', 1, 'zh_CN', 'Alice',"
+            " 'Guangdong'), ('u-bob', '', '', 0, '', '', '')",
+        )
+        async with SqliteUserStore(path) as store:
+            assert list(await store.get(["o-alice"])) == [ALICE]
+            users = [User("o-alice"), User("o-bob", "u-bob"), User("o-carol")]
+            assert list(await store.save(users)) == [False, False, True]
+
+    async def test_without_a_union_id_column_open_id_holds_the_user_id(self, path: Path) -> None:
+        run(path, MPAUTHX)
+        async with SqliteUserStore(path) as store:
+            await store.save([User("o-alice", "u-alice"), User("o-bob")])
+        assert query(path, "SELECT openId FROM user ORDER BY 1") == [("o-bob",), ("u-alice",)]
+
+    async def test_without_a_union_id_column_a_row_is_added_for_the_union_id(
+        self, path: Path
+    ) -> None:
+        run(path, MPAUTHX)
+        async with SqliteUserStore(path) as store:
+            await store.save([ALICE])
+            assert list(await store.save([User("o-alice", "u-alice", city="Wuhan")])) == [False]
+            expected = replace(ALICE, union_id="u-alice", city="Wuhan")
+            assert list(await store.get(["u-alice", "o-alice"])) == [expected] * 2
+            assert list(await store.save([User("o-alice", "u-new")])) == [False]
+            expected = replace(expected, union_id="u-new", linked_ids=("u-alice",))
+            assert list(await store.get(["u-alice", "o-alice", "u-new"])) == [expected] * 3
+        assert query(path, "SELECT openId, nickName, city FROM user ORDER BY 1") == [
+            ("o-alice", "Alice", "Guangzhou"),
+            ("u-alice", "Alice", "Wuhan"),
+            ("u-new", "Alice", "Wuhan"),
+        ]
+
+    async def test_columns_of_its_own_are_left_alone(self, path: Path) -> None:
+        run(path, ODD_CASE)
+        run(path, "INSERT INTO user (OPENID, points, email) VALUES ('o-alice', 99, 'a@b.cn')")
+        async with SqliteUserStore(path) as store:
+            assert list(await store.save([ALICE, User("o-bob")])) == [False, True]
+        assert query(path, "SELECT OPENID, nickname, points, email FROM user ORDER BY 1") == [
+            ("o-alice", "Alice", 99, "a@b.cn"),
+            ("o-bob", None, 7, None),
+        ]
+
+    async def test_no_column_is_added(self, path: Path) -> None:
+        run(path, ODD_CASE)
+        before = query(path, "SELECT sql FROM sqlite_master WHERE name = 'User'")
+        async with SqliteUserStore(path) as store:
+            await store.save([ALICE])
+        assert query(path, "SELECT sql FROM sqlite_master WHERE name = 'User'") == before
+
+    async def test_columns_that_take_no_null_get_what_is_empty(self, path: Path) -> None:
+        run(path, NOT_NULL)
+        async with SqliteUserStore(path, clock=lambda: 1_700_000_000.5) as store:
+            await store.save([User("o-alice")])
+        now = 1_700_000_000_500
+        assert query(path, "SELECT * FROM user") == [
+            ("o-alice", "", "", 0, "", "", "", "", "", now, now)
+        ]
+
+    @pytest.mark.parametrize("table", [None, MPAUTHX, OPEN_ID_ALONE, ODD_CASE, NOT_NULL])
+    async def test_no_login_reads_the_whole_table(self, path: Path, table: str | None) -> None:
+        if table is not None:
+            run(path, table)
+        async with aiosqlite.connect(path) as connection:
+            store = SqliteUserStore(connection)
+            await store.get([])
+            statements: list[str] = []
+            await connection.set_trace_callback(statements.append)
+            await store.save([ALICE, User("o-bob", "u-bob")])
+            await store.save([replace(ALICE, nick_name="Ali"), User("o-bob", "u-bob-2")])
+            await store.get(["u-bob-2"])
+            await connection.set_trace_callback(None)
+        steps = [
+            step
+            for statement in statements
+            if statement.startswith(("SELECT", "UPDATE"))
+            for *_, step in query(path, f"EXPLAIN QUERY PLAN {statement}")
+        ]
+        assert len([step for step in steps if step.startswith("SEARCH user USING")]) >= 3
+        assert [step for step in steps if step.startswith("SCAN user")] == []
+
+
+class TestNewTable:
+    async def test_it_has_every_known_column(self, path: Path) -> None:
+        async with SqliteUserStore(path) as store:
+            await store.get([])
+        names = [name for _, name, *_ in query(path, "PRAGMA table_info(user)")]
+        assert names == [
+            "openId",
+            "unionId",
+            "nickName",
+            "gender",
+            "city",
+            "province",
+            "country",
+            "language",
+            "avatarUrl",
+            "createdAt",
+            "updatedAt",
+        ]
+
+    async def test_a_person_first_seen_by_open_id_keeps_one_row(self, path: Path) -> None:
+        async with SqliteUserStore(path) as store:
+            await store.save([ALICE])
+            assert list(await store.save([User("o-alice", "u-alice")])) == [False]
+            by_open_id, by_union_id = await store.get(["o-alice", "u-alice"])
+            assert by_open_id == by_union_id
+        rows = query(path, "SELECT openId, unionId, nickName FROM user")
+        assert rows == [("o-alice", "u-alice", "Alice")]
+
+    async def test_the_times_are_the_clocks(self, path: Path) -> None:
+        now = 1_700_000_000.0
+        async with SqliteUserStore(path, clock=lambda: now) as store:
+            await store.save([ALICE])
+            now += 60
+            await store.save([ALICE])
+            assert await _times(store) == (1_700_000_000_000, 1_700_000_000_000)
+            now += 60
+            await store.save([replace(ALICE, city="Wuhan")])
+            assert await _times(store) == (1_700_000_000_000, 1_700_000_120_000)
+            now += 60
+            await store.save([User("o-alice", "u-alice")])
+            assert await _times(store) == (1_700_000_000_000, 1_700_000_180_000)
+
+    async def test_the_file_is_in_wal_mode(self, path: Path) -> None:
+        async with SqliteUserStore(path) as store:
+            await store.save([ALICE])
+        assert query(path, "PRAGMA journal_mode") == [("wal",)]
+
+    async def test_users_outlive_the_store(self, path: Path) -> None:
+        async with SqliteUserStore(path, clock=lambda: 1.5) as store:
+            await store.save([ALICE])
+        async with SqliteUserStore(path) as store:
+            assert list(await store.save([User("o-alice")])) == [False]
+            expected = replace(ALICE, created_at=1500, updated_at=1500)
+            assert list(await store.get(["o-alice"])) == [expected]
+
+
+class TestWriting:
+    @pytest.mark.parametrize("table", [None, MPAUTHX, OPEN_ID_ALONE, ODD_CASE, NOT_NULL])
+    async def test_nothing_is_written_when_nothing_changed(
+        self, path: Path, table: str | None
+    ) -> None:
+        if table is not None:
+            run(path, table)
+        with closing(sqlite3.connect(path)) as observer:
+            async with SqliteUserStore(path) as store:
+                users = [replace(ALICE, union_id="u-alice"), User("o-bob")]
+                await store.save(users)
+                before = data_version(observer)
+                await store.save(users)
+                await store.save([User("o-alice", "u-alice", "", 0, "")] * 2)
+                await store.save([User("o-alice", "u-alice", "微信用户", 0, "Nowhere")])
+                await store.save([])
+                await store.get(["u-alice", "o-bob", "stranger"])
+                assert data_version(observer) == before
+                await store.save([User("o-carol")])
+                assert data_version(observer) != before
+
+    async def test_an_import_may_bind_more_values_than_a_statement_takes(self, path: Path) -> None:
+        users = [User(f"o-{i}") for i in range(25_000)]  # 275,000 values
+        async with SqliteUserStore(path) as store:
+            assert list(await store.save(users)) == [True] * 25_000
+        assert query(path, "SELECT count(*) FROM user") == [(25_000,)]
+
+
+class TestSharing:
+    async def test_stores_on_one_file_see_each_other(self, path: Path) -> None:
+        async with SqliteUserStore(path) as first, SqliteUserStore(path) as second:
+            assert list(await first.save([ALICE])) == [True]
+            assert list(await second.save([User("o-alice", city="Wuhan")])) == [False]
+            (kept,) = await first.get(["o-alice"])
+            assert kept is not None
+            assert (kept.nick_name, kept.city) == ("Alice", "Wuhan")
+
+    async def test_of_first_logins_through_many_stores_one_is_new(self, path: Path) -> None:
+        stores = [SqliteUserStore(path) for _ in range(6)]
+        for i in range(20):
+            answers = await asyncio.gather(*(store.save([User(f"o-{i}")]) for store in stores))
+            assert sorted(answer for (answer,) in answers) == [False] * 5 + [True]
+        for store in stores:
+            await store.close()
+
+    async def test_a_connection_that_was_given_stays_open(self, path: Path) -> None:
+        async with aiosqlite.connect(path) as connection:
+            async with SqliteUserStore(connection) as store:
+                await store.save([ALICE])
+            with pytest.raises(ClosedError):
+                await store.get(["o-alice"])
+            async with connection.execute("SELECT openId FROM user") as cursor:
+                assert await cursor.fetchone() == ("o-alice",)
+
+    async def test_a_foreign_transaction_is_refused_and_left_alone(self, path: Path) -> None:
+        run(path, "CREATE TABLE note (text)")
+        async with aiosqlite.connect(path) as connection:
+            store = SqliteUserStore(connection)
+            await store.get([])
+            await connection.execute("INSERT INTO note VALUES ('mine')")
+            with pytest.raises(StoreError, match="transaction"):
+                await store.save([ALICE])
+            assert connection.in_transaction
+            await connection.commit()
+            assert list(await store.save([ALICE])) == [True]
+        assert query(path, "SELECT text FROM note") == [("mine",)]
+
+    async def test_nothing_is_created_inside_a_foreign_transaction(self, path: Path) -> None:
+        async with aiosqlite.connect(path) as connection:
+            store = SqliteUserStore(connection)
+            await connection.execute("BEGIN")
+            with pytest.raises(StoreError, match="transaction"):
+                await store.get(["o-alice"])
+            with pytest.raises(StoreError, match="transaction"):
+                await store.save([ALICE])
+            await connection.rollback()
+            assert list(await store.save([ALICE])) == [True]
+
+
+class TestOpeningByUrl:
+    async def test_an_absolute_path_and_a_clock(self, path: Path) -> None:
+        async with open_user_store(f"sqlite:///{path}", clock=lambda: 1.5) as store:
+            await store.save([ALICE])
+        assert query(path, "SELECT openId, createdAt FROM user") == [("o-alice", 1500)]
+
+    @pytest.mark.parametrize("url", ["redis://localhost", "users.db", "", "sqlite:///"])
+    async def test_what_names_no_store_is_refused(self, url: str) -> None:
+        with pytest.raises(ConfigurationError):
+            open_user_store(url)
+
+    @pytest.mark.parametrize(
+        ("url", "said"),
+        [
+            ("users.db", "is sqlite:///users.db."),
+            ("redis://localhost", "begins with sqlite:///, not with redis://."),
+            ("sqlite:///users.db?busy_timeout=5", "the option 'busy_timeout'"),
+        ],
+    )
+    async def test_it_says_what_to_write(self, url: str, said: str) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            open_user_store(url)
+        assert said in str(caught.value)
+
+
+async def _times(store: SqliteUserStore) -> tuple[int | None, int | None]:
+    (alice,) = await store.get(["o-alice"])
+    assert alice is not None
+    return alice.created_at, alice.updated_at

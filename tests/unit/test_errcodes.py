@@ -1,0 +1,160 @@
+"""WeChat's errcodes: whose fault each is in which call, and what is told of it."""
+
+from collections.abc import Callable
+
+import pytest
+
+from mpauthx_async import (
+    ConnectionFailedError,
+    EmptyResponseError,
+    HTTPStatusError,
+    MPAuthX,
+    MPAuthXError,
+    OperatorError,
+    RefusedError,
+    UnavailableError,
+    WeChatAPIError,
+    WeChatOperatorError,
+    WeChatRefusedError,
+    WeChatSimulator,
+    WeChatUnavailableError,
+)
+from mpauthx_async.simulator import Fault
+from mpauthx_async.wechat.errcodes import refusal
+from tests.helpers.service_calls import log_in
+from tests.service.test_service import auth, make, tokens
+
+__all__ = ["auth", "make", "tokens"]
+
+LOGIN = "/sns/jscode2session"
+WEB_LOGIN = "/sns/oauth2/access_token"
+PROFILE = "/sns/userinfo"
+PHONE = "/wxa/business/getuserphonenumber"
+TOKEN = "/cgi-bin/stable_token"
+WECOM = "/cgi-bin/miniprogram/jscode2session"
+PLATFORM = "/sns/component/jscode2session"
+
+
+@pytest.mark.parametrize(
+    ("path", "errcode", "kind", "http_status", "retryable"),
+    [
+        (LOGIN, -1, WeChatUnavailableError, 503, True),
+        (LOGIN, 40029, WeChatRefusedError, 401, False),
+        (LOGIN, 40163, WeChatRefusedError, 401, False),
+        (LOGIN, 40226, WeChatRefusedError, 403, False),
+        (LOGIN, 45011, WeChatUnavailableError, 429, True),
+        (LOGIN, 45009, WeChatUnavailableError, 503, False),
+        (PROFILE, 45009, WeChatUnavailableError, 503, True),
+        (WEB_LOGIN, 40029, WeChatRefusedError, 401, False),
+        (WECOM, 40029, WeChatRefusedError, 401, False),
+        (WECOM, 42022, WeChatRefusedError, 401, False),
+        (WECOM, 42001, WeChatOperatorError, 502, False),
+        (WECOM, 45009, WeChatUnavailableError, 503, True),
+        (WECOM, 60021, WeChatOperatorError, 502, False),
+        (PHONE, 40029, WeChatRefusedError, 400, False),
+        (PHONE, 45009, WeChatUnavailableError, 503, False),
+        (PROFILE, 40001, WeChatRefusedError, 401, False),
+        (PROFILE, 48001, WeChatRefusedError, 403, False),
+        (PHONE, 48001, WeChatOperatorError, 502, False),
+        (PHONE, 40001, WeChatOperatorError, 502, False),
+        (TOKEN, 40001, WeChatOperatorError, 502, False),
+        *(
+            (LOGIN, errcode, WeChatOperatorError, 502, False)
+            for errcode in (40013, 40125, 40164, 40243, 50002, 61004, 99999)
+        ),
+    ],
+)
+def test_who_is_at_fault_depends_on_the_call(
+    path: str, errcode: int, kind: type[WeChatAPIError], http_status: int, retryable: bool
+) -> None:
+    error = refusal(errcode, "some error", rid=None, path=path)
+    assert type(error) is kind
+    assert (error.http_status, error.retryable) == (http_status, retryable)
+
+
+@pytest.mark.parametrize(
+    ("path", "errcode", "advice"),
+    [
+        (LOGIN, 40243, "app_secret is frozen"),
+        (LOGIN, 50001, "not authorized to make this call"),
+        (LOGIN, 50002, "frozen, moved or cancelled"),
+        (TOKEN, 50004, "may not fetch access tokens"),
+        (TOKEN, 50007, "account is frozen"),
+        (WECOM, 60020, "trusted IP addresses"),
+        (LOGIN, 61003, "authorize the platform again"),
+        (LOGIN, 61004, "for the third-party platform"),
+        (LOGIN, 61023, "authorizer_refresh_token"),
+        (LOGIN, 43001, "another HTTP method"),
+        (PHONE, 43002, "another HTTP method"),
+        (PROFILE, 41009, "openid is missing"),
+        (PLATFORM, 41018, "pass ComponentExchange"),
+        (PLATFORM, 40094, "belong together"),
+        (TOKEN, 89503, "administrator has to confirm"),
+        (TOKEN, 89506, "administrator has refused"),
+        (WECOM, 50001, "another application"),
+        (WECOM, 50002, "not visible to this member"),
+    ],
+)
+def test_the_operator_is_told_what_to_do(path: str, errcode: int, advice: str) -> None:
+    error = refusal(errcode, "some error", rid=None, path=path)
+    assert isinstance(error, OperatorError)
+    assert advice in error.hint
+
+
+@pytest.mark.parametrize(
+    ("path", "errcode", "advice"),
+    [
+        (LOGIN, 40001, "app_secret"),
+        (PROFILE, 40001, "authorize again"),
+        (PHONE, 40001, "stable_token"),
+        (WECOM, 40001, "the function that returns it"),
+        (LOGIN, 40029, "wx.login"),
+        (PHONE, 40029, "getPhoneNumber"),
+        (WECOM, 40029, "wx.qy.login"),
+        (PROFILE, 42001, "authorize again"),
+        (PHONE, 42001, "stable_token"),
+        (PROFILE, 48001, "snsapi_userinfo"),
+        (PHONE, 48001, "permissions"),
+        (LOGIN, 45009, "midnight"),
+        (WECOM, 45009, "minute, hour or day"),
+    ],
+)
+def test_the_hint_depends_on_the_call(path: str, errcode: int, advice: str) -> None:
+    assert advice in refusal(errcode, "some error", rid=None, path=path).hint
+
+
+async def test_a_wx_login_code_in_place_of_a_phone_code_is_told(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    with pytest.raises(WeChatRefusedError) as caught:
+        await auth.get_phone_number(wx.login("bob"))
+    assert caught.value.http_status == 400
+    assert "not that of wx.login" in caught.value.hint
+
+
+async def test_a_wrong_secret_is_the_operators_fault(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    async with make(app_secret="f" * 32) as auth:
+        with pytest.raises(WeChatOperatorError) as caught:
+            await auth.authorize(wx.login("bob"))
+    assert (caught.value.errcode, caught.value.http_status) == (40125, 502)
+
+
+async def test_an_error_of_wechat_is_caught_by_its_branch(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
+    with pytest.raises(RefusedError):
+        await auth.authorize("unknown")
+    wx.fail_next(Fault.TOO_FREQUENT)
+    with pytest.raises(UnavailableError):
+        await log_in(auth, wx)
+
+
+@pytest.mark.parametrize("kind", [HTTPStatusError, EmptyResponseError])
+def test_an_answer_that_is_none_of_wechats_is_a_bad_gateway(kind: type[MPAuthXError]) -> None:
+    assert kind.http_status == 502
+
+
+def test_no_connection_is_unavailable() -> None:
+    assert ConnectionFailedError("No connection.", sent=False).http_status == 503

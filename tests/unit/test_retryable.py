@@ -1,0 +1,161 @@
+"""Which failures say that the same call may succeed later: not those of a code that is used up."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+
+from mpauthx_async import (
+    Ban,
+    EmptyResponseError,
+    HTTPStatusError,
+    IncompleteResponseError,
+    MPAuthX,
+    MPAuthXError,
+    NewSession,
+    Session,
+    SessionRef,
+    StoreError,
+    User,
+    WeChatAPIError,
+    WeChatOAuth,
+    WeChatSimulator,
+)
+from mpauthx_async.simulator import Fault
+from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.service_calls import log_in
+from tests.oauth.test_oauth import service as web_service
+from tests.service.test_service import make, tokens
+from tests.stores.test_oauth_stores import DictOAuthTokenStore
+
+__all__ = ["make", "tokens"]
+
+Make = Callable[..., MPAuthX]
+
+
+class Users(MemoryUsers):
+    """A store that saves nobody."""
+
+    async def save(self, users: Sequence[User]) -> Sequence[bool]:
+        raise StoreError("The disk is full.")
+
+
+class Tokens(MemoryTokens):
+    """A store that keeps no new session, and cannot look one up."""
+
+    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
+        raise StoreError("The disk is full.")
+
+    async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
+        raise StoreError("The disk is full.")
+
+
+@pytest.fixture(params=["users", "tokens"])
+async def broken(request: pytest.FixtureRequest, make: Make) -> AsyncIterator[MPAuthX]:
+    """A service that logs nobody in, for the fault of either store."""
+    stores = {"users": (Users(), MemoryTokens()), "tokens": (MemoryUsers(), Tokens())}
+    users, tokens = stores[request.param]
+    async with make(users=users, tokens=tokens) as auth:
+        yield auth
+
+
+async def test_a_login_that_is_not_stored_has_used_its_code_up(
+    broken: MPAuthX, wx: WeChatSimulator
+) -> None:
+    with pytest.raises(StoreError) as caught:
+        await log_in(broken, wx)
+    assert (caught.value.http_status, caught.value.retryable) == (503, False)
+
+
+async def test_a_session_that_is_not_stored_can_be_issued_again(broken: MPAuthX) -> None:
+    with pytest.raises(StoreError) as caught:
+        await broken.issue_session(open_id="bob")
+    assert (caught.value.http_status, caught.value.retryable) == (503, True)
+
+
+async def test_a_token_can_be_checked_again(make: Make, wx: WeChatSimulator) -> None:
+    async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
+        token = (await log_in(auth, wx)).token
+    async with make(users=MemoryUsers(), tokens=Tokens()) as auth:
+        with pytest.raises(StoreError) as caught:
+            await auth.is_token_valid(token)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault.HTTP_500, HTTPStatusError),
+        (Fault.EMPTY, EmptyResponseError),
+        (Fault.TRUNCATED, IncompleteResponseError),
+    ],
+)
+async def test_what_was_sent_with_a_code_is_not_repeated(
+    make: Make, wx: WeChatSimulator, fault: Fault, kind: type[MPAuthXError]
+) -> None:
+    async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
+        wx.fail_next(fault)
+        with pytest.raises(kind) as caught:
+            await log_in(auth, wx)
+    assert (caught.value.http_status, caught.value.retryable) == (502, False)
+
+
+async def test_a_busy_wechat_has_not_used_the_code_up(make: Make, wx: WeChatSimulator) -> None:
+    async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
+        code = wx.login("bob")
+        wx.fail_next(Fault.SYSTEM_BUSY, 3)
+        with pytest.raises(WeChatAPIError) as caught:
+            await auth.authorize(code)
+        assert (caught.value.http_status, caught.value.retryable) == (503, True)
+        assert await auth.authorize(code)
+
+
+class Saving(DictOAuthTokenStore):
+    """A store of web logins after whose first save WeChat is busy."""
+
+    def __init__(self, wx: WeChatSimulator) -> None:
+        super().__init__()
+        self._wx = wx
+        self.failure: Exception | None = None
+
+    async def save(self, open_id: str, token: object) -> None:
+        if self.failure is not None:
+            raise self.failure
+        await super().save(open_id, token)  # type: ignore[arg-type]
+        self._wx.fail_next(Fault.SYSTEM_BUSY, 3)
+
+
+@pytest.fixture
+def kept(wx: WeChatSimulator) -> Saving:
+    return Saving(wx)
+
+
+@pytest.fixture
+async def oauth(wx: WeChatSimulator, kept: Saving) -> AsyncIterator[WeChatOAuth]:
+    async with web_service(wx, (kept.get, kept.save), lambda: 1_800_000_000.0) as oauth:
+        yield oauth
+
+
+@pytest.mark.parametrize("method", ["get_user_by_code", "identify"])
+async def test_a_web_login_without_its_profile_has_used_its_code_up(
+    oauth: WeChatOAuth, wx: WeChatSimulator, method: str
+) -> None:
+    with pytest.raises(WeChatAPIError) as caught:
+        await getattr(oauth, method)(wx.web_login("bob"))
+    assert (caught.value.errcode, caught.value.retryable) == (-1, False)
+    assert (await oauth.get_user("bob")).open_id == "bob"
+
+
+async def test_a_profile_can_be_asked_for_again(oauth: WeChatOAuth, wx: WeChatSimulator) -> None:
+    await oauth.get_access_token(wx.web_login("bob"))
+    with pytest.raises(WeChatAPIError) as caught:
+        await oauth.get_user("bob")
+    assert (caught.value.errcode, caught.value.retryable) == (-1, True)
+
+
+async def test_a_web_token_that_is_not_saved_has_used_its_code_up(
+    oauth: WeChatOAuth, wx: WeChatSimulator, kept: Saving
+) -> None:
+    kept.failure = StoreError("The disk is full.")
+    with pytest.raises(StoreError) as caught:
+        await oauth.get_access_token(wx.web_login("bob"))
+    assert not caught.value.retryable
