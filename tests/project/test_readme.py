@@ -2,6 +2,8 @@ import ast
 import contextlib
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_urlsafe
@@ -86,6 +88,14 @@ async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
         "LoginPolicy(",
         "forget_user(",
         "verify_push_url",
+        "open-id-of-bob\")    # the client's",
+        "ComponentExchange(component_app_id",
+        "token_bytes(32)",
+        "Metrics(registry)",
+        "token_status(token), await auth.is_token_valid(renewed)",
+        "ban.reason",
+        "OAuthTokenStoreConformance",
+        "UserNotFoundError as error",
     )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
 
@@ -183,6 +193,105 @@ async def test_sessions_that_people_manage(
     assert "reason='spam'" in out
     assert out.endswith("[] 0\n")  # the ban ended all
     assert namespace["cursor"] is None
+
+
+async def test_the_quickstart(
+    wx: WeChatSimulator, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await run(snippet_with("open-id-of-bob\")    # the client's"), wx, redis_server)
+    assert capsys.readouterr().out == "open-id-of-bob True\nTrue\nFalse\n"
+
+
+async def test_third_parties_and_wecom(wx: WeChatSimulator, redis_server: RedisServer) -> None:
+    company = {"corpid": wx.corp_id, "corpsecret": wx.corp_secret}
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(f"{wx.url}/cgi-bin/gettoken", params=company)
+    namespace = await run(
+        snippet_with("ComponentExchange(component_app_id"),
+        wx,
+        redis_server,
+        component_app_id=wx.component_app_id,
+        component_token=wx.component_access_token,
+        corp_token=answer.json()["access_token"],
+    )
+    async with namespace["by_platform"] as by_platform, namespace["in_wecom"] as in_wecom:
+        assert (await by_platform.authorize(wx.login("bob"))).user.open_id == "bob"
+        member = (await in_wecom.authorize(wx.wecom_login("bob"))).user.open_id
+        assert member.startswith("bob@")
+
+
+async def test_changing_secrets(
+    wx: WeChatSimulator, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await run(snippet_with("token_bytes(32)"), wx, redis_server, code=wx.login("bob"))
+    assert capsys.readouterr().out == "True\nFalse\n"
+
+
+async def test_events_and_metrics(
+    wx: WeChatSimulator,
+    redis: Redis,
+    redis_server: RedisServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with service(wx, redis_server) as auth:
+        names = {"auth": auth, "code": wx.login("open-id-of-bob")}
+        namespace = await run(snippet_with("Metrics(registry)"), wx, redis_server, **names)
+    assert capsys.readouterr().out == "LoggedIn\nBanned\n"
+    exported = namespace["generate_latest"](namespace["registry"]).decode()
+    page = PAGES[ROOT / "docs" / "guides" / "events-and-metrics.md"]
+    for name in re.findall(r"^# TYPE (\w+?)(?:_created)? (?:counter|histogram)", exported, re.M):
+        assert f"`{name}`" in page
+
+
+async def test_rotation(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with service(wx, redis_server) as auth:
+        names = {"auth": auth, "code": wx.login("bob")}
+        await run(snippet_with("is_token_valid(renewed)"), wx, redis_server, **names)
+    assert capsys.readouterr().out.endswith(" True\n")
+
+
+async def test_bans_and_who_is_online(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with service(wx, redis_server) as auth:
+        names = {"auth": auth, "code": wx.login("bob")}
+        await run(snippet_with("ban.reason"), wx, redis_server, **names)
+    assert capsys.readouterr().out == "['bob'] 1\nspam 0\nTrue\n"
+
+
+async def test_migrating_from_mpauthx(
+    wx: WeChatSimulator,
+    redis: Redis,
+    redis_server: RedisServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, info = wx.login("open-id-of-bob"), wx.get_user_info("open-id-of-bob")
+    names = {"code": code, "encrypted_data": info.encrypted_data, "iv": info.iv}
+    await run(snippet_with("UserNotFoundError as error"), wx, redis_server, **names)
+    assert capsys.readouterr().out == "True\nTrue open-id-of-bob shop\n6010\n"
+
+
+def test_a_store_of_ones_own_passes_its_suite(tmp_path: Path) -> None:
+    test = tmp_path / "test_store.py"
+    test.write_text(snippet_with("OAuthTokenStoreConformance"))
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", "-p", "no:xdist"]
+    ran = subprocess.run([*command, str(test)], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+    assert re.search(r"^\d\d passed", ran.stdout, re.M)
+
+
+def test_the_settings_page_names_every_argument() -> None:
+    page = PAGES[ROOT / "docs" / "settings.md"]
+    named = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", page, re.M)))
+    assert set(named) == set(inspect.signature(MPAuthX).parameters)
+
+
+def test_contributors_find_the_files_that_are_named() -> None:
+    page = PAGES[ROOT / "docs" / "contributing.md"]
+    for path in re.findall(r"`((?:mpauthx_async|tests)/[\w/.]+)`", page):
+        assert (ROOT / path).exists(), path
 
 
 async def test_services_that_share_connections(
