@@ -29,6 +29,7 @@ from .revocation import REVOCATION
 from .scale import SCALE
 from .sealing import SEALING
 from .validate import VALIDATE
+from .waiting import WAITING
 
 BENCHMARKS = {
     benchmark.name: benchmark
@@ -46,6 +47,7 @@ BENCHMARKS = {
         SEALING,
         PADDING,
         NEIGHBOURS,
+        WAITING,
     )
 }
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Self
 
@@ -441,6 +442,29 @@ class MPAuthX:
             raise
         del token
         raise invalid_token(status)
+
+    def until_revoked(self, token: object) -> AbstractAsyncContextManager[Identity]:
+        """Run a block, as of a websocket, until the session of its token ends.
+
+        The block is cancelled, as `asyncio.timeout` does, within 2 seconds of the session's end in
+        any process or of its expiry; `async with` then raises InvalidTokenError. A rotation does
+        not end it, and waiting does not renew a sliding life. On a single Redis the store pushes
+        what changes; other stores are asked once a second. While the store cannot answer, the
+        block goes on.
+
+        Args:
+            token: what the client sent.
+
+        Returns:
+            An async context manager, which can be entered once and gives the Identity.
+
+        Raises:
+            InvalidTokenError: when it is entered, if the token is not good; when the session ends,
+                with its `status`.
+            StoreError: when it is entered, if the store could not answer.
+            ClosedError: when it is entered, if the service is closed; when the service is closed.
+        """
+        return self._sessions.until_revoked(token)
 
     async def refresh_token(self, user_id: str) -> AuthResult:
         """Give a user a new token; every earlier one of theirs for this sku dies.

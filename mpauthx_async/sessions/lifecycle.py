@@ -20,13 +20,14 @@ from ..errors import (
     UserNotFoundError,
 )
 from ..events import Revoked, Rotated, TokenReuseDetected, TokensValidated
-from ..models import AuthResult, OnlinePage, Session, SessionRef, Subject, User
+from ..models import AuthResult, Identity, OnlinePage, Session, SessionRef, Subject, User
 from ..parts import Parts
 from ..store_boundary import only_store_errors
 from ..stores import longest_wait, system_of
 from ..stores.near_cache import NearCache, NearCaching
 from ..tokens.format import is_nonce
 from .subjects import Subjects
+from .until_revoked import SessionWatch, UntilRevoked
 
 __all__ = ["Sessions", "invalid_token"]
 
@@ -84,6 +85,7 @@ class Sessions:
         self._renewals = self._coalescer(
             events.watched("renew", self._renew), None, max_in_flight=1
         )
+        self._watch = SessionWatch(self._coalescer(tokens.lookup, wait), tokens)
         self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None
         # What may be asked before `end_of`; not where lives slide, for a use has to be noted.
         self.near_cache = self._near if absolute_ttl is None else None
@@ -152,6 +154,15 @@ class Sessions:
             raise invalid_token(status)
         return ref
 
+    def until_revoked(self, token: object) -> UntilRevoked:
+        """A block that is cancelled when the session of a token ends."""
+
+        async def authenticate() -> tuple[Identity, SessionRef]:
+            ref = await self.current(token)
+            return Identity(ref.user_id, ref.nonce, ref.sku, str(token)), ref
+
+        return UntilRevoked(self._watch, authenticate, invalid_token)
+
     async def of_user(self, user_id: str) -> list[Session]:
         """List the living sessions of a user, newest first."""
         found: list[Session] = []
@@ -218,6 +229,7 @@ class Sessions:
 
     async def close(self) -> None:
         """Take no more calls, and return when all that were taken are answered."""
+        self._watch.close()
         await self._lookups.close()
         await self._reads.close()
         await self._lists.close()

@@ -8,9 +8,32 @@ from typing import Any, Protocol, runtime_checkable
 from ..concurrency.forks import watch
 from ..tokens.format import nonce_of
 
-__all__ = ["LONGEST_SILENCE", "NearCache", "NearCaching"]
+__all__ = ["LONGEST_SILENCE", "ChangeListener", "NearCache", "NearCaching"]
 
 LONGEST_SILENCE = 1.5  # seconds for which a cache is trusted after its store was last heard of
+
+
+class ChangeListener(Protocol):
+    """What is told of the changes of sessions in a store.
+
+    Times of the store are Unix seconds by its clock; `at` is when it was asked for that, by
+    `time.monotonic()`.
+    """
+
+    def open(self, store_time: float, at: float) -> None:
+        """No change is missed from now on."""
+
+    def synchronize(self, store_time: float, at: float) -> None:
+        """No change was missed until then."""
+
+    def forget(self, nonce: str) -> None:
+        """The session of this nonce has changed."""
+
+    def forget_all(self) -> None:
+        """Any session may have changed."""
+
+    def shut(self) -> None:
+        """Changes may be missed from now on."""
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from ...constants import TokenStatus
 from ...errors import ConfigurationError, PartialStoreError, StoreError
 from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ...store_boundary import raises_store_errors
-from ..near_cache import NearCache
+from ..near_cache import ChangeListener, NearCache
 from ..online_cursor import OnlineCursor
 from .answers import (
     order_of,
@@ -263,6 +263,19 @@ class RedisTokenStore:
         cache = NearCache(self._near_cache)
         self._tracking.subscribe(cache)
         return cache
+
+    def push_changes_to(self, listener: ChangeListener) -> bool:
+        """Tell a listener of each change from now on; False on a Redis Cluster, which pushes none.
+
+        It takes the push connection that near caches take.
+        """
+        if self._database.nodes is not None:
+            return False
+        if self._tracking is None:
+            self._tracking = RedisTracking(self._database.connections, SESSION_PREFIX)
+        self._tracking.subscribe(listener)
+        self._tracking.start()
+        return True
 
     def sharding(self) -> Callable[[Iterable[Subject]], Hashable] | None:
         """What tells the nodes of a Redis Cluster that subjects are kept on; None for one Redis."""

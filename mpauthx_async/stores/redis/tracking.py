@@ -22,7 +22,7 @@ from redis.exceptions import (
 
 from ..._compat import pushes_as_read
 from ...connections import Connections
-from ..near_cache import LONGEST_SILENCE, NearCache
+from ..near_cache import LONGEST_SILENCE, ChangeListener
 
 __all__ = ["RedisTracking"]
 
@@ -57,7 +57,7 @@ class RedisTracking:
         client: Any = connections.configured_redis  # of a single Redis
         self._pool = client.connection_pool
         self._prefix = prefix
-        self._caches: WeakSet[NearCache] = WeakSet()  # of services that may be gone before us
+        self._caches: WeakSet[ChangeListener] = WeakSet()  # of services that may be gone before us
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
         self._is_refused = False
@@ -65,8 +65,8 @@ class RedisTracking:
         self._is_down = False
         self._reported_at = -math.inf
 
-    def subscribe(self, cache: NearCache) -> None:
-        """Keep a cache current from now on. Its clock has to be `time.monotonic`."""
+    def subscribe(self, cache: ChangeListener) -> None:
+        """Keep a cache or another listener current. A cache's clock has to be `time.monotonic`."""
         self._caches.add(cache)
         if self._time is not None:
             cache.open(*self._time)

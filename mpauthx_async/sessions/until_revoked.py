@@ -1,0 +1,285 @@
+"""UntilRevoked: a block, as of a websocket, that ends with the session of its token."""
+
+import asyncio
+import heapq
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from functools import partial
+from itertools import count
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
+
+from ..concurrency.shards import AnyCoalescer
+from ..constants import TokenStatus
+from ..errors import ClosedError, MPAuthXError
+from ..models import Identity, SessionRef
+from ..stores.near_cache import ChangeListener
+
+__all__ = ["PushesChanges", "SessionWatch", "UntilRevoked"]
+
+_POLL_INTERVAL = 1.0  # seconds between two lookups of a session while no changes are pushed
+_MIN_INTERVAL = 0.1  # seconds between two lookups of a session that is about to end
+_MAX_LOOKUPS = 500  # sessions that are looked up in one iteration of the event loop
+_MAX_CLOCK_STEP = 0.5  # seconds that the store's clock may move before sessions are looked up
+
+
+@runtime_checkable
+class PushesChanges(Protocol):
+    """What a TokenStore also does if it can push changes of sessions to a listener."""
+
+    def push_changes_to(self, listener: ChangeListener) -> bool:
+        """Tell a listener of each change from now on.
+
+        Returns:
+            False if this store pushes no changes.
+        """
+
+
+class UntilRevoked:
+    """An async context manager whose block is cancelled when the session of a token ends.
+
+    Args:
+        watch: looks the session up.
+        authenticate: checks the token at the beginning; it is not called again.
+        invalid_token: makes the exception for a status.
+    """
+
+    def __init__(
+        self,
+        watch: "SessionWatch",
+        authenticate: Callable[[], Awaitable[tuple[Identity, SessionRef]]],
+        invalid_token: Callable[[TokenStatus], MPAuthXError],
+    ) -> None:
+        self._watch = watch
+        self._authenticate = authenticate
+        self._invalid_token = invalid_token
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self._error: MPAuthXError | None = None
+        self._ref: SessionRef | None = None
+
+    async def __aenter__(self) -> Identity:
+        if self._task is not None:
+            raise RuntimeError("until_revoked(...) can be entered once.")
+        self._task = asyncio.current_task()
+        if self._task is None:
+            raise RuntimeError("until_revoked(...) must be entered in a task.")
+        identity, self._ref = await self._authenticate()
+        self._cancelling = self._task.cancelling()
+        self._watch.add(self, self._ref)
+        return identity
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._ref is not None:
+            self._watch.discard(self, self._ref)
+        if self._error is None or self._task is None:
+            return
+        is_ours = self._task.uncancel() <= self._cancelling
+        if is_ours and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise self._error from error
+
+    def end(self, reason: TokenStatus | MPAuthXError) -> None:
+        """Cancel the block, which then raises the reason."""
+        if self._error is None and self._task is not None:
+            if isinstance(reason, TokenStatus):
+                reason = self._invalid_token(reason)
+            self._error = reason
+            self._task.cancel()
+
+
+class _Watched:
+    """A session that blocks wait for."""
+
+    def __init__(self, ref: SessionRef) -> None:
+        self.ref = ref
+        self.blocks: set[UntilRevoked] = set()
+        self.ask_at = 0.0  # when to look it up next
+        self.is_asked = False  # whether it is being looked up
+        self.has_changed = False  # while it was being looked up
+
+
+class SessionWatch:
+    """Looks sessions up for the blocks that wait for their end.
+
+    While the store pushes changes, a session is looked up when it has changed and when it should
+    have expired. While it does not, every session is looked up once a second. A store that cannot
+    answer ends no block: the lookup is repeated.
+
+    Args:
+        lookups: tells when sessions end, as `TokenStore.lookup` does.
+        store: the token store, which may push changes.
+    """
+
+    def __init__(self, lookups: AnyCoalescer[SessionRef, int | None], store: object) -> None:
+        self._lookups = lookups
+        self._store = store
+        self._sessions: dict[str, _Watched] = {}  # by nonce
+        self._schedule: list[tuple[float, int, _Watched]] = []  # a heap; outdated ones are skipped
+        self._numbers = count()  # so that the heap never compares sessions
+        self._timer: asyncio.TimerHandle | None = None
+        self._ahead: float | None = None  # of the store's clock, in seconds, while it pushes
+        self._has_subscribed = False
+        self._is_closed = False
+
+    def add(self, block: UntilRevoked, ref: SessionRef) -> None:
+        """Cancel a block when a session ends.
+
+        Raises:
+            ClosedError: after `close()`.
+        """
+        if self._is_closed:
+            raise _closed()
+        if not self._has_subscribed:
+            self._has_subscribed = True
+            if isinstance(self._store, PushesChanges):
+                self._store.push_changes_to(self)
+        watched = self._sessions.get(ref.nonce)
+        if watched is None:
+            watched = self._sessions[ref.nonce] = _Watched(ref)
+            # At once: the session may have changed after the token was checked.
+            self._ask_at(watched, time.monotonic())
+        watched.blocks.add(block)
+
+    def discard(self, block: UntilRevoked, ref: SessionRef) -> None:
+        """Forget a block."""
+        watched = self._sessions.get(ref.nonce)
+        if watched is not None:
+            watched.blocks.discard(block)
+            if not watched.blocks:
+                del self._sessions[ref.nonce]
+        if not self._sessions:
+            self._schedule.clear()
+            self._set_timer()
+
+    def close(self) -> None:
+        """End all blocks with a ClosedError; may be called again."""
+        self._is_closed = True
+        for watched in list(self._sessions.values()):
+            self._end(watched, _closed())
+
+    # The methods of a ChangeListener, for a store that pushes changes.
+
+    def open(self, store_time: float, at: float) -> None:
+        """Changes are pushed from now on; earlier ones may have been missed."""
+        self._ahead = store_time - at
+        self._ask_all()
+
+    def synchronize(self, store_time: float, at: float) -> None:
+        """Learn how far the store's clock is ahead."""
+        before, self._ahead = self._ahead, store_time - at
+        if before is None or abs(self._ahead - before) > _MAX_CLOCK_STEP:
+            self._ask_all()
+
+    def forget(self, nonce: str) -> None:
+        """The session of this nonce has changed."""
+        watched = self._sessions.get(nonce)
+        if watched is not None:
+            self._ask_at(watched, time.monotonic())
+
+    def forget_all(self) -> None:
+        """Any session may have changed."""
+        self._ask_all()
+
+    def shut(self) -> None:
+        """Changes may be missed from now on."""
+        if self._ahead is not None:
+            self._ahead = None
+            self._ask_all()
+
+    def _ask_all(self) -> None:
+        now = time.monotonic()
+        self._schedule.clear()
+        for watched in self._sessions.values():
+            self._ask_at(watched, now)
+
+    def _ask_at(self, watched: _Watched, moment: float) -> None:
+        """Look a session up at a moment, by `time.monotonic()`, instead of the one before."""
+        if watched.is_asked:
+            watched.has_changed = True
+            return
+        watched.ask_at = moment
+        if len(self._schedule) > 2 * len(self._sessions) + 64:  # most are outdated
+            self._schedule = [entry for entry in self._schedule if self._is_current(entry)]
+            heapq.heapify(self._schedule)
+        heapq.heappush(self._schedule, (moment, next(self._numbers), watched))
+        if self._schedule[0][2] is watched:
+            self._set_timer()
+
+    def _is_current(self, entry: tuple[float, int, _Watched]) -> bool:
+        moment, _, watched = entry
+        is_waited_for = self._sessions.get(watched.ref.nonce) is watched
+        return is_waited_for and not watched.is_asked and watched.ask_at == moment
+
+    def _set_timer(self) -> None:
+        """Wake up for the first of the schedule."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._schedule:
+            delay = max(0.0, self._schedule[0][0] - time.monotonic())
+            # In a context of its own: it is part of no caller's call.
+            self._timer = asyncio.get_running_loop().call_later(
+                delay, self._look_up, context=Context()
+            )
+
+    def _look_up(self) -> None:
+        """Look up the sessions that are due."""
+        self._timer = None
+        now = time.monotonic()
+        asked = 0
+        while self._schedule and self._schedule[0][0] <= now and asked < _MAX_LOOKUPS:
+            entry = heapq.heappop(self._schedule)
+            if self._is_current(entry):
+                self._ask(entry[2])
+                asked += 1
+        self._set_timer()
+
+    def _ask(self, watched: _Watched) -> None:
+        try:
+            answer = self._lookups.submit(watched.ref)
+        except MPAuthXError as error:
+            self._end(watched, error)
+            return
+        watched.is_asked = True
+        answer.add_done_callback(partial(self._take, watched))
+
+    def _take(self, watched: _Watched, answer: "asyncio.Future[int | None]") -> None:
+        """Take the answer for a session, and look it up again later if it is alive."""
+        has_changed, watched.is_asked, watched.has_changed = watched.has_changed, False, False
+        now = time.monotonic()
+        error = None if answer.cancelled() else answer.exception()
+        if self._sessions.get(watched.ref.nonce) is not watched:
+            return
+        if answer.cancelled() or error is not None:
+            if isinstance(error, ClosedError):
+                self._end(watched, error)
+            else:
+                self._ask_at(watched, now + _POLL_INTERVAL)
+            return
+        end = answer.result()
+        if end == TokenStatus.rotated:
+            watched.ref = watched.ref._replace(generation=watched.ref.generation + 1)
+            self._ask_at(watched, now)
+        elif end is None or end <= 0:
+            self._end(watched, TokenStatus(end or 0))
+        elif has_changed:
+            self._ask_at(watched, now)
+        elif self._ahead is None:
+            self._ask_at(watched, now + _POLL_INTERVAL)
+        else:
+            self._ask_at(watched, max(end / 1000 - self._ahead, now + _MIN_INTERVAL))
+
+    def _end(self, watched: _Watched, reason: TokenStatus | MPAuthXError) -> None:
+        del self._sessions[watched.ref.nonce]
+        for block in watched.blocks:
+            block.end(reason)
+
+
+def _closed() -> ClosedError:
+    return ClosedError("This service is closed: it no longer watches sessions.")

@@ -1,0 +1,308 @@
+"""until_revoked: a block that ends with the session of its token."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from mpauthx_async import (
+    ClosedError,
+    InvalidTokenError,
+    MPAuthX,
+    RedisTokenStore,
+    StoreError,
+    TokenStatus,
+    WeChatSimulator,
+)
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.secret_search import local_variables
+from tests.helpers.service_calls import log_in
+from tests.service.test_service import make, tokens
+
+__all__ = ["make", "tokens"]
+
+
+async def hold(auth: MPAuthX, token: str, entered: asyncio.Event) -> None:
+    async with auth.until_revoked(token) as identity:
+        assert identity.token == token
+        entered.set()
+        await asyncio.Event().wait()
+
+
+async def begin(auth: MPAuthX, token: str) -> asyncio.Task[None]:
+    entered = asyncio.Event()
+    task = asyncio.create_task(hold(auth, token, entered))
+    await entered.wait()
+    return task
+
+
+@pytest.fixture(params=["this process", "another service"])
+def other(request: pytest.FixtureRequest) -> bool:
+    return request.param == "another service"
+
+
+ENDS = {
+    "revoke": TokenStatus.revoked,
+    "ban": TokenStatus.banned,
+    "refresh": TokenStatus.revoked,
+    "reuse": TokenStatus.reused,
+    "expire": TokenStatus.unknown,
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+async def test_the_block_ends_with_its_session(
+    way: str, other: bool, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    life = {"token_ttl": 2} if way == "expire" else {"rotation_grace": 0}
+    async with make(tokens=tokens, **life) as auth, make(tokens=tokens, **life) as second:
+        acting = second if other else auth
+        token = (await log_in(auth, wx)).token
+        block = await begin(auth, token)
+        match way:
+            case "revoke":
+                await acting.revoke(token)
+            case "ban":
+                await acting.ban("bob")
+            case "refresh":
+                await acting.refresh_token("bob")
+            case "reuse":
+                await acting.rotate(token)
+                await acting.is_token_valid(token)
+        with pytest.raises(InvalidTokenError) as caught:
+            await block
+        assert caught.value.status in (ENDS[way], TokenStatus.replaced)
+
+
+async def test_a_token_that_is_not_good_is_refused_at_the_entrance(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens) as auth:
+        token = (await log_in(auth, wx)).token
+        await auth.revoke(token)
+        for bad, status in ((token, TokenStatus.revoked), (None, TokenStatus.unknown)):
+            with pytest.raises(InvalidTokenError) as caught:
+                async with auth.until_revoked(bad):
+                    raise AssertionError
+            assert caught.value.status == status
+
+
+async def test_a_rotation_does_not_end_the_block_but_the_end_after_it_does(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens, rotation_grace=0) as auth, make(tokens=tokens) as other:
+        token = (await log_in(auth, wx)).token
+        block = await begin(auth, token)
+        for _ in range(3):
+            token = (await auth.rotate(token)).token
+            later = await begin(auth, token)  # by then the session was looked up again
+            assert not block.done()
+            later.cancel()
+        await other.revoke(token)
+        with pytest.raises(InvalidTokenError) as caught:
+            await block
+        assert caught.value.status is TokenStatus.revoked
+
+
+async def test_waiting_does_not_renew_a_sliding_life(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens, token_ttl=3, absolute_ttl=3600) as auth:
+        token = (await log_in(auth, wx)).token
+        block = await begin(auth, token)
+        with pytest.raises(InvalidTokenError) as caught:
+            await block
+        assert caught.value.status is TokenStatus.unknown
+
+
+async def test_a_use_elsewhere_prolongs_the_block_with_the_session(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens, token_ttl=2, absolute_ttl=3600) as auth:
+        token = (await log_in(auth, wx)).token
+        end = (await auth.session(token)).expires_at
+        async with make(tokens=tokens, token_ttl=3600, absolute_ttl=3600) as other:
+            block = await begin(auth, token)
+            assert await other.is_token_valid(token)
+            while (await other.session(token)).expires_at == end:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # a renewal is made behind the answer
+            done, _ = await asyncio.wait([block], timeout=3)
+            assert not done
+            await other.revoke(token)
+        with pytest.raises(InvalidTokenError) as caught:
+            await block
+        assert caught.value.status is TokenStatus.revoked
+
+
+async def test_one_session_ends_all_its_blocks_and_no_others(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens) as auth:
+        bobs, anns = (await log_in(auth, wx)).token, (await log_in(auth, wx, "ann")).token
+        blocks = [await begin(auth, bobs) for _ in range(3)]
+        others = await begin(auth, anns)
+        await auth.revoke(bobs)
+        for outcome in await asyncio.gather(*blocks, return_exceptions=True):
+            assert isinstance(outcome, InvalidTokenError)
+        await auth.revoke(anns)
+        with pytest.raises(InvalidTokenError):
+            await others
+
+
+async def test_a_block_that_is_cancelled_from_outside_is_cancelled(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens) as auth:
+        block = await begin(auth, (await log_in(auth, wx)).token)
+        block.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await block
+
+
+async def test_a_block_cancelled_at_the_same_time_stays_cancelled(
+    make: Callable[..., MPAuthX], redis_server: RedisServer, wx: WeChatSimulator
+) -> None:
+    async with make() as auth:
+        token = (await log_in(auth, wx)).token
+        cancelled = asyncio.Event()
+
+        async def cancel_both() -> None:
+            async with auth.until_revoked(token):
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    cancelled.set()
+                    asyncio.current_task().cancel()
+
+        block = asyncio.create_task(cancel_both())
+        await asyncio.sleep(0)
+        while not block.done():
+            await auth.revoke(token)
+            await asyncio.wait([block], timeout=0.05)
+        assert block.cancelled()
+
+
+async def test_an_own_exception_and_a_normal_end_leave_as_they_are(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=tokens) as auth:
+        token = (await log_in(auth, wx)).token
+        with pytest.raises(ZeroDivisionError):
+            async with auth.until_revoked(token):
+                _ = 1 / 0
+        async with auth.until_revoked(token):
+            pass
+        await auth.revoke(token)
+        await asyncio.sleep(0)
+        assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_context_is_entered_once(make: Callable[..., MPAuthX], wx: WeChatSimulator) -> None:
+    async with make() as auth:
+        block = auth.until_revoked((await log_in(auth, wx)).token)
+        async with block:
+            pass
+        with pytest.raises(RuntimeError):
+            await block.__aenter__()
+
+
+async def test_closing_the_service_ends_the_blocks(
+    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+) -> None:
+    auth = make(tokens=tokens)
+    token = (await log_in(auth, wx)).token
+    block = await begin(auth, token)
+    await auth.close()
+    with pytest.raises(ClosedError):
+        await block
+    with pytest.raises(ClosedError):
+        async with auth.until_revoked(token):
+            raise AssertionError
+
+
+async def test_a_store_that_cannot_answer_ends_no_block(
+    make: Callable[..., MPAuthX], server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=server.url) as auth:
+        token = (await log_in(auth, wx)).token
+        block = await begin(auth, token)
+        server.stop()
+        with pytest.raises(StoreError):
+            await auth.is_token_valid(token)
+        assert not block.done()
+        server.start()  # as after a crash: empty, without append-only file
+        with pytest.raises(InvalidTokenError) as caught:
+            await block
+        assert caught.value.status is TokenStatus.unknown
+
+
+async def test_on_a_single_redis_waiting_asks_nothing(
+    make: Callable[..., MPAuthX], server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=server.url) as auth:
+        results = [await log_in(auth, wx, f"user-{number}") for number in range(20)]
+        blocks = [await begin(auth, result.token) for result in results]
+        await lookups_stop(admin)
+        await admin.config_resetstat()
+        await asyncio.wait(blocks, timeout=2)  # so long they must not ask
+        assert "cmdstat_mget" not in await admin.info("commandstats")
+        await auth.revoke_user("user-7")
+        done, _ = await asyncio.wait(blocks, return_when=asyncio.FIRST_COMPLETED)
+        assert done == {blocks[7]}
+    for outcome in await asyncio.gather(*blocks, return_exceptions=True):
+        assert isinstance(outcome, InvalidTokenError | ClosedError)
+
+
+async def lookups_stop(admin: Redis) -> None:
+    """Wait until nothing is looked up any more, since Redis pushes what changes."""
+    before = None
+    while True:
+        stats = await admin.info("commandstats")
+        if stats["cmdstat_mget"]["calls"] == before:
+            return
+        before = stats["cmdstat_mget"]["calls"]
+        await asyncio.sleep(1.2)
+
+
+async def test_a_redis_that_refuses_tracking_is_polled(
+    make: Callable[..., MPAuthX], server: RedisServer, admin: Redis, wx: WeChatSimulator
+) -> None:
+    await admin.execute_command("ACL", "SETUSER", "default", "-client")
+    async with make(tokens=server.url) as auth, make(tokens=server.url) as other:
+        token = (await log_in(auth, wx)).token
+        block = await begin(auth, token)
+        await other.revoke(token)
+        with pytest.raises(InvalidTokenError):
+            await block
+
+
+async def test_a_cluster_is_polled(
+    make: Callable[..., MPAuthX], cluster: RedisCluster, wx: WeChatSimulator
+) -> None:
+    async with make(tokens=RedisTokenStore(cluster)) as auth:
+        token = (await log_in(auth, wx)).token
+        block = await begin(auth, token)
+        async with make(tokens=RedisTokenStore(cluster)) as other:
+            await other.revoke(token)
+        with pytest.raises(InvalidTokenError):
+            await block
+
+
+async def test_the_exception_holds_no_token(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    async with make() as auth:
+        token = (await log_in(auth, wx)).token
+        block = asyncio.create_task(held_by_application(auth, [token]))
+        await asyncio.sleep(0)
+        while not block.done():
+            await auth.revoke(token)
+            await asyncio.wait([block], timeout=0.05)
+        assert isinstance(block.exception(), InvalidTokenError)
+        assert token.rpartition("|")[2] not in local_variables(block.exception())
+
+
+async def held_by_application(auth: MPAuthX, tokens: list[str]) -> None:
+    async with auth.until_revoked(tokens[0]):
+        await asyncio.Event().wait()
