@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import bound_text, number_text
+from .report import number_text
 
 __all__ = ["write_page"]
 
@@ -15,11 +15,11 @@ _PLOT = "benchmarks-"  # stands before a plot's name among the docs
 _INTRODUCTION = """\
 # Benchmarks
 
-`python -m benchmarks report` wrote this page from the last run of each benchmark. Parties take
-turns, each round beginning with another, after a round of each that does not count. A figure is the
-median of the rounds, beside the least and the most; ratios are taken within a round. Compare within
-a run, not between machines. What exactly is compared, and how, stands at the top of
-`benchmarks/NAME.py`."""
+`python -m benchmarks report` wrote this page from the last run of each benchmark. The parties of a
+benchmark take turns in one run, after a round of each that does not count; each round begins with
+another party. A figure is the median of the rounds, with the least and the most; ratios are taken
+within a round. Compare within a run, not between machines. The docstring of `benchmarks/NAME.py`
+says what exactly is compared. `python -m benchmarks NAME` repeats it on your machine."""
 
 
 def write_page(results: Path, docs: Path, order: Sequence[str]) -> Path:
@@ -40,7 +40,7 @@ def write_page(results: Path, docs: Path, order: Sequence[str]) -> Path:
     stems = sorted(runs, key=lambda stem: places.get(_benchmark(runs[stem])["name"], len(places)))
     runs = {stem: runs[stem] for stem in stems}
     docs.mkdir(parents=True, exist_ok=True)
-    lines = [_INTRODUCTION, "", *_verdict(runs), *_machines(runs)]
+    lines = [_INTRODUCTION, "", *_machines(runs)]
     for stem, run in runs.items():
         plot = results / f"{stem}.svg"
         if plot.exists():
@@ -54,29 +54,6 @@ def write_page(results: Path, docs: Path, order: Sequence[str]) -> Path:
 def _benchmark(run: Mapping[str, Any]) -> Any:
     (benchmark,) = run["benchmarks"]
     return benchmark
-
-
-def _verdict(runs: Mapping[str, Any]) -> Iterator[str]:
-    """Which bounds hold and which do not."""
-    bound = [
-        (stem, figure)
-        for stem, run in runs.items()
-        for figure in _benchmark(run)["figures"]
-        if figure["holds"] is not None
-    ]
-    held = sum(figure["holds"] for _, figure in bound)
-    yield "## Which bounds hold"
-    yield ""
-    yield f"{held} of {len(bound)} do; the others, marked **NO**, do not."
-    if any(run["quick"] for run in runs.values()):
-        quick = ", ".join(stem for stem, run in runs.items() if run["quick"])
-        yield f"Of quick runs, which prove nothing, are: {quick}."
-    yield ""
-    rows = [
-        (stem, figure["name"], number_text(figure["median"]), *_bound(figure))
-        for stem, figure in bound
-    ]
-    yield from _table(("benchmark", "figure", "median", "bound", "holds"), "llrrl", rows)
 
 
 def _machines(runs: Mapping[str, Any]) -> Iterator[str]:
@@ -115,22 +92,15 @@ def _section(stem: str, run: Mapping[str, Any], plot: str | None) -> Iterator[st
         yield from _table((benchmark["unit"], "median", "least – most"), "lrr", rows)
     if benchmark["figures"]:
         figures = [
-            (one["name"], number_text(one["median"]), _range(one), *_bound(one))
-            for one in benchmark["figures"]
+            (one["name"], number_text(one["median"]), _range(one)) for one in benchmark["figures"]
         ]
-        heads = ("what they come to", "median", "least – most", "bound", "holds")
-        yield from _table(heads, "lrrrl", figures)
+        yield from _table(("what they come to", "median", "least – most"), "lrr", figures)
     for note in benchmark["notes"]:
         yield f"- {note}"
     load = run["machine"].get(_LOAD)
     if load is not None:
         yield f"- The machine's load before: {', '.join(map(str, load))}."
     yield ""
-
-
-def _bound(figure: Mapping[str, Any]) -> tuple[str, str]:
-    text, verdict = bound_text(figure["at_least"], figure["at_most"], figure["holds"])
-    return text, "**NO**" if verdict == "NO" else verdict
 
 
 def _range(spread: Mapping[str, Any]) -> str:

@@ -151,7 +151,7 @@ else:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_page_says_which_bounds_hold_and_shows_the_plots(tmp_path: Path) -> None:
+def test_the_page_compares_and_shows_the_plots(tmp_path: Path) -> None:
     results, docs = tmp_path / "results", tmp_path / "docs"
     keep(results, bars(), lags(), lines())
     (results / "scale.svg").write_text("<svg/>")
@@ -159,16 +159,14 @@ def test_page_says_which_bounds_hold_and_shows_the_plots(tmp_path: Path) -> None
     page = write_page(results, docs, ORDER).read_text()
 
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
-        "## Which bounds hold",
         "## The machine",
         "## revocation",
         "## scale",
         "## validate",
     ]
-    assert "3 of 6 do" in page
-    assert "| validate | kept | 2 | ≥ 2 | yes |" in page
-    assert "| validate | broken | 2 | ≤ 1 | **NO** |" in page
-    assert "| free | 2 | 1 – 3 |  |  |" in page
+    assert "| kept | 2 | 1 – 3 |" in page
+    assert "| free | 2 | 1 – 3 |" in page
+    assert "≥" not in page
     assert "| ours \\| quick | 2 | 1 – 3 |" in page
     assert "| cpus | 2 |" in page
     assert "fastapi-users" not in page
@@ -186,7 +184,7 @@ def test_page_tells_quick_runs_other_loops_and_machines_apart(tmp_path: Path) ->
 
     page = write_page(tmp_path, tmp_path, ORDER).read_text()
 
-    assert "Of quick runs, which prove nothing, are: validate." in page
+    assert page.count("A quick run, which proves nothing.") == 1
     assert "## validate-uvloop" in page
     assert "Event loop: uvloop." in page
     assert "Of validate-uvloop:\n" in page
