@@ -5,6 +5,7 @@ from functools import wraps
 from typing import Any
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from ..errors import ConfigurationError, MPAuthXError, ParameterError
 from ..models import Identity
@@ -25,7 +26,8 @@ AUTH = web.AppKey("mpauthx", MPAuthX)
 """The service of an app: `request.app[AUTH]`, unless a function picks it."""
 
 _AUTHENTICATOR = web.AppKey("mpauthx_authenticator", Authenticator)
-_IDENTITY = "mpauthx"
+# aiohttp before 3.14 has no RequestKey, and no warning of texts.
+_IDENTITY: Any = web.RequestKey("mpauthx", Identity) if hasattr(web, "RequestKey") else "mpauthx"
 _ASKS_BY_ITSELF = "_mpauthx_asks_by_itself"  # marks the handlers of our routes
 
 
@@ -181,8 +183,6 @@ async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
 
 
 def _response(answer: Answer) -> web.Response:
-    response = web.Response(body=answer.body, status=answer.status)
-    del response.headers["Content-Type"]
-    for name, value in answer.headers:
-        response.headers.add(name, value)
-    return response
+    return web.Response(
+        body=answer.body, status=answer.status, headers=CIMultiDict(answer.headers)
+    )
