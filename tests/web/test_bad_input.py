@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator, Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,8 +47,7 @@ MALFORMED_LOGINS = [
     b'{"code": "\\ud800"}',
     json.dumps({"code": "x" * 600}).encode(),
     json.dumps({"code": "abc", "encryptedData": "x" * 20_000, "iv": "x"}).encode(),
-],
-    ids=lambda body: repr(body[:40]
+]
 TRICKS = [
     "/public/../hello",
     "/public/%2e%2e/hello",
@@ -106,13 +104,12 @@ async def test_the_scheme_is_in_any_case(port: int, token: str) -> None:
 
 async def test_two_headers_are_a_400(port: int, token: str) -> None:
     twice = authorization(f"Bearer {token}") * 2
-    assert_refused(
-        await send(port, "GET", "/hello", twice), 400, 'Bearer error="invalid_request"'
-    )
+    assert_refused(await send(port, "GET", "/hello", twice), 400, 'Bearer error="invalid_request"')
 
 
 async def test_a_forged_token_is_a_401(port: int) -> None:
-    for token in ("forged", "a|b|c", "a b", "x" * 80, "bob|shop|" + "A" * 43, "Bearer", '"', "null"):
+    shapely = "bob|shop|" + "A" * 43
+    for token in ("forged", "a|b|c", "a b", "x" * 80, shapely, "Bearer", '"', "null"):
         reply = await send(port, "GET", "/hello", authorization(f"Bearer {token}"))
         assert_refused(reply, 401, 'Bearer error="invalid_token"')
         assert reply.json()["response"] == {"status": "unknown"}
@@ -177,7 +174,7 @@ async def test_no_trick_with_a_path_reaches_what_wants_a_login(port: int) -> Non
 async def test_another_spelling_of_a_public_path_is_not_public(framework: str, port: int) -> None:
     if framework == "fastapi":
         return  # there each endpoint says by itself what it wants
-    for path in ("//public/page", "/public//page", "/public/./page", "/public%2fpage", "/Public/page"):
+    for path in ("//public/page", "/public//page", "/public%2fpage", "/PUBLIC/page"):
         assert_refused(await send(port, "GET", path), 401, "Bearer")
 
 
@@ -236,16 +233,14 @@ class TestWhenTheStoreDies:
     async def test_between_the_check_and_the_answer(
         self, port: int, world: World, token: str, server: RedisServer
     ) -> None:
-        asking = asyncio.create_task(
-            send(port, "GET", "/late", authorization(f"Bearer {token}"))
-        )
+        asking = asyncio.create_task(send(port, "GET", "/late", authorization(f"Bearer {token}")))
         await world.checked.wait()
         server.stop()
         world.go_on.set()
         self.assert_later(await asking)
 
 
-async def test_the_operators_fault_reads_like_nobody_elses(
+async def test_the_operators_fault_is_not_told_as_the_clients(
     framework: str, world: World, token: str, wx: WeChatSimulator
 ) -> None:
     await world.auth.close()
@@ -260,7 +255,7 @@ async def test_the_operators_fault_reads_like_nobody_elses(
 
 
 async def test_no_answer_shows_a_token_that_was_sent(port: int, token: str) -> None:
-    shown: list[Any] = [
-        await send(port, "GET", path, authorization(f"Bearer {token}x")) for path in ("/hello", "/me")
-    ]
-    assert not [reply for reply in shown if token.encode() in reply.body]
+    for path in ("/hello", "/me"):
+        reply = await send(port, "GET", path, authorization(f"Bearer {token}x"))
+        assert reply.status == 401
+        assert token.encode() not in reply.body
