@@ -12,7 +12,7 @@ from ..models import Identity
 from ..service import MPAuthX
 from .answers import Answer, Render, envelope
 from .authenticator import Authenticator, Service
-from .credentials import Headers
+from .credentials import WEBSOCKET, Headers
 from .exclusions import Exclusions
 from .oauth_routes import OAuthRoutes
 from .requests import WebRequest
@@ -119,7 +119,11 @@ def login_required(handler: Handler) -> Handler:
 
 
 async def _authenticated(authenticator: Authenticator, request: web.Request) -> Identity:
-    return await authenticator.identity(request, request.method, _headers(request))
+    method = request.method
+    # Of the methods only cookies want to know; here a websocket's handshake is a mere GET.
+    if authenticator.cookies and request.headers.get("Upgrade", "").lower() == "websocket":
+        method = WEBSOCKET
+    return await authenticator.identity(request, method, _headers(request))
 
 
 def _middleware(authenticator: Authenticator, exclusions: Exclusions) -> Any:
@@ -183,6 +187,4 @@ async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
 
 
 def _response(answer: Answer) -> web.Response:
-    return web.Response(
-        body=answer.body, status=answer.status, headers=CIMultiDict(answer.headers)
-    )
+    return web.Response(body=answer.body, status=answer.status, headers=CIMultiDict(answer.headers))

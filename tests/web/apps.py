@@ -33,7 +33,7 @@ from mpauthx_async.web import aiohttp as mpauthx_aiohttp
 from mpauthx_async.web.asgi import MPAuthXMiddleware
 from mpauthx_async.web.fastapi import MPAuthXGuard
 
-__all__ = ["FRAMEWORKS", "World", "serve_aiohttp", "serve_asgi", "serving"]
+__all__ = ["FRAMEWORKS", "World", "configure_django", "serve_aiohttp", "serve_asgi", "serving"]
 
 EXCLUDE = ("GET /public/*",)
 
@@ -188,7 +188,8 @@ def quart_app(world: World) -> Any:
     return MPAuthXMiddleware(app, world.auth, exclude=EXCLUDE, prefix="", **world.options)
 
 
-def django_app(world: World) -> Any:
+def configure_django() -> None:
+    """Configure Django, which has one set of settings for the whole process."""
     if not django.conf.settings.configured:
         django.conf.settings.configure(
             ALLOWED_HOSTS=["*"],
@@ -197,6 +198,10 @@ def django_app(world: World) -> Any:
             LOGGING_CONFIG=None,
         )
         django.setup(set_prefix=False)
+
+
+def django_app(world: World) -> Any:
+    configure_django()
     inner = django.core.asgi.get_asgi_application()
 
     async def with_world(scope: Any, receive: Any, send: Any) -> None:

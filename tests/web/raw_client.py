@@ -85,7 +85,9 @@ async def _read(reader: asyncio.StreamReader) -> Reply:
         name, _, value = line.partition(":")
         headers.setdefault(name.lower(), []).append(value.strip())
     status = int(head[0].split(" ")[1])
-    if "content-length" in headers:
+    if status == 204:
+        body = b""
+    elif "content-length" in headers:
         body = await reader.readexactly(int(headers["content-length"][0]))
     elif headers.get("transfer-encoding") == ["chunked"]:
         body = b""

@@ -74,7 +74,7 @@ async def test_gives_the_phone_number(port: int, token: str, wx: WeChatSimulator
 
 
 @each_adapter
-async def test_forgets_the_user_but_not_the_ban(port: int, token: str, auth: MPAuthX) -> None:
+async def test_forgets_the_user(port: int, token: str, auth: MPAuthX) -> None:
     assert (await send(port, "DELETE", "/me")).status == 401
     reply = await send(port, "DELETE", "/me", bearer(token))
     assert reply.json()["response"] is True
