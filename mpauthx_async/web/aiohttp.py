@@ -118,24 +118,28 @@ def login_required(handler: Handler) -> Handler:
     return protected
 
 
-async def _authenticated(authenticator: Authenticator, request: web.Request) -> Identity:
+def _authenticated(authenticator: Authenticator, request: web.Request) -> Awaitable[Identity]:
     method = request.method
     # Of the methods only cookies want to know; here a websocket's handshake is a mere GET.
     if authenticator.cookies and request.headers.get("Upgrade", "").lower() == "websocket":
         method = WEBSOCKET
-    return await authenticator.identity(request, method, _headers(request))
+    return authenticator.identity(request, method, _headers(request))
 
 
 def _middleware(authenticator: Authenticator, exclusions: Exclusions) -> Any:
+    excludes = not exclusions.is_empty
+
+    def wants_none(request: web.Request) -> bool:
+        raw_path = request.raw_path.partition("?")[0].encode()
+        return exclusions.match(request.method, request.path, raw_path)
+
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if not (
-                request.method == "OPTIONS"
-                or hasattr(request.match_info.handler, _ASKS_BY_ITSELF)
-                or exclusions.match(
-                    request.method, request.path, request.raw_path.partition("?")[0].encode()
-                )
+                hasattr(request.match_info.handler, _ASKS_BY_ITSELF)
+                or request.method == "OPTIONS"
+                or (excludes and wants_none(request))
             ):
                 request[_IDENTITY] = await _authenticated(authenticator, request)
             return await handler(request)

@@ -124,8 +124,9 @@ class MPAuthXMiddleware:
                 await send_answer(scope, send, await self._routes.answer(route, request))
                 return
         identity = refused = None
-        if method != "OPTIONS" and not self._exclusions.match(
-            method, path, scope.get("raw_path") or b""
+        if method != "OPTIONS" and (
+            self._exclusions.is_empty
+            or not self._exclusions.match(method, path, scope.get("raw_path") or b"")
         ):
             try:
                 identity = await self._authenticator.identity(

@@ -23,6 +23,9 @@ class Exclusions:
     Args:
         patterns: the patterns.
 
+    Attributes:
+        is_empty: whether there are no patterns, so that nothing needs to be asked.
+
     Raises:
         ConfigurationError: for a text that is not such a pattern.
     """
@@ -43,7 +46,7 @@ class Exclusions:
                 self._beginnings.append((method, path))
             else:
                 self._exact.add((method, path))
-        self._is_empty = not self._exact and not self._beginnings
+        self.is_empty = not self._exact and not self._beginnings
 
     def match(self, method: str, path: str, raw_path: bytes) -> bool:
         """Whether a request wants no login.
@@ -53,8 +56,6 @@ class Exclusions:
             path: the decoded path, as the app routes it.
             raw_path: the path as it was sent.
         """
-        if self._is_empty:
-            return False
         method = "GET" if method == "HEAD" else method
         if not self._matches(method, path):
             return False
