@@ -123,7 +123,6 @@ class MPAuthXGuard(_Scheme):
                 _endpoint(routes, route),
                 methods=[route.method],
                 name=route.name,
-                operation_id=route.name,
                 summary=route.summary,
                 dependencies=[Security(_documented)] if route.wants_token else None,
                 response_model=model,
