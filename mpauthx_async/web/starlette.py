@@ -52,6 +52,7 @@ class MPAuthXBackend(AuthenticationBackend):
                 partial(header_values, conn.scope["headers"]),
             )
         except MPAuthXError as error:
+            del conn
             raise AuthenticationError(str(error)) from error
         return None if identity is None else (Authentication(identity), RequestUser(identity))
 
