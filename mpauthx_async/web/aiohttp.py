@@ -16,7 +16,7 @@ from .credentials import WEBSOCKET, Headers
 from .exclusions import Exclusions
 from .oauth_routes import OAuthRoutes
 from .requests import WebRequest
-from .routes import PushRoutes, Route, Routes
+from .routes import PushRoutes, Route, Routes, checked_prefix
 
 __all__ = ["AUTH", "identity", "login_required", "routes", "setup"]
 
@@ -155,6 +155,7 @@ async def _closing(app: web.Application) -> AsyncIterator[None]:
 
 
 def _routes(core: Routes, prefix: str) -> list[web.RouteDef]:
+    checked_prefix(prefix)
     return [
         web.route(route.method, prefix + route.path, _handler(core, route), name=route.name)
         for route in core

@@ -13,7 +13,7 @@ from .exclusions import Exclusions
 from .lifespan import serve_lifespan
 from .oauth_routes import OAuthRoutes
 from .requests import WebRequest
-from .routes import PushRoutes, Routes
+from .routes import PushRoutes, Routes, checked_prefix
 
 __all__ = ["Authentication", "MPAuthXMiddleware", "RequestUser"]
 
@@ -105,16 +105,15 @@ class MPAuthXMiddleware:
         self._app = app
         self._authenticator = Authenticator(auth, cookies=cookies, render=render)
         self._exclusions = Exclusions(exclude)
-        self._prefix = prefix
+        self._prefix = None if prefix is None else checked_prefix(prefix)
         self._routes = Routes(self._authenticator, include)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a connection."""
-        kind = scope["type"]
-        if kind == "lifespan":
+        if scope["type"] == "lifespan":
             await serve_lifespan(self._app, self._authenticator.close, scope, receive, send)
             return
-        method: str = WEBSOCKET if kind == "websocket" else scope["method"]
+        method = method_of(scope)
         path = _route_path(scope)
         if self._prefix is not None and path.startswith(self._prefix):
             found = self._routes.find(method, path[len(self._prefix) :])
@@ -162,6 +161,11 @@ class MPAuthXMiddleware:
             if has_begun:
                 raise
             await send_answer(scope, send, self._authenticator.refusal(error))
+
+
+def method_of(scope: Scope) -> str:
+    """The method of a request, or WEBSOCKET."""
+    return WEBSOCKET if scope["type"] == "websocket" else scope["method"]
 
 
 def header_values(headers: Iterable[Sequence[bytes]], name: str) -> list[str]:

@@ -22,9 +22,8 @@ from ..concurrency.frames import clear_frames
 from ..errors import MPAuthXError, RefusedError
 from ..models import Identity
 from .answers import Answer, Render, envelope
-from .asgi import header_values, web_request
+from .asgi import header_values, method_of, web_request
 from .authenticator import Authenticator, Service
-from .credentials import WEBSOCKET
 from .oauth_routes import OAuthRoutes
 from .routes import PushRoutes, Route, Routes
 
@@ -76,7 +75,7 @@ class MPAuthXGuard(_Scheme):
         try:
             return await self._authenticator.identity(
                 connection,
-                scope.get("method", WEBSOCKET),
+                method_of(scope),
                 partial(header_values, scope["headers"]),
             )
         except BaseException as error:
@@ -115,6 +114,7 @@ class MPAuthXGuard(_Scheme):
         """
         router = APIRouter(prefix=prefix, dependencies=dependencies, tags=["login"])
         routes = Routes(self._authenticator, include)
+        documented = _Documented()
         has_envelope = self._authenticator.render is envelope
         for route in routes:
             model = _MODELS.get((route.method, route.path)) if has_envelope else None
@@ -124,15 +124,14 @@ class MPAuthXGuard(_Scheme):
                 methods=[route.method],
                 name=route.name,
                 summary=route.summary,
-                dependencies=[Security(_documented)] if route.wants_token else None,
+                dependencies=[Security(documented)] if route.wants_token else None,
                 response_model=model,
                 responses=_refusals(route) if model else None,
                 openapi_extra=_body(route),
             )
         return router
 
-    async def _refuse(self, connection: HTTPConnection, error: Exception) -> Response | None:
-        assert isinstance(error, MPAuthXError)  # noqa: S101
+    async def _refuse(self, connection: HTTPConnection, error: MPAuthXError) -> Response | None:
         if isinstance(connection, WebSocket) and not _can_be_answered(connection):
             await connection.close(_close_code(error))
             return None
@@ -149,7 +148,7 @@ class _OptionalGuard(_Scheme):
         try:
             return await self._authenticator.optional_identity(
                 connection,
-                scope.get("method", WEBSOCKET),
+                method_of(scope),
                 partial(header_values, scope["headers"]),
             )
         except BaseException as error:
@@ -163,9 +162,6 @@ class _Documented(_Scheme):
 
     async def __call__(self) -> None:
         return
-
-
-_documented = _Documented()
 
 
 class _Envelope(BaseModel, Generic[T]):

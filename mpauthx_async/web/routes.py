@@ -21,7 +21,7 @@ from .credentials import (
 from .oauth_routes import OAuthRoutes, finish_login, start_login
 from .requests import WebRequest
 
-__all__ = ["PushRoutes", "Route", "Routes"]
+__all__ = ["PushRoutes", "Route", "Routes", "checked_prefix"]
 
 _PHONE, _FORGET = "phone", "forget"
 _SESSION = "/sessions/{session_id}"
@@ -262,6 +262,17 @@ class Routes:
         if not self._authenticator.cookies:
             return answer
         return answer.with_headers(("Set-Cookie", cleared_cookie()))
+
+
+def checked_prefix(prefix: str) -> str:
+    """A prefix of the routes, as it is.
+
+    Raises:
+        ConfigurationError: it is not such as `/auth`, nor empty.
+    """
+    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+        raise ConfigurationError(f'prefix must be such as "/auth", or empty: it is {prefix!r}.')
+    return prefix
 
 
 _LOGIN = (

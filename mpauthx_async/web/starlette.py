@@ -13,9 +13,8 @@ except ImportError as error:
 
 from ..errors import MPAuthXError
 from .answers import Render, envelope
-from .asgi import Authentication, RequestUser, header_values
+from .asgi import Authentication, RequestUser, header_values, method_of
 from .authenticator import Authenticator, Service
-from .credentials import WEBSOCKET
 
 __all__ = ["MPAuthXBackend"]
 
@@ -48,7 +47,7 @@ class MPAuthXBackend(AuthenticationBackend):
         try:
             identity = await self._authenticator.optional_identity(
                 conn,
-                conn.scope.get("method", WEBSOCKET),
+                method_of(conn.scope),
                 partial(header_values, conn.scope["headers"]),
             )
         except MPAuthXError as error:

@@ -190,6 +190,12 @@ async def test_auth_has_to_be_a_service() -> None:
         MPAuthXMiddleware(Recorder(), "redis://localhost")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("prefix", ["auth", "/", "/auth/"])
+async def test_a_prefix_that_no_path_has_is_refused(auth: MPAuthX, prefix: str) -> None:
+    with pytest.raises(ConfigurationError, match="prefix must be"):
+        MPAuthXMiddleware(Recorder(), auth, prefix=prefix)
+
+
 async def test_a_server_without_denial_responses_closes_a_websocket(auth: MPAuthX) -> None:
     sent = await call(MPAuthXMiddleware(Recorder(), auth), {**scope("/ws"), "type": "websocket"})
     assert sent == [{"type": "websocket.close", "code": 1008}]
