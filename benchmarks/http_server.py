@@ -1,7 +1,8 @@
-"""The endpoints whose requests `http` counts: of FastAPI and of aiohttp, in a process of their own.
+"""The endpoints whose requests `http` counts, in a process of their own.
 
-Each gives the same few bytes of JSON. They differ in what is done before: nothing, or the token of
-the Authorization header is checked in one of several ways.
+Each gives the same few bytes of JSON, and is an app of its own: of FastAPI, of Starlette, of
+aiohttp. They differ in what is done before: nothing, or the token of the Authorization header is
+checked in one of several ways.
 """
 
 import asyncio
@@ -13,17 +14,42 @@ from importlib.util import find_spec
 from typing import Annotated, Any
 
 from aiohttp import web
-from fastapi import Depends, FastAPI, Header, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Security
+from fastapi.security import HTTPBearer
+from fastapi.security.base import SecurityBase
 from redis.asyncio import BlockingConnectionPool, Redis
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from mpauthx_async import Identity, MPAuthX
+from mpauthx_async.web import aiohttp as mpauthx_aiohttp
+from mpauthx_async.web.asgi import MPAuthXMiddleware
+from mpauthx_async.web.fastapi import MPAuthXGuard
 
 from . import fastapi_users_party
 from .child_process import Pipe
 from .sessions import near, service, warm_up
 
-__all__ = ["BARE", "BY_HAND", "FASTAPI_USERS", "HEADER", "NEAR", "REDIS", "key_of", "serve"]
+__all__ = [
+    "AIOHTTP",
+    "BARE",
+    "BY_HAND",
+    "FASTAPI",
+    "FASTAPI_USERS",
+    "NEAR",
+    "NO_OP",
+    "REDIS",
+    "STARLETTE",
+    "key_of",
+    "serve",
+]
+
+FASTAPI, STARLETTE, AIOHTTP = "FastAPI", "Starlette", "aiohttp"
 
 BARE = "bare"
-HEADER = "header"  # is read, and not checked
+NO_OP = "no_op"  # a Security dependency that does nothing
 NEAR = "near"
 REDIS = "redis"
 BY_HAND = "by_hand"
@@ -38,7 +64,7 @@ _Check = Callable[[str], Awaitable[bool]]
 
 
 async def serve(pipe: Pipe, folder: str, redis_url: str, tokens: Sequence[str]) -> None:
-    """Serve until the pipe has an end; says the ports, by framework."""
+    """Serve until the pipe has an end; says the ports, by framework and way."""
     async with AsyncExitStack() as stack:
         cached = await stack.enter_async_context(service(folder, near(redis_url)))
         through_redis = await stack.enter_async_context(service(folder, redis_url))
@@ -48,22 +74,20 @@ async def serve(pipe: Pipe, folder: str, redis_url: str, tokens: Sequence[str]) 
         async def by_hand(token: str) -> bool:
             return await client.get(key_of(token)) is not None
 
-        async def unchecked(_: str) -> bool:
-            return True
-
-        checks: dict[str, _Check] = {
-            HEADER: unchecked,
-            NEAR: cached.is_token_valid,
-            REDIS: through_redis.is_token_valid,
-            BY_HAND: by_hand,
-        }
-        ports = {"aiohttp": await _serve_aiohttp(stack, checks)}
+        services = {NEAR: cached, REDIS: through_redis}
+        ports: dict[tuple[str, str], int] = {}
+        for way, aiohttp_app in _aiohttp_apps(services, by_hand).items():
+            ports[AIOHTTP, way] = await _serve_aiohttp(stack, aiohttp_app)
         if find_spec("uvicorn") is not None:
-            app = _fastapi(checks)
+            apps: dict[tuple[str, str], Any] = {
+                **{(STARLETTE, way): app for way, app in _starlette_apps(services).items()},
+                **{(FASTAPI, way): app for way, app in _fastapi_apps(services, by_hand).items()},
+            }
             if fastapi_users_party.is_installed():
                 decoding = await stack.enter_async_context(_client(redis_url, decode=True))
-                _add_fastapi_users(app, decoding)
-            ports["FastAPI"] = await _serve_uvicorn(stack, app)
+                apps[FASTAPI, FASTAPI_USERS] = _fastapi_users_app(decoding)
+            for party, app in apps.items():
+                ports[party] = await _serve_uvicorn(stack, app)
         pipe.send(ports)
         await asyncio.to_thread(pipe.recv)
 
@@ -81,30 +105,50 @@ def _client(redis_url: str, *, decode: bool = False) -> Redis:
     )
 
 
-def _fastapi(checks: dict[str, _Check]) -> FastAPI:
-    app = FastAPI()
+def _fastapi_apps(services: dict[str, MPAuthX], by_hand: _Check) -> dict[str, FastAPI]:
+    bare = FastAPI()
 
-    @app.get(f"/{BARE}")
-    async def bare() -> dict[str, str]:
+    @bare.get("/")
+    async def hello() -> dict[str, str]:
         return _ANSWER
 
-    def add(name: str, check: _Check) -> None:
-        async def allowed(authorization: Annotated[str, Header()] = "") -> str:
-            token = authorization.removeprefix(_BEARER)
-            if not await check(token):
-                raise HTTPException(401)
-            return token
+    apps = {BARE: bare, NO_OP: _fastapi_app(_NoOp())}
+    for way, auth in services.items():
+        guard = MPAuthXGuard(auth)
+        apps[way] = _fastapi_app(guard)
+        guard.install(apps[way])
+    bearer = HTTPBearer()
 
-        @app.get(f"/{name}")
-        async def protected(token: Annotated[str, Depends(allowed)]) -> dict[str, str]:
-            return _ANSWER
+    async def allowed(sent: Annotated[Any, Security(bearer)]) -> str:
+        token = str(sent.credentials)
+        if not await by_hand(token):
+            raise HTTPException(401)
+        return token
 
-    for name, check in checks.items():
-        add(name, check)
+    apps[BY_HAND] = _fastapi_app(allowed)
+    return apps
+
+
+def _fastapi_app(dependency: Any) -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/")
+    async def hello(user: Annotated[Any, Security(dependency)]) -> dict[str, str]:
+        return _ANSWER
+
     return app
 
 
-def _add_fastapi_users(app: FastAPI, redis: Redis) -> None:
+class _NoOp(SecurityBase):
+    def __init__(self) -> None:
+        bearer = HTTPBearer()
+        self.model, self.scheme_name = bearer.model, bearer.scheme_name
+
+    async def __call__(self, connection: HTTPConnection) -> Identity | None:
+        return None
+
+
+def _fastapi_users_app(redis: Redis) -> FastAPI:
     authentication: Any = import_module("fastapi_users.authentication")
     backend = authentication.AuthenticationBackend(
         name="redis",
@@ -114,14 +158,44 @@ def _add_fastapi_users(app: FastAPI, redis: Redis) -> None:
     users = import_module("fastapi_users").FastAPIUsers(
         fastapi_users_party.TrivialUserManager, [backend]
     )
-    current_user = users.current_user(active=True)
+    app = FastAPI()
 
-    @app.get(f"/{FASTAPI_USERS}", dependencies=[Depends(current_user)])
-    async def protected() -> dict[str, str]:
+    @app.get("/", dependencies=[Depends(users.current_user(active=True))])
+    async def hello() -> dict[str, str]:
         return _ANSWER
 
+    return app
 
-async def _serve_uvicorn(stack: AsyncExitStack, app: FastAPI) -> int:
+
+def _starlette_apps(services: dict[str, MPAuthX]) -> dict[str, Any]:
+    async def hello(_: Any) -> JSONResponse:
+        return JSONResponse(_ANSWER)
+
+    app = Starlette(routes=[Route("/", hello)])
+    return {BARE: app} | {way: MPAuthXMiddleware(app, auth) for way, auth in services.items()}
+
+
+def _aiohttp_apps(services: dict[str, MPAuthX], by_hand: _Check) -> dict[str, web.Application]:
+    async def hello(_: web.Request) -> web.Response:
+        return web.json_response(_ANSWER)
+
+    async def allowed(request: web.Request) -> web.Response:
+        token = request.headers.get("Authorization", "").removeprefix(_BEARER)
+        if not await by_hand(token):
+            raise web.HTTPUnauthorized
+        return await hello(request)
+
+    handlers = {BARE: hello, BY_HAND: allowed} | dict.fromkeys(services, hello)
+    apps = {}
+    for way, handler in handlers.items():
+        apps[way] = web.Application()
+        apps[way].router.add_get("/", handler)
+        if way in services:
+            mpauthx_aiohttp.setup(apps[way], services[way])
+    return apps
+
+
+async def _serve_uvicorn(stack: AsyncExitStack, app: Any) -> int:
     uvicorn: Any = import_module("uvicorn")
     # It binds by itself: asyncio sets no TCP_NODELAY for what is accepted on a socket that does not
     # name its protocol, and each answer then waits for a delayed acknowledgement, 40 ms.
@@ -144,24 +218,7 @@ async def _serve_uvicorn(stack: AsyncExitStack, app: FastAPI) -> int:
     return int(server.servers[0].sockets[0].getsockname()[1])
 
 
-async def _serve_aiohttp(stack: AsyncExitStack, checks: dict[str, _Check]) -> int:
-    app = web.Application()
-
-    async def bare(_: web.Request) -> web.Response:
-        return web.json_response(_ANSWER)
-
-    def protected(check: _Check) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def handler(request: web.Request) -> web.Response:
-            token = request.headers.get("Authorization", "").removeprefix(_BEARER)
-            if not await check(token):
-                raise web.HTTPUnauthorized
-            return web.json_response(_ANSWER)
-
-        return handler
-
-    app.router.add_get(f"/{BARE}", bare)
-    for name, check in checks.items():
-        app.router.add_get(f"/{name}", protected(check))
+async def _serve_aiohttp(stack: AsyncExitStack, app: web.Application) -> int:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -14,7 +14,7 @@ NAME = mpauthx_async.__name__
 # From the top to the bottom. Parts of one line do not import one another.
 RANKS = [
     {"__main__"},
-    {"cli"},
+    {"cli", "web"},
     {"service", "metrics"},
     {"login"},
     {"oauth", "sessions"},

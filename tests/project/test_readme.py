@@ -7,16 +7,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_urlsafe
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
-from fastapi import Cookie, FastAPI, Request
+from aiohttp.test_utils import TestServer
+from fastapi import Cookie, FastAPI
 from fastapi.responses import RedirectResponse
 from redis.asyncio import Redis
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from mpauthx_async import (
+    Identity,
     InvalidStateError,
     MPAuthX,
     ParameterError,
@@ -26,6 +31,7 @@ from mpauthx_async import (
     errors,
 )
 from tests.helpers.redis_server import RedisServer
+from tests.web.apps import configure_django
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path: path.read_text("utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))}
@@ -80,14 +86,19 @@ async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
     tested = (
         "# True",
         "FastAPI(",
+        '@app.get("/hello")',
+        "guard.optional",
         "web.Application(",
+        "mpauthx.login_required",
+        "MPAuthXMiddleware(app",
+        "get_asgi_application",
+        "JsonResponse",
         "wx.fail_next",
         "as connections",
         "phone_code",
         "WeChatOAuth(",
         "LoginPolicy(",
         "forget_user(",
-        "verify_push_url",
         "open-id-of-bob\")    # the client's",
         "ComponentExchange(component_app_id",
         "token_bytes(32)",
@@ -96,6 +107,7 @@ async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
         "ban.reason",
         "OAuthTokenStoreConformance",
         "UserNotFoundError as error",
+        "PUSH_TOKEN",
     )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
 
@@ -113,35 +125,109 @@ async def test_the_five_lines(
     assert capsys.readouterr().out == "True\n"
 
 
+def statements(snippet: str) -> int:
+    """How many lines an app has to write, however they are broken."""
+    return len(ast.parse(snippet).body)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def fastapi_app(wx: WeChatSimulator, server: RedisServer) -> dict[str, Any]:
+    """The names in the README's FastAPI app, with its endpoint."""
+    names = await run(snippet_with("FastAPI("), wx, server)
+    return await run(snippet_with('@app.get("/hello")'), wx, server, **names)
+
+
 async def test_the_fastapi_app(
     wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
-    app = (await run(snippet_with("FastAPI("), wx, redis_server))["app"]
+    assert statements(snippet_with("FastAPI(")) <= 8
+    app = (await fastapi_app(wx, redis_server))["app"]
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client,
     ):
-        answer = await client.post("/login", json={"code": wx.login("bob")})
-        token = answer.json()["response"]
-        me = await client.get("/me", headers={"Authorization": f"Bearer {token}"})
-        assert me.json() == {"user_id": "bob"}
-        assert (await client.get("/me")).status_code == 401
-        refused = await client.post("/login", json={"code": "used-up"})
-        assert (refused.status_code, refused.json()) == (401, {"status_code": 6008})
+        await check_the_lines_that_an_app_writes(client, wx, "")
+
+
+async def check_the_lines_that_an_app_writes(
+    client: httpx.AsyncClient, wx: WeChatSimulator, prefix: str
+) -> None:
+    """Login, me, logout, sessions, rotate and refusals, and an endpoint."""
+    login = await client.post(f"{prefix}/login", json={"code": wx.login("bob")})
+    mine = bearer(login.json()["response"])
+    me = await client.get(f"{prefix}/me", headers=mine)
+    assert me.json()["response"]["user_id"] == "bob"
+    assert (await client.get("/hello", headers=mine)).json() == {"user_id": "bob"}
+    assert (await client.get("/hello")).status_code == 401
+    rotated = await client.post(f"{prefix}/rotate", headers=mine)
+    mine = bearer(rotated.json()["response"])
+    sessions = await client.get(f"{prefix}/sessions", headers=mine)
+    assert len(sessions.json()["response"]) == 1
+    assert (await client.post(f"{prefix}/logout", headers=mine)).json()["response"] is True
+    refused = await client.post(f"{prefix}/login", json={"code": "used-up"})
+    assert (refused.status_code, refused.json()["status_code"]) == (401, 6008)
+
+
+async def test_more_in_fastapi(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> None:
+    names = await fastapi_app(wx, redis_server) | {"rate_limit": lambda: None}
+    app = (await run(snippet_with("guard.optional"), wx, redis_server, **names))["app"]
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client,
+    ):
+        assert (await client.get("/greeting")).json() == "Hello, stranger"
+        login = await client.post("/v2/login", json={"code": wx.login("bob")})
+        mine = bearer(login.json()["response"])
+        assert (await client.get("/greeting", headers=mine)).json() == "Hello, bob"
+        assert (await client.delete("/v2/me", headers=mine)).json()["response"] is True
+        assert (await client.get("/openapi.json")).status_code == 200
 
 
 async def test_the_aiohttp_app(
     wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
-    app = (await run(snippet_with("web.Application("), wx, redis_server))["app"]
-    async with TestClient(TestServer(app)) as client:
-        answer = await client.post("/login", data={"code": wx.login("bob")})
-        token = (await answer.json())["response"]
-        me = await client.get("/me", headers={"Authorization": f"Bearer {token}"})
-        assert await me.json() == {"user_id": "bob"}
-        assert (await client.get("/me")).status == 401
-        refused = await client.post("/login", data={"code": "used-up"})
-        assert (refused.status, await refused.json()) == (401, {"status_code": 6008})
+    assert statements(snippet_with("web.Application(")) <= 6
+    names = await run(snippet_with("web.Application("), wx, redis_server)
+    app = (await run(snippet_with("mpauthx.login_required"), wx, redis_server, **names))["app"]
+    async with (
+        TestServer(app) as server,
+        httpx.AsyncClient(base_url=str(server.make_url("/"))) as client,
+    ):
+        await check_the_lines_that_an_app_writes(client, wx, "/auth")
+        assert (await client.get("/about")).status_code == 401
+
+
+async def test_an_asgi_app(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
+    async def hello(request: Any) -> JSONResponse:
+        return JSONResponse({"user_id": request.user.identity})
+
+    async with service(wx, redis_server) as auth:
+        names = {"app": Starlette(routes=[Route("/hello", hello)]), "auth": auth}
+        app = (await run(snippet_with("MPAuthXMiddleware(app"), wx, redis_server, **names))["app"]
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://app"
+        ) as client:
+            await check_the_lines_that_an_app_writes(client, wx, "/auth")
+
+
+async def test_the_django_app(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
+    configure_django()
+    names = await run(snippet_with("get_asgi_application"), wx, redis_server)
+    async with (
+        names["auth"],
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(names["application"]), base_url="http://app"
+        ) as client,
+    ):
+        await check_the_lines_that_an_app_writes(client, wx, "/auth")
+    view = (await run(snippet_with("JsonResponse"), wx, redis_server, JsonResponse=dict))["hello"]
+    request = SimpleNamespace(mpauthx=Identity("bob", "session", "shop", "token"))
+    assert await view(request) == {"user_id": "bob"}
 
 
 async def test_the_test_with_the_simulator(wx: WeChatSimulator, redis_server: RedisServer) -> None:
@@ -338,26 +424,21 @@ async def test_the_web_login(wx: WeChatSimulator, redis: Redis, redis_server: Re
 async def test_the_url_for_pushed_events(
     wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
-    app = (await run(snippet_with("FastAPI("), wx, redis_server))["app"]
-    names = {
-        "app": app,
-        "Request": Request,
-        "PUSH_TOKEN": wx.push.token,
-        "PUSH_AES_KEY": wx.push.aes_key,
-    }
-    await run(snippet_with("verify_push_url"), wx, redis_server, **names)
+    names = await fastapi_app(wx, redis_server)
+    settings = {"PUSH_TOKEN": wx.push.token, "PUSH_AES_KEY": wx.push.aes_key}
+    app = (await run(snippet_with("PUSH_TOKEN"), wx, redis_server, **names | settings))["app"]
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as wechat,
     ):
         challenge = wx.push.challenge()
-        answer = await wechat.get("/wechat", params=challenge)
+        answer = await wechat.get("/wechat/push", params=challenge)
         assert answer.text == challenge["echostr"]
         pushed = wx.push_event("user_info_modified", "bob")
-        answer = await wechat.post("/wechat", params=pushed.query, content=pushed.body)
+        answer = await wechat.post("/wechat/push", params=pushed.query, content=pushed.body)
         assert (answer.status_code, answer.text) == (200, "success")
-        answer = await wechat.post("/wechat", params=pushed.query, content=pushed.body)
-        assert answer.json() == {"status_code": 6108}
+        answer = await wechat.post("/wechat/push", params=pushed.query, content=pushed.body)
+        assert answer.json()["status_code"] == 6108
 
 
 def test_the_table_of_status_codes_is_complete_and_right() -> None:

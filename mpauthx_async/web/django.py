@@ -1,0 +1,61 @@
+"""MPAuthXMiddleware: gives Django's views the Identity.
+
+Authentication is that of `mpauthx_async.web.asgi.MPAuthXMiddleware` around Django's ASGI
+application: Django reads a request's whole body before any of its own middlewares is asked.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+try:
+    from asgiref.sync import markcoroutinefunction
+    from django.core.exceptions import ImproperlyConfigured
+    from django.http import HttpResponse
+except ImportError as error:
+    raise ImportError("mpauthx_async.web.django needs Django: pip install django") from error
+
+from ..errors import MPAuthXError
+from .answers import refusal
+
+__all__ = ["MPAuthXMiddleware"]
+
+
+class MPAuthXMiddleware:
+    """Sets `request.mpauthx` to the Identity; None if the path is excluded from login.
+
+    Errors of this package that a view raises become answers. It stands in settings.MIDDLEWARE as
+    "mpauthx_async.web.django.MPAuthXMiddleware".
+
+    Args:
+        get_response: the rest of the app.
+    """
+
+    async_capable = True
+    sync_capable = False
+
+    def __init__(self, get_response: Callable[[Any], Awaitable[Any]]) -> None:
+        self._get_response = get_response
+        markcoroutinefunction(self)
+
+    async def __call__(self, request: Any) -> Any:
+        """Serve a request.
+
+        Raises:
+            ImproperlyConfigured: the ASGI application is not wrapped in the middleware of
+                `mpauthx_async.web.asgi`.
+        """
+        state = getattr(request, "scope", {}).get("state") or {}
+        if "mpauthx" not in state:
+            raise ImproperlyConfigured(
+                "Wrap the ASGI application: MPAuthXMiddleware(get_asgi_application(), auth), of "
+                "mpauthx_async.web.asgi."
+            )
+        request.mpauthx = state["mpauthx"]
+        return await self._get_response(request)
+
+    def process_exception(self, request: Any, exception: Exception) -> Any:
+        """Make the answer of an error of this package; None for any other."""
+        if not isinstance(exception, MPAuthXError):
+            return None
+        answer = refusal(exception)
+        return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))

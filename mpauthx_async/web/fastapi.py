@@ -1,0 +1,254 @@
+"""MPAuthXGuard: protects FastAPI's endpoints, and has a router with our routes."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+try:
+    from fastapi import APIRouter, FastAPI, Request, Response, Security, WebSocket
+    from fastapi.openapi.models import HTTPBearer
+    from fastapi.params import Depends
+    from fastapi.security.base import SecurityBase
+    from pydantic import BaseModel
+    from starlette.requests import HTTPConnection
+    from starlette.websockets import WebSocketState
+except ImportError as error:
+    raise ImportError(
+        "mpauthx_async.web.fastapi needs FastAPI: pip install 'mpauthx-async[fastapi]'"
+    ) from error
+
+from ..concurrency.frames import clear_frames
+from ..errors import MPAuthXError, RefusedError
+from ..models import Identity
+from .answers import Answer, Render, envelope
+from .asgi import header_values, method_of, web_request
+from .authenticator import Authenticator, Service
+from .oauth_routes import OAuthRoutes
+from .routes import PushRoutes, Route, Routes
+
+__all__ = ["MPAuthXGuard"]
+
+T = TypeVar("T")
+
+_DENIAL = "websocket.http.response"
+_POLICY_VIOLATION, _INTERNAL_ERROR, _TRY_AGAIN_LATER = 1008, 1011, 1013
+
+
+class _Scheme(SecurityBase):
+    """How FastAPI's schema shows what wants a token."""
+
+    def __init__(self) -> None:
+        self.model = HTTPBearer(description="The token that POST /login gave.")
+        self.scheme_name = "MPAuthX"
+
+
+class MPAuthXGuard(_Scheme):
+    """A dependency that gives an endpoint the Identity of whoever calls it.
+
+    `CurrentUser = Annotated[Identity, Security(guard)]` is the type of an endpoint's parameter, of
+    HTTP requests and websockets. `guard.optional` gives None to requests without a token.
+
+    Args:
+        auth: the service, or a function that picks one for an HTTPConnection.
+        cookies: whether the cookie `__Host-mpauthx` may hold the token, for web pages.
+        render: makes the body of an answer of its status code, status message and response.
+
+    Raises:
+        ConfigurationError: for arguments that cannot work.
+    """
+
+    def __init__(self, auth: Service, *, cookies: bool = False, render: Render = envelope) -> None:
+        super().__init__()
+        self._authenticator = Authenticator(auth, cookies=cookies, render=render)
+        self.optional = _OptionalGuard(self._authenticator)
+
+    async def __call__(self, connection: HTTPConnection) -> Identity:
+        """Authenticate a request.
+
+        Raises:
+            NoTokenError: it has no token.
+            CredentialsError, CrossSiteError: it shows its token in a way that is refused.
+            And as `MPAuthX.authenticate`.
+        """
+        scope = connection.scope
+        try:
+            return await self._authenticator.identity(
+                connection,
+                method_of(scope),
+                partial(header_values, scope["headers"]),
+            )
+        except BaseException as error:
+            del connection, scope
+            clear_frames(error)
+            raise
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """Close the service at the app's end: `FastAPI(lifespan=guard.lifespan)`."""
+        try:
+            yield
+        finally:
+            await self._authenticator.close()
+
+    def install(self, app: FastAPI) -> None:
+        """Make answers of this package's errors, whichever endpoint raises them."""
+        app.add_exception_handler(MPAuthXError, self._refuse)  # type: ignore[arg-type]
+
+    def router(
+        self,
+        *,
+        prefix: str = "",
+        dependencies: Sequence[Depends] | None = None,
+        include: Collection[str | OAuthRoutes | PushRoutes] = (),
+    ) -> APIRouter:
+        """Make a router with our routes.
+
+        Args:
+            prefix: where they are, such as `/auth`.
+            dependencies: of all of them, such as a rate limit.
+            include: more routes: "phone", "forget", an OAuthRoutes, a PushRoutes.
+
+        Raises:
+            ConfigurationError: include has something else.
+        """
+        router = APIRouter(prefix=prefix, dependencies=dependencies, tags=["login"])
+        routes = Routes(self._authenticator, include)
+        documented = _Documented()
+        has_envelope = self._authenticator.render is envelope
+        for route in routes:
+            model = _MODELS.get((route.method, route.path)) if has_envelope else None
+            router.add_api_route(
+                route.path,
+                _endpoint(routes, route),
+                methods=[route.method],
+                name=route.name,
+                summary=route.summary,
+                dependencies=[Security(documented)] if route.wants_token else None,
+                response_model=model,
+                responses=_refusals(route) if model else None,
+                openapi_extra=_body(route),
+            )
+        return router
+
+    async def _refuse(self, connection: HTTPConnection, error: MPAuthXError) -> Response | None:
+        if isinstance(connection, WebSocket) and not _can_be_answered(connection):
+            await connection.close(_close_code(error))
+            return None
+        return _response(self._authenticator.refusal(error))
+
+
+class _OptionalGuard(_Scheme):
+    def __init__(self, authenticator: Authenticator) -> None:
+        super().__init__()
+        self._authenticator = authenticator
+
+    async def __call__(self, connection: HTTPConnection) -> Identity | None:
+        scope = connection.scope
+        try:
+            return await self._authenticator.optional_identity(
+                connection,
+                method_of(scope),
+                partial(header_values, scope["headers"]),
+            )
+        except BaseException as error:
+            del connection, scope
+            clear_frames(error)
+            raise
+
+
+class _Documented(_Scheme):
+    """Shows in the schema that a route wants a token, for which the route itself asks."""
+
+    async def __call__(self) -> None:
+        return
+
+
+class _Envelope(BaseModel, Generic[T]):
+    status_code: int
+    status_message: str
+    response: T
+
+
+class _Me(BaseModel):
+    user_id: str
+    session_id: str
+    sku: str
+
+
+class _Session(BaseModel):
+    id: str
+    device: str | None
+    device_kind: str | None
+    issued_at: int
+    expires_at: int
+    last_seen: int | None
+    is_current: bool
+
+
+class _Phone(BaseModel):
+    phone_number: str
+    pure_phone_number: str
+    country_code: str
+
+
+_Refusal = _Envelope[dict[str, Any] | None]
+_MODELS: dict[tuple[str, str], Any] = {
+    ("POST", "/login"): _Envelope[str],
+    ("POST", "/rotate"): _Envelope[str | None],
+    ("POST", "/logout"): _Envelope[bool],
+    ("GET", "/me"): _Envelope[_Me],
+    ("GET", "/sessions"): _Envelope[list[_Session]],
+    ("DELETE", "/sessions/{session_id}"): _Envelope[bool],
+    ("POST", "/phone"): _Envelope[_Phone],
+    ("DELETE", "/me"): _Envelope[bool],
+}
+
+
+def _endpoint(routes: Routes, route: Route) -> Any:
+    async def endpoint(request: Request) -> Response:
+        session_id = request.path_params.get("session_id", "")
+        asked = web_request(request, request.scope, request.receive, session_id)
+        return _response(await routes.answer(route, asked))
+
+    return endpoint
+
+
+def _response(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status)
+    for name, value in answer.headers:
+        response.headers.append(name, value)
+    return response
+
+
+def _refusals(route: Route) -> dict[int | str, dict[str, Any]]:
+    statuses = {
+        400: "The request is malformed",
+        401: "Log in again" if route.wants_token else "WeChat refused the code",
+        403: "The user is banned",
+        503: "Try again later",
+    }
+    return {status: {"model": _Refusal, "description": text} for status, text in statuses.items()}
+
+
+def _body(route: Route) -> dict[str, Any] | None:
+    if not route.body:
+        return None
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name, _ in route.body},
+        "required": [name for name, is_required in route.body if is_required],
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _can_be_answered(websocket: WebSocket) -> bool:
+    """Whether a websocket's handshake is not over, and the server lets it be answered."""
+    is_open = websocket.application_state is not WebSocketState.CONNECTING
+    return not is_open and _DENIAL in (websocket.scope.get("extensions") or {})
+
+
+def _close_code(error: MPAuthXError) -> int:
+    if isinstance(error, RefusedError):
+        return _POLICY_VIOLATION
+    return _TRY_AGAIN_LATER if error.retryable else _INTERNAL_ERROR

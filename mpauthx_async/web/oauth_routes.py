@@ -1,0 +1,80 @@
+"""The routes of web logins: to WeChat's page, and back."""
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import ParameterError
+from ..oauth.client import WeChatOAuth
+from ..service import MPAuthX
+from .answers import Answer, ok, redirect
+from .authenticator import Authenticator
+from .credentials import browser_cookie, cleared_cookie, cookie_of, session_cookie
+from .requests import WebRequest
+
+__all__ = ["OAuthRoutes", "finish_login", "start_login"]
+
+_STATE_COOKIE = "__Host-mpauthx-oauth"
+_STATE_SECONDS = 600
+_WEBSITE = "snsapi_login"
+_LOCAL_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthRoutes:
+    """Includes `GET /oauth/start?next=/path` and `GET /oauth/callback`, for web logins.
+
+    The service needs the same `oauth` as its `web`.
+
+    Attributes:
+        oauth: the web logins.
+        redirect_uri: the public URL of `/oauth/callback`.
+        scope: `snsapi_login` for the QR code of a website, else of a page inside WeChat.
+    """
+
+    oauth: WeChatOAuth
+    redirect_uri: str
+    scope: Literal["snsapi_login", "snsapi_base", "snsapi_userinfo"] = field(default="snsapi_login")
+
+
+def start_login(routes: OAuthRoutes, request: WebRequest) -> Answer:
+    """Send a browser to WeChat's page, with a state that is bound to it by a cookie.
+
+    Raises:
+        ParameterError: `next` is no path of this site, or is too long for a state.
+        And as `WeChatOAuth.get_authorize_url`.
+    """
+    path = request.query().get("next", "/")
+    if not _LOCAL_PATH.fullmatch(path):
+        raise ParameterError("next must be a path of this site.")
+    browser = secrets.token_urlsafe()
+    state = routes.oauth.create_state(path, _STATE_SECONDS, session=browser)
+    if routes.scope == _WEBSITE:
+        url = routes.oauth.get_authorize_url_for_website(routes.redirect_uri, state)
+    else:
+        url = routes.oauth.get_authorize_url(routes.redirect_uri, state, routes.scope)
+    return redirect(url).with_headers(
+        ("Set-Cookie", browser_cookie(_STATE_COOKIE, browser, _STATE_SECONDS))
+    )
+
+
+async def finish_login(
+    routes: OAuthRoutes, request: WebRequest, auth: MPAuthX, authenticator: Authenticator
+) -> Answer:
+    """Log in whom WeChat sent back: with a cookie, or with the token in the body.
+
+    Raises:
+        InvalidStateError: the login did not begin in this browser, or too long ago.
+        And as `MPAuthX.authorize_web`.
+    """
+    query = request.query()
+    path = await routes.oauth.verify_state(
+        query.get("state"), session=cookie_of(request.headers, _STATE_COOKIE)
+    )
+    result = await auth.authorize_web(query.get("code", ""))
+    if authenticator.cookies:
+        answer = redirect(path).with_headers(("Set-Cookie", session_cookie(result.token)))
+    else:
+        answer = ok(authenticator.render, result.response)
+    return answer.with_headers(("Set-Cookie", cleared_cookie(_STATE_COOKIE)))

@@ -1,0 +1,98 @@
+"""A request as the routes see it, and reading its body within bounds."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ..errors import ParameterError
+from .credentials import Headers
+from .errors import RequestTooLargeError, RequestTooSlowError
+
+__all__ = ["MAX_BODY", "WebRequest"]
+
+MAX_BODY = 65_536
+"""Bytes that a body may have: sealed data is at most 16,384 characters long."""
+
+_MAX_BODY_SECONDS = 10.0
+_MAX_QUERY_FIELDS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class WebRequest:
+    """A request to one of our routes.
+
+    Attributes:
+        connection: the request as its framework has it.
+        method: its method.
+        headers: its headers.
+        chunks: its body; raises ParameterError if the client ends it before its end.
+        query_string: what stands behind the `?`, as it was sent.
+        session_id: the session that the path names; empty if it names none.
+    """
+
+    connection: object = field(repr=False)
+    method: str
+    headers: Headers = field(repr=False)
+    chunks: AsyncIterator[bytes] = field(repr=False)
+    query_string: str = field(default="", repr=False)
+    session_id: str = ""
+
+    def query(self) -> dict[str, str]:
+        """The parameters in the URL.
+
+        Raises:
+            ParameterError: they are too many, or one comes twice.
+        """
+        try:
+            pairs = parse_qsl(
+                self.query_string, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS
+            )
+        except ValueError:
+            raise ParameterError("The URL has too many parameters.") from None
+        if len(query := dict(pairs)) < len(pairs):
+            raise ParameterError("A parameter in the URL comes twice.")
+        return query
+
+    async def body(self) -> bytes:
+        """Read the body.
+
+        Raises:
+            RequestTooLargeError: it is longer than MAX_BODY, or claims to be.
+            RequestTooSlowError: it did not arrive in time.
+            ParameterError: it broke off.
+        """
+        for length in self.headers("content-length"):
+            if not length.isdecimal() or len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
+                raise _too_large()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(_MAX_BODY_SECONDS):
+                async for chunk in self.chunks:
+                    body += chunk
+                    if len(body) > MAX_BODY:
+                        raise _too_large()
+        except TimeoutError:
+            raise RequestTooSlowError("The request's body did not arrive in time.") from None
+        return bytes(body)
+
+    async def json(self) -> Mapping[str, Any]:
+        """Read the body as a JSON object.
+
+        Raises:
+            ParameterError: it is something else. And as `body`.
+        """
+        body = await self.body()
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise ParameterError("The request's body must be a JSON object.")
+        return value
+
+
+def _too_large() -> RequestTooLargeError:
+    return RequestTooLargeError(f"The request's body is longer than {MAX_BODY:,} bytes.")

@@ -1,0 +1,305 @@
+"""Routes: what clients may call, the same in every framework."""
+
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..concurrency.frames import clears_frames
+from ..errors import ConfigurationError, MPAuthXError, ParameterError
+from ..models import AuthResult, Session
+from ..service import MPAuthX
+from ..wechat.push_events import parse_push_event, verify_push_url
+from .answers import Answer, ok, plain
+from .authenticator import Authenticator
+from .credentials import (
+    bearer_token,
+    cleared_cookie,
+    is_same_origin,
+    session_cookie,
+    token_of,
+)
+from .oauth_routes import OAuthRoutes, finish_login, start_login
+from .requests import WebRequest
+
+__all__ = ["PushRoutes", "Route", "Routes", "checked_prefix"]
+
+_PHONE, _FORGET = "phone", "forget"
+_SESSION = "/sessions/{session_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class PushRoutes:
+    """Includes `GET` and `POST /wechat/push`, the URL of the app's message push settings.
+
+    Attributes:
+        token: the Token of these settings.
+        aes_key: the EncodingAESKey there, for safe mode; None for plain mode.
+    """
+
+    token: str = field(repr=False)
+    aes_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One of the routes.
+
+    Attributes:
+        method: its method.
+        path: its path; `{session_id}` stands for one segment.
+        summary: what it does.
+        wants_token: whether it wants a token. The route itself asks for it.
+        body: the fields of its JSON body, by name, with whether they are required.
+    """
+
+    method: str
+    path: str
+    summary: str
+    action: Callable[[WebRequest], Awaitable[Answer]] = field(repr=False)
+    wants_token: bool = True
+    body: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A name that is unique among the routes."""
+        words = self.path.replace("{session_id}", "one").strip("/").replace("/", "_")
+        return f"mpauthx_{self.method.lower()}_{words}"
+
+
+class Routes:
+    """The routes, which answer whatever is sent.
+
+    Promises: each answers every request, errors of this package included, with a bounded body read.
+
+    Args:
+        authenticator: authenticates their requests.
+        include: which routes there are beside the usual ones: "phone", "forget", an OAuthRoutes, a
+            PushRoutes.
+
+    Raises:
+        ConfigurationError: include has something else.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        include: Collection[str | OAuthRoutes | PushRoutes] = (),
+    ) -> None:
+        self._authenticator = authenticator
+        self._render = authenticator.render
+        self._routes = [
+            Route("POST", "/login", "Log in with the code of wx.login", self._login, False, _LOGIN),
+            Route("POST", "/rotate", "Get a new token in place of this one", self._rotate),
+            Route("POST", "/logout", "End the session of this token", self._logout),
+            Route("GET", "/me", "Tell whose token this is", self._me),
+            Route("GET", "/sessions", "List the user's sessions", self._sessions),
+            Route("DELETE", _SESSION, "End one of the user's sessions", self._end_session),
+        ]
+        for each in (include,) if isinstance(include, str) else include:
+            self._routes += self._included(each)
+        self._by_path = {(route.method, route.path): route for route in self._routes}
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes)
+
+    def find(self, method: str, path: str) -> tuple[Route, str] | None:
+        """The route of a request, and the session id in its path; None if there is no such route.
+
+        Args:
+            method: the request's.
+            path: its decoded path, without the prefix of the routes.
+        """
+        route = self._by_path.get((method, path))
+        if route is not None:
+            return route, ""
+        beginning, _, session_id = path.rpartition("/")
+        if method == "DELETE" and beginning == "/sessions" and session_id:
+            return self._by_path[method, _SESSION], session_id
+        return None
+
+    async def answer(self, route: Route, request: WebRequest) -> Answer:
+        """Answer a request.
+
+        Args:
+            route: one of these.
+            request: a request to it.
+        """
+        try:
+            return await self._act(route, request)
+        except MPAuthXError as error:
+            return self._authenticator.refusal(error)
+
+    @clears_frames
+    async def _act(self, route: Route, request: WebRequest) -> Answer:
+        return await route.action(request)
+
+    def _included(self, what: object) -> list[Route]:
+        if what == _PHONE:
+            summary = "Exchange the code of the phone number button"
+            return [Route("POST", "/phone", summary, self._phone, body=(("code", True),))]
+        if what == _FORGET:
+            return [Route("DELETE", "/me", "Erase the user", self._forget)]
+        if isinstance(what, OAuthRoutes):
+
+            async def start(request: WebRequest) -> Answer:
+                return start_login(what, request)
+
+            async def finish(request: WebRequest) -> Answer:
+                auth = await self._service(request)
+                return await finish_login(what, request, auth, self._authenticator)
+
+            return [
+                Route("GET", "/oauth/start", "Begin a web login", start, False),
+                Route("GET", "/oauth/callback", "Finish a web login", finish, False),
+            ]
+        if isinstance(what, PushRoutes):
+
+            async def verify(request: WebRequest) -> Answer:
+                return plain(verify_push_url(request.query(), token=what.token))
+
+            async def take(request: WebRequest) -> Answer:
+                event = parse_push_event(
+                    request.query(), await request.body(), token=what.token, aes_key=what.aes_key
+                )
+                await (await self._service(request)).handle_push_event(event)
+                return plain("success")
+
+            return [
+                Route("GET", "/wechat/push", "Answer WeChat's test", verify, False),
+                Route("POST", "/wechat/push", "Take an event from WeChat", take, False),
+            ]
+        raise ConfigurationError(
+            'include may have "phone", "forget", an OAuthRoutes and a PushRoutes.'
+        )
+
+    async def _service(self, request: WebRequest) -> MPAuthX:
+        return await self._authenticator.service(request.connection)
+
+    def _token(self, request: WebRequest) -> str:
+        return token_of(request.method, request.headers, cookies=self._authenticator.cookies)
+
+    async def _login(self, request: WebRequest) -> Answer:
+        body = await request.json()
+        auth = await self._service(request)
+        result = await auth.authorize(
+            _text(body, "code", required=True),
+            _text(body, "encryptedData"),
+            _text(body, "iv"),
+            device=_text(body, "device") or None,
+            device_kind=_text(body, "deviceKind") or None,
+        )
+        answer = self._result(result)
+        # A page of another site may log a browser in as somebody else, but not keep it logged in.
+        if self._authenticator.cookies and is_same_origin(request.headers):
+            return answer.with_headers(("Set-Cookie", session_cookie(result.token)))
+        return answer
+
+    async def _rotate(self, request: WebRequest) -> Answer:
+        auth = await self._service(request)
+        result = await auth.rotate(self._token(request))
+        if bearer_token(request.headers) is not None:
+            return self._result(result)
+        # The page's scripts cannot read the cookie, so they do not get its successor either.
+        cookie = ("Set-Cookie", session_cookie(result.token))
+        return ok(self._render, None).with_headers(cookie)
+
+    async def _logout(self, request: WebRequest) -> Answer:
+        # A dead token is no failure: RFC 7009, section 2.2.
+        token = self._token(request)
+        auth = await self._service(request)
+        return self._cleared(ok(self._render, await auth.revoke(token)))
+
+    async def _me(self, request: WebRequest) -> Answer:
+        identity = await self._authenticator.identity(
+            request.connection, request.method, request.headers
+        )
+        me = {
+            "user_id": identity.user_id,
+            "session_id": identity.session_id,
+            "sku": identity.sku,
+        }
+        return ok(self._render, me)
+
+    async def _sessions(self, request: WebRequest) -> Answer:
+        identity = await self._authenticator.identity(
+            request.connection, request.method, request.headers
+        )
+        auth = await self._service(request)
+        sessions = await auth.sessions(identity.user_id)
+        return ok(self._render, [_session(session, identity.session_id) for session in sessions])
+
+    async def _end_session(self, request: WebRequest) -> Answer:
+        identity = await self._authenticator.identity(
+            request.connection, request.method, request.headers
+        )
+        auth = await self._service(request)
+        ended = await auth.revoke_session(identity.user_id, request.session_id)
+        return ok(self._render, ended)
+
+    async def _phone(self, request: WebRequest) -> Answer:
+        await self._authenticator.identity(request.connection, request.method, request.headers)
+        code = _text(await request.json(), "code", required=True)
+        auth = await self._service(request)
+        number = await auth.get_phone_number(code)
+        phone = {
+            "phone_number": number.phone_number,
+            "pure_phone_number": number.pure_phone_number,
+            "country_code": number.country_code,
+        }
+        return ok(self._render, phone)
+
+    async def _forget(self, request: WebRequest) -> Answer:
+        identity = await self._authenticator.identity(
+            request.connection, request.method, request.headers
+        )
+        auth = await self._service(request)
+        return self._cleared(ok(self._render, await auth.forget_user(identity.user_id)))
+
+    def _result(self, result: AuthResult) -> Answer:
+        return ok(self._render, result.response)
+
+    def _cleared(self, answer: Answer) -> Answer:
+        if not self._authenticator.cookies:
+            return answer
+        return answer.with_headers(("Set-Cookie", cleared_cookie()))
+
+
+def checked_prefix(prefix: str) -> str:
+    """A prefix of the routes, as it is.
+
+    Raises:
+        ConfigurationError: it is not such as `/auth`, nor empty.
+    """
+    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+        raise ConfigurationError(f'prefix must be such as "/auth", or empty: it is {prefix!r}.')
+    return prefix
+
+
+_LOGIN = (
+    ("code", True),
+    ("encryptedData", False),
+    ("iv", False),
+    ("device", False),
+    ("deviceKind", False),
+)
+
+
+def _text(body: Any, name: str, *, required: bool = False) -> Any:
+    value = body.get(name)
+    if isinstance(value, str) and (value or not required):
+        return value
+    if value is None and not required:
+        return None
+    raise ParameterError(f"{name} must be a text." if value is not None else f"{name} is required.")
+
+
+def _session(session: Session, current: str) -> dict[str, Any]:
+    return {
+        "id": session.id,
+        "device": session.device,
+        "device_kind": session.device_kind,
+        "issued_at": session.issued_at,
+        "expires_at": session.expires_at,
+        "last_seen": session.last_seen,
+        "is_current": session.id == current,
+    }

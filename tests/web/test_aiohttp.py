@@ -1,0 +1,110 @@
+"""What is the aiohttp adapter's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from mpauthx_async import ConfigurationError, MPAuthX, WeChatSimulator
+from mpauthx_async.web import aiohttp as mpauthx
+from tests.web.apps import serve_aiohttp
+from tests.web.raw_client import send
+
+
+def bearer(token: str) -> list[tuple[str, str]]:
+    return [("Authorization", f"Bearer {token}")]
+
+
+async def hello(request: web.Request) -> web.Response:
+    return web.json_response(mpauthx.identity(request).user_id)
+
+
+async def test_login_required_protects_a_single_handler(auth: MPAuthX, token: str) -> None:
+    async def public(_: web.Request) -> web.Response:
+        return web.Response(text="public")
+
+    app = web.Application()
+    mpauthx.setup(app, auth, exclude=("/*",))
+    app.add_routes([web.get("/public", public), web.get("/hello", mpauthx.login_required(hello))])
+    async with serve_aiohttp(app) as port:
+        assert (await send(port, "GET", "/public")).body == b"public"
+        assert (await send(port, "GET", "/hello")).status == 401
+        assert (await send(port, "GET", "/hello", bearer(token))).json() == "bob"
+
+
+async def test_login_required_needs_setup() -> None:
+    app = web.Application()
+    app.router.add_get("/", mpauthx.login_required(hello))
+
+    @web.middleware
+    async def remember(request: web.Request, handler: Any) -> web.StreamResponse:
+        with pytest.raises(ConfigurationError, match=r"needs setup"):
+            await handler(request)
+        return web.Response(status=204)
+
+    app.middlewares.append(remember)
+    async with serve_aiohttp(app) as port:
+        assert (await send(port, "GET", "/")).status == 204
+
+
+async def test_a_handler_that_wants_no_login_has_no_identity(auth: MPAuthX, token: str) -> None:
+    app = web.Application()
+    mpauthx.setup(app, auth, exclude=("/hello",))
+    app.router.add_get("/hello", hello)
+    async with serve_aiohttp(app) as port:
+        assert (await send(port, "GET", "/hello", bearer(token))).status == 503
+
+
+async def test_protects_sub_apps(auth: MPAuthX, token: str) -> None:
+    app, admin = web.Application(), web.Application()
+    mpauthx.setup(app, auth, exclude=("/admin/open",))
+    admin.add_routes([web.get("/hello", hello), web.get("/open", mpauthx.login_required(hello))])
+    app.add_subapp("/admin", admin)
+    async with serve_aiohttp(app) as port:
+        for path in ("/admin/hello", "/admin/open"):
+            assert (await send(port, "GET", path)).status == 401
+            assert (await send(port, "GET", path, bearer(token))).json() == "bob"
+
+
+async def test_routes_may_stand_elsewhere(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    app, login = web.Application(), web.Application()
+    mpauthx.setup(app, auth)
+    login.add_routes(mpauthx.routes(auth, prefix="/v1"))
+    app.add_subapp("/auth", login)
+    async with serve_aiohttp(app) as port:
+        body = b'{"code": "%s"}' % wx.login("bob").encode()
+        token = (await send(port, "POST", "/auth/v1/login", body=body)).json()["response"]
+        me = await send(port, "GET", "/auth/v1/me", bearer(token))
+    assert me.json()["response"]["user_id"] == "bob"
+
+
+async def test_the_service_is_at_hand(auth: MPAuthX) -> None:
+    app = web.Application()
+    mpauthx.setup(app, auth)
+    assert app[mpauthx.AUTH] is auth
+
+
+async def test_a_function_picks_the_service(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    async with make(sku="shop") as shop, make(sku="game") as game:
+        app = web.Application()
+        mpauthx.setup(app, lambda request: game if request.host == "game" else shop)
+        app.router.add_get("/", hello)
+        mine = bearer((await game.authorize(wx.login("bob"))).token)
+        async with serve_aiohttp(app) as port:
+            assert (await send(port, "GET", "/", [*mine, ("Host", "game")])).status == 200
+            assert (await send(port, "GET", "/", [*mine, ("Host", "shop")])).status == 401
+        assert await game.online_count() == 1  # it was not closed with the app
+
+
+async def test_options_are_never_asked(auth: MPAuthX) -> None:
+    async def preflight(_: web.Request) -> web.Response:
+        return web.Response(status=204)
+
+    app = web.Application()
+    mpauthx.setup(app, auth)
+    app.router.add_route("OPTIONS", "/", preflight)
+    async with serve_aiohttp(app) as port:
+        assert (await send(port, "OPTIONS", "/")).status == 204

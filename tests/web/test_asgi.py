@@ -1,0 +1,312 @@
+"""What is the ASGI middleware's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import websockets
+from starlette.applications import Starlette
+from starlette.authentication import requires
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Mount, Route
+
+from mpauthx_async import ConfigurationError, MPAuthX, WeChatSimulator
+from mpauthx_async.web.asgi import MPAuthXMiddleware
+from mpauthx_async.web.starlette import MPAuthXBackend
+from tests.web.apps import serve_asgi
+from tests.web.raw_client import send
+
+
+def bearer(token: str) -> list[tuple[str, str]]:
+    return [("Authorization", f"Bearer {token}")]
+
+
+async def user_id(request: Any) -> JSONResponse:
+    return JSONResponse(request.state.mpauthx and request.state.mpauthx.user_id)
+
+
+class Recorder:
+    """An ASGI app that notes its scopes and answers with an empty body."""
+
+    def __init__(self) -> None:
+        self.scopes: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scopes.append(scope)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+
+def scope(path: str, token: str | None = None, **more: Any) -> dict[str, Any]:
+    headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": headers,
+        **more,
+    }
+
+
+async def call(app: Any, scope: Any) -> list[Any]:
+    """Call an app without a server; returns what it sent."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent
+
+
+async def test_hands_the_identity_to_the_app(auth: MPAuthX, token: str) -> None:
+    app = Recorder()
+    state = {"pool": 1}
+    outer = scope("/", token, state=state)
+    await call(MPAuthXMiddleware(app, auth), outer)
+    (inner,) = app.scopes
+    identity = inner["state"]["mpauthx"]
+    assert identity == await auth.authenticate(token)
+    assert inner["state"]["pool"] == 1
+    assert inner["user"].mpauthx is inner["auth"].mpauthx is identity
+    assert (inner["user"].identity, inner["user"].display_name) == ("bob", "bob")
+    assert inner["auth"].scopes == ["authenticated"]
+    assert state == {"pool": 1}  # servers may share it between requests
+    assert "user" not in outer
+
+
+async def test_an_excluded_path_has_nobody(auth: MPAuthX, token: str) -> None:
+    app = Recorder()
+    await call(MPAuthXMiddleware(app, auth, exclude=("/",)), scope("/", token, user="forged"))
+    (inner,) = app.scopes
+    assert inner["state"]["mpauthx"] is None
+    assert not inner["user"].is_authenticated
+    assert inner["user"].identity == ""
+    assert inner["auth"].scopes == []
+
+
+async def test_options_are_never_asked(auth: MPAuthX) -> None:
+    app = Recorder()
+    await call(MPAuthXMiddleware(app, auth), scope("/", method="OPTIONS"))
+    assert len(app.scopes) == 1
+
+
+@pytest.mark.parametrize(
+    ("root_path", "path", "is_excluded"),
+    [
+        ("", "/about", True),
+        ("/api", "/api/about", True),
+        ("/api", "/about", True),
+        ("/api", "/api", False),
+        ("/api", "/apiabout", False),
+        ("/api", "/api/api/about", False),
+        ("/about", "/about/about", True),
+        ("/about", "/about", False),
+        ("/about", "/about/", False),
+        ("/", "/about", True),
+    ],
+)
+async def test_patterns_are_for_the_path_behind_root_path(
+    auth: MPAuthX, root_path: str, path: str, is_excluded: bool
+) -> None:
+    app = Recorder()
+    await call(MPAuthXMiddleware(app, auth, exclude=("/about",)), scope(path, root_path=root_path))
+    assert bool(app.scopes) is is_excluded
+
+
+async def test_a_mounted_app_has_its_own_exclusions(auth: MPAuthX, token: str) -> None:
+    inner = MPAuthXMiddleware(
+        Starlette(routes=[Route("/about", user_id), Route("/me", user_id)]),
+        auth,
+        exclude=("/about",),
+        prefix="",
+    )
+    app = Starlette(routes=[Mount("/shop", inner), Route("/me", lambda _: PlainTextResponse("x"))])
+    async with serve_asgi(app) as port:
+        assert (await send(port, "GET", "/shop/about")).status == 200
+        assert (await send(port, "GET", "/shop/sessions")).status == 401
+        me = await send(port, "GET", "/shop/me", bearer(token))
+        assert me.json()["response"]["user_id"] == "bob"
+        assert (await send(port, "GET", "/me")).body == b"x"
+
+
+async def test_a_server_behind_a_prefix_of_its_own(auth: MPAuthX, token: str) -> None:
+    app = MPAuthXMiddleware(
+        Starlette(routes=[Route("/about", user_id)]), auth, exclude=("/about",), prefix="/auth"
+    )
+    async with serve_asgi(app, root_path="/api") as port:
+        assert (await send(port, "GET", "/about")).status == 200
+        assert (await send(port, "GET", "/auth/me", bearer(token))).status == 200
+
+
+async def test_errors_of_the_app_become_answers(auth: MPAuthX, token: str) -> None:
+    async def misconfigured(_: Any) -> Any:
+        raise ConfigurationError("a detail for the operator alone")
+
+    app = Starlette(
+        routes=[Route("/", misconfigured)], middleware=[Middleware(MPAuthXMiddleware, auth=auth)]
+    )
+    async with serve_asgi(app) as port:
+        reply = await send(port, "GET", "/", bearer(token))
+    assert (reply.status, reply.json()["status_code"]) == (503, 6101)
+    assert b"detail" not in reply.body
+
+
+async def test_an_answer_that_has_begun_is_not_begun_again(auth: MPAuthX, token: str) -> None:
+    async def breaks(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ConfigurationError("in the middle")
+
+    with pytest.raises(ConfigurationError, match="in the middle"):
+        await call(MPAuthXMiddleware(breaks, auth), scope("/", token))
+
+
+async def test_a_function_picks_the_service(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    async with make(sku="shop") as shop, make(sku="game") as game:
+
+        async def pick(scope: Any) -> MPAuthX:
+            return game if scope["path"].startswith("/game/") else shop
+
+        app = MPAuthXMiddleware(Starlette(routes=[Route("/game/me", user_id)]), pick)
+        of_shop = (await shop.authorize(wx.login("bob"))).token
+        of_game = (await game.authorize(wx.login("bob"))).token
+        async with serve_asgi(app) as port:
+            assert (await send(port, "GET", "/game/me", bearer(of_game))).json() == "bob"
+            assert (await send(port, "GET", "/game/me", bearer(of_shop))).status == 401
+        assert await game.is_token_valid(of_game)  # it was not closed with the server
+
+
+async def test_auth_has_to_be_a_service() -> None:
+    with pytest.raises(ConfigurationError, match="auth must be"):
+        MPAuthXMiddleware(Recorder(), "redis://localhost")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("prefix", ["auth", "/", "/auth/"])
+async def test_a_prefix_that_no_path_has_is_refused(auth: MPAuthX, prefix: str) -> None:
+    with pytest.raises(ConfigurationError, match="prefix must be"):
+        MPAuthXMiddleware(Recorder(), auth, prefix=prefix)
+
+
+async def test_a_server_without_denial_responses_closes_a_websocket(auth: MPAuthX) -> None:
+    sent = await call(MPAuthXMiddleware(Recorder(), auth), {**scope("/ws"), "type": "websocket"})
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+async def test_a_websocket_is_told_why_at_its_handshake(auth: MPAuthX) -> None:
+    async with serve_asgi(MPAuthXMiddleware(Recorder(), auth)) as port:
+        with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
+            await websockets.connect(f"ws://127.0.0.1:{port}/ws")
+    response = refused.value.response
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert b'"status_code": 6104' in response.body
+
+
+async def test_render_changes_every_body(auth: MPAuthX, token: str) -> None:
+    app = MPAuthXMiddleware(
+        Recorder(),
+        auth,
+        prefix="",
+        render=lambda code, text, response: {"ok": code == 1, "data": response},
+    )
+    async with serve_asgi(app) as port:
+        assert (await send(port, "GET", "/x")).json() == {"ok": False, "data": None}
+        me = (await send(port, "GET", "/me", bearer(token))).json()
+    assert me["ok"]
+    assert me["data"]["user_id"] == "bob"
+
+
+class Lifespan:
+    """A server's end of a lifespan."""
+
+    def __init__(self) -> None:
+        self.events = iter(["lifespan.startup", "lifespan.shutdown"])
+        self.sent: list[str] = []
+
+    async def receive(self) -> Any:
+        return {"type": next(self.events)}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message["type"])
+
+
+async def no_lifespan(scope: Any, receive: Any, send: Any) -> None:
+    raise ValueError("Only HTTP is served here.")
+
+
+async def leaves_at_startup(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    raise ValueError("Only HTTP is served here.")
+
+
+async def returns_at_once(scope: Any, receive: Any, send: Any) -> None:
+    return
+
+
+@pytest.mark.parametrize("app", [no_lifespan, leaves_at_startup, returns_at_once, Starlette()])
+async def test_closes_the_service_with_or_without_the_apps_lifespan(
+    auth: MPAuthX, app: Any
+) -> None:
+    server = Lifespan()
+    await MPAuthXMiddleware(app, auth)({"type": "lifespan"}, server.receive, server.send)
+    assert server.sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    with pytest.raises(Exception, match="closed"):
+        await auth.online_count()
+
+
+async def test_a_failed_startup_stays_one(auth: MPAuthX) -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed"})
+        raise ValueError("no database")
+
+    server = Lifespan()
+    with pytest.raises(ValueError, match="no database"):
+        await MPAuthXMiddleware(fails, auth)({"type": "lifespan"}, server.receive, server.send)
+    assert server.sent == ["lifespan.startup.failed"]
+
+
+class TestStarlettesOwnMiddleware:
+    @pytest.fixture
+    def app(self, auth: MPAuthX) -> Starlette:
+        @requires("authenticated", status_code=401)
+        async def private(request: Any) -> JSONResponse:
+            return JSONResponse(request.user.identity)
+
+        async def public(request: Any) -> JSONResponse:
+            return JSONResponse(request.user.is_authenticated)
+
+        backend = MPAuthXBackend(auth)
+        return Starlette(
+            routes=[Route("/private", private), Route("/public", public)],
+            middleware=[
+                Middleware(AuthenticationMiddleware, backend=backend, on_error=backend.on_error)
+            ],
+        )
+
+    async def test_endpoints_say_what_they_want(self, app: Starlette, token: str) -> None:
+        async with serve_asgi(app) as port:
+            assert (await send(port, "GET", "/private", bearer(token))).json() == "bob"
+            assert (await send(port, "GET", "/private")).status == 401
+            assert (await send(port, "GET", "/public")).json() is False
+
+    async def test_a_token_that_is_not_good_is_refused(self, app: Starlette) -> None:
+        async with serve_asgi(app) as port:
+            reply = await send(port, "GET", "/public", bearer("forged"))
+        assert reply.status == 401
+        assert reply.header("www-authenticate") == 'Bearer error="invalid_token"'
+
+    async def test_the_operators_fault_is_not_the_clients(
+        self, app: Starlette, auth: MPAuthX, token: str
+    ) -> None:
+        await auth.close()
+        async with serve_asgi(app) as port:
+            assert (await send(port, "GET", "/public", bearer(token))).status == 503

@@ -1,0 +1,261 @@
+"""What no client should send, to each adapter: clear refusals, and nothing let through."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from mpauthx_async import MPAuthX, WeChatSimulator
+from mpauthx_async.web import requests
+from tests.helpers.redis_server import RedisServer
+from tests.web.apps import World, serving
+from tests.web.raw_client import Reply, send
+
+# Litestar and Quart stand behind the same middleware as Starlette and Django.
+pytestmark = pytest.mark.parametrize(
+    "framework", ["starlette", "fastapi", "aiohttp", "django"], indirect=True
+)
+
+ENVELOPE = {"status_code", "status_message", "response"}
+MALFORMED_LOGINS = [
+    b"",
+    b"code=abc",
+    b"{",
+    b"[]",
+    b'"code"',
+    b"1",
+    b"null",
+    b"\xff\xfe",
+    b"[" * 60_000,
+    b'{"code": ' + b"9" * 10_000 + b"}",
+    b"{}",
+    b'{"code": null}',
+    b'{"code": ""}',
+    b'{"code": 1}',
+    b'{"code": ["abc"]}',
+    b'{"code": {"a": 1}}',
+    b'{"code": true}',
+    b'{"code": "abc", "encryptedData": 1, "iv": "x"}',
+    b'{"code": "abc", "encryptedData": "x"}',
+    b'{"code": "abc", "iv": "x"}',
+    b'{"code": "abc", "device": 1}',
+    b'{"code": "abc", "device": "a\\nb"}',
+    b'{"code": "abc", "deviceKind": []}',
+    b'{"code": "\\ud800"}',
+    json.dumps({"code": "x" * 600}).encode(),
+    json.dumps({"code": "abc", "encryptedData": "x" * 20_000, "iv": "x"}).encode(),
+]
+TRICKS = [
+    "/public/../hello",
+    "/public/%2e%2e/hello",
+    "/public%2f..%2fhello",
+    "/public/..%2Fhello",
+    "/public/..%5chello",
+    "/public/%2fhello",
+    "/public/%252e%252e/hello",
+    "/login/../hello",
+    "/login/../me",
+    "/me/../hello",
+    "//hello",
+    "/hello/",
+    "/hello%2f",
+    "/%68ello",
+    "/hello;x=/public/page",
+    "/hello?/public/page",
+    "/hello%3f/public/page",
+]
+
+
+def authorization(value: str | bytes) -> list[tuple[str, str | bytes]]:
+    return [("Authorization", value)]
+
+
+def assert_refused(reply: Reply, status: int, challenge: str | None) -> None:
+    assert reply.status == status, reply.body
+    assert reply.header("www-authenticate") == challenge
+    assert reply.header("cache-control") == "no-store"
+    assert reply.json().keys() == ENVELOPE
+
+
+async def test_no_header_is_a_401_without_an_error_code(port: int) -> None:
+    for path in ("/hello", "/me", "/sessions"):
+        assert_refused(await send(port, "GET", path), 401, "Bearer")
+
+
+async def test_no_token_is_a_401_without_an_error_code(port: int) -> None:
+    for value in ("", "Bearer", "Bearer ", "bearer   "):
+        assert_refused(await send(port, "GET", "/hello", authorization(value)), 401, "Bearer")
+
+
+async def test_another_scheme_is_a_401_without_an_error_code(port: int, token: str) -> None:
+    for scheme in ("Basic", "Digest", "Token", "Bearer2", "Bearer\t"):
+        reply = await send(port, "GET", "/hello", authorization(f"{scheme} {token}"))
+        assert_refused(reply, 401, "Bearer")
+
+
+async def test_the_scheme_is_in_any_case(port: int, token: str) -> None:
+    for scheme in ("Bearer", "bearer", "BEARER", "bEaReR"):
+        reply = await send(port, "GET", "/hello", authorization(f"{scheme} {token}"))
+        assert (reply.status, reply.json()) == (200, {"user_id": "bob"})
+
+
+async def test_two_headers_are_a_400(port: int, token: str) -> None:
+    twice = authorization(f"Bearer {token}") * 2
+    assert_refused(await send(port, "GET", "/hello", twice), 400, 'Bearer error="invalid_request"')
+
+
+async def test_a_forged_token_is_a_401(port: int) -> None:
+    shapely = "bob|shop|" + "A" * 43
+    for token in ("forged", "a|b|c", "a b", "x" * 80, shapely, "Bearer", '"', "null"):
+        reply = await send(port, "GET", "/hello", authorization(f"Bearer {token}"))
+        assert_refused(reply, 401, 'Bearer error="invalid_token"')
+        assert reply.json()["response"] == {"status": "unknown"}
+
+
+async def test_a_token_that_is_not_ascii_is_a_401(port: int) -> None:
+    for value in ("Bearer 微信".encode(), b"Bearer \xff\xfe", "Bearer \xe9".encode()):
+        reply = await send(port, "GET", "/hello", authorization(value))
+        assert_refused(reply, 401, 'Bearer error="invalid_token"')
+
+
+async def test_a_megabyte_of_token_is_refused(port: int) -> None:
+    try:
+        reply = await send(port, "GET", "/hello", authorization("Bearer " + "x" * 1_000_000))
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return  # the server hung up before it was asked anything
+    assert reply.status in (400, 401, 431)
+
+
+async def test_a_malformed_login_is_a_400(port: int) -> None:
+    for body in MALFORMED_LOGINS:
+        reply = await send(port, "POST", "/login", [("Content-Type", "application/json")], body)
+        assert_refused(reply, 400, None)
+        assert reply.json()["status_code"] == 6001
+
+
+async def test_more_fields_than_we_know_are_ignored(port: int, wx: WeChatSimulator) -> None:
+    body = json.dumps({"code": wx.login("bob"), "user_id": "eve", "token": 1, "extra": {}})
+    reply = await send(port, "POST", "/login", body=body.encode())
+    assert reply.json()["response"].startswith("bob|shop|")
+
+
+async def test_a_body_that_says_it_is_10_megabytes_is_refused_unread(port: int) -> None:
+    reply = await send(port, "POST", "/login", [("Content-Length", "10000000")], b"{")
+    assert_refused(reply, 413, None)
+
+
+async def test_a_body_that_never_ends_is_refused(port: int) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 4096
+
+    reply = await send(port, "POST", "/login", body=chunks())
+    assert_refused(reply, 413, None)
+
+
+async def test_a_body_that_never_comes_is_refused(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "_MAX_BODY_SECONDS", 0.05)
+    reply = await send(port, "POST", "/login", [("Content-Length", "100")], b"{")
+    assert_refused(reply, 408, None)
+
+
+async def test_no_trick_with_a_path_reaches_what_wants_a_login(port: int) -> None:
+    for path in TRICKS:
+        reply = await send(port, "GET", path)
+        assert reply.status in (301, 307, 308, 401, 404), path
+        assert b"user_id" not in reply.body
+
+
+async def test_another_spelling_of_a_public_path_is_not_public(framework: str, port: int) -> None:
+    if framework == "fastapi":
+        return  # there each endpoint says by itself what it wants
+    for path in ("//public/page", "/public//page", "/public%2fpage", "/PUBLIC/page"):
+        assert_refused(await send(port, "GET", path), 401, "Bearer")
+
+
+async def test_another_spelling_of_a_route_gives_no_token(port: int, wx: WeChatSimulator) -> None:
+    for path in ("//login", "/login/", "/login%2f", "/./login", "/LOGIN"):
+        body = json.dumps({"code": wx.login("bob")}).encode()
+        reply = await send(port, "POST", path, body=body)
+        assert b"bob|shop|" not in reply.body
+
+
+async def test_another_method_wants_a_login_all_the_same(port: int) -> None:
+    for method, path in product(("PUT", "PATCH", "BREW"), ("/hello", "/public/page")):
+        assert (await send(port, method, path)).status in (400, 401, 404, 405)
+
+
+async def test_a_client_that_hangs_up_harms_nobody(
+    port: int, token: str, wx: WeChatSimulator
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    reply = await send(port, "GET", "/hello", authorization(f"Bearer {token}"))
+    assert reply.status == 200
+
+
+class TestWhenTheStoreDies:
+    @pytest.fixture
+    async def auth(
+        self, make: Callable[..., MPAuthX], server: RedisServer, tmp_path: Path
+    ) -> AsyncIterator[MPAuthX]:
+        """A service on a Redis of its own."""
+        async with make(tokens=server.url) as service:
+            yield service
+
+    def assert_later(self, reply: Reply, retry_after: str | None = "1") -> None:
+        assert_refused(reply, 503, None)
+        assert reply.header("retry-after") == retry_after
+        assert reply.json()["status_code"] == 6000
+        assert b"edis" not in reply.body  # what the client need not know
+
+    async def test_before_the_check(self, port: int, token: str, server: RedisServer) -> None:
+        server.stop()
+        for path in ("/hello", "/me", "/sessions"):
+            self.assert_later(await send(port, "GET", path, authorization(f"Bearer {token}")))
+
+    async def test_before_a_login(
+        self, port: int, wx: WeChatSimulator, server: RedisServer
+    ) -> None:
+        server.stop()
+        body = json.dumps({"code": wx.login("bob")}).encode()
+        reply = await send(port, "POST", "/login", body=body)
+        self.assert_later(reply, retry_after=None)  # the code is used up
+
+    async def test_between_the_check_and_the_answer(
+        self, port: int, world: World, token: str, server: RedisServer
+    ) -> None:
+        asking = asyncio.create_task(send(port, "GET", "/late", authorization(f"Bearer {token}")))
+        await world.checked.wait()
+        server.stop()
+        world.go_on.set()
+        self.assert_later(await asking)
+
+
+async def test_the_operators_fault_is_not_told_as_the_clients(
+    framework: str, world: World, token: str, wx: WeChatSimulator
+) -> None:
+    await world.auth.close()
+    async with serving(framework, world) as port:
+        for reply in (
+            await send(port, "GET", "/hello", authorization(f"Bearer {token}")),
+            await send(port, "POST", "/login", body=json.dumps({"code": "abc"}).encode()),
+        ):
+            assert_refused(reply, 503, None)
+            assert reply.header("retry-after") is None
+            assert reply.json()["status_code"] == 6100
+
+
+async def test_no_answer_shows_a_token_that_was_sent(port: int, token: str) -> None:
+    for path in ("/hello", "/me"):
+        reply = await send(port, "GET", path, authorization(f"Bearer {token}x"))
+        assert reply.status == 401
+        assert token.encode() not in reply.body

@@ -1,0 +1,78 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpauthx_async import ConfigurationError
+from mpauthx_async.web.exclusions import Exclusions
+
+EXCLUSIONS = Exclusions(("/login", "GET /public/*", "/open*"))
+
+
+def matches(method: str, path: str) -> bool:
+    return EXCLUSIONS.match(method, path, path.encode())
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/login"),
+        ("POST", "/login"),
+        ("WEBSOCKET", "/login"),
+        ("GET", "/public/a"),
+        ("HEAD", "/public/a/b"),
+        ("GET", "/public/.well-known/a..b"),
+        ("POST", "/opened"),
+    ],
+)
+def test_matches(method: str, path: str) -> None:
+    assert matches(method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/login/"),
+        ("GET", "/Login"),
+        ("GET", "/login/a"),
+        ("GET", "/a/login"),
+        ("GET", ""),
+        ("POST", "/public/a"),
+        ("WEBSOCKET", "/public/a"),
+        ("GET", "/public"),
+        ("GET", "/public/"),
+        ("GET", "/public/../me"),
+        ("GET", "/public/.."),
+        ("GET", "/public//a"),
+        ("GET", "/public/a\\b"),
+        ("GET", "/public/a\x00"),
+        ("GET", "/open"),
+    ],
+)
+def test_does_not_match(method: str, path: str) -> None:
+    assert not matches(method, path)
+
+
+@pytest.mark.parametrize("raw", [b"/public%2fa", b"/public/%2E%2e/a", b"/public/a%5Cb"])
+def test_an_encoding_that_is_read_in_two_ways_does_not_match(raw: bytes) -> None:
+    assert not EXCLUSIONS.match("GET", "/public/a", raw)
+
+
+@given(st.text(alphabet="/.%\\ab2fFeE5c", max_size=12))
+def test_what_matches_stays_below_its_beginning(rest: str) -> None:
+    if matches("GET", f"/public/{rest}"):
+        assert ".." not in rest.split("/")
+        assert "\\" not in rest
+        assert "//" not in f"/public/{rest}"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["login", "", "*", "GET", "GET  /a", "get /a", "/a/*/b", "/a b", 1, None, b"/a"]
+)
+def test_refuses_what_is_not_a_pattern(pattern: str) -> None:
+    with pytest.raises(ConfigurationError, match="exclude has"):
+        Exclusions((pattern,))
+
+
+def test_refuses_a_bare_text() -> None:
+    with pytest.raises(ConfigurationError, match="several patterns"):
+        Exclusions("/login")

@@ -1,0 +1,196 @@
+"""What is the FastAPI guard's own."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import httpx
+import pytest
+import websockets
+from fastapi import Depends, FastAPI, HTTPException, Request, Security, WebSocket
+
+from mpauthx_async import (
+    ClosedError,
+    ConfigurationError,
+    Identity,
+    MPAuthX,
+    StoreError,
+    WeChatSimulator,
+)
+from mpauthx_async.web.fastapi import MPAuthXGuard
+from tests.web.apps import serve_asgi
+
+
+@pytest.fixture
+def guard(auth: MPAuthX) -> MPAuthXGuard:
+    return MPAuthXGuard(auth)
+
+
+@pytest.fixture
+def app(guard: MPAuthXGuard) -> FastAPI:
+    app = FastAPI()
+    guard.install(app)
+    app.include_router(guard.router(prefix="/auth"))
+
+    @app.get("/hello")
+    async def hello(user: Annotated[Identity, Security(guard)]) -> str:
+        return user.user_id
+
+    @app.get("/maybe")
+    async def maybe(user: Annotated[Identity | None, Security(guard.optional)]) -> str | None:
+        return user and user.user_id
+
+    return app
+
+
+def client(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app")
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def test_the_schema_has_the_authorize_button(app: FastAPI) -> None:
+    schema = app.openapi()
+    assert schema["components"]["securitySchemes"] == {
+        "MPAuthX": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "The token that POST /login gave.",
+        }
+    }
+    wanted = [{"MPAuthX": []}]
+    for path, method in (
+        ("/hello", "get"),
+        ("/maybe", "get"),
+        ("/auth/me", "get"),
+        ("/auth/logout", "post"),
+        ("/auth/rotate", "post"),
+        ("/auth/sessions", "get"),
+        ("/auth/sessions/{session_id}", "delete"),
+    ):
+        assert schema["paths"][path][method]["security"] == wanted, path
+    assert "security" not in schema["paths"]["/auth/login"]["post"]
+
+
+async def test_the_schema_has_bodies_and_refusals(app: FastAPI) -> None:
+    login = app.openapi()["paths"]["/auth/login"]["post"]
+    body = login["requestBody"]["content"]["application/json"]["schema"]
+    assert list(body["properties"]) == ["code", "encryptedData", "iv", "device", "deviceKind"]
+    assert body["required"] == ["code"]
+    assert set(login["responses"]) == {"200", "400", "401", "403", "503"}
+    models = app.openapi()["components"]["schemas"]
+    assert models["_Me"]["required"] == ["user_id", "session_id", "sku"]
+
+
+async def test_a_custom_envelope_leaves_the_models_out(auth: MPAuthX) -> None:
+    app = FastAPI()
+    guard = MPAuthXGuard(auth, render=lambda code, text, response: [code])
+    app.include_router(guard.router())
+    assert set(app.openapi()["paths"]["/login"]["post"]["responses"]) == {"200"}
+    async with client(app) as browser:
+        assert (await browser.get("/me")).json() == [6104]
+
+
+async def test_optional_is_none_without_a_token(app: FastAPI, token: str) -> None:
+    async with client(app) as browser:
+        assert (await browser.get("/maybe")).json() is None
+        assert (await browser.get("/maybe", headers=bearer(token))).json() == "bob"
+        assert (await browser.get("/maybe", headers=bearer("forged"))).status_code == 401
+
+
+async def test_one_request_authenticates_once(auth: MPAuthX, token: str) -> None:
+    calls = []
+
+    def pick(connection: Any) -> MPAuthX:
+        calls.append(connection)
+        return auth
+
+    app, guard = FastAPI(), MPAuthXGuard(pick)
+    current_user = Annotated[Identity, Security(guard)]
+
+    async def admin(user: current_user) -> Identity:  # type: ignore[valid-type]
+        return user
+
+    @app.get("/", dependencies=[Depends(admin)])
+    async def endpoint(user: current_user) -> str:  # type: ignore[valid-type]
+        return user.user_id  # type: ignore[attr-defined,no-any-return]
+
+    async with client(app) as browser:
+        assert (await browser.get("/", headers=bearer(token))).json() == "bob"
+    assert len(calls) == 1
+
+
+async def test_a_function_picks_among_several_mini_programs(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    async with make(sku="shop") as shop, make(sku="game") as game:
+        services = {"shop": shop, "game": game}
+        guard = MPAuthXGuard(lambda connection: services[connection.path_params["app"]])
+        app = FastAPI(lifespan=guard.lifespan)
+        guard.install(app)
+        app.include_router(guard.router(prefix="/{app}"))
+        async with app.router.lifespan_context(app), client(app) as browser:
+            login = await browser.post("/game/login", json={"code": wx.login("bob")})
+            mine = bearer(login.json()["response"])
+            me = await browser.get("/game/me", headers=mine)
+            assert me.json()["response"]["sku"] == "game"
+            assert (await browser.get("/shop/me", headers=mine)).status_code == 401
+        assert await shop.online_count() == 0  # both are open
+
+
+async def test_dependencies_hold_for_all_routes(guard: MPAuthXGuard) -> None:
+    def limit(request: Request) -> None:
+        raise HTTPException(429)
+
+    app = FastAPI()
+    app.include_router(guard.router(dependencies=[Depends(limit)]))
+    async with client(app) as browser:
+        for method, path in (("POST", "/login"), ("GET", "/me"), ("DELETE", "/sessions/x")):
+            assert (await browser.request(method, path)).status_code == 429
+
+
+async def test_errors_of_endpoints_become_answers(app: FastAPI) -> None:
+    @app.get("/store")
+    async def store() -> None:
+        raise StoreError("a detail")
+
+    @app.get("/other")
+    async def other() -> None:
+        raise HTTPException(418)
+
+    async with client(app) as browser:
+        answer = await browser.get("/store")
+        assert (answer.status_code, answer.json()["status_code"]) == (503, 6000)
+        assert answer.headers["Retry-After"] == "1"
+        assert (await browser.get("/other")).status_code == 418
+
+
+async def test_the_lifespan_closes_the_service(guard: MPAuthXGuard, auth: MPAuthX) -> None:
+    app = FastAPI(lifespan=guard.lifespan)
+    async with app.router.lifespan_context(app):
+        await auth.online_count()
+    with pytest.raises(ClosedError):
+        await auth.online_count()
+
+
+async def test_an_error_after_the_handshake_closes_the_websocket(app: FastAPI) -> None:
+    errors = {"store": StoreError("x"), "configuration": ConfigurationError("x")}
+
+    @app.websocket("/ws/{kind}")
+    async def ws(websocket: WebSocket, kind: str) -> None:
+        await websocket.accept()
+        raise errors[kind]
+
+    async with serve_asgi(app) as port:
+        for kind, code in (("store", 1013), ("configuration", 1011)):
+            async with websockets.connect(f"ws://127.0.0.1:{port}/ws/{kind}") as websocket:
+                with pytest.raises(websockets.exceptions.ConnectionClosed):
+                    await websocket.recv()
+                assert websocket.close_code == code
+
+
+async def test_tests_may_override_the_guard(app: FastAPI, guard: MPAuthXGuard) -> None:
+    app.dependency_overrides[guard] = lambda: Identity("alice", "session", "shop", "token")
+    async with client(app) as browser:
+        assert (await browser.get("/hello")).json() == "alice"

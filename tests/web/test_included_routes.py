@@ -1,0 +1,180 @@
+"""The routes that an app asks for, in each adapter."""
+
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from mpauthx_async import ConfigurationError, MPAuthX, WeChatOAuth, WeChatSimulator
+from mpauthx_async.web import OAuthRoutes, PushRoutes
+from mpauthx_async.web.authenticator import Authenticator
+from mpauthx_async.web.routes import Routes
+from tests.helpers.redis_server import RedisServer
+from tests.web.apps import World
+from tests.web.raw_client import send
+
+WEB, WEB_SECRET = "wxweb", "websecret-websecret"
+CALLBACK = "https://shop.example/oauth/callback"
+
+each_adapter = pytest.mark.parametrize(
+    "framework", ["starlette", "fastapi", "aiohttp", "django"], indirect=True
+)
+
+
+@pytest.fixture
+async def wx() -> AsyncIterator[WeChatSimulator]:
+    async with WeChatSimulator(other_apps={WEB: WEB_SECRET}) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def oauth(wx: WeChatSimulator, redis_server: RedisServer) -> AsyncIterator[WeChatOAuth]:
+    async with WeChatOAuth(
+        app_id=WEB,
+        app_secret=WEB_SECRET,
+        tokens=redis_server.url,
+        api_base=wx.url,
+        page_base=wx.url,
+    ) as oauth:
+        yield oauth
+
+
+@pytest.fixture
+async def auth(make: Callable[..., MPAuthX], oauth: WeChatOAuth) -> AsyncIterator[MPAuthX]:
+    async with make(web=oauth) as service:
+        yield service
+
+
+@pytest.fixture
+def world(auth: MPAuthX, oauth: WeChatOAuth, wx: WeChatSimulator) -> World:
+    include = {
+        "phone",
+        "forget",
+        OAuthRoutes(oauth, CALLBACK),
+        PushRoutes(wx.push.token, wx.push.aes_key),
+    }
+    return World(auth, {"include": include, "cookies": True})
+
+
+def bearer(token: str) -> list[tuple[str, str]]:
+    return [("Authorization", f"Bearer {token}")]
+
+
+@each_adapter
+async def test_gives_the_phone_number(port: int, token: str, wx: WeChatSimulator) -> None:
+    body = b'{"code": "%s"}' % wx.get_phone_number("bob").code.encode()
+    assert (await send(port, "POST", "/phone", body=body)).status == 401
+    reply = await send(port, "POST", "/phone", bearer(token), body)
+    assert reply.json()["response"] == {
+        "phone_number": "13800138000",
+        "pure_phone_number": "13800138000",
+        "country_code": "86",
+    }
+
+
+@each_adapter
+async def test_forgets_the_user(port: int, token: str, auth: MPAuthX) -> None:
+    assert (await send(port, "DELETE", "/me")).status == 401
+    reply = await send(port, "DELETE", "/me", bearer(token))
+    assert reply.json()["response"] is True
+    assert not await auth.is_token_valid(token)
+
+
+async def back_from_wechat(port: int, query: str = "") -> tuple[str, str]:
+    """Begin a login, and visit WeChat's page; gives where it sends the browser, and its cookie."""
+    start = await send(port, "GET", f"/oauth/start{query}")
+    assert start.status == 303
+    cookie = start.header("set-cookie") or ""
+    assert cookie.startswith("__Host-mpauthx-oauth=")
+    assert cookie.endswith("; Path=/; Secure; HttpOnly; SameSite=Lax")
+    async with (
+        aiohttp.ClientSession() as wechat,
+        wechat.get(start.header("location") or "", allow_redirects=False) as page,
+    ):
+        back = urlsplit(page.headers["Location"])
+    assert f"https://{back.netloc}{back.path}" == CALLBACK
+    return f"{back.path}?{back.query}", cookie.partition(";")[0]
+
+
+@each_adapter
+async def test_logs_in_by_wechats_page(port: int, auth: MPAuthX, wx: WeChatSimulator) -> None:
+    wx.visit_as("bob")
+    back, cookie = await back_from_wechat(port, "?next=/cart")
+    reply = await send(port, "GET", back, [("Cookie", cookie)])
+    assert (reply.status, reply.header("location")) == (303, "/cart")
+    ours, oauths = reply.headers["set-cookie"]
+    token = ours.removeprefix("__Host-mpauthx=").partition(";")[0]
+    assert (await auth.authenticate(token)).user_id == "bob"
+    assert oauths.startswith("__Host-mpauthx-oauth=; Max-Age=0;")
+    again = await send(port, "GET", back, [("Cookie", cookie)])
+    assert (again.status, again.json()["status_code"]) == (400, 6102)
+
+
+@each_adapter
+async def test_another_browser_does_not_finish_a_login(port: int, wx: WeChatSimulator) -> None:
+    wx.visit_as("eve")
+    back, _ = await back_from_wechat(port)
+    _, cookie_of_bob = await back_from_wechat(port)
+    for cookies in ([], [("Cookie", cookie_of_bob)]):
+        reply = await send(port, "GET", back, cookies)
+        assert (reply.status, "set-cookie" in reply.headers) == (400, False)
+
+
+@each_adapter
+async def test_a_login_leads_to_no_other_site(port: int) -> None:
+    for path in (
+        "//evil.example",
+        "https://evil.example",
+        "/%5Cevil.example",
+        "cart",
+        "",
+        "/a%0Ab",
+    ):
+        reply = await send(port, "GET", f"/oauth/start?next={path}")
+        assert reply.status == 400
+
+
+@each_adapter
+async def test_takes_what_wechat_pushes(
+    port: int, wx: WeChatSimulator, auth: MPAuthX, token: str
+) -> None:
+    challenge = wx.push.challenge()
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as wechat:
+        async with wechat.get("/wechat/push", params=challenge) as answer:
+            assert await answer.text() == challenge["echostr"]
+            assert answer.content_type == "text/plain"
+        pushed = wx.push_event("user_authorization_cancellation", "bob")
+        async with wechat.post("/wechat/push", params=pushed.query, data=pushed.body) as answer:
+            assert (answer.status, await answer.text()) == (200, "success")
+        assert not await auth.is_token_valid(token)
+        async with wechat.post("/wechat/push", params=pushed.query, data=pushed.body) as answer:
+            assert (answer.status, (await answer.json())["status_code"]) == (400, 6108)
+
+
+@each_adapter
+async def test_a_url_with_a_parameter_twice_is_a_400(port: int) -> None:
+    for query in ("next=/a&next=/b", "&".join(f"a{number}=" for number in range(100))):
+        assert (await send(port, "GET", f"/oauth/start?{query}")).status == 400
+
+
+async def test_routes_that_were_not_asked_for_are_not_there(auth: MPAuthX) -> None:
+    there = {(route.method, route.path) for route in Routes(Authenticator(auth))}
+    assert there == {
+        ("POST", "/login"),
+        ("POST", "/rotate"),
+        ("POST", "/logout"),
+        ("GET", "/me"),
+        ("GET", "/sessions"),
+        ("DELETE", "/sessions/{session_id}"),
+    }
+
+
+@pytest.mark.parametrize("include", ["refresh", {"ban"}, {1}, {None}])
+async def test_nothing_else_can_be_asked_for(auth: MPAuthX, include: set[str]) -> None:
+    with pytest.raises(ConfigurationError, match="include may have"):
+        Routes(Authenticator(auth), include)
+
+
+def test_settings_keep_their_secrets() -> None:
+    assert "secret" not in repr(PushRoutes("secret", "secret"))

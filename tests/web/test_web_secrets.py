@@ -1,0 +1,52 @@
+"""No token is in a frame of an error that an adapter raises, nor in what it logs."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from starlette.requests import HTTPConnection
+
+from mpauthx_async import MPAuthX
+from mpauthx_async.web.fastapi import MPAuthXGuard
+from mpauthx_async.web.starlette import MPAuthXBackend
+from tests.helpers.secret_search import local_variables
+
+Ask = Callable[[HTTPConnection], Awaitable[Any]]
+
+ADAPTERS: dict[str, Callable[[MPAuthX], Ask]] = {
+    "guard": MPAuthXGuard,
+    "optional": lambda auth: MPAuthXGuard(auth).optional,
+    "cookie": lambda auth: MPAuthXGuard(auth, cookies=True),
+    "backend": lambda auth: MPAuthXBackend(auth).authenticate,
+}
+
+
+def connection(*headers: tuple[bytes, bytes]) -> HTTPConnection:
+    return HTTPConnection({"type": "http", "method": "POST", "path": "/", "headers": headers})
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("trouble", ["revoked", "closed", "two headers", "cross-site"])
+async def test_no_token_is_in_an_error(
+    auth: MPAuthX, token: str, adapter: str, trouble: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    header = (b"authorization", f"Bearer {token}".encode())
+    headers = [header]
+    if trouble == "revoked":
+        await auth.revoke(token)
+    if trouble == "closed":
+        await auth.close()
+    if trouble == "two headers":
+        headers *= 2
+    if trouble == "cross-site":
+        if adapter != "cookie":
+            return
+        headers = [(b"cookie", f"__Host-mpauthx={token}".encode())]
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - its frames are what counts
+        await ADAPTERS[adapter](auth)(connection(*headers))
+    secret = token.rpartition("|")[2]
+    assert secret not in local_variables(caught.value)
+    assert secret not in str(caught.value)
+    assert secret not in caplog.text
