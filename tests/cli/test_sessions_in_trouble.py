@@ -18,10 +18,6 @@ from mpauthx_async import (
 )
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import FORGERIES, forged, log_in, store_calls
-from tests.service.test_service import make, tokens
-from tests.wechat.test_wechat import debugging
-
-__all__ = ["debugging", "make", "tokens"]
 
 CALLS = (
     *("is_token_valid", "token_status", "session", "sessions", "rotate", "refresh_token"),

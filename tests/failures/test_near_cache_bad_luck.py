@@ -24,7 +24,6 @@ from tests.helpers.near_services import (
     BOUND,
     Make,
     cache_of,
-    make,
     refused_in_time,
     trackers,
     until_kept,
@@ -35,8 +34,6 @@ from tests.helpers.redis_contents import session_key
 from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
-
-__all__ = ["make"]
 
 ROOT = Path(__file__).parents[2]
 LOGGER = "mpauthx_async.stores.redis.tracking"

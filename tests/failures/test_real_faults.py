@@ -34,9 +34,6 @@ from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.wechat import transport
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, log_in, of_kind
-from tests.service.test_service import make
-
-__all__ = ["make"]
 
 Make = Callable[..., MPAuthX]
 

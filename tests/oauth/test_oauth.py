@@ -37,12 +37,12 @@ from mpauthx_async import (
     WeChatUnavailableError,
 )
 from mpauthx_async.simulator import Fault
+from tests.helpers.clock import Clock
+from tests.helpers.memory_stores import DictOAuthTokenStore
 from tests.helpers.redis_server import RedisServer
-from tests.oauth.test_oauth_state import Clock
-from tests.stores.test_oauth_stores import DictOAuthTokenStore
-from tests.wechat.test_wechat import Answer, Server, debugging, everything_told
-
-__all__ = ["debugging"]
+from tests.helpers.scripted_server import Answer, Server
+from tests.helpers.secret_search import everything_told
+from tests.helpers.web_logins import service
 
 REFRESH = "/sns/oauth2/refresh_token"
 AUTHORIZE = "https://open.weixin.qq.com/connect/oauth2/authorize"
@@ -59,11 +59,6 @@ def clock() -> Clock:
 async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator(clock=clock) as simulator:
         yield simulator
-
-
-def service(wx: WeChatSimulator, tokens: Any, clock: Callable[[], float], **options: Any) -> Any:
-    names = {"app_id": wx.app_id, "app_secret": wx.app_secret, "api_base": wx.url}
-    return WeChatOAuth(tokens=tokens, clock=clock, **{**names, "page_base": wx.url, **options})
 
 
 @pytest.fixture(params=["redis", "sqlite", "functions"])

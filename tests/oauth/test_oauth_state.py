@@ -19,7 +19,8 @@ from mpauthx_async import (
     WeChatOAuth,
 )
 from mpauthx_async.oauth.state import StateSigner
-from tests.stores.test_oauth_stores import DictOAuthTokenStore
+from tests.helpers.clock import Clock
+from tests.helpers.memory_stores import DictOAuthTokenStore
 
 APP_ID = "wx4f4bc4dec97d474b"
 APP_SECRET = "5e4c2e7d00c0ffee5e4c2e7d00c0ffee"
@@ -27,14 +28,6 @@ NOW = 1_700_000_000.0
 SIGNER = StateSigner(app_id=APP_ID, keys=[APP_SECRET])
 BROWSER = "cookie-of-bob"
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -25,11 +25,9 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.simulator import Fault
+from tests.helpers.logins import requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
-from tests.service.test_service import make, requests_at, tokens
-
-__all__ = ["make", "tokens"]
 
 WEB, WEB_SECRET = "wxweb", "websecret-websecret"
 

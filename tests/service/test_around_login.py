@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -27,14 +27,12 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.models import PhoneNumber
+from tests.helpers.clock import Clock
+from tests.helpers.logins import requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_contents import user_key
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, requests_at, tokens
-from tests.wechat.test_wechat import debugging
-
-__all__ = ["debugging", "make", "tokens"]
+from tests.helpers.service_calls import key_calls, outcomes
 
 CHECK, RESET = "/wxa/checksession", "/wxa/resetusersessionkey"
 NUMBER = PhoneNumber("13800138000", "13800138000", "86")
@@ -52,21 +50,6 @@ async def log_in(auth: MPAuthX, wx: WeChatSimulator, open_id: str = "bob", **mor
 
 def asked(wx: WeChatSimulator, path: str) -> int:
     return sum(request.path == path for request in wx.requests)
-
-
-def key_calls(auth: MPAuthX, token: Any) -> list[Awaitable[object]]:
-    """One call of each kind that needs the session key behind a token."""
-    return [
-        auth.decrypt(token, "data", "iv"),
-        auth.decrypt_phone_number(token, "data", "iv"),
-        auth.verify_raw_data(token, "{}", "0" * 40),
-        auth.check_session_key(token),
-        auth.reset_session_key(token),
-    ]
-
-
-async def outcomes(calls: list[Awaitable[object]]) -> list[type]:
-    return [type(each) for each in await asyncio.gather(*calls, return_exceptions=True)]
 
 
 # What it does

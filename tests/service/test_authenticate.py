@@ -9,11 +9,7 @@ from redis.asyncio import Redis
 from mpauthx_async import Identity, InvalidTokenError, MPAuthX, TokenStatus, WeChatSimulator
 from mpauthx_async.events import TokensValidated
 from tests.helpers.near_services import Make, until_kept
-from tests.helpers.near_services import make as make_near
 from tests.helpers.service_calls import FORGERIES, forged, hear, log_in, of_kind
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "make_near", "tokens"]
 
 
 @pytest.fixture

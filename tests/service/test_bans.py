@@ -19,12 +19,9 @@ from mpauthx_async import (
     TokenStatus,
     WeChatSimulator,
 )
+from tests.helpers.clock import Clock
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "tokens"]
 
 
 @pytest.fixture

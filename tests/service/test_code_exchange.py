@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,28 +20,17 @@ from mpauthx_async import (
     MiniProgramExchange,
     MPAuthX,
     MPAuthXError,
-    WeChatAPIError,
     WeChatSimulator,
     WeComExchange,
 )
-from tests.helpers.secret_search import local_variables
+from tests.helpers.clock import Clock
+from tests.helpers.exchanges import errcode_of, giving
+from tests.helpers.scripted_server import Answer, Server, refused
+from tests.helpers.secret_search import everything_logged, everything_told, local_variables
 from tests.helpers.service_calls import narrow_connections
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, tokens
-from tests.wechat.test_wechat import (
-    Answer,
-    Server,
-    debugging,
-    everything_logged,
-    everything_told,
-    refused,
-)
-
-__all__ = ["debugging", "make", "tokens"]
 
 COMPONENT, WECOM = "/sns/component/jscode2session", "/cgi-bin/miniprogram/jscode2session"
 KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
-Token = Callable[[], Awaitable[str]]
 
 
 @pytest.fixture
@@ -53,13 +42,6 @@ def clock() -> Clock:
 async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator(clock=clock) as simulator:
         yield simulator
-
-
-def giving(token: str) -> Token:
-    async def give() -> str:
-        return token
-
-    return give
 
 
 @pytest.fixture
@@ -115,12 +97,6 @@ async def wecom(
     exchange = WeComExchange(lambda: wecom_token(wx))
     async with make(tokens=tokens, app_secret="unused" * 5, exchange=exchange) as auth:
         yield auth
-
-
-async def errcode_of(call: Awaitable[object]) -> int:
-    with pytest.raises(WeChatAPIError) as caught:
-        await call
-    return caught.value.errcode
 
 
 class TestComponent:

@@ -29,9 +29,6 @@ from tests.helpers.redis_cluster import RedisClusterServers, ask
 from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
-from tests.service.test_service import make
-
-__all__ = ["make"]
 
 Make = Callable[..., MPAuthX]
 OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()

@@ -26,12 +26,9 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.events import ProfileCleared, Unbanned, UserForgotten
-from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.logins import Gated, login
+from tests.helpers.memory_stores import DictOAuthTokenStore, MemoryTokens, MemoryUsers
 from tests.helpers.service_calls import hear, log_in, of_kind
-from tests.service.test_service import Gated, login, make, tokens
-from tests.stores.test_oauth_stores import DictOAuthTokenStore
-
-__all__ = ["make", "tokens"]
 
 GAME, WEB, SECRET = "wxgame", "wxweb", "secret-secret-secret-secret"
 

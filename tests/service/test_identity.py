@@ -27,13 +27,11 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.events import Banned, UserLinked
+from tests.helpers.clock import Clock
+from tests.helpers.logins import Gated
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, of_kind
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import Gated, make, tokens
-
-__all__ = ["make", "tokens"]
 
 GAME, SECRET = "wxgame", "secret-secret-secret-secret"
 

@@ -19,12 +19,8 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.events import LoggedIn, LoginFailed, Replaced, UserLinked
-from tests.helpers.service_calls import hear, narrow_connections, of_kind
-from tests.service.test_around_login import key_calls, outcomes
-from tests.service.test_service import login, make, tokens
-from tests.service.test_waiting_logins import Gate
-
-__all__ = ["make", "tokens"]
+from tests.helpers.logins import Gate, login
+from tests.helpers.service_calls import hear, key_calls, narrow_connections, of_kind, outcomes
 
 
 @pytest.fixture

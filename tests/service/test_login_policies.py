@@ -16,11 +16,9 @@ from mpauthx_async import (
     TokenStatus,
     WeChatSimulator,
 )
+from tests.helpers.clock import Clock
+from tests.helpers.logins import requests_at
 from tests.helpers.service_calls import devices, log_in
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, requests_at, tokens
-
-__all__ = ["make", "tokens"]
 
 SHARED = LoginPolicy(shared_token=True)
 

@@ -8,10 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import DecryptionError, MPAuthX, ParameterError, WeChatSimulator
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make
-
-__all__ = ["make"]
+from tests.helpers.clock import Clock
 
 NO_AGES: list[Any] = [0, -1, True, "60", float("nan"), float("inf")]
 

@@ -22,7 +22,6 @@ from mpauthx_async.stores.conformance.examples import until
 from tests.helpers.near_services import (
     Make,
     cache_of,
-    make,
     refused_in_time,
     trackers,
     warm,
@@ -30,8 +29,6 @@ from tests.helpers.near_services import (
 )
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
-
-__all__ = ["make"]
 
 LOGGER = "mpauthx_async.stores.redis.tracking"
 

@@ -8,9 +8,6 @@ import pytest
 
 from mpauthx_async import MPAuthX, ParameterError, WeChatSimulator
 from tests.helpers.service_calls import log_in
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "tokens"]
 
 
 @pytest.fixture

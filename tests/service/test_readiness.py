@@ -19,9 +19,6 @@ from mpauthx_async.stores import readiness
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "tokens"]
 
 Make = Callable[..., MPAuthX]
 

@@ -1,6 +1,6 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -34,87 +34,11 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.wechat.sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+from tests.helpers.clock import Clock
+from tests.helpers.logins import Gated, login, requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import narrow_connections
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def tokens(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> str:
-    """The URL of a token store, of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/tokens.db"
-    return redis_server.url
-
-
-@pytest.fixture
-def make(
-    tmp_path: Path, wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
-) -> Callable[..., MPAuthX]:
-    """Makes services on one Redis and one user database."""
-
-    def make(**changes: Any) -> MPAuthX:
-        settings: dict[str, Any] = {
-            "app_id": wx.app_id,
-            "app_secret": wx.app_secret,
-            "sku": "shop",
-            "users": f"sqlite:///{tmp_path}/users.db",
-            "tokens": redis_server.url,
-            "api_base": wx.url,
-        }
-        return MPAuthX(**(settings | changes))
-
-    return make
-
-
-@pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
-    async with make(tokens=tokens) as service:
-        yield service
-
-
-def login(wx: WeChatSimulator, open_id: str = "bob", **more: Any) -> tuple[str, str, str]:
-    """What a client sends after wx.login and wx.getUserInfo."""
-    code = wx.login(open_id, **more)
-    info = wx.get_user_info(open_id)
-    return code, info.encrypted_data, info.iv
-
-
-class Gated:
-    """A real store whose writes wait at a gate."""
-
-    def __init__(self, store: Any, *gated: str) -> None:
-        self._store = store
-        self._gated = gated
-        self.reached = asyncio.Event()
-        self.gate = asyncio.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._store, name)
-        if name not in self._gated:
-            return method
-
-        async def wait_and_do(*args: Any, **options: Any) -> Any:
-            self.reached.set()
-            await self.gate.wait()
-            return await method(*args, **options)
-
-        return wait_and_do
-
-
-async def requests_at(wx: WeChatSimulator, count: int) -> None:
-    """Wait until that many requests have come to WeChat."""
-    while len(wx.requests) < count:  # noqa: ASYNC110 (the simulator has no event for it)
-        await asyncio.sleep(0)
-
 
 # What it does
 
@@ -230,7 +154,7 @@ async def test_of_many_refreshes_at_once_one_token_is_left(
 async def test_a_token_in_sqlite_ends_when_its_life_is_over_by_the_given_clock(
     make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
 ) -> None:
-    clock = Clock()
+    clock = Clock(1_800_000_000.0)
     tokens = f"sqlite:///{tmp_path}/tokens.db"
     async with make(tokens=tokens, token_ttl=10, clock=clock) as auth:
         token = (await auth.authorize(wx.login("bob"))).response
@@ -243,7 +167,7 @@ async def test_a_token_in_sqlite_ends_when_its_life_is_over_by_the_given_clock(
 async def test_a_token_in_redis_ends_when_its_life_is_over_by_the_clock_of_redis(
     make: Callable[..., MPAuthX], wx: WeChatSimulator
 ) -> None:
-    clock = Clock()
+    clock = Clock(1_800_000_000.0)
     async with make(token_ttl=60, clock=clock) as lasting, make(token_ttl=0.2) as brief:
         token = (await lasting.authorize(wx.login("bob"))).response
         clock.now += 3600

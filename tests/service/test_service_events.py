@@ -38,9 +38,6 @@ from mpauthx_async.events import (
 )
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import forged, hear, log_in, of_kind, store_calls
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "tokens"]
 
 KINDS = (
     Banned,

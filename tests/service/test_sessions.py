@@ -13,11 +13,8 @@ from mpauthx_async import (
     TokenStatus,
     WeChatSimulator,
 )
+from tests.helpers.clock import Clock
 from tests.helpers.service_calls import FORGERIES, devices, forged, log_in
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "tokens"]
 
 KEPT_EXACTLY = (
     "iPhone 15",

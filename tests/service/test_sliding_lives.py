@@ -17,12 +17,9 @@ from redis.asyncio import Redis
 
 from mpauthx_async import AuthResult, LoginPolicy, MPAuthX, Session, WeChatSimulator
 from mpauthx_async.events import BatchFinished, StoreFailed
+from tests.helpers.clock import Clock
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, log_in, of_kind
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "tokens"]
 
 DAY = 86_400
 

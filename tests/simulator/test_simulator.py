@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpauthx_async.simulator import Fault, SealedUserInfo, WeChatSimulator
-from tests.helpers.simulator_client import Clock, decrypt
+from tests.helpers.clock import Clock
+from tests.helpers.simulator_client import decrypt
 
 PATH = "/sns/jscode2session"
 

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
-from tests.helpers.simulator_client import HINT, RID, Client, Clock, decrypt
+from tests.helpers.clock import Clock
+from tests.helpers.simulator_client import HINT, RID, Client, decrypt
 
 OTHER = "wxbbbbbbbbbbbbbbbb"
 OTHER_SECRET = "f0e1d2c3" * 4

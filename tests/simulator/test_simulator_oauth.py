@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mpauthx_async.simulator import WeChatSimulator
-from tests.helpers.simulator_client import ACCOUNT, RID, SECRET, Client, Clock, exchange
+from tests.helpers.clock import Clock
+from tests.helpers.simulator_client import ACCOUNT, RID, SECRET, Client, exchange
 
 DAY = 86_400
 

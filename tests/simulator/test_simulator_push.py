@@ -14,7 +14,8 @@ from aiohttp.test_utils import TestServer
 from Crypto.Cipher import AES
 
 from mpauthx_async.simulator import PushedEvent, WeChatSimulator
-from tests.helpers.simulator_client import Client, Clock
+from tests.helpers.clock import Clock
+from tests.helpers.simulator_client import Client
 
 REVOKE = "user_authorization_revoke"
 OTHER = "wxbbbbbbbbbbbbbbbb"

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from mpauthx_async import (
 from mpauthx_async.stores import FunctionOAuthTokenStore, open_key_value_store
 from mpauthx_async.stores.conformance import OAuthTokenStoreConformance, new_oauth_token
 from mpauthx_async.tokens.record_sealer import RecordSealer
+from tests.helpers.memory_stores import DictOAuthTokenStore
 from tests.helpers.redis_server import RedisServer
 
 APP = "wx4f4bc4dec97d474b"
@@ -73,34 +74,6 @@ def server() -> Iterator[RedisServer]:
     """A Redis of the test's own."""
     with RedisServer() as server:
         yield server
-
-
-class DictOAuthTokenStore:
-    """The least that passes: what somebody who writes a store of their own begins with."""
-
-    def __init__(self) -> None:
-        self._tokens: dict[str, OAuthToken] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._spent: set[str] = set()
-
-    async def get(self, open_id: str) -> OAuthToken | None:
-        return self._tokens.get(open_id)
-
-    async def save(self, open_id: str, token: OAuthToken) -> None:
-        self._tokens[open_id] = token
-
-    async def delete(self, open_id: str) -> None:
-        self._tokens.pop(open_id, None)
-
-    @asynccontextmanager
-    async def lock(self, open_id: str) -> AsyncIterator[None]:
-        async with self._locks.setdefault(open_id, asyncio.Lock()):
-            yield
-
-    async def spend_state(self, nonce: str, ttl: float) -> bool:
-        is_new = nonce not in self._spent
-        self._spent.add(nonce)
-        return is_new
 
 
 class TestDict(OAuthTokenStoreConformance):

@@ -29,7 +29,6 @@ from mpauthx_async.stores.conformance.examples import until
 from tests.helpers.near_services import (
     Make,
     cache_of,
-    make,
     maker,
     refused_in_time,
     trackers,
@@ -41,8 +40,6 @@ from tests.helpers.redis_contents import session_key
 from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, log_in, of_kind
-
-__all__ = ["make"]
 
 ROOT = Path(__file__).parents[2]
 

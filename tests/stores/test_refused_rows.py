@@ -28,9 +28,6 @@ from mpauthx_async.stores import SqliteKeyValueStore
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import ALICE, HOUR, begin, is_alive
 from tests.helpers.sqlite_files import query, run
-from tests.service.test_service import make
-
-__all__ = ["make"]
 
 TABLE = "CREATE TABLE user (openId TEXT PRIMARY KEY, nickName TEXT, gender INTEGER, city TEXT"
 AFTER_INSERT = "CREATE TRIGGER refuse AFTER INSERT ON user WHEN NEW.city = 'Oz' BEGIN"

@@ -35,7 +35,7 @@ START = 1_700_000_000_000  # Unix milliseconds
 DAY = 24 * HOUR
 
 
-class Clock:
+class MillisecondClock:
     """A clock that stands still until it is moved."""
 
     def __init__(self) -> None:
@@ -52,12 +52,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> MillisecondClock:
+    return MillisecondClock()
 
 
 @pytest.fixture
-async def store(path: Path, clock: Clock) -> AsyncIterator[SqliteTokenStore]:
+async def store(path: Path, clock: MillisecondClock) -> AsyncIterator[SqliteTokenStore]:
     """A store that goes by `clock`."""
     async with SqliteTokenStore(path, clock=clock) as store:
         yield store
@@ -229,7 +229,7 @@ class TestDatabase:
 
 class TestClock:
     async def test_a_session_is_stamped_and_ends_by_the_clock(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         new = new_session(ttl=60_000)
         (begun,) = await begin(store, new)
@@ -255,7 +255,7 @@ class TestClock:
         assert list(sole.replaced) == [session.ref for session in begun[:9]]
 
     async def test_a_clock_that_goes_back_changes_no_order(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         (ahead,) = await begin(store, new_session())
         clock.milliseconds -= 2 * HOUR
@@ -266,7 +266,7 @@ class TestClock:
         assert sole.replaced == (ahead.ref, behind.ref)
 
     async def test_a_dead_session_is_remembered_for_as_long_as_it_would_have_lived(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         (begun,) = await begin(store, new_session(ttl=10 * DAY))
         clock.milliseconds += DAY
@@ -277,7 +277,7 @@ class TestClock:
         assert await statuses(store, begun) == [None]
 
     async def test_a_dead_session_is_remembered_for_thirty_days_at_most(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         (begun,) = await begin(store, new_session(ttl=365 * DAY))
         clock.milliseconds += DAY
@@ -288,7 +288,7 @@ class TestClock:
         assert await statuses(store, begun) == [None]
 
     async def test_later_logins_clear_the_dead_away(
-        self, path: Path, store: SqliteTokenStore, clock: Clock
+        self, path: Path, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         for i in range(300):
             (begun,) = await begin(store, new_session(f"user-{i}", ttl=10_000))
@@ -302,7 +302,7 @@ class TestClock:
         assert _query(path, "SELECT count(*) FROM mpauthx_session") == [(5,)]
 
     async def test_later_logins_clear_bans_that_are_over_away(
-        self, path: Path, store: SqliteTokenStore, clock: Clock
+        self, path: Path, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         for i in range(6):
             await store.ban(Subject("shop", f"user-{i}"), reason="", ttl=1000)
@@ -324,7 +324,7 @@ class TestClock:
         assert _query(path, "SELECT DISTINCT sealed_key FROM mpauthx_session") == [(None,)]
 
     async def test_a_grace_lasts_to_the_millisecond(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         (begun,) = await begin(store, new_session())
         ref = await rotated(store, begun.ref, grace=5000)
@@ -337,7 +337,7 @@ class TestClock:
         assert list(await store.end_reused([begun.ref])) == [True]
 
     async def test_a_rotated_life_counts_from_now(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         (begun,) = await begin(store, new_session(absolute_ttl=2 * HOUR))
         clock.milliseconds += HOUR // 2
@@ -355,7 +355,7 @@ class TestClock:
         assert second.expires_at == START + 2 * HOUR
 
     async def test_a_life_is_renewed_once_a_tenth_of_it_has_passed(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         (begun,) = await begin(store, new_session(ttl=100_000))
         clock.milliseconds += 10_000
@@ -370,7 +370,7 @@ class TestClock:
         assert (session.expires_at, session.last_seen) == (seen + 100_000, seen)
 
     async def test_a_session_that_is_in_use_lives_up_to_its_absolute_end(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         (begun,) = await begin(store, new_session(ttl=HOUR, absolute_ttl=5 * HOUR))
         ends: list[int | None] = []
@@ -380,7 +380,9 @@ class TestClock:
         assert ends == [START + i * HOUR // 2 for i in range(3, 11)] + [START + 5 * HOUR, None]
         assert clock.milliseconds == START + 5 * HOUR
 
-    async def test_a_renewal_that_is_not_due_takes_no_lock(self, path: Path, clock: Clock) -> None:
+    async def test_a_renewal_that_is_not_due_takes_no_lock(
+        self, path: Path, clock: MillisecondClock
+    ) -> None:
         async with SqliteTokenStore(path, clock=clock, busy_timeout=0.01) as store:
             (begun,) = await begin(store, new_session())
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -394,7 +396,7 @@ class TestClock:
             assert list(await store.renew([begun.ref], ttl=HOUR)) == [end]
 
     async def test_a_ban_ends_to_the_millisecond(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         await store.ban(ALICE, reason="spam", ttl=1000)
         ban = Ban("alice", "spam", START, START + 1000)
@@ -407,7 +409,7 @@ class TestClock:
         await begin(store, new_session())
 
     async def test_users_online_are_in_the_order_of_time_and_then_of_their_ids(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         ids = sorted(UNUSUAL_IDS, key=str.encode, reverse=True)
         await begin(store, new_session("early"), *(new_session(name) for name in ids[::2]))
@@ -434,7 +436,7 @@ class TestClock:
         assert await store.online("shop", cursor=first.cursor, limit=1) == (["alice"], None)
 
     async def test_a_place_among_those_online_is_kept_through_other_sessions(
-        self, store: SqliteTokenStore, clock: Clock
+        self, store: SqliteTokenStore, clock: MillisecondClock
     ) -> None:
         await begin(store, new_session("alice", ttl=1000), new_session("bob", ttl=5000))
         clock.milliseconds += 999
@@ -563,7 +565,7 @@ class TestUpgrade:
         assert list(page.user_ids) == ["alice"]
 
     async def test_many_may_find_it_at_once(
-        self, path: Path, clock: Clock, refs: list[SessionRef]
+        self, path: Path, clock: MillisecondClock, refs: list[SessionRef]
     ) -> None:
         stores = [SqliteTokenStore(path, clock=clock) for _ in range(8)]
         answers = await asyncio.gather(*(store.lookup(refs) for store in stores))

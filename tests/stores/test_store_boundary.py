@@ -22,10 +22,9 @@ from mpauthx_async import (
 from mpauthx_async.events import StoreFailed
 from mpauthx_async.failure_log import OncePerSecond, failures
 from mpauthx_async.stores.conformance import new_session
-from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.memory_stores import DictOAuthTokenStore, MemoryTokens, MemoryUsers
 from tests.helpers.outages import ASKED_OF_TOKENS, ASKED_OF_USERS, fails, settled
 from tests.helpers.service_calls import hear, log_in, of_kind, store_calls
-from tests.stores.test_oauth_stores import DictOAuthTokenStore
 
 
 class DriverError(Exception):

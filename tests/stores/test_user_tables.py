@@ -18,9 +18,6 @@ from mpauthx_async import (
 )
 from mpauthx_async.stores.conformance import UserStoreConformance
 from tests.helpers.sqlite_files import data_version, query, run
-from tests.service.test_service import make
-
-__all__ = ["make"]
 
 NOW = 1_700_000_000_000  # Unix milliseconds: 2023-11-14 22:13:20 UTC
 DJANGO = (

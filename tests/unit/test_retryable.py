@@ -21,13 +21,9 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.simulator import Fault
-from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.memory_stores import DictOAuthTokenStore, MemoryTokens, MemoryUsers
 from tests.helpers.service_calls import log_in
-from tests.oauth.test_oauth import service as web_service
-from tests.service.test_service import make, tokens
-from tests.stores.test_oauth_stores import DictOAuthTokenStore
-
-__all__ = ["make", "tokens"]
+from tests.helpers.web_logins import service as web_service
 
 Make = Callable[..., MPAuthX]
 

@@ -31,13 +31,12 @@ from mpauthx_async.simulator import Fault
 from mpauthx_async.stores import open_key_value_store
 from mpauthx_async.tokens.record_sealer import RecordSealer
 from mpauthx_async.wechat.transport import waiting_for_wechat
+from tests.helpers.clock import Clock
+from tests.helpers.logins import requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, requests_at, tokens
-from tests.wechat.test_wechat import Answer, Server, debugging, everything_told, refused
-
-__all__ = ["debugging", "make", "tokens"]
+from tests.helpers.scripted_server import Answer, Server, refused
+from tests.helpers.secret_search import everything_told
 
 STABLE_TOKEN = "/cgi-bin/stable_token"
 PHONE = "/wxa/business/getuserphonenumber"

@@ -24,7 +24,7 @@ from mpauthx_async import (
     parse_push_event,
     verify_push_url,
 )
-from tests.helpers.simulator_client import Clock
+from tests.helpers.clock import Clock
 
 # https://developers.weixin.qq.com/miniprogram/dev/framework/server-ability/message-push.html
 TOKEN, AES_KEY = "AAAAA", "A" * 43

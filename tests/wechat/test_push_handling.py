@@ -28,13 +28,10 @@ from mpauthx_async import (
 from mpauthx_async.concurrency.event_bus import EventBus
 from mpauthx_async.events import PushEventReceived
 from mpauthx_async.wechat.push_handling import PushEventHandler
+from tests.helpers.clock import Clock
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, of_kind
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import tokens
-
-__all__ = ["tokens"]
 
 REVOKE, CANCEL = "user_authorization_revoke", "user_authorization_cancellation"
 PROFILE = ["avatar_url", "city", "country", "gender", "language", "nick_name", "province"]
