@@ -13,7 +13,6 @@ from mpauthx_async import (
     TokenStatus,
     WeChatSimulator,
 )
-from tests.helpers.clock import Clock
 from tests.helpers.service_calls import FORGERIES, devices, forged, log_in
 
 KEPT_EXACTLY = (
@@ -68,15 +67,6 @@ async def test_a_token_leads_to_its_session(auth: MPAuthX, wx: WeChatSimulator) 
     assert session.last_seen is None
 
 
-async def test_the_kind_of_a_device_is_kept(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    named = await auth.authorize(wx.login("bob"), device="iPhone 15", device_kind="phone")
-    nameless = await auth.authorize(wx.login("bob"), device_kind="desktop")
-    kinds = [(session.device, session.device_kind) for session in await auth.sessions("bob")]
-    assert kinds == [(None, "desktop"), ("iPhone 15", "phone")]
-    for result in (named, nameless):
-        assert await auth.session(result.response) == result.session
-
-
 async def test_a_devices_name_is_kept_exactly(auth: MPAuthX, wx: WeChatSimulator) -> None:
     for device in KEPT_EXACTLY:
         kind = device[::-1]
@@ -111,43 +101,12 @@ async def test_what_can_be_no_device_is_refused_and_the_code_stays_good(
     assert (await auth.authorize(code)).user.id == "bob"
 
 
-async def test_the_sessions_of_a_user_are_listed_newest_first(
-    auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    names = ["phone", "tablet", "desktop", "watch", "car"]
-    results = [await log_in(auth, wx, device=name) for name in names]
-    await log_in(auth, wx, "eve", device="hers")
-    async with make(tokens=tokens, sku="debug") as debug:
-        await log_in(debug, wx, device="in another sku")
-        listed = await auth.sessions("bob")
-        assert listed == [result.session for result in reversed(results)]
-        assert devices(listed) == names[::-1]
-        assert devices(await debug.sessions("bob")) == ["in another sku"]
-    assert await auth.sessions("nobody") == []
-
-
 async def test_what_is_no_good_token_has_no_session(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = (await log_in(auth, wx)).response
     for bad in (*FORGERIES, forged(token)):
         assert await auth.session(bad) is None
     await auth.revoke(token)
     assert await auth.session(token) is None
-
-
-async def test_a_session_that_has_expired_is_told_of_no_more(
-    make: Callable[..., MPAuthX], tmp_path: Any, wx: WeChatSimulator
-) -> None:
-    clock = Clock()
-    async with make(tokens=f"sqlite:///{tmp_path}/t.db", token_ttl=10, clock=clock) as auth:
-        token = (await log_in(auth, wx)).response
-        clock.now += 5
-        later = await log_in(auth, wx)
-        clock.now += 5
-        assert await auth.session(token) is None
-        assert await auth.sessions("bob") == [later.session]
-        assert await auth.token_status(token) is TokenStatus.unknown
-        assert await auth.revoke(token) is False
-        assert await auth.revoke_user("bob") == 1
 
 
 async def test_what_can_be_no_user_id_is_refused(auth: MPAuthX) -> None:
@@ -168,14 +127,6 @@ async def test_what_can_be_no_user_id_is_refused(auth: MPAuthX) -> None:
 # Ending them
 
 
-async def test_a_user_logs_out_once(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    mine, other = await log_in(auth, wx), await log_in(auth, wx)
-    assert await auth.revoke(mine.response) is True
-    assert await auth.revoke(mine.response) is False
-    assert await auth.is_token_valid(mine.response) is False
-    assert await auth.sessions("bob") == [other.session]
-
-
 async def test_what_is_no_token_logs_nobody_out(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = (await log_in(auth, wx)).response
     for bad in (*FORGERIES, forged(token)):
@@ -192,43 +143,11 @@ async def test_a_device_is_thrown_out_by_its_id(auth: MPAuthX, wx: WeChatSimulat
     assert await auth.is_token_valid(desktop.response)
 
 
-async def test_nobody_throws_out_the_device_of_another(
-    auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    mine, hers = await log_in(auth, wx), await log_in(auth, wx, "eve")
-    async with make(tokens=tokens, sku="debug") as debug:
-        elsewhere = await log_in(debug, wx)
-        assert await auth.revoke_session("bob", hers.session.id) is False
-        assert await auth.revoke_session("eve", mine.session.id) is False
-        assert await auth.revoke_session("bob", elsewhere.session.id) is False
-        assert await debug.revoke_session("bob", mine.session.id) is False
-        assert await auth.revoke_session("bob", "no such id") is False
-        assert await debug.is_token_valid(elsewhere.response)
-    for result in (mine, hers):
-        assert await auth.is_token_valid(result.response)
-
-
 async def test_a_session_id_is_a_text(auth: MPAuthX) -> None:
     bad_ones: list[Any] = [None, "", 5, b"A" * 16]
     for session_id in bad_ones:
         with pytest.raises(ParameterError, match="session_id"):
             await auth.revoke_session("bob", session_id)
-
-
-async def test_all_sessions_of_a_user_are_ended(
-    auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    mine = [await log_in(auth, wx) for _ in range(3)]
-    hers = await log_in(auth, wx, "eve")
-    async with make(tokens=tokens, sku="debug") as debug:
-        elsewhere = await log_in(debug, wx)
-        assert await auth.revoke_user("bob") == 3
-        assert await auth.revoke_user("bob") == 0
-        assert await auth.revoke_user("nobody") == 0
-        assert await debug.is_token_valid(elsewhere.response)
-    statuses = [await auth.token_status(result.response) for result in mine]
-    assert statuses == [TokenStatus.revoked] * 3
-    assert await auth.is_token_valid(hers.response)
 
 
 async def test_all_sessions_but_the_callers_own_are_ended(
