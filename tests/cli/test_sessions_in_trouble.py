@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from mpauthx_async import (
-    ClosedError,
     MPAuthX,
     StoreError,
     TokenStatus,
@@ -41,30 +40,6 @@ async def after(ticks: int) -> None:
 
 
 # Closing
-
-
-async def test_every_call_of_a_closed_service_says_so(
-    auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    result = await log_in(auth, wx)
-    await auth.close()
-    calls = store_calls(auth, result.response, result.session.id)
-    assert set(calls) == set(CALLS)
-    calls |= {
-        "authorize": lambda: auth.authorize(wx.login("bob"), device="iPhone 15"),
-        "authorize_web": lambda: auth.authorize_web(wx.web_login("bob")),
-        "decrypt": lambda: auth.decrypt(result.response, "data", "iv"),
-        "forged": lambda: auth.is_token_valid(forged(result.response)),
-        "rotate what is none": lambda: auth.rotate(None),
-    }
-    requests = len(wx.requests)
-    for call in calls.values():
-        with pytest.raises(ClosedError) as caught:
-            await call()
-        assert caught.value.code == 6100
-    assert len(wx.requests) == requests
-    async with make(tokens=tokens) as successor:
-        assert await successor.sessions("bob") == [result.session]
 
 
 @pytest.mark.parametrize("name", CALLS)

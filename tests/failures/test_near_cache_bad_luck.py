@@ -24,6 +24,7 @@ from tests.helpers.near_services import (
     BOUND,
     Make,
     cache_of,
+    maker,
     refused_in_time,
     trackers,
     until_kept,
@@ -39,6 +40,11 @@ ROOT = Path(__file__).parents[2]
 LOGGER = "mpauthx_async.stores.redis.tracking"
 USERS = 60
 PAUSE = 5  # seconds
+
+
+@pytest.fixture
+def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
+    return maker(wx, server, tmp_path)
 
 
 @pytest.fixture

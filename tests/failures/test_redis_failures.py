@@ -243,17 +243,6 @@ class TestRedisThatRefuses:
 
 
 class TestClosing:
-    async def test_a_closed_redis_store_says_so(self, redis_server: RedisServer) -> None:
-        used, unused = RedisTokenStore(redis_server.url), RedisTokenStore(redis_server.url)
-        for ask in ASKED_OF_TOKENS.values():
-            await ask(used)
-        for store in (used, unused):
-            await store.close()
-            await store.close()
-            for ask in ASKED_OF_TOKENS.values():
-                with pytest.raises(ClosedError):
-                    await ask(store)
-
     @pytest.mark.parametrize("ticks", range(6))
     async def test_closing_a_redis_store_lets_what_is_in_progress_finish(
         self, server: RedisServer, admin: Redis, ticks: int

@@ -15,7 +15,6 @@ import aiosqlite
 import pytest
 
 from mpauthx_async import (
-    ClosedError,
     SqliteTokenStore,
     SqliteUserStore,
     StoreError,
@@ -327,20 +326,6 @@ class TestFullDisk:
 
 
 class TestClosing:
-    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
-    async def test_a_closed_sqlite_store_says_so(
-        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
-    ) -> None:
-        used, unused = kind(path), kind(path)
-        for ask in questions.values():
-            await ask(used)
-        for store in (used, unused):
-            await store.close()
-            await store.close()
-            for ask in questions.values():
-                with pytest.raises(ClosedError):
-                    await ask(store)
-
     async def test_closing_a_sqlite_store_lets_what_is_in_progress_finish(self, path: Path) -> None:
         store = SqliteTokenStore(path)
         batches = [[new_session("alice")] for _ in range(10)]

@@ -13,7 +13,6 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import (
-    ClosedError,
     ConfigurationError,
     Connections,
     DecryptionError,
@@ -520,13 +519,3 @@ async def test_close_waits_for_a_reset_whose_key_would_be_lost(
     wx.latency = 0
     async with make(tokens=tokens) as successor:
         assert await successor.check_session_key(token) is True
-
-
-async def test_a_closed_service_says_so(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, tokens: str, redis: Redis
-) -> None:
-    auth = make(tokens=tokens)
-    token = await log_in(auth, wx)
-    await auth.close()
-    calls = [*key_calls(auth, token), auth.get_phone_number("code"), auth.access_token()]
-    assert await outcomes(calls) == [ClosedError] * 7

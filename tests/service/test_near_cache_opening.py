@@ -22,6 +22,7 @@ from mpauthx_async.stores.conformance.examples import until
 from tests.helpers.near_services import (
     Make,
     cache_of,
+    maker,
     refused_in_time,
     trackers,
     warm,
@@ -31,6 +32,11 @@ from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
 
 LOGGER = "mpauthx_async.stores.redis.tracking"
+
+
+@pytest.fixture
+def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
+    return maker(wx, server, tmp_path)
 
 
 async def until_alone(admin: Redis) -> None:

@@ -750,20 +750,6 @@ async def test_close_answers_the_validity_questions_that_were_asked(
     assert await asyncio.gather(*questions) == [True] * 2000
 
 
-async def test_a_closed_service_says_so_and_may_be_closed_again(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
-    auth = make()
-    token = (await auth.authorize(wx.login("bob"))).response
-    await auth.close()
-    await auth.close()
-    for call in (auth.authorize("code"), auth.is_token_valid(token), auth.refresh_token("bob")):
-        with pytest.raises(ClosedError) as caught:
-            await call
-        assert caught.value.code == 6100
-    assert auth.extract_open_id(token) == "bob"
-
-
 async def test_a_service_that_was_never_used_opens_nothing_and_closes(
     make: Callable[..., MPAuthX], tmp_path: Path
 ) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from mpauthx_async import (
     BannedError,
-    ClosedError,
     InvalidTokenError,
     LoginPolicy,
     MPAuthX,
@@ -335,13 +334,6 @@ async def test_close_delivers_what_waits(auth: MPAuthX, wx: WeChatSimulator) -> 
     await closing
     assert heard == others
     assert of_kind(heard, Unbanned)
-
-
-async def test_nobody_listens_to_a_closed_service(auth: MPAuthX) -> None:
-    await auth.close()
-    with pytest.raises(ClosedError) as caught:
-        auth.subscribe(print)
-    assert caught.value.code == 6100
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

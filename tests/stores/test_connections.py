@@ -224,13 +224,6 @@ async def test_a_redis_that_does_not_let_go_in_time_is_closed_all_the_same(
     assert connections_are_closed(connections)
 
 
-async def test_closed_ones_give_nothing_any_more(redis_server):
-    connections = Connections(redis_server.url)
-    _ = connections.http, connections.redis, connections.executor
-    await connections.close()
-    assert connections_are_closed(connections)
-
-
 async def test_closed_ones_that_were_never_used_give_nothing_either(redis):
     for connections in (Connections(), Connections(redis=redis)):
         await connections.close()

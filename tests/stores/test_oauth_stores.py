@@ -18,7 +18,6 @@ import pytest
 from redis.asyncio import Redis, RedisCluster
 
 from mpauthx_async import (
-    ClosedError,
     ConfigurationError,
     Connections,
     KeyValueOAuthTokenStore,
@@ -451,13 +450,6 @@ class TestOutages:
         async with SqliteKeyValueStore(path) as records:
             with pytest.raises(StoreError, match="something else"):
                 await ASKED[asked](tokens(records))
-
-    @pytest.mark.parametrize("asked", ASKED)
-    async def test_closed_records_say_so(self, asked: str, records: KeyValueStore) -> None:
-        await records.close()
-        await records.close()
-        with pytest.raises(ClosedError):
-            await ASKED[asked](tokens(records))
 
 
 @pytest.mark.parametrize("url", ["", "mysql://host/db", "sqlite://", "sqlite:///", "oauth.db"])

@@ -45,6 +45,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
+def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
+    return maker(wx, server, tmp_path)
+
+
+@pytest.fixture
 async def auth(make: Make) -> AsyncIterator[MPAuthX]:
     async with make(rotation_grace=0) as service:
         yield service

@@ -637,13 +637,6 @@ async def test_close_lets_a_fetch_finish_and_takes_no_more(
     await auth.close()
 
 
-async def test_a_closed_access_token_says_so(access: AppAccessToken) -> None:
-    await access.get()
-    await access.close()
-    with pytest.raises(ClosedError):
-        await access.get()
-
-
 # Where there is no place to share it
 
 

@@ -12,7 +12,6 @@ from aiohttp.test_utils import TestServer
 from redis.asyncio import Redis
 
 from mpauthx_async import (
-    ClosedError,
     ComponentExchange,
     Connections,
     InvalidPushEventError,
@@ -386,15 +385,6 @@ async def test_an_event_made_by_hand_without_a_user_is_refused(
 async def test_what_is_no_event_is_refused(auth: Recorder, event: Any) -> None:
     with pytest.raises(ParameterError, match="parse_push_event"):
         await auth.handle_push_event(event)
-
-
-async def test_a_closed_service_handles_no_event(
-    make: Callable[..., Recorder], wx: WeChatSimulator
-) -> None:
-    async with make() as auth:
-        pass
-    with pytest.raises(ClosedError):
-        await auth.handle_push_event(pushed(wx, CANCEL))
 
 
 async def test_connections_with_a_redis_remember_for_all_processes_beside_any_store(
