@@ -74,11 +74,6 @@ def guarded_redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator(clock=clock, calls_a_minute=None) as simulator:
         yield simulator

@@ -42,11 +42,6 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator(clock=clock) as simulator:
         yield simulator

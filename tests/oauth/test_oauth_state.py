@@ -24,15 +24,9 @@ from tests.helpers.memory_stores import DictOAuthTokenStore
 
 APP_ID = "wx4f4bc4dec97d474b"
 APP_SECRET = "5e4c2e7d00c0ffee5e4c2e7d00c0ffee"
-NOW = 1_700_000_000.0
 SIGNER = StateSigner(app_id=APP_ID, keys=[APP_SECRET])
 BROWSER = "cookie-of-bob"
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def service(clock: Clock, tokens: object = None, **options: object) -> WeChatOAuth:

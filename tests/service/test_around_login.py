@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -21,7 +20,6 @@ from mpauthx_async import (
     ParameterError,
     SessionKeyLostError,
     StatusCode,
-    StoreError,
     WeChatAPIError,
     WeChatSimulator,
 )
@@ -254,18 +252,6 @@ async def test_a_revoked_token_is_refused(auth: MPAuthX, wx: WeChatSimulator) ->
     assert caught.value.code == StatusCode.invalid_token == 6104
 
 
-async def test_an_expired_token_is_refused(
-    make: Callable[..., MPAuthX], tokens: str, redis: Redis, wx: WeChatSimulator
-) -> None:
-    async with make(tokens=tokens, token_ttl=0.001) as auth:
-        token = await log_in(auth, wx)
-        deadline = time.monotonic() + 10
-        while await auth.is_token_valid(token) or await redis.dbsize():
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.001)
-        assert await outcomes(key_calls(auth, token)) == [InvalidTokenError] * 5
-
-
 async def test_tokens_of_web_logins_and_of_refreshes_have_no_key(
     auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
@@ -362,17 +348,6 @@ async def test_data_and_iv_have_to_be_texts_of_a_limited_length(
             await call(token, data, iv)
 
 
-@pytest.mark.parametrize(
-    ("data", "iv"), [("!", "!"), ("A" * 64, "A" * 24), ("é", "é"), ("A" * 16_384, "A" * 64)]
-)
-async def test_garbage_does_not_decrypt(
-    auth: MPAuthX, wx: WeChatSimulator, data: str, iv: str
-) -> None:
-    token = await log_in(auth, wx)
-    with pytest.raises(DecryptionError):
-        await auth.decrypt(token, data, iv)
-
-
 @pytest.mark.parametrize("code", [None, "", b"code", 5, "with space", "x" * 513])
 async def test_what_can_be_no_phone_code_is_not_sent(
     auth: MPAuthX, wx: WeChatSimulator, code: Any
@@ -417,16 +392,6 @@ async def test_a_store_without_session_keys_logs_in_all_the_same(
         assert await auth.is_token_valid(token)
         assert await outcomes(key_calls(auth, token)) == [ConfigurationError] * 5
         assert await outcomes(key_calls(auth, "no token")) == [InvalidTokenError] * 5
-
-
-async def test_a_store_that_is_down_raises(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
-    with RedisServer() as server:
-        async with make(tokens=server.url) as auth:
-            token = await log_in(auth, wx)
-            server.stop()
-            assert await outcomes(key_calls(auth, token)) == [StoreError] * 5
 
 
 # Callers who leave, and closing

@@ -1,7 +1,7 @@
 """Users who may not log in."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,6 @@ from mpauthx_async import (
 )
 from tests.helpers.clock import Clock
 from tests.helpers.service_calls import log_in
-
-
-@pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
-    async with make(tokens=tokens) as service:
-        yield service
 
 
 async def refusal(auth: MPAuthX, wx: WeChatSimulator, user: str = "bob", **more: Any) -> Ban:

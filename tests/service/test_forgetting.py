@@ -88,30 +88,11 @@ async def test_a_user_is_forgotten_by_any_id(
     assert await auth.forget_user(user_id) is False
 
 
-async def test_a_forgotten_user_who_logs_in_again_is_new(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
-    wx.set_profile("bob", nickName="Bob")
-    await auth.authorize(*login(wx))
-    assert await auth.forget_user("bob")
-    again = await auth.authorize(wx.login("bob"))
-    assert again.is_new_user
-    assert again.user.nick_name is None
-    assert await auth.is_token_valid(again.response)
-    assert [session.id for session in await auth.sessions("bob")] == [again.session.id]
-
-
 async def test_session_keys_are_forgotten(auth: MPAuthX, wx: WeChatSimulator) -> None:
     result = await log_in(auth, wx)
     assert await auth._tokens.sealed_keys([result.session.ref]) != [None]  # type: ignore[attr-defined]
     await auth.forget_user("bob")
     assert await auth._tokens.sealed_keys([result.session.ref]) == [None]  # type: ignore[attr-defined]
-
-
-async def test_a_stranger_is_not_forgotten(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    result = await log_in(auth, wx)
-    assert await auth.forget_user("stranger") is False
-    assert await auth.is_token_valid(result.response)
 
 
 async def test_sessions_of_a_user_without_a_row_are_forgotten(

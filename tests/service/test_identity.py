@@ -43,12 +43,6 @@ async def wx() -> AsyncIterator[WeChatSimulator]:
 
 
 @pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
-    async with make(tokens=tokens) as service:
-        yield service
-
-
-@pytest.fixture
 async def game(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
     """Another mini-program on the same stores."""
     async with make(tokens=tokens, app_id=GAME, app_secret=SECRET) as service:

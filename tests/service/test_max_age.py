@@ -14,11 +14,6 @@ NO_AGES: list[Any] = [0, -1, True, "60", float("nan"), float("inf")]
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
     """WeChat, by the clock of the test."""
     async with WeChatSimulator(clock=clock) as simulator:

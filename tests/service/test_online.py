@@ -1,18 +1,11 @@
 """Who is online, page by page."""
 
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from mpauthx_async import MPAuthX, ParameterError, WeChatSimulator
 from tests.helpers.service_calls import log_in
-
-
-@pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
-    async with make(tokens=tokens) as service:
-        yield service
 
 
 async def pages(auth: MPAuthX, limit: int) -> list[list[str]]:

@@ -27,7 +27,6 @@ from mpauthx_async import (
     Session,
     SqliteUserStore,
     StatusCode,
-    StoreError,
     TokenStatus,
     UserNotFoundError,
     WeChatAPIError,
@@ -58,13 +57,6 @@ async def test_a_user_logs_in_and_the_token_is_valid(auth: MPAuthX, wx: WeChatSi
     assert result.session.expires_at - result.session.issued_at == 259_200_000
 
 
-async def test_the_code_alone_is_enough(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    result = await auth.authorize(wx.login("bob"))
-    assert await auth.is_token_valid(result.response)
-    assert result.user.open_id == "bob"
-    assert result.user.nick_name is None
-
-
 @pytest.mark.parametrize("union_id", [None, UNION_ID])
 async def test_wechats_own_sample_logs_in_under_the_id_that_the_code_gives(
     make: Callable[..., MPAuthX], tokens: str, union_id: str | None
@@ -78,20 +70,6 @@ async def test_wechats_own_sample_logs_in_under_the_id_that_the_code_gives(
         assert auth.extract_open_id(result.response) == (union_id or OPEN_ID)
         assert (result.user.open_id, result.user.union_id) == (OPEN_ID, union_id)
         assert (result.user.nick_name, result.user.city) == ("Band", "Guangzhou")
-
-
-async def test_a_user_is_new_once(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    results = [await auth.authorize(*login(wx)) for _ in range(3)]
-    assert [result.is_new_user for result in results] == [True, False, False]
-
-
-async def test_of_many_first_logins_at_once_just_one_is_the_first(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
-    codes = [wx.login("bob") for _ in range(20)]
-    results = await asyncio.gather(*map(auth.authorize, codes))
-    assert sum(result.is_new_user for result in results) == 1
-    assert len({result.response for result in results}) == 20
 
 
 async def test_the_result_holds_the_profile_as_it_is_stored(
@@ -121,12 +99,6 @@ async def test_a_user_who_gets_a_union_id_later_is_the_same_person(
     assert await auth.is_token_valid(fresh.response)
 
 
-async def test_several_devices_hold_tokens_side_by_side(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    results = [await auth.authorize(*login(wx)) for _ in range(3)]
-    answers = [await auth.is_token_valid(result.response) for result in results]
-    assert answers == [True] * 3
-
-
 async def test_refresh_ends_all_earlier_tokens_of_that_user_and_sku_only(
     make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator
 ) -> None:
@@ -140,15 +112,6 @@ async def test_refresh_ends_all_earlier_tokens_of_that_user_and_sku_only(
         assert await auth.is_token_valid(hers.response)
         assert await other_sku.is_token_valid(elsewhere.response)
         assert fresh.user.open_id == "bob"
-
-
-async def test_of_many_refreshes_at_once_one_token_is_left(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
-    await auth.authorize(wx.login("bob"))
-    results = await asyncio.gather(*(auth.refresh_token("bob") for _ in range(20)))
-    alive = [await auth.is_token_valid(result.response) for result in results]
-    assert alive.count(True) == 1
 
 
 async def test_a_token_in_sqlite_ends_when_its_life_is_over_by_the_given_clock(
@@ -343,12 +306,6 @@ async def test_data_of_somebody_else_is_refused(auth: MPAuthX, wx: WeChatSimulat
     assert caught.value.code == 6009
 
 
-async def test_damaged_base64_is_repaired(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    code, encrypted_data, iv = login(wx)
-    damaged = encrypted_data.replace("+", " ").replace("/", "_").rstrip("=")
-    assert (await auth.authorize(code, damaged, iv.rstrip("="))).user.open_id == "bob"
-
-
 async def test_wechats_refusal_reaches_the_caller(auth: MPAuthX, wx: WeChatSimulator) -> None:
     code = wx.login("bob")
     await auth.authorize(code)
@@ -367,25 +324,6 @@ async def test_an_unknown_user_gets_no_token(auth: MPAuthX) -> None:
 async def test_refresh_needs_a_user_id(auth: MPAuthX, user_id: Any) -> None:
     with pytest.raises(ParameterError):
         await auth.refresh_token(user_id)
-
-
-async def test_a_store_that_is_down_raises_and_never_answers(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
-    with RedisServer() as server:
-        async with make(tokens=server.url) as auth:
-            token = (await auth.authorize(wx.login("bob"))).response
-            server.stop()
-            answers = await asyncio.gather(
-                *(auth.is_token_valid(token) for _ in range(50)), return_exceptions=True
-            )
-            assert [type(answer) for answer in answers] == [StoreError] * 50
-            assert await auth.is_token_valid(token[:-1] + "!") is False
-            with pytest.raises(StoreError):
-                await auth.authorize(wx.login("bob"))
-            server.start()
-            assert await auth.is_token_valid(token) is False
-            assert await auth.is_token_valid((await auth.authorize(wx.login("bob"))).response)
 
 
 @pytest.mark.parametrize(

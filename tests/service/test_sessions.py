@@ -1,6 +1,6 @@
 """What a service tells of its sessions, and how it ends them."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,12 +46,6 @@ NO_DEVICES = (
     ["iPhone"],
     True,
 )
-
-
-@pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
-    async with make(tokens=tokens) as service:
-        yield service
 
 
 # Devices

@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -66,13 +66,6 @@ def tokens(
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "oauth.db"
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A Redis of the test's own."""
-    with RedisServer() as server:
-        yield server
 
 
 class TestDict(OAuthTokenStoreConformance):

@@ -46,11 +46,6 @@ SEALER = RecordSealer(b"mpauthx access", app_id="wx0", keys=["a-signing-key-of-o
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator(clock=clock) as simulator:
         yield simulator

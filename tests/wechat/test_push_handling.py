@@ -59,11 +59,6 @@ class Recorder(MPAuthX):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
     """WeChat, by the clock of the test, with two apps."""
     async with WeChatSimulator(clock=clock, other_apps={OTHER_APP: OTHER_SECRET}) as simulator:
@@ -87,12 +82,6 @@ def make(
         return Recorder(**(settings | changes))
 
     return make
-
-
-@pytest.fixture
-async def auth(make: Callable[..., Recorder], tokens: str) -> AsyncIterator[Recorder]:
-    async with make(tokens=tokens) as service:
-        yield service
 
 
 def pushed(wx: WeChatSimulator, kind: str, open_id: str = "bob", **how: Any) -> PushEvent:
