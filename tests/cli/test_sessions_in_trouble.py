@@ -71,7 +71,7 @@ async def test_close_lets_the_end_of_a_stolen_session_be_written(
 
 @pytest.mark.parametrize("ticks", range(5))
 @pytest.mark.parametrize("name", OF_A_TOKEN)
-async def test_a_caller_who_leaves_harms_nobody_of_the_batch(
+async def test_a_cancelled_caller_does_not_affect_others_in_its_batch(
     auth: MPAuthX, wx: WeChatSimulator, name: str, ticks: int
 ) -> None:
     mine, hers = await log_in(auth, wx), await log_in(auth, wx, "eve")
@@ -98,7 +98,7 @@ async def test_a_caller_who_leaves_harms_nobody_of_the_batch(
 
 
 @pytest.mark.parametrize("ticks", range(5))
-async def test_who_leaves_a_rotation_may_come_again(
+async def test_a_cancelled_rotation_can_be_repeated(
     auth: MPAuthX, wx: WeChatSimulator, ticks: int
 ) -> None:
     old = await log_in(auth, wx)
@@ -157,7 +157,7 @@ async def test_forged_tokens_are_refused_without_the_token_store(
             assert await auth.revoke(bad) is False
 
 
-async def test_without_its_user_store_a_service_guesses_nothing(
+async def test_without_the_user_store_calls_that_need_it_raise(
     auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     result = await log_in(auth, wx)

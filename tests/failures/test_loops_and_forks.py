@@ -185,7 +185,7 @@ class TestAnotherEventLoop:
         second.run(used.owner.close())  # there is nothing left to do
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_what_was_not_used_is_free(
+    def test_an_unused_object_may_be_used_in_any_loop(
         self,
         kind: str,
         loops: tuple[asyncio.Runner, asyncio.Runner],

@@ -142,7 +142,7 @@ class TestLocksOfTheDead:
         async with kept:
             yield kept
 
-    async def test_are_not_waited_for_until_they_end(
+    async def test_waiting_for_a_held_lock_ends(
         self, records: RedisKeyValueStore | SqliteKeyValueStore
     ) -> None:
         async with records.lock("key"):

@@ -308,7 +308,7 @@ async def rotate_until(is_over: asyncio.Event, store: RedisTokenStore, ref: Sess
     return generation
 
 
-async def test_who_moves_to_a_node_that_is_down_takes_nobody_along(
+async def test_a_slot_at_a_node_that_is_down_fails_alone(
     cluster_servers: RedisClusterServers,
 ) -> None:
     gone, other = World(sku_of("shop")), World(sku_of("kiosk"))

@@ -226,7 +226,9 @@ class TestRedisThatRefuses:
         async with RedisTokenStore(server.url.replace("//", "//:Ab-r1ght-bA@")) as store:
             await ASKED_OF_TOKENS[asked](store)
 
-    async def test_a_password_is_not_told_when_redis_is_gone(self, server: RedisServer) -> None:
+    async def test_a_failed_connection_does_not_reveal_the_password(
+        self, server: RedisServer
+    ) -> None:
         server.stop()
         async with RedisTokenStore(server.url.replace("//", "//app:Xy-s3cret-yX@")) as store:
             error = await fails(store.lookup([KNOWN.ref]))

@@ -60,13 +60,13 @@ def test_a_state_is_made_without_an_event_loop_and_no_two_are_equal(clock: Clock
 
 
 @pytest.mark.parametrize("payload", ["x" * 51, "购" * 17, "\ud800", b"x", None])
-def test_a_payload_that_does_not_fit_is_refused(clock: Clock, payload: str) -> None:
+def test_rejects_a_payload_that_is_too_long(clock: Clock, payload: str) -> None:
     with pytest.raises(ParameterError, match="at most 50 bytes"):
         service(clock).create_state(payload, session=BROWSER)
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 86_401, float("nan"), float("inf"), "600", None])
-def test_an_impossible_ttl_is_refused(clock: Clock, ttl: float) -> None:
+def test_rejects_an_invalid_ttl(clock: Clock, ttl: float) -> None:
     with pytest.raises(ParameterError, match="ttl"):
         service(clock).create_state(ttl=ttl, session=BROWSER)
 
@@ -146,7 +146,7 @@ async def test_a_state_belongs_to_the_browser_that_it_was_made_for(oauth: WeChat
     assert await oauth.verify_state(state, session="cookie-of-bob") == "/cart"
 
 
-async def test_what_is_bound_and_what_is_carried_are_not_confused(oauth: WeChatOAuth) -> None:
+async def test_session_and_payload_cannot_be_exchanged(oauth: WeChatOAuth) -> None:
     state = oauth.create_state("b", session="a")
     for session in ("ab", "b"):
         await is_refused(oauth, state, session)

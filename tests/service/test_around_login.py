@@ -84,7 +84,7 @@ async def test_a_phone_number_comes_in_the_old_form_and_in_the_new(
     assert number == PhoneNumber("+15551234", "5551234", "1")
 
 
-async def test_data_without_a_phone_number_is_none(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_rejects_data_without_a_phone_number(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = await log_in(auth, wx)
     with pytest.raises(DecryptionError, match="no phone number"):
         await auth.decrypt_phone_number(token, *wx.seal("bob", {"openGId": "g1"}))
@@ -229,7 +229,7 @@ async def test_many_calls_at_once_make_few_trips(
 @pytest.mark.parametrize(
     "bad", [None, "", b"bob|shop|x", 5, ["x"], "x" * 100_000, "a|b|c", "\ud800"]
 )
-async def test_what_is_no_token_is_refused(auth: MPAuthX, wx: WeChatSimulator, bad: Any) -> None:
+async def test_rejects_an_invalid_token(auth: MPAuthX, wx: WeChatSimulator, bad: Any) -> None:
     assert await outcomes(key_calls(auth, bad)) == [InvalidTokenError] * 5
     assert not wx.requests
 
@@ -339,7 +339,7 @@ async def test_a_key_whose_open_id_was_changed_does_not_open(
         ("A" * 64, "A" * 65),
     ],
 )
-async def test_data_and_iv_have_to_be_texts_of_a_limited_length(
+async def test_rejects_data_or_iv_that_is_not_a_short_string(
     auth: MPAuthX, wx: WeChatSimulator, data: Any, iv: Any
 ) -> None:
     token = await log_in(auth, wx)
@@ -349,7 +349,7 @@ async def test_data_and_iv_have_to_be_texts_of_a_limited_length(
 
 
 @pytest.mark.parametrize("code", [None, "", b"code", 5, "with space", "x" * 513])
-async def test_what_can_be_no_phone_code_is_not_sent(
+async def test_does_not_send_an_invalid_phone_code(
     auth: MPAuthX, wx: WeChatSimulator, code: Any
 ) -> None:
     with pytest.raises(ParameterError):
@@ -357,7 +357,7 @@ async def test_what_can_be_no_phone_code_is_not_sent(
     assert not wx.requests
 
 
-async def test_used_expired_and_foreign_phone_codes_are_refused(
+async def test_rejects_used_and_expired_phone_codes_and_those_of_other_apps(
     make: Callable[..., MPAuthX], redis: Redis
 ) -> None:
     clock = Clock()
@@ -423,7 +423,7 @@ async def test_concurrent_resets_of_one_session_are_one(auth: MPAuthX, wx: WeCha
     assert not auth._session_keys._resets._callers
 
 
-async def test_a_cancelled_caller_harms_nobody_in_its_batch(
+async def test_a_cancelled_caller_does_not_affect_others_in_a_batch(
     make: Callable[..., MPAuthX], wx: WeChatSimulator, tokens: str, redis: Redis
 ) -> None:
     executor = ThreadPoolExecutor(1)

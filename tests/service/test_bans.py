@@ -50,9 +50,7 @@ async def test_a_ban_ends_all_sessions_and_refuses_new_ones(
     assert await auth.online_count() == 0
 
 
-async def test_a_ban_without_an_end_or_a_reason_has_none(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_a_ban_may_have_no_end_and_no_reason(auth: MPAuthX, wx: WeChatSimulator) -> None:
     await auth.ban("bob")
     ban = await auth.ban_of("bob")
     assert ban is not None
@@ -114,7 +112,7 @@ async def refusal_at_login(auth: MPAuthX, wx: WeChatSimulator) -> BannedError:
 
 
 @pytest.mark.parametrize("user_id", ["bob", "bob-everywhere"])
-async def test_who_has_both_ids_is_banned_by_either(
+async def test_a_ban_by_either_id_holds_for_both(
     auth: MPAuthX, wx: WeChatSimulator, user_id: str
 ) -> None:
     early = await log_in(auth, wx)
@@ -133,7 +131,7 @@ async def test_who_has_both_ids_is_banned_by_either(
 
 @pytest.mark.parametrize("user_id", ["bob", "bob-everywhere"])
 @pytest.mark.parametrize("banned_as", ["bob", "bob-everywhere"])
-async def test_who_has_both_ids_is_unbanned_by_either(
+async def test_an_unban_by_either_id_holds_for_both(
     auth: MPAuthX, wx: WeChatSimulator, user_id: str, banned_as: str
 ) -> None:
     await log_in(auth, wx, union_id="bob-everywhere")
@@ -146,9 +144,7 @@ async def test_who_has_both_ids_is_unbanned_by_either(
 # Arguments
 
 
-async def test_what_cannot_be_is_refused_and_bans_nobody(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_rejects_an_invalid_duration_or_reason(auth: MPAuthX, wx: WeChatSimulator) -> None:
     result = await log_in(auth, wx)
     many_seconds: list[Any] = [
         *(0, -1, 0.0001, float("nan"), float("inf"), 3_153_600_001, 10**400, "60", [60], True)
@@ -164,7 +160,7 @@ async def test_what_cannot_be_is_refused_and_bans_nobody(
     assert await auth.is_token_valid(result.response)
 
 
-async def test_who_was_banned_before_their_union_id_was_known_stays_banned(
+async def test_a_ban_outlasts_the_discovery_of_the_union_id(
     auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     await log_in(auth, wx)

@@ -106,7 +106,7 @@ class TestComponent:
         assert await component.verify_raw_data(result.response, info.raw_data, info.signature)
         assert [request.path for request in wx.requests] == [COMPONENT]
 
-    async def test_data_of_somebody_else_is_refused(
+    async def test_rejects_data_of_another_user(
         self, component: MPAuthX, wx: WeChatSimulator
     ) -> None:
         wx.login("eve", session_key=KEY)
@@ -260,7 +260,7 @@ USER = {"openid": "carol", "session_key": KEY}
         )
     ],
 )
-async def test_an_answer_without_a_user_is_none(
+async def test_rejects_an_answer_without_a_user(
     make: Callable[..., MPAuthX], redis: Redis, exchange: Any, answer: dict[str, Any]
 ) -> None:
     async with (
@@ -287,7 +287,7 @@ async def test_whatever_is_in_a_token_or_code_arrives_unchanged(
     )
 
 
-async def test_each_door_has_its_own_hosts_and_the_secret_goes_to_no_other(
+async def test_each_exchange_has_its_own_hosts_and_sends_the_secret_to_no_other(
     make: Callable[..., MPAuthX],
 ) -> None:
     wechats = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
@@ -313,7 +313,7 @@ async def test_each_door_has_its_own_hosts_and_the_secret_goes_to_no_other(
             await auth.close()
 
 
-async def test_no_token_is_told_or_logged(
+async def test_no_token_is_emitted_or_logged(
     make: Callable[..., MPAuthX], redis: Redis, debugging: pytest.LogCaptureFixture
 ) -> None:
     secret, told = "GEHEIM-of-16-bytes", []

@@ -64,7 +64,7 @@ class SlowInThread:
         self.told.append(event)
 
 
-async def test_a_coroutine_function_is_told_in_the_loop_one_event_after_another():
+async def test_a_coroutine_listener_gets_events_one_by_one_in_the_loop():
     events, told, now = EventBus(), [], []
 
     async def listener(event: Event) -> None:
@@ -84,7 +84,7 @@ async def test_a_coroutine_function_is_told_in_the_loop_one_event_after_another(
     assert told == happened
 
 
-async def test_a_plain_function_is_told_a_backlog_in_one_hop_to_a_thread_that_nothing_else_needs():
+async def test_a_plain_listener_gets_its_backlog_in_one_hop_to_its_thread():
     events, told = EventBus(), []
     hop = ContextVar[list[Event] | None]("hop", default=None)  # a hop is a context of its own
 
@@ -104,7 +104,7 @@ async def test_a_plain_function_is_told_a_backlog_in_one_hop_to_a_thread_that_no
     assert of_one_hop == numbered(HELD)
 
 
-async def test_what_happens_meanwhile_is_told_in_its_order_too():
+async def test_events_during_delivery_keep_their_order():
     events, listener = EventBus(), SlowInThread()
     events.subscribe(listener)
     first, *others = happened = numbered(5)
@@ -149,7 +149,7 @@ class InTheLoop:
     ],
     ids=["partial", "async __call__", "async method", "partial of async __call__", "lambda"],
 )
-async def test_whatever_is_awaitable_is_awaited_in_the_loop(
+async def test_any_awaitable_listener_runs_in_the_loop(
     make: Callable[[list[Event]], Callable[[Event], object]],
 ):
     events, told = EventBus(), []
@@ -159,7 +159,7 @@ async def test_whatever_is_awaitable_is_awaited_in_the_loop(
     assert told == numbered(3)
 
 
-async def test_what_is_told_in_the_loop_needs_no_thread():
+async def test_listeners_in_the_loop_need_no_thread():
     events, told, threads = EventBus(), [], []
     executor = ThreadPoolExecutor(initializer=lambda: threads.append(threading.current_thread()))
     asyncio.get_running_loop().set_default_executor(executor)
@@ -281,7 +281,7 @@ async def test_a_slow_listener_loses_what_is_too_much_and_harms_no_other(
     assert all(f"{kind.__name__} is too slow" in warning for warning in warnings)
 
 
-async def test_who_unsubscribes_is_told_no_more_and_may_do_so_twice():
+async def test_an_unsubscribed_listener_gets_no_more_events():
     events, leaving, staying = EventBus(), Slow(), Slow()
     unsubscribe = events.subscribe(leaving)
     events.subscribe(staying)
@@ -338,7 +338,7 @@ def test_all_but_closing_works_where_no_loop_runs():
     assert not forgotten
 
 
-def test_what_was_emitted_before_the_loop_is_told_with_the_next_event():
+def test_events_before_the_loop_are_delivered_with_the_next():
     events, told = EventBus(), []
     events.subscribe(told.append)
     first, second = numbered(2)
@@ -409,7 +409,7 @@ async def test_close_waits_for_no_thread_that_hangs_and_the_thread_gets_no_more(
     assert events.dropped == 2
 
 
-async def test_who_swallows_the_cancellation_cannot_hold_up_close(
+async def test_a_listener_that_swallows_cancellation_does_not_block_close(
     caplog: pytest.LogCaptureFixture,
 ):
     events, gate, ended = EventBus(close_timeout=0), asyncio.Event(), asyncio.Event()

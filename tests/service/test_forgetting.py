@@ -131,7 +131,7 @@ async def test_what_another_app_needs_stays(
     assert rows(tmp_path) == rows(tmp_path, "mpauthx_link") == []
 
 
-async def test_listeners_are_told_who_is_forgotten(
+async def test_forgetting_a_user_emits_an_event(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens) as auth:
@@ -303,7 +303,7 @@ async def test_a_refresh_in_progress_does_not_save_a_forgotten_token_again(
 
 
 @pytest.mark.parametrize("open_id", [None, 5, "", "a|b", "x" * 129])
-async def test_what_is_no_open_id_is_not_forgotten(web: WeChatOAuth, open_id: Any) -> None:
+async def test_rejects_an_invalid_open_id(web: WeChatOAuth, open_id: Any) -> None:
     with pytest.raises(ParameterError, match="open_id"):
         await web.forget(open_id)
 
@@ -350,7 +350,7 @@ async def test_fields_of_a_profile_are_cleared(
         ["city", 5],
     ],
 )
-async def test_what_is_no_field_of_a_profile_clears_nothing(
+async def test_rejects_unknown_profile_fields(
     auth: MPAuthX, wx: WeChatSimulator, fields: Any
 ) -> None:
     wx.set_profile("bob", city="Wuhan")
@@ -361,7 +361,7 @@ async def test_what_is_no_field_of_a_profile_clears_nothing(
 
 
 @pytest.mark.parametrize("user_id", [None, 5, "", "a|b", "x" * 129, b"bob"])
-async def test_what_is_no_user_id_is_refused(auth: MPAuthX, user_id: Any) -> None:
+async def test_rejects_an_invalid_user_id(auth: MPAuthX, user_id: Any) -> None:
     with pytest.raises(ParameterError, match="user_id"):
         await auth.forget_user(user_id)
     with pytest.raises(ParameterError, match="user_id"):

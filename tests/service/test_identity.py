@@ -189,7 +189,7 @@ async def test_the_first_login_of_two_processes_at_once_is_one(
         assert len(await one.sessions("bob")) == 10
 
 
-async def test_listeners_are_told_when_an_id_leads_to_a_new_one(
+async def test_linking_an_id_emits_an_event(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens) as auth:
@@ -336,7 +336,7 @@ async def test_a_ban_that_cannot_be_copied_fails_its_own_login_alone(
 # A ban and a login at the same time
 
 
-async def test_a_login_that_looked_before_the_ban_leaves_no_token(
+async def test_a_login_that_races_with_a_ban_gets_no_token(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     async with store_of(tokens) as store, make(tokens=tokens) as admin:

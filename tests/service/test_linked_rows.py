@@ -95,7 +95,7 @@ async def test_a_union_id_of_another_row_is_never_written_twice(path: Path) -> N
     assert rows == [("o-game", "u-new"), ("o-shop", "u-old")]
 
 
-async def test_two_rows_of_ones_own_for_one_union_id_are_one_person(path: Path) -> None:
+async def test_two_existing_rows_with_one_union_id_are_one_user(path: Path) -> None:
     async with SqliteUserStore(path) as store:
         await store.get([])
         run(

@@ -50,7 +50,7 @@ async def test_beyond_the_most_the_oldest_leaves(
         assert devices(await auth.sessions("bob")) == ["5", "4", "2"]
 
 
-async def test_of_many_logins_at_several_services_exactly_the_most_are_left(
+async def test_concurrent_logins_at_two_services_leave_max_sessions(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     policy = LoginPolicy(max_sessions=3)
@@ -109,7 +109,7 @@ async def test_a_shared_token_is_not_rotated(
         assert await auth.is_token_valid(rotated.response)
 
 
-async def test_who_leaves_a_login_does_not_take_the_shared_token_along(
+async def test_a_cancelled_login_keeps_the_shared_token(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, policy=SHARED) as auth:
@@ -182,14 +182,14 @@ def test_a_policy_does_not_change() -> None:
         {"shared_token": 1},
     ],
 )
-def test_a_policy_that_cannot_be_is_refused(rules: dict[str, Any]) -> None:
+def test_rejects_conflicting_or_invalid_rules(rules: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         LoginPolicy(**rules)
     assert caught.value.code == 6101
 
 
 @pytest.mark.parametrize("policy", ["shared", 3, {"max_sessions": 3}, LoginPolicy, False])
-async def test_what_is_no_policy_is_refused(make: Callable[..., MPAuthX], policy: Any) -> None:
+async def test_rejects_an_invalid_policy(make: Callable[..., MPAuthX], policy: Any) -> None:
     with pytest.raises(ConfigurationError, match="policy"):
         make(policy=policy)
 
@@ -207,7 +207,7 @@ async def test_what_is_no_policy_is_refused(make: Callable[..., MPAuthX], policy
         {"token_ttl": 60, "absolute_ttl": 59},
     ],
 )
-async def test_times_that_cannot_be_are_refused(
+async def test_rejects_an_invalid_grace_or_absolute_ttl(
     make: Callable[..., MPAuthX], changes: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"rotation_grace|absolute_ttl"):

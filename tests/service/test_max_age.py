@@ -97,7 +97,7 @@ async def test_concurrent_logins_with_another_max_age_are_another_login(
 
 
 @pytest.mark.parametrize("max_age", NO_AGES)
-async def test_what_is_no_max_age_is_refused_before_anything_is_done(
+async def test_rejects_an_invalid_max_age_first(
     auth: MPAuthX, wx: WeChatSimulator, max_age: Any
 ) -> None:
     code = wx.login("bob")

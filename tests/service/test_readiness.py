@@ -84,7 +84,7 @@ class Unready(MemoryUsers):
         raise StoreError("It is being migrated.")
 
 
-async def test_a_store_of_ones_own_is_read_or_checked(make: Make) -> None:
+async def test_a_custom_store_is_read_or_checked(make: Make) -> None:
     async with make(users=MemoryUsers(), tokens=Broken()) as auth:
         assert "token store cannot serve" in await failure(auth)
     async with make(users=Unready(), tokens=MemoryTokens()) as auth:

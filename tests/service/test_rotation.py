@@ -124,7 +124,7 @@ async def test_many_rotations_at_once_give_one_token_without_any_grace(
     assert await graceless.is_token_valid(token)
 
 
-async def test_what_is_no_token_is_not_rotated(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_does_not_rotate_an_invalid_token(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = (await log_in(auth, wx)).response
     for bad in (*FORGERIES, forged(token)):
         assert await status_of_refusal(auth, bad) is TokenStatus.unknown
@@ -225,7 +225,7 @@ async def test_an_old_token_that_is_used_ends_the_session(
     assert event.ref == old.session.ref
 
 
-async def test_a_thief_who_comes_many_times_at_once_is_told_of_once(
+async def test_concurrent_reuse_of_a_token_emits_one_event(
     graceless: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, rotation_grace=0) as other:
@@ -246,7 +246,7 @@ async def test_a_thief_who_comes_many_times_at_once_is_told_of_once(
     assert len(of_kind([*heard[0], *heard[1]], TokenReuseDetected)) == 1
 
 
-async def test_to_ask_for_the_status_of_an_old_token_ends_nothing(
+async def test_token_status_of_an_old_token_ends_nothing(
     graceless: MPAuthX, wx: WeChatSimulator
 ) -> None:
     auth = graceless
@@ -262,7 +262,7 @@ async def test_to_ask_for_the_status_of_an_old_token_ends_nothing(
 
 
 @pytest.mark.parametrize("use", ["session", "check_session_key", "reset_session_key", "decrypt"])
-async def test_an_old_token_is_used_by_whatever_it_opens(
+async def test_every_method_that_takes_a_token_detects_reuse(
     graceless: MPAuthX, wx: WeChatSimulator, use: str
 ) -> None:
     auth = graceless

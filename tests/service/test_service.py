@@ -181,9 +181,7 @@ async def test_the_status_codes_hang_on_the_service() -> None:
 # Tokens that are none
 
 
-async def test_whatever_a_client_sends_that_is_no_token_is_false(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_any_invalid_token_is_false(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = (await auth.authorize(wx.login("bob"))).response
     for bad in (
         None,
@@ -257,7 +255,7 @@ async def test_tokens_outlive_a_change_of_the_secret_while_the_old_one_is_listed
 
 
 @pytest.mark.parametrize("code", [None, "", 5, b"code", "with space", "x" * 513, "\ud800", "é"])
-async def test_a_missing_or_impossible_code_is_refused_without_asking_wechat(
+async def test_rejects_a_missing_or_invalid_code_without_asking_wechat(
     auth: MPAuthX, wx: WeChatSimulator, code: Any
 ) -> None:
     with pytest.raises(ParameterError) as caught:
@@ -298,7 +296,7 @@ async def test_data_of_an_earlier_login_does_not_decrypt_and_leaves_nothing(
         assert await users.get(["bob"]) == [None]
 
 
-async def test_data_of_somebody_else_is_refused(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_rejects_data_of_another_user(auth: MPAuthX, wx: WeChatSimulator) -> None:
     key = "AAAAAAAAAAAAAAAAAAAAAA=="
     _, encrypted_data, iv = login(wx, "eve", session_key=key)
     with pytest.raises(IdentityMismatchError) as caught:
@@ -359,7 +357,7 @@ async def test_refresh_needs_a_user_id(auth: MPAuthX, user_id: Any) -> None:
         {"api_base": []},
     ],
 )
-async def test_what_cannot_work_is_refused_at_construction(
+async def test_rejects_invalid_options_at_construction(
     make: Callable[..., MPAuthX], changes: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -381,7 +379,7 @@ async def test_what_cannot_work_is_refused_at_construction(
         ({"tokens": None}, "must be URLs.*a NoneType"),
     ],
 )
-async def test_a_missing_or_misspelt_argument_is_named(
+async def test_the_error_names_a_missing_or_misspelt_argument(
     make: Callable[..., MPAuthX], changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):

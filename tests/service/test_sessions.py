@@ -82,7 +82,7 @@ async def test_a_device_need_not_have_a_name(
 
 
 @pytest.mark.parametrize("parameter", ["device", "device_kind"])
-async def test_what_can_be_no_device_is_refused_and_the_code_stays_good(
+async def test_rejects_an_invalid_device_before_using_the_code(
     auth: MPAuthX, wx: WeChatSimulator, parameter: str
 ) -> None:
     code = wx.login("bob")
@@ -95,7 +95,7 @@ async def test_what_can_be_no_device_is_refused_and_the_code_stays_good(
     assert (await auth.authorize(code)).user.id == "bob"
 
 
-async def test_what_is_no_good_token_has_no_session(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_an_invalid_token_has_no_session(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = (await log_in(auth, wx)).response
     for bad in (*FORGERIES, forged(token)):
         assert await auth.session(bad) is None
@@ -103,7 +103,7 @@ async def test_what_is_no_good_token_has_no_session(auth: MPAuthX, wx: WeChatSim
     assert await auth.session(token) is None
 
 
-async def test_what_can_be_no_user_id_is_refused(auth: MPAuthX) -> None:
+async def test_rejects_an_invalid_user_id(auth: MPAuthX) -> None:
     bad_ones: list[Any] = [None, "", 5, b"bob", "a b", "a|b", "x" * 129, "\ud800", "\n"]
     for user_id in bad_ones:
         for call in (
@@ -121,14 +121,16 @@ async def test_what_can_be_no_user_id_is_refused(auth: MPAuthX) -> None:
 # Ending them
 
 
-async def test_what_is_no_token_logs_nobody_out(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_revoking_an_invalid_token_ends_no_session(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
     token = (await log_in(auth, wx)).response
     for bad in (*FORGERIES, forged(token)):
         assert await auth.revoke(bad) is False
     assert await auth.is_token_valid(token)
 
 
-async def test_a_device_is_thrown_out_by_its_id(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_a_session_is_revoked_by_its_id(auth: MPAuthX, wx: WeChatSimulator) -> None:
     phone, desktop = [await log_in(auth, wx, device=name) for name in ("phone", "desktop")]
     assert await auth.revoke_session("bob", phone.session.id) is True
     assert await auth.revoke_session("bob", phone.session.id) is False
@@ -154,7 +156,7 @@ async def test_all_sessions_but_the_callers_own_are_ended(
     assert await auth.is_token_valid(mine[1].response)
 
 
-async def test_a_token_that_is_not_the_users_spares_nothing_and_ends_nothing(
+async def test_rejects_an_except_token_of_another_user(
     auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     mine, hers = await log_in(auth, wx), await log_in(auth, wx, "eve")
@@ -236,7 +238,7 @@ async def test_the_status_of_garbage_is_unknown(auth: MPAuthX) -> None:
         assert await auth.token_status(token) is TokenStatus.unknown
 
 
-async def test_why_a_token_is_not_good_is_told_by_the_error_too(
+async def test_the_error_tells_the_status_of_the_token(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, policy=LoginPolicy(max_sessions=1)) as auth:

@@ -110,7 +110,7 @@ async def test_however_often_it_is_used_a_session_is_written_once(
     assert await calls(redis, "set") == 3
 
 
-async def test_a_life_that_can_move_no_further_is_not_asked_to_again_and_again(
+async def test_a_session_at_its_absolute_end_is_renewed_only_once(
     make: Callable[..., MPAuthX], redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
 ) -> None:
     token = (await begun(make, redis_server.url, wx, absolute_ttl=100)).response

@@ -183,7 +183,7 @@ async def test_a_body_that_is_no_json_object_is_refused(client, body, number):
 
 
 @pytest.mark.parametrize("changes", [{"appid": 7}, {"appid": ["wx0"]}, {"secret": {"a": 1}}])
-async def test_json_of_another_type_is_no_crash(client, changes):
+async def test_rejects_json_of_another_type(client, changes):
     assert (await stable(client, **changes))["errcode"] in {40013, 40125}
 
 

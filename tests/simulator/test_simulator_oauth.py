@@ -214,7 +214,7 @@ async def test_userinfo_is_the_profile_in_the_names_of_the_web(wx, client):
     }
 
 
-async def test_a_user_without_a_unionid_has_none_in_userinfo(wx, client):
+async def test_userinfo_of_a_user_without_unionid_has_no_unionid(wx, client):
     info = await user_info(client, await exchange(client, wx.web_login("bob")))
     assert info["nickname"] == "微信用户"
     assert "unionid" not in info

@@ -212,9 +212,7 @@ def connections_are_closed(connections: Connections) -> bool:
     return True
 
 
-async def test_a_redis_that_does_not_let_go_in_time_is_closed_all_the_same(
-    redis_server, monkeypatch, caplog
-):
+async def test_closing_does_not_wait_for_a_redis_that_hangs(redis_server, monkeypatch, caplog):
     async with Connections(f"{redis_server.url}?socket_connect_timeout=0.2") as connections:
         await connections.redis.ping()
         (connection,) = connections.redis.connection_pool._available_connections
@@ -443,7 +441,7 @@ def assert_refused_in_silence(url: Any) -> None:
         b"redis://:geheim@localhost",
     ],
 )
-def test_what_is_no_url_of_a_redis_is_refused_in_silence(url):
+def test_rejects_an_invalid_redis_url_without_quoting_it(url):
     assert_refused_in_silence(url)
 
 
@@ -498,7 +496,7 @@ def test_what_may_be_a_piece_of_a_password_is_not_taken_for_an_option(url):
         "redis:geheim@localhost",
     ],
 )
-def test_a_url_whose_path_is_no_database_is_refused_in_silence(url):
+def test_rejects_a_database_that_is_not_a_number_without_quoting_it(url):
     assert_refused_in_silence(url)
 
 
@@ -528,7 +526,7 @@ async def test_http_connections_are_bounded_and_names_are_looked_up_once():
         assert connector.use_dns_cache is True
 
 
-async def test_without_a_limit_of_descriptors_connections_are_bounded_all_the_same(monkeypatch):
+async def test_connections_are_bounded_without_a_descriptor_limit(monkeypatch):
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
     async with Connections() as connections:

@@ -286,7 +286,7 @@ class TestRedisKeys:
         key = f"mpauthx:r:{{oauth_state|{APP}|0123456789abcdef}}"
         assert 0 < await redis.ttl(key) <= 600
 
-    async def test_bytes_that_are_no_text_are_a_damaged_record(self, redis: Redis) -> None:
+    async def test_bytes_that_are_not_utf_8_are_a_damaged_record(self, redis: Redis) -> None:
         await redis.set(f"mpauthx:r:{{{TOKEN_KEY}}}", b"geheim\xff")
         await _is_damaged(tokens(RedisKeyValueStore(redis)))
 
@@ -330,7 +330,7 @@ class TestSqliteRows:
             await locking(records, "name")
         assert _rows(path) == [("record|name",)]
 
-    async def test_bytes_that_are_no_text_are_a_damaged_record(self, path: Path) -> None:
+    async def test_bytes_that_are_not_utf_8_are_a_damaged_record(self, path: Path) -> None:
         async with SqliteKeyValueStore(path) as records:
             await tokens(records).save("alice", ALICE)
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -352,7 +352,7 @@ class TestSqliteRows:
 
 
 @pytest.mark.parametrize("kind", ["redis", "sqlite"])
-async def test_who_waits_too_long_for_a_lock_gets_a_store_error(
+async def test_waiting_too_long_for_a_lock_is_a_store_error(
     kind: str, redis: Redis, path: Path
 ) -> None:
     async with (
@@ -446,7 +446,7 @@ class TestOutages:
 
 
 @pytest.mark.parametrize("url", ["", "mysql://host/db", "sqlite://", "sqlite:///", "oauth.db"])
-def test_what_is_no_url_of_a_store_is_refused(url: str) -> None:
+def test_rejects_an_invalid_store_url(url: str) -> None:
     with pytest.raises(ConfigurationError):
         open_key_value_store(url, Connections())
 

@@ -106,7 +106,7 @@ class TestSaving:
             assert others == [True, True]
             assert query(path, "SELECT openId FROM user ORDER BY 1") == [("o-1",), ("o-2",)]
 
-    async def test_each_of_several_refused_users_is_told_why(self, path: Path) -> None:
+    async def test_each_refused_user_gets_its_own_reason(self, path: Path) -> None:
         run(path, f"{TABLE}, CHECK (city <> 'Oz'), CHECK (gender < 3))")
         users = [User("o-1", city="Oz"), User("o-2"), User("o-3", gender=3)]
         async with SqliteUserStore(path) as store:

@@ -147,7 +147,7 @@ async def test_a_redis_that_is_down_raises() -> None:
                 await store.replace_sealed_key(new.ref, SEALED)
 
 
-async def test_a_sqlite_file_that_is_none_raises(path: Path) -> None:
+async def test_rejects_a_file_that_is_not_sqlite(path: Path) -> None:
     path.write_bytes(b"no database" * 100)
     async with SqliteTokenStore(path) as store:
         with pytest.raises(StoreError):

@@ -187,7 +187,7 @@ class TestDatabase:
             async with connection.execute("SELECT count(*) FROM mpauthx_session") as cursor:
                 assert await cursor.fetchone() == (1,)
 
-    async def test_a_foreign_transaction_is_refused_and_left_alone(self, path: Path) -> None:
+    async def test_a_callers_transaction_is_refused_and_left_alone(self, path: Path) -> None:
         second = new_session()
         async with aiosqlite.connect(path) as connection:
             store = SqliteTokenStore(connection)
@@ -213,7 +213,7 @@ class TestDatabase:
             assert await store.revoke_subject(ALICE) == 2
         assert _query(path, "SELECT text FROM note") == [("mine",)]
 
-    async def test_nothing_is_created_inside_a_foreign_transaction(self, path: Path) -> None:
+    async def test_nothing_is_created_inside_a_callers_transaction(self, path: Path) -> None:
         new = new_session()
         async with aiosqlite.connect(path) as connection:
             store = SqliteTokenStore(connection)

@@ -219,7 +219,7 @@ async def test_a_login_that_cannot_read_the_saved_token_logs_that_once(
     assert "DriverError" in line
 
 
-async def test_what_is_done_within_a_lock_raises_as_it_is(
+async def test_an_exception_within_a_lock_is_raised_unchanged(
     wx: WeChatSimulator, failure_lines: Callable[[], list[str]]
 ) -> None:
     oauth = WeChatOAuth(app_id="wx0", app_secret="x" * 32, tokens=DictOAuthTokenStore())

@@ -263,7 +263,7 @@ class TestOpeningByUrl:
         assert query(path, "SELECT openId, createdAt FROM user") == [("o-alice", 1500)]
 
     @pytest.mark.parametrize("url", ["redis://localhost", "users.db", "", "sqlite:///"])
-    async def test_what_names_no_store_is_refused(self, url: str) -> None:
+    async def test_rejects_an_unknown_store_url(self, url: str) -> None:
         with pytest.raises(ConfigurationError):
             open_user_store(url)
 

@@ -93,7 +93,7 @@ def test_keys_that_cannot_work_are_refused(keys: Any) -> None:
         RecordSealer(PURPOSE, app_id=APP_ID, keys=keys)
 
 
-def test_neither_the_repr_nor_the_attributes_tell_a_secret() -> None:
+def test_repr_and_attributes_hold_no_secret() -> None:
     assert SECRET not in repr(SEALER)
     assert "b'" not in repr(SEALER)
     assert not hasattr(SEALER, "__dict__")

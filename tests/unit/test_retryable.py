@@ -85,7 +85,7 @@ async def test_a_token_can_be_checked_again(make: Make, wx: WeChatSimulator) -> 
         (Fault.TRUNCATED, IncompleteResponseError),
     ],
 )
-async def test_what_was_sent_with_a_code_is_not_repeated(
+async def test_a_request_with_a_code_is_not_repeated(
     make: Make, wx: WeChatSimulator, fault: Fault, kind: type[MPAuthXError]
 ) -> None:
     async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:

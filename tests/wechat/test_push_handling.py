@@ -264,9 +264,7 @@ async def test_without_a_place_that_processes_share_a_service_remembers_by_itsel
         assert len(auth.erased) == 2
 
 
-async def test_what_a_service_remembers_by_itself_is_bounded(
-    wx: WeChatSimulator, clock: Clock
-) -> None:
+async def test_the_memory_of_events_is_bounded(wx: WeChatSimulator, clock: Clock) -> None:
     users: Any = None  # a modification asks nothing of them
     handler = PushEventHandler(
         app_ids={wx.app_id},
