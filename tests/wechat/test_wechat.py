@@ -763,6 +763,46 @@ async def test_no_failure_tells_the_app_secret_or_the_session_key(failure, debug
     assert SECRET_WORD not in everything_logged(debugging.records)
 
 
+async def test_no_timeout_tells_the_app_secret(debugging):
+    async with (
+        Server(Act.HANG) as server,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_read=0.1)) as http,
+        asking(server.url, http=http) as wechat,
+    ):
+        with pytest.raises(ConnectionFailedError) as caught:
+            await wechat.code_to_session("code")
+        await server.asked.wait()
+    assert SECRET_WORD in server.requests[0]
+    assert SECRET_WORD not in everything_told(caught.value)
+    assert SECRET_WORD not in everything_logged(debugging.records)
+
+
+async def test_no_busy_answer_tells_the_app_secret(debugging):
+    async with Server(refused(-1)) as server, asking(server.url) as wechat:
+        with pytest.raises(WeChatAPIError) as caught:
+            await wechat.code_to_session("code")
+    assert SECRET_WORD in server.requests[-1]
+    assert SECRET_WORD not in everything_told(caught.value)
+    assert "errcode -1" in everything_logged(debugging.records)
+    assert SECRET_WORD not in everything_logged(debugging.records)
+
+
+async def test_no_refused_connection_tells_the_app_secret(connections, debugging):
+    with refusing_host() as host, pytest.raises(ConnectionFailedError) as caught:
+        await api(connections, host).code_to_session("code")
+    assert SECRET_WORD not in everything_told(caught.value)
+    assert "No connection" in everything_logged(debugging.records)
+    assert SECRET_WORD not in everything_logged(debugging.records)
+
+
+async def test_no_success_tells_the_app_secret_or_the_session_key(wx, connections, debugging):
+    code = wx.login("bob", session_key=SESSION_KEY)
+    session = await api(connections, wx.url).code_to_session(code)
+    assert session.session_key == SESSION_KEY
+    assert SECRET_WORD not in repr(session)
+    assert SECRET_WORD not in everything_logged(debugging.records)
+
+
 async def test_no_cancelled_call_tells_the_app_secret(debugging):
     async with Server(Act.HANG) as server, asking(server.url) as wechat:
         call = asyncio.create_task(wechat.code_to_session("code"))
