@@ -19,7 +19,6 @@ from mpauthx_async import (
     ParameterError,
     SnapshotUserError,
     StatusCode,
-    StoreError,
     WeChatAPIError,
     WeChatOAuth,
     WeChatSimulator,
@@ -174,16 +173,6 @@ async def test_a_login_whose_profile_does_not_come_fails(
     with pytest.raises(Exception, match="broke off"):
         await auth.authorize_web(wx.web_login("bob-web", app_id=WEB))
     assert rows(tmp_path) == []
-
-
-async def test_a_store_that_is_down_gives_no_token(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
-    with RedisServer() as server:
-        async with make(tokens=server.url) as auth:
-            server.stop()
-            with pytest.raises(StoreError):
-                await auth.authorize_web(wx.web_login("bob"))
 
 
 # Whose app

@@ -158,21 +158,6 @@ async def test_thousands_of_calls_run_at_once(auth: MPAuthX, wx: WeChatSimulator
     assert answers == [True] * 3000 + [False] * 1000
 
 
-async def test_two_services_share_one_redis_pool_and_one_http_session(
-    make: Callable[..., MPAuthX], redis_server: RedisServer, wx: WeChatSimulator
-) -> None:
-    async with Connections(redis_server.url) as connections:
-        async with (
-            make(connections=connections) as shop,
-            make(connections=connections, sku="debug") as debug,
-        ):
-            for auth in (shop, debug):
-                token = (await auth.authorize(wx.login("bob"))).response
-                assert await auth.is_token_valid(token)
-        assert not connections.http.closed
-        assert await connections.redis.ping()
-
-
 async def test_the_status_codes_hang_on_the_service() -> None:
     assert MPAuthX.constants is StatusCode
     assert MPAuthX.constants.user_not_exist_in_db == 6010
