@@ -10,6 +10,7 @@ class Clock:
 
     Attributes:
         now: what it says, in Unix seconds.
+        milliseconds: the same in whole Unix milliseconds.
         read: set whenever somebody asks it.
     """
 
@@ -20,3 +21,12 @@ class Clock:
     def __call__(self) -> float:
         self.read.set()
         return self.now
+
+    @property
+    def milliseconds(self) -> int:
+        return int(self.now * 1000)
+
+    @milliseconds.setter
+    def milliseconds(self, milliseconds: int) -> None:
+        # Half a millisecond more, lest a division by 1000 and back loses one.
+        self.now = (milliseconds + 0.5) / 1000

@@ -29,21 +29,11 @@ from mpauthx_async.stores.conformance.examples import (
 from mpauthx_async.stores.online_cursor import OnlineCursor
 from mpauthx_async.stores.sqlite.database import SqliteDatabase
 from mpauthx_async.tokens.format import new_nonce
+from tests.helpers.clock import Clock
 
 BOB = Subject("shop", "bob")
 START = 1_700_000_000_000  # Unix milliseconds
 DAY = 24 * HOUR
-
-
-class MillisecondClock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.milliseconds = START
-
-    def __call__(self) -> float:
-        # Half a millisecond more, lest a division by 1000 and back loses one.
-        return (self.milliseconds + 0.5) / 1000
 
 
 @pytest.fixture
@@ -52,12 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def clock() -> MillisecondClock:
-    return MillisecondClock()
-
-
-@pytest.fixture
-async def store(path: Path, clock: MillisecondClock) -> AsyncIterator[SqliteTokenStore]:
+async def store(path: Path, clock: Clock) -> AsyncIterator[SqliteTokenStore]:
     """A store that goes by `clock`."""
     async with SqliteTokenStore(path, clock=clock) as store:
         yield store
@@ -229,7 +214,7 @@ class TestDatabase:
 
 class TestClock:
     async def test_a_session_is_stamped_and_ends_by_the_clock(
-        self, store: SqliteTokenStore, clock: MillisecondClock
+        self, store: SqliteTokenStore, clock: Clock
     ) -> None:
         new = new_session(ttl=60_000)
         (begun,) = await begin(store, new)
@@ -255,7 +240,7 @@ class TestClock:
         assert list(sole.replaced) == [session.ref for session in begun[:9]]
 
     async def test_a_clock_that_goes_back_changes_no_order(
-        self, store: SqliteTokenStore, clock: MillisecondClock
+        self, store: SqliteTokenStore, clock: Clock
     ) -> None:
         (ahead,) = await begin(store, new_session())
         clock.milliseconds -= 2 * HOUR
@@ -267,7 +252,7 @@ class TestClock:
 
     @pytest.mark.parametrize(("ttl", "remembered"), [(10 * DAY, 9 * DAY), (365 * DAY, 30 * DAY)])
     async def test_a_dead_session_is_remembered_until_its_end_but_at_most_thirty_days(
-        self, store: SqliteTokenStore, clock: MillisecondClock, ttl: int, remembered: int
+        self, store: SqliteTokenStore, clock: Clock, ttl: int, remembered: int
     ) -> None:
         (begun,) = await begin(store, new_session(ttl=ttl))
         clock.milliseconds += DAY
@@ -278,7 +263,7 @@ class TestClock:
         assert await statuses(store, begun) == [None]
 
     async def test_later_logins_clear_the_dead_away(
-        self, path: Path, store: SqliteTokenStore, clock: MillisecondClock
+        self, path: Path, store: SqliteTokenStore, clock: Clock
     ) -> None:
         for i in range(300):
             (begun,) = await begin(store, new_session(f"user-{i}", ttl=10_000))
@@ -292,7 +277,7 @@ class TestClock:
         assert _query(path, "SELECT count(*) FROM mpauthx_session") == [(5,)]
 
     async def test_later_logins_clear_bans_that_are_over_away(
-        self, path: Path, store: SqliteTokenStore, clock: MillisecondClock
+        self, path: Path, store: SqliteTokenStore, clock: Clock
     ) -> None:
         for i in range(6):
             await store.ban(Subject("shop", f"user-{i}"), reason="", ttl=1000)
@@ -314,7 +299,7 @@ class TestClock:
         assert _query(path, "SELECT DISTINCT sealed_key FROM mpauthx_session") == [(None,)]
 
     async def test_a_grace_lasts_to_the_millisecond(
-        self, store: SqliteTokenStore, clock: MillisecondClock
+        self, store: SqliteTokenStore, clock: Clock
     ) -> None:
         (begun,) = await begin(store, new_session())
         ref = await rotated(store, begun.ref, grace=5000)
@@ -327,7 +312,7 @@ class TestClock:
         assert list(await store.end_reused([begun.ref])) == [True]
 
     async def test_a_life_is_renewed_once_a_tenth_of_it_has_passed(
-        self, store: SqliteTokenStore, clock: MillisecondClock
+        self, store: SqliteTokenStore, clock: Clock
     ) -> None:
         (begun,) = await begin(store, new_session(ttl=100_000))
         clock.milliseconds += 10_000
@@ -342,7 +327,7 @@ class TestClock:
         assert (session.expires_at, session.last_seen) == (seen + 100_000, seen)
 
     async def test_a_session_that_is_in_use_lives_up_to_its_absolute_end(
-        self, store: SqliteTokenStore, clock: MillisecondClock
+        self, store: SqliteTokenStore, clock: Clock
     ) -> None:
         (begun,) = await begin(store, new_session(ttl=HOUR, absolute_ttl=5 * HOUR))
         ends: list[int | None] = []
@@ -352,9 +337,7 @@ class TestClock:
         assert ends == [START + i * HOUR // 2 for i in range(3, 11)] + [START + 5 * HOUR, None]
         assert clock.milliseconds == START + 5 * HOUR
 
-    async def test_a_renewal_that_is_not_due_takes_no_lock(
-        self, path: Path, clock: MillisecondClock
-    ) -> None:
+    async def test_a_renewal_that_is_not_due_takes_no_lock(self, path: Path, clock: Clock) -> None:
         async with SqliteTokenStore(path, clock=clock, busy_timeout=0.01) as store:
             (begun,) = await begin(store, new_session())
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -368,7 +351,7 @@ class TestClock:
             assert list(await store.renew([begun.ref], ttl=HOUR)) == [end]
 
     async def test_users_online_are_in_the_order_of_time_and_then_of_their_ids(
-        self, store: SqliteTokenStore, clock: MillisecondClock
+        self, store: SqliteTokenStore, clock: Clock
     ) -> None:
         ids = sorted(UNUSUAL_IDS, key=str.encode, reverse=True)
         await begin(store, new_session("early"), *(new_session(name) for name in ids[::2]))
@@ -510,7 +493,7 @@ class TestUpgrade:
         assert list(page.user_ids) == ["alice"]
 
     async def test_many_may_find_it_at_once(
-        self, path: Path, clock: MillisecondClock, refs: list[SessionRef]
+        self, path: Path, clock: Clock, refs: list[SessionRef]
     ) -> None:
         stores = [SqliteTokenStore(path, clock=clock) for _ in range(8)]
         answers = await asyncio.gather(*(store.lookup(refs) for store in stores))
