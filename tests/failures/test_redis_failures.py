@@ -86,7 +86,7 @@ class TestRedisThatIsNotThere:
 
 
 class TestRedisThatDies:
-    async def test_lookups_in_flight_say_neither_valid_nor_invalid(
+    async def test_lookups_during_a_crash_raise_instead_of_guessing(
         self, server: RedisServer, store: RedisTokenStore, known: Session
     ) -> None:
         lookups = [asyncio.ensure_future(store.lookup([KNOWN.ref])) for _ in range(60)]
@@ -101,7 +101,7 @@ class TestRedisThatDies:
         (again,) = await begin(store, KNOWN)
         assert list(await store.lookup([KNOWN.ref])) == [again.expires_at]
 
-    async def test_lookups_that_hang_when_it_dies_say_neither(
+    async def test_hanging_lookups_raise_when_redis_dies(
         self, server: RedisServer, store: RedisTokenStore
     ) -> None:
         server.pause()
@@ -112,7 +112,7 @@ class TestRedisThatDies:
         server.start()
         assert list(await store.lookup([KNOWN.ref])) == [None]
 
-    async def test_logins_in_flight_are_kept_whole_or_not_at_all(self) -> None:
+    async def test_logins_during_a_crash_are_stored_completely_or_not_at_all(self) -> None:
         with RedisServer(appendonly="yes", appendfsync="always") as server:
             async with RedisTokenStore(server.url) as store:
                 batches = [
@@ -162,7 +162,7 @@ class TestRedisThatHangs:
             (known,) = await begin(store, KNOWN)
             assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
 
-    async def test_logins_that_nobody_waited_for_are_whole_or_not_there(
+    async def test_abandoned_logins_are_stored_completely_or_not_at_all(
         self, server: RedisServer, admin: Redis
     ) -> None:
         async with RedisTokenStore(f"{server.url}?socket_timeout=0.2") as store:
@@ -257,7 +257,7 @@ class TestCancelledCallers:
     """A caller is cancelled where it waits for the first time, another at the second, and so on."""
 
     @pytest.mark.parametrize("opened", [False, True])
-    async def test_a_login_in_redis_is_kept_whole_or_not_at_all(
+    async def test_a_cancelled_login_is_stored_in_redis_completely_or_not_at_all(
         self, redis: Redis, redis_server: RedisServer, opened: bool
     ) -> None:
         for wait in count(1):
@@ -276,7 +276,7 @@ class TestCancelledCallers:
         assert wait > 1
 
     @pytest.mark.parametrize("opened", [False, True])
-    async def test_a_lookup_leaves_its_answer_to_nobody_else(
+    async def test_a_cancelled_lookup_leaves_no_answer_for_the_next_call(
         self, redis: Redis, redis_server: RedisServer, opened: bool
     ) -> None:
         mine, yours = new_session("alice", ttl=60_000), new_session("bob", ttl=90_000)
@@ -292,7 +292,7 @@ class TestCancelledCallers:
         assert wait > 1
 
     @pytest.mark.parametrize("opened", [False, True])
-    async def test_a_cluster_goes_on_as_if_nothing_had_been(
+    async def test_a_cluster_works_after_a_cancelled_call(
         self, cluster_server: RedisServer, opened: bool
     ) -> None:
         mine, yours = new_session("alice", ttl=60_000), new_session("bob", ttl=90_000)

@@ -171,7 +171,7 @@ class TestURLs:
         assert url.fragment == "wechat_redirect"
 
     @pytest.mark.parametrize("state", ["x" * 129, "购" * 43, "\ud800", None, 5])
-    def test_a_state_that_wechat_does_not_take_is_refused(
+    def test_rejects_a_state_that_wechat_does_not_accept(
         self, oauth: WeChatOAuth, state: str
     ) -> None:
         for make in (oauth.get_authorize_url, oauth.get_authorize_url_for_website):
@@ -179,7 +179,7 @@ class TestURLs:
                 make("https://example.com", state)
 
     @pytest.mark.parametrize("scope", ["", "snsapi_login", "snsapi_base,snsapi_userinfo", None])
-    def test_a_scope_that_the_page_does_not_know_is_refused(
+    def test_rejects_a_scope_that_the_page_does_not_support(
         self, oauth: WeChatOAuth, scope: str
     ) -> None:
         with pytest.raises(ParameterError, match="snsapi_base or snsapi_userinfo"):
@@ -472,7 +472,7 @@ class TestProfiles:
                 with pytest.raises(InvalidResponseError):
                     await exchange("text")
 
-    async def test_a_refresh_that_gives_somebody_elses_token_is_refused(self, clock: Clock) -> None:
+    async def test_rejects_a_refresh_that_returns_another_users_token(self, clock: Clock) -> None:
         body = '{"openid": "eve", "access_token": "a", "refresh_token": "r", "expires_in": 7200}'
         async with answering(clock, body) as oauth:
             clock.now += 7200

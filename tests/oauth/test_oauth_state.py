@@ -174,7 +174,7 @@ async def test_states_outlive_a_change_of_the_secret(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], "a-text-and-not-a-list", [5]])
-def test_keys_that_cannot_sign_are_refused(clock: Clock, keys: list[str]) -> None:
+def test_rejects_invalid_signing_keys(clock: Clock, keys: list[str]) -> None:
     with pytest.raises(ConfigurationError):
         service(clock, signing_keys=keys)
 
@@ -192,19 +192,19 @@ async def test_no_character_of_a_state_can_be_changed(oauth: WeChatOAuth) -> Non
 
 @given(st.text() | st.binary() | st.none() | st.integers() | st.floats() | st.lists(st.text()))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_else_passes_for_a_state(value: object) -> None:
+def test_rejects_any_other_text_as_a_state(value: object) -> None:
     with pytest.raises(InvalidStateError):
         SIGNER.verify(value, 0, BROWSER)
 
 
 @given(st.binary(max_size=80))
-def test_no_well_formed_forgery_passes(raw: bytes) -> None:
+def test_rejects_a_well_formed_forgery(raw: bytes) -> None:
     with pytest.raises(InvalidStateError):
         SIGNER.verify(b32encode(raw).decode().rstrip("="), 0, BROWSER)
 
 
 @given(st.from_regex("[A-Z2-7]{0,140}", fullmatch=True), st.text(min_size=1))
-async def test_verify_state_raises_nothing_else(state: str, session: str) -> None:
+async def test_verify_state_raises_only_its_documented_error(state: str, session: str) -> None:
     async with service(Clock()) as oauth:
         with pytest.raises(InvalidStateError):
             await oauth.verify_state(state, session=session)

@@ -86,7 +86,7 @@ async def test_mini_program_and_web_logins_with_one_union_id_are_one_user(
     assert await auth.is_token_valid(fresh.response)
 
 
-async def test_without_a_union_id_a_web_user_is_a_person_of_their_own(
+async def test_without_a_union_id_a_web_user_is_a_separate_user(
     auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     first = await auth.authorize(wx.login("bob"))
@@ -112,7 +112,7 @@ async def test_a_user_who_granted_snsapi_base_has_no_profile(
 
 
 @pytest.mark.parametrize("scope", ["snsapi_userinfo", "snsapi_login"])
-async def test_a_profile_is_kept_and_an_anonymous_one_never_wins(
+async def test_an_anonymous_profile_never_replaces_a_known_one(
     auth: MPAuthX, wx: WeChatSimulator, scope: str
 ) -> None:
     def web_login() -> Any:
@@ -166,7 +166,7 @@ async def test_does_not_send_an_invalid_code(auth: MPAuthX, wx: WeChatSimulator,
     assert not wx.requests
 
 
-async def test_a_login_whose_profile_does_not_come_fails(
+async def test_a_login_without_its_profile_fails(
     auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     wx.fail_next(Fault.TRUNCATED)

@@ -74,7 +74,7 @@ async def test_a_union_id_known_later_goes_into_the_row(path: Path) -> None:
     assert links(path) == []
 
 
-async def test_a_replaced_union_id_takes_the_row_and_all_ids_along(path: Path) -> None:
+async def test_a_replaced_union_id_keeps_the_row_and_all_ids(path: Path) -> None:
     run(path, UNIQUE)
     async with SqliteUserStore(path) as store:
         await store.save([User("o-shop", "u-old"), User("o-game", "u-old")])

@@ -150,7 +150,7 @@ async def test_the_session_key_goes_on_with_the_session(auth: MPAuthX, wx: WeCha
     assert (await auth.decrypt(new.response, *wx.seal("bob", {"openGId": "g2"})))["openGId"] == "g2"
 
 
-async def test_the_token_of_a_user_who_was_deleted_is_not_rotated_and_stays_good(
+async def test_a_token_of_a_deleted_user_is_not_rotated_and_stays_valid(
     auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     gone, stays = await log_in(auth, wx), await log_in(auth, wx, "eve")

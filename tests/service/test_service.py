@@ -297,14 +297,14 @@ async def test_wechats_refusal_reaches_the_caller(auth: MPAuthX, wx: WeChatSimul
     assert (caught.value.code, caught.value.errcode) == (6008, 40163)
 
 
-async def test_an_unknown_user_gets_no_token(auth: MPAuthX) -> None:
+async def test_refreshing_an_unknown_user_raises(auth: MPAuthX) -> None:
     with pytest.raises(UserNotFoundError) as caught:
         await auth.refresh_token("nobody")
     assert caught.value.code == 6010
 
 
 @pytest.mark.parametrize("user_id", [None, "", 5])
-async def test_refresh_needs_a_user_id(auth: MPAuthX, user_id: Any) -> None:
+async def test_refresh_rejects_an_invalid_user_id(auth: MPAuthX, user_id: Any) -> None:
     with pytest.raises(ParameterError):
         await auth.refresh_token(user_id)
 
@@ -608,7 +608,7 @@ if hasattr(asyncio, "eager_task_factory"):  # from Python 3.12 on
                 await asyncio.wait_for(auth.authorize(wx.login("anybody")), 5)
 
 
-async def test_a_login_given_up_by_all_still_tells_the_log_why_it_failed(
+async def test_an_abandoned_login_logs_its_failure(
     make: Callable[..., MPAuthX], wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     wx.latency = 0.2
@@ -620,7 +620,7 @@ async def test_a_login_given_up_by_all_still_tells_the_log_why_it_failed(
     assert wx.app_secret not in caplog.text
 
 
-async def test_a_caller_may_join_a_login_that_all_others_have_left(
+async def test_a_caller_may_join_an_abandoned_login(
     make: Callable[..., MPAuthX], wx: WeChatSimulator
 ) -> None:
     wx.latency = 0.2

@@ -49,7 +49,7 @@ def test_creating_them_needs_no_event_loop():
         asyncio.run(connections.close())
 
 
-def test_they_may_be_created_before_the_loop_that_uses_them(redis_server):
+def test_connections_may_be_created_before_their_loop(redis_server):
     connections = Connections(redis_server.url)
 
     async def use() -> bool:
@@ -71,7 +71,7 @@ async def test_nothing_is_connected_before_it_is_needed(redis, redis_server):
         assert len(await clients(redis)) == 1
 
 
-async def test_there_is_one_of_each_however_often_it_is_asked_for(redis_server):
+async def test_each_resource_is_created_once(redis_server):
     async with Connections(redis_server.url) as connections:
         for name in ("http", "redis", "executor"):
             parts = [getattr(connections, name) for _ in range(5)]
@@ -132,7 +132,7 @@ async def test_two_stores_on_the_same_connections_share_one_pool(redis, redis_se
 # Closing
 
 
-async def test_parts_of_their_own_are_closed(redis, redis_server):
+async def test_own_resources_are_closed(redis, redis_server):
     connections = Connections(named(redis_server))
     http, executor = connections.http, connections.executor
     await asyncio.gather(*(connections.redis.ping() for _ in range(50)))
@@ -147,7 +147,7 @@ async def test_parts_of_their_own_are_closed(redis, redis_server):
             pass
 
 
-async def test_ready_made_parts_stay_open(redis):
+async def test_injected_resources_stay_open(redis):
     with ThreadPoolExecutor(1) as executor:
         async with aiohttp.ClientSession() as http:
             async with Connections(http=http, redis=redis, executor=executor) as connections:
@@ -160,7 +160,7 @@ async def test_ready_made_parts_stay_open(redis):
             assert executor.submit(int).result() == 0
 
 
-async def test_ready_made_parts_stay_open_beside_parts_of_their_own(redis):
+async def test_injected_resources_stay_open_beside_own_ones(redis):
     async with Connections(redis=redis) as connections:
         http = connections.http
         connection = await redis.client_id()
@@ -212,7 +212,7 @@ async def test_closing_does_not_wait_for_a_redis_that_hangs(redis_server, monkey
     assert connections_are_closed(connections)
 
 
-async def test_closed_ones_that_were_never_used_give_nothing_either(redis):
+async def test_unused_connections_give_nothing_once_closed(redis):
     for connections in (Connections(), Connections(redis=redis)):
         await connections.close()
         assert connections_are_closed(connections)
@@ -282,7 +282,7 @@ async def test_a_redis_that_was_started_again_is_found_again():
             assert await connections.redis.ping() is True
 
 
-async def test_without_a_redis_they_say_what_is_missing():
+async def test_without_redis_the_error_names_the_missing_option():
     async with Connections() as connections:
         with pytest.raises(ConfigurationError, match="redis_url"):
             _ = connections.redis

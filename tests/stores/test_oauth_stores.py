@@ -174,7 +174,7 @@ async def test_a_token_outlives_a_change_of_keys_while_the_old_one_is_listed(
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], "a text instead of a list"])
-def test_keys_that_cannot_work_are_refused(redis: Redis, keys: Any) -> None:
+def test_rejects_invalid_keys(redis: Redis, keys: Any) -> None:
     with pytest.raises(ConfigurationError):
         tokens(RedisKeyValueStore(redis), keys=keys)
 
@@ -295,7 +295,9 @@ class TestRedisKeys:
         with pytest.raises(StoreError, match="WRONGTYPE"):
             await tokens(RedisKeyValueStore(redis)).get("alice")
 
-    async def test_a_lock_that_ended_meanwhile_harms_neither_holder(self, redis: Redis) -> None:
+    async def test_releasing_an_expired_lock_keeps_the_lock_of_the_next_holder(
+        self, redis: Redis
+    ) -> None:
         records = RedisKeyValueStore(redis)
         async with records.lock("name"):
             await redis.delete("mpauthx:r:lock:{name}")
@@ -319,7 +321,7 @@ class TestSqliteRows:
             assert await records.add("name", "other", 30)
             assert await records.get("name") == "other"
 
-    async def test_the_dead_do_not_pile_up(self, path: Path) -> None:
+    async def test_expired_records_are_deleted(self, path: Path) -> None:
         now = [1000.0]
         async with SqliteKeyValueStore(path, clock=lambda: now[0]) as records:
             for i in range(20):
@@ -385,7 +387,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.mark.parametrize("kind", ["redis", "sqlite"])
-async def test_a_holder_that_was_killed_keeps_nobody_waiting(
+async def test_the_lock_of_a_killed_process_expires(
     kind: str, redis: Redis, redis_server: RedisServer, path: Path
 ) -> None:
     where = redis_server.url if kind == "redis" else str(path)
@@ -436,7 +438,7 @@ class TestOutages:
             await ASKED[asked](store)
 
     @pytest.mark.parametrize("asked", ASKED)
-    async def test_a_file_that_is_no_database_is_a_store_error(
+    async def test_a_file_that_is_not_a_database_is_a_store_error(
         self, asked: str, path: Path
     ) -> None:
         path.write_bytes(b"something else" * 100)

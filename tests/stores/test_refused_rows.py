@@ -126,7 +126,7 @@ class TestSaving:
             assert is_new is True
             assert list(await store.get(["o-alice"])) == [User("o-alice", city="Wuhan")]
 
-    async def test_a_person_twice_beside_a_refused_user_is_new_once(self, path: Path) -> None:
+    async def test_a_user_twice_beside_a_refused_one_is_new_once(self, path: Path) -> None:
         run(path, f"{TABLE}, CHECK (city <> 'Oz'))")
         users = [User("o-bob"), User("o-eve", city="Oz"), User("o-bob", city="Wuhan")]
         async with SqliteUserStore(path) as store:

@@ -501,7 +501,7 @@ class TestUpgrade:
         for store in stores:
             await store.close()
 
-    async def test_it_becomes_what_a_new_one_is(
+    async def test_an_upgraded_table_equals_a_new_one(
         self, path: Path, tmp_path: Path, refs: list[SessionRef]
     ) -> None:
         new = tmp_path / "new.db"

@@ -88,7 +88,7 @@ def test_any_other_text_opens_nothing_and_raises_nothing(text: str) -> None:
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], "a text instead of a list"])
-def test_keys_that_cannot_work_are_refused(keys: Any) -> None:
+def test_rejects_invalid_keys(keys: Any) -> None:
     with pytest.raises(ConfigurationError):
         RecordSealer(PURPOSE, app_id=APP_ID, keys=keys)
 

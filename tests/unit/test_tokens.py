@@ -435,7 +435,7 @@ def test_a_key_of_16_bytes_is_long_enough(key):
         b"geheim-geheim-geheim",
     ],
 )
-def test_keys_that_are_too_short_too_few_or_no_list_are_refused_without_telling_them(keys):
+def test_rejects_short_or_missing_keys_without_quoting_them(keys):
     with pytest.raises(ConfigurationError) as refusal:
         TokenSigner(app_id=APP_ID, sku="shop", keys=keys)
     assert "geheim" not in f"{refusal.value!s} {refusal.value!r}"
