@@ -1,5 +1,9 @@
+import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -7,10 +11,11 @@ from hypothesis import settings
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis, RedisCluster
 
-from mpauthx_async import WeChatSimulator
+from mpauthx_async import MPAuthX, WeChatSimulator
+from tests.helpers.clock import Clock
 from tests.helpers.redis_cluster import RedisClusterServers
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.simulator_client import Client, Clock
+from tests.helpers.simulator_client import Client
 
 pytest.register_assert_rewrite("mpauthx_async.stores.conformance")
 
@@ -90,3 +95,47 @@ async def wx() -> AsyncIterator[WeChatSimulator]:
 async def client(wx: WeChatSimulator) -> AsyncIterator[Client]:
     async with aiohttp.ClientSession() as http:
         yield Client(wx, http)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def tokens(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> str:
+    """The URL of a token store, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/tokens.db"
+    return redis_server.url
+
+
+@pytest.fixture
+def make(
+    tmp_path: Path, wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+) -> Callable[..., MPAuthX]:
+    """Makes services on one Redis and one user database."""
+
+    def make(**changes: Any) -> MPAuthX:
+        settings: dict[str, Any] = {
+            "app_id": wx.app_id,
+            "app_secret": wx.app_secret,
+            "sku": "shop",
+            "users": f"sqlite:///{tmp_path}/users.db",
+            "tokens": redis_server.url,
+            "api_base": wx.url,
+        }
+        return MPAuthX(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture
+async def debugging(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """asyncio's debug mode, in which every step of the loop is a slow one and so is logged."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0
+    caplog.set_level(logging.DEBUG)
+    return caplog
+
+
+@pytest.fixture
+async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
+    async with make(tokens=tokens) as service:
+        yield service

@@ -148,24 +148,6 @@ KINDS: dict[str, Callable[[str, Path], _Used]] = {
 }
 
 
-@pytest.fixture(params=["sqlite", "redis", "near cache"])
-def settings(
-    request: pytest.FixtureRequest, redis_server: RedisServer, wx: WeChatSimulator, tmp_path: Path
-) -> dict[str, Any]:
-    tokens = {
-        "sqlite": f"sqlite:///{tmp_path}/tokens.db",
-        "redis": redis_server.url,
-        "near cache": f"{redis_server.url}?near_cache=100",
-    }
-    return {
-        "app_id": wx.app_id,
-        "app_secret": wx.app_secret,
-        "users": f"sqlite:///{tmp_path}/users.db",
-        "tokens": tokens[request.param],
-        "api_base": wx.url,
-    }
-
-
 @pytest.fixture
 def loops() -> Iterator[tuple[asyncio.Runner, asyncio.Runner]]:
     with asyncio.Runner() as first, asyncio.Runner() as second:
@@ -203,7 +185,7 @@ class TestAnotherEventLoop:
         second.run(used.owner.close())  # there is nothing left to do
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_what_was_not_used_is_free(
+    def test_an_unused_object_may_be_used_in_any_loop(
         self,
         kind: str,
         loops: tuple[asyncio.Runner, asyncio.Runner],

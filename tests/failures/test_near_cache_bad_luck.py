@@ -24,7 +24,7 @@ from tests.helpers.near_services import (
     BOUND,
     Make,
     cache_of,
-    make,
+    maker,
     refused_in_time,
     trackers,
     until_kept,
@@ -36,12 +36,15 @@ from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
 
-__all__ = ["make"]
-
 ROOT = Path(__file__).parents[2]
 LOGGER = "mpauthx_async.stores.redis.tracking"
 USERS = 60
 PAUSE = 5  # seconds
+
+
+@pytest.fixture
+def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
+    return maker(wx, server, tmp_path)
 
 
 @pytest.fixture

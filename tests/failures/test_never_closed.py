@@ -12,11 +12,8 @@ from typing import Any
 import pytest
 
 from mpauthx_async import MPAuthX, WeChatSimulator
-from tests.failures.test_loops_and_forks import settings
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
-
-__all__ = ["settings"]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds; a process that does not end takes for ever

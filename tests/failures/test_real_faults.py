@@ -34,9 +34,6 @@ from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.wechat import transport
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, log_in, of_kind
-from tests.service.test_service import make
-
-__all__ = ["make"]
 
 Make = Callable[..., MPAuthX]
 
@@ -145,7 +142,7 @@ class TestLocksOfTheDead:
         async with kept:
             yield kept
 
-    async def test_are_not_waited_for_until_they_end(
+    async def test_waiting_for_a_held_lock_ends(
         self, records: RedisKeyValueStore | SqliteKeyValueStore
     ) -> None:
         async with records.lock("key"):

@@ -248,7 +248,7 @@ async def test_a_slot_that_has_moved_is_asked_for_at_its_new_node(
     await until_kept_on(slot.target, world, store)
 
 
-async def test_what_waits_for_an_answer_gets_it_while_the_slots_are_learned(
+async def test_calls_in_flight_are_answered_while_slots_are_refreshed(
     servers: RedisClusterServers, client: RedisCluster, store: RedisTokenStore
 ) -> None:
     moving, waiting = World(sku_of("kiosk")), World(sku_of("kiosk", primary=2))
@@ -308,7 +308,7 @@ async def rotate_until(is_over: asyncio.Event, store: RedisTokenStore, ref: Sess
     return generation
 
 
-async def test_who_moves_to_a_node_that_is_down_takes_nobody_along(
+async def test_a_slot_at_a_node_that_is_down_fails_alone(
     cluster_servers: RedisClusterServers,
 ) -> None:
     gone, other = World(sku_of("shop")), World(sku_of("kiosk"))

@@ -12,19 +12,20 @@ from mpauthx_async import RedisKeyValueStore, RedisTokenStore, StoreError, Token
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import begin, until
 from mpauthx_async.stores.redis import database as redis_database
-from tests.helpers.outages import ALICE, ASKED_OF_TOKENS, KNOWN, Question, fails, settled, turns
+from tests.helpers.outages import (
+    ALICE,
+    ASKED_OF_RECORDS,
+    ASKED_OF_TOKENS,
+    KNOWN,
+    fails,
+    settled,
+    turns,
+)
 from tests.helpers.redis_cluster import RedisClusterServers
 from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 
 CONNECTIONS = 8
-ASKED_OF_RECORDS: dict[str, Question] = {
-    "get": lambda records: records.get("name"),
-    "save": lambda records: records.save("name", "text", 60),
-    "add": lambda records: records.add("name", "text", 60),
-    "delete": lambda records: records.delete("name"),
-    "lock": lambda records: _lock(records),
-}
 WRONG_TYPES = {
     "integer": b":5\r\n",
     "status": b"+OK\r\n",
@@ -39,11 +40,6 @@ WRONG_TYPES = {
     "double": b",1.5\r\n",
     "error": b"-WHATEVER it is\r\n",
 }
-
-
-async def _lock(records: RedisKeyValueStore) -> None:
-    async with records.lock("name"):
-        pass
 
 
 @pytest.fixture

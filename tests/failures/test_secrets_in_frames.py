@@ -33,8 +33,10 @@ from mpauthx_async import (
 from mpauthx_async.events import LoggedIn, LoginFailed, Rotated
 from mpauthx_async.simulator import Fault
 from mpauthx_async.stores import open_key_value_store, open_token_store
+from tests.helpers.clock import Clock
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.secret_search import local_variables
+from tests.helpers.scripted_server import Act, Server
+from tests.helpers.secret_search import everything_logged, local_variables
 from tests.helpers.secret_world import (
     PASSWORD,
     PHONE,
@@ -50,10 +52,6 @@ from tests.helpers.secret_world import (
     redis_url,
 )
 from tests.helpers.service_calls import forged, hear, of_kind
-from tests.helpers.simulator_client import Clock
-from tests.wechat.test_wechat import Act, Server, debugging, everything_logged
-
-__all__ = ["debugging"]
 
 
 def rows(asks: str) -> list[Any]:
@@ -73,11 +71,6 @@ def guarded_redis() -> Iterator[RedisServer]:
     with RedisServer() as server:
         add_user(server)
         yield server
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -32,9 +32,6 @@ from mpauthx_async.stores.conformance.examples import (
 )
 from tests.helpers.redis_contents import session_key, user_key
 from tests.helpers.redis_server import RedisServer
-from tests.service.test_service import make
-
-__all__ = ["make"]
 
 DAY = 24 * HOUR
 ONE_PER_KIND = LoginPolicy(one_per_kind=True)

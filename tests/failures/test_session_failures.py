@@ -78,7 +78,7 @@ class TestForgottenScripts:
 
 
 class TestEmptyRedis:
-    async def test_a_redis_that_starts_again_empty_knows_nobody_and_takes_logins(
+    async def test_an_emptied_redis_knows_no_session_and_accepts_logins(
         self, server: RedisServer, store: RedisTokenStore
     ) -> None:
         batch = [new_session(policy=policy) for policy in POLICIES]
@@ -145,7 +145,7 @@ class TestRefusedWrites:
         await admin.replicaof("127.0.0.1", "1")
 
     @pytest.mark.parametrize("write", GROWS)
-    async def test_a_full_redis_changes_nothing_rather_than_a_part(
+    async def test_a_write_refused_by_a_full_redis_changes_nothing(
         self, write: str, store: RedisTokenStore, admin: Redis, refs: Any, full: None
     ) -> None:
         before = await dump(admin)
@@ -267,7 +267,7 @@ class TestDifferentClocks:
 
 
 class TestUnknown:
-    async def test_nothing_is_known_of_who_never_logged_in(
+    async def test_a_user_who_never_logged_in_is_unknown(
         self, store: RedisTokenStore, admin: Redis
     ) -> None:
         await begin(store, new_session("bob"))
@@ -277,7 +277,7 @@ class TestUnknown:
         await knows_nothing_of(store, ref._replace(generation=2**32 - 1))
         assert await dump(admin) == before
 
-    async def test_nothing_is_known_of_another_session_of_somebody_who_did(
+    async def test_another_session_of_a_known_user_is_unknown(
         self, store: RedisTokenStore, admin: Redis
     ) -> None:
         (session,) = await begin(store, new_session())
@@ -321,7 +321,7 @@ class TestLostUsers:
         alive = [read, renewed, rotated._replace(generation=1), replaced]
         assert list(await store.revoke(alive)) == [True] * 4
 
-    async def test_a_user_may_log_in_be_banned_and_be_thrown_out(
+    async def test_a_user_whose_details_are_lost_can_log_in_and_be_banned(
         self, store: RedisTokenStore, admin: Redis
     ) -> None:
         for policy in POLICIES:

@@ -15,7 +15,6 @@ import aiosqlite
 import pytest
 
 from mpauthx_async import (
-    ClosedError,
     SqliteTokenStore,
     SqliteUserStore,
     StoreError,
@@ -56,7 +55,7 @@ class TestUnusableFile:
     """The message names the file by its full path, and what is wrong with it."""
 
     @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
-    async def test_in_a_missing_folder(
+    async def test_the_error_names_a_file_in_a_missing_folder(
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -69,7 +68,7 @@ class TestUnusableFile:
                 assert f"'{tmp_path}/missing/app.db'" in str(await fails(ask(store)))
 
     @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
-    async def test_that_is_a_folder(
+    async def test_the_error_names_a_path_that_is_a_folder(
         self, tmp_path: Path, make: type[AnySqliteStore], questions: dict[str, Question]
     ) -> None:
         async with make(tmp_path) as store:
@@ -79,7 +78,7 @@ class TestUnusableFile:
                 assert "unable to open" in str(error)
 
     @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
-    async def test_that_is_no_database(
+    async def test_the_error_names_a_file_that_is_not_a_database(
         self, path: Path, make: type[AnySqliteStore], questions: dict[str, Question]
     ) -> None:
         path.write_bytes(b"x" * 5000)
@@ -327,20 +326,6 @@ class TestFullDisk:
 
 
 class TestClosing:
-    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
-    async def test_a_closed_sqlite_store_says_so(
-        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
-    ) -> None:
-        used, unused = kind(path), kind(path)
-        for ask in questions.values():
-            await ask(used)
-        for store in (used, unused):
-            await store.close()
-            await store.close()
-            for ask in questions.values():
-                with pytest.raises(ClosedError):
-                    await ask(store)
-
     async def test_closing_a_sqlite_store_lets_what_is_in_progress_finish(self, path: Path) -> None:
         store = SqliteTokenStore(path)
         batches = [[new_session("alice")] for _ in range(10)]
@@ -357,7 +342,7 @@ class TestCancelledCallers:
     """A caller is cancelled where it waits for the first time, another at the second, and so on."""
 
     @pytest.mark.parametrize("opened", [False, True])
-    async def test_a_login_in_sqlite_is_kept_whole_or_not_at_all(
+    async def test_a_cancelled_login_is_stored_in_sqlite_completely_or_not_at_all(
         self, path: Path, opened: bool
     ) -> None:
         async with SqliteTokenStore(path) as observer:
@@ -383,7 +368,9 @@ class TestCancelledCallers:
         assert wait > 1
 
     @pytest.mark.parametrize("opened", [False, True])
-    async def test_users_in_sqlite_are_kept_all_or_none(self, path: Path, opened: bool) -> None:
+    async def test_a_cancelled_save_stores_all_users_or_no_user(
+        self, path: Path, opened: bool
+    ) -> None:
         async with SqliteUserStore(path) as observer:
             for wait in count(1):
                 known = User(f"o-known-{wait}")

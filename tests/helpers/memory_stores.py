@@ -1,8 +1,10 @@
 """Stores of one's own, as an application may write them: all that they keep is in memory."""
 
+import asyncio
 import math
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -10,6 +12,7 @@ from mpauthx_async import (
     Ban,
     LoginPolicy,
     NewSession,
+    OAuthToken,
     OnlinePage,
     Session,
     SessionRef,
@@ -19,7 +22,11 @@ from mpauthx_async import (
 )
 from mpauthx_async.stores.online_cursor import OnlineCursor
 
-__all__ = ["MemoryTokens", "MemoryUsers"]
+__all__ = [
+    "DictOAuthTokenStore",
+    "MemoryTokens",
+    "MemoryUsers",
+]
 
 _REMEMBERED = 30 * 24 * 3_600_000  # milliseconds
 _CURSOR_ABOVE_ALL = OnlineCursor(2**62, "")
@@ -290,3 +297,31 @@ def _replaced_by(policy: LoginPolicy, kind: str | None, living: list[_Kept]) -> 
     same = [kept for kept in living if policy.one_per_kind and kept.kind == kind]
     others = [kept for kept in living if kept not in same]
     return same + others[: max(0, len(others) - policy.max_sessions + 1)]
+
+
+class DictOAuthTokenStore:
+    """The least that passes: what somebody who writes a store of their own begins with."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, OAuthToken] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._spent: set[str] = set()
+
+    async def get(self, open_id: str) -> OAuthToken | None:
+        return self._tokens.get(open_id)
+
+    async def save(self, open_id: str, token: OAuthToken) -> None:
+        self._tokens[open_id] = token
+
+    async def delete(self, open_id: str) -> None:
+        self._tokens.pop(open_id, None)
+
+    @asynccontextmanager
+    async def lock(self, open_id: str) -> AsyncIterator[None]:
+        async with self._locks.setdefault(open_id, asyncio.Lock()):
+            yield
+
+    async def spend_state(self, nonce: str, ttl: float) -> bool:
+        is_new = nonce not in self._spent
+        self._spent.add(nonce)
+        return is_new

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import AuthResult, MPAuthX, WeChatSimulator
@@ -18,7 +17,6 @@ __all__ = [
     "BOUND",
     "Make",
     "cache_of",
-    "make",
     "maker",
     "refused_in_time",
     "trackers",
@@ -50,11 +48,6 @@ def maker(wx: WeChatSimulator, server: RedisServer, directory: Path) -> Make:
         return MPAuthX(**(settings | changes))
 
     return make
-
-
-@pytest.fixture
-def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
-    return maker(wx, server, tmp_path)
 
 
 def cache_of(auth: MPAuthX) -> NearCache:

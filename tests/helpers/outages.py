@@ -13,6 +13,7 @@ from mpauthx_async.tokens.format import new_nonce
 
 __all__ = [
     "ALICE",
+    "ASKED_OF_RECORDS",
     "ASKED_OF_TOKENS",
     "ASKED_OF_USERS",
     "KNOWN",
@@ -65,6 +66,20 @@ ASKED_OF_USERS: dict[str, Question] = {
     "get": lambda store: store.get(["o-alice"]),
     "forget": lambda store: store.forget("o-bob", app_ids={"shop"}),
     "clear": lambda store: store.clear("o-bob", ["city"]),
+}
+
+
+async def _lock(records: Any) -> None:
+    async with records.lock("alice"):
+        pass
+
+
+ASKED_OF_RECORDS: dict[str, Question] = {
+    "get": lambda records: records.get("alice"),
+    "save": lambda records: records.save("alice", "text", 60),
+    "add": lambda records: records.add("bob", "text", 60),
+    "delete": lambda records: records.delete("alice"),
+    "lock": _lock,
 }
 
 

@@ -1,10 +1,15 @@
 """Where an exception could hold a secret: in the frames that it passed."""
 
+import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["local_variables"]
+__all__ = [
+    "everything_logged",
+    "everything_told",
+    "local_variables",
+]
 
 _APPLICATION = str(Path(__file__).parents[1])
 
@@ -42,3 +47,24 @@ def _told_by(error: BaseException, attributes: bool) -> Iterator[str]:
             has_repr = type(value).__repr__ is not object.__repr__
             if attributes and not has_repr and hasattr(value, "__dict__"):
                 yield f"{code.co_qualname}: {name} has {vars(value)!r}"
+
+
+def everything_told(error: BaseException) -> str:
+    """All that an error, and whatever it came from, could put into a log."""
+    told: list[str] = []
+    pending: list[object] = [error]
+    seen: set[int] = set()
+    while pending:
+        each = pending.pop()
+        if not isinstance(each, BaseException) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        told += [str(each), repr(each), repr(each.args), repr(vars(each))]
+        told += traceback.format_exception(each)
+        pending += [each.__cause__, each.__context__, *each.args, *vars(each).values()]
+    return "\n".join(told)
+
+
+def everything_logged(records: Sequence[logging.LogRecord]) -> str:
+    formatter = logging.Formatter()
+    return "\n".join(f"{formatter.format(record)} {vars(record)!r}" for record in records)

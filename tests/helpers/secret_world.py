@@ -18,10 +18,9 @@ from mpauthx_async import (
     WeChatOAuth,
     WeChatSimulator,
 )
+from tests.helpers.clock import Clock
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.secret_search import local_variables
-from tests.helpers.simulator_client import Clock
-from tests.wechat.test_wechat import everything_told
+from tests.helpers.secret_search import everything_told, local_variables
 
 __all__ = [
     "EVENT",

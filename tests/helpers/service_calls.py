@@ -1,5 +1,6 @@
 """What the tests of managed sessions share: logging in, listening, and every call there is."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -15,9 +16,11 @@ __all__ = [
     "devices",
     "forged",
     "hear",
+    "key_calls",
     "log_in",
     "narrow_connections",
     "of_kind",
+    "outcomes",
     "store_calls",
 ]
 
@@ -89,3 +92,18 @@ def store_calls(
         "online": lambda: auth.online(),
         "online_count": lambda: auth.online_count(),
     }
+
+
+def key_calls(auth: MPAuthX, token: Any) -> list[Awaitable[object]]:
+    """One call of each kind that needs the session key behind a token."""
+    return [
+        auth.decrypt(token, "data", "iv"),
+        auth.decrypt_phone_number(token, "data", "iv"),
+        auth.verify_raw_data(token, "{}", "0" * 40),
+        auth.check_session_key(token),
+        auth.reset_session_key(token),
+    ]
+
+
+async def outcomes(calls: list[Awaitable[object]]) -> list[type]:
+    return [type(each) for each in await asyncio.gather(*calls, return_exceptions=True)]

@@ -1,6 +1,5 @@
 """What the tests of the simulator's API share: a clock to move, and plain requests."""
 
-import asyncio
 import base64
 import json
 
@@ -14,18 +13,6 @@ ACCOUNT = "wxaaaaaaaaaaaaaaaa"  # an Official Account
 SECRET = "f0e1d2c3" * 4
 RID = r"rid: [0-9a-f]{8}-[0-9a-f]{8}-[0-9a-f]{8}"
 HINT = r"hint: \[[\w-]{16}\]"
-
-
-class Clock:
-    """A clock that stands still until it is told to move."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-        self.read = asyncio.Event()
-
-    def __call__(self) -> float:
-        self.read.set()
-        return self.now
 
 
 class Client:

@@ -37,12 +37,12 @@ from mpauthx_async import (
     WeChatUnavailableError,
 )
 from mpauthx_async.simulator import Fault
+from tests.helpers.clock import Clock
+from tests.helpers.memory_stores import DictOAuthTokenStore
 from tests.helpers.redis_server import RedisServer
-from tests.oauth.test_oauth_state import Clock
-from tests.stores.test_oauth_stores import DictOAuthTokenStore
-from tests.wechat.test_wechat import Answer, Server, debugging, everything_told
-
-__all__ = ["debugging"]
+from tests.helpers.scripted_server import Answer, Server
+from tests.helpers.secret_search import everything_told
+from tests.helpers.web_logins import service
 
 REFRESH = "/sns/oauth2/refresh_token"
 AUTHORIZE = "https://open.weixin.qq.com/connect/oauth2/authorize"
@@ -51,19 +51,9 @@ DAY = 86_400
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator(clock=clock) as simulator:
         yield simulator
-
-
-def service(wx: WeChatSimulator, tokens: Any, clock: Callable[[], float], **options: Any) -> Any:
-    names = {"app_id": wx.app_id, "app_secret": wx.app_secret, "api_base": wx.url}
-    return WeChatOAuth(tokens=tokens, clock=clock, **{**names, "page_base": wx.url, **options})
 
 
 @pytest.fixture(params=["redis", "sqlite", "functions"])
@@ -181,7 +171,7 @@ class TestURLs:
         assert url.fragment == "wechat_redirect"
 
     @pytest.mark.parametrize("state", ["x" * 129, "购" * 43, "\ud800", None, 5])
-    def test_a_state_that_wechat_does_not_take_is_refused(
+    def test_rejects_a_state_that_wechat_does_not_accept(
         self, oauth: WeChatOAuth, state: str
     ) -> None:
         for make in (oauth.get_authorize_url, oauth.get_authorize_url_for_website):
@@ -189,7 +179,7 @@ class TestURLs:
                 make("https://example.com", state)
 
     @pytest.mark.parametrize("scope", ["", "snsapi_login", "snsapi_base,snsapi_userinfo", None])
-    def test_a_scope_that_the_page_does_not_know_is_refused(
+    def test_rejects_a_scope_that_the_page_does_not_support(
         self, oauth: WeChatOAuth, scope: str
     ) -> None:
         with pytest.raises(ParameterError, match="snsapi_base or snsapi_userinfo"):
@@ -214,7 +204,7 @@ class TestURLs:
             None,
         ],
     )
-    def test_what_is_no_web_address_is_refused(self, oauth: WeChatOAuth, redirect_uri: str) -> None:
+    def test_rejects_an_invalid_redirect_uri(self, oauth: WeChatOAuth, redirect_uri: str) -> None:
         with pytest.raises(ParameterError, match="redirect_uri"):
             oauth.get_authorize_url(redirect_uri)
 
@@ -229,7 +219,7 @@ class TestURLs:
                 make(redirect_uri)
 
     @pytest.mark.parametrize("page_base", ["", "open.weixin.qq.com", "https://a.cn/?b", None])
-    def test_a_page_base_that_is_no_address_is_refused(self, page_base: str) -> None:
+    def test_rejects_an_invalid_page_base(self, page_base: str) -> None:
         with pytest.raises(ConfigurationError, match="page_base"):
             WeChatOAuth(
                 app_id="wx0",
@@ -280,7 +270,7 @@ class TestTokens:
         assert (await oauth.get_user("bob")).open_id == "bob"
         assert await refusal(oauth.get_access_token(code)) == 40163
 
-    async def test_expired_and_foreign_codes_are_refused(
+    async def test_rejects_expired_codes_and_codes_of_other_apps(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, clock: Clock
     ) -> None:
         code = wx.web_login("bob")
@@ -290,7 +280,7 @@ class TestTokens:
         assert await refusal(oauth.get_access_token(wx.login("bob"))) == 40029
 
     @pytest.mark.parametrize("code", ["", "a b", "x" * 513, None, b"code"])
-    async def test_what_can_be_no_code_is_not_sent(
+    async def test_does_not_send_an_invalid_code(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, code: str
     ) -> None:
         for exchange in (oauth.get_access_token, oauth.get_user_by_code, oauth.get_session_key):
@@ -322,7 +312,7 @@ class TestTokens:
             assert caught.value.errcode == errcode
 
     @pytest.mark.parametrize("refresh_token", ["", "a b", "\ud800", None])
-    async def test_what_can_be_no_refresh_token_is_not_sent(
+    async def test_does_not_send_an_invalid_refresh_token(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, refresh_token: str
     ) -> None:
         with pytest.raises(ParameterError, match="refresh_token is required"):
@@ -336,7 +326,7 @@ class TestTokens:
         assert not token.is_valid()
         assert not replace(token, access_token="").is_valid(1_000_000)
 
-    def test_a_token_goes_through_a_table_of_ones_own(self) -> None:
+    def test_tokens_can_be_kept_by_custom_functions(self) -> None:
         token = OAuthToken("bob", "access", "refresh", 7200, "snsapi_base", 1_000_000)
         assert OAuthToken(**asdict(token)) == token
 
@@ -369,12 +359,12 @@ class TestVerifyToken:
             assert await oauth.verify_token("bob", "token") is False
 
     @pytest.mark.parametrize("errcode", [45011, 41001, 48001])
-    async def test_any_other_failure_is_no_answer(self, clock: Clock, errcode: int) -> None:
+    async def test_any_other_failure_raises(self, clock: Clock, errcode: int) -> None:
         async with answering(clock, f'{{"errcode": {errcode}, "errmsg": "?"}}') as oauth:
             assert await refusal(oauth.verify_token("bob", "token")) == errcode
 
     @pytest.mark.parametrize(("open_id", "token"), [("", "t"), ("bob", ""), ("a|b", "t")])
-    async def test_what_can_be_no_token_is_not_sent(
+    async def test_does_not_send_an_invalid_token(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, open_id: str, token: str
     ) -> None:
         with pytest.raises(ParameterError):
@@ -388,7 +378,7 @@ class TestProfiles:
             await oauth.get_user("bob")
         assert caught.value.code == StatusCode.invalid_access_token == 6007
 
-    async def test_who_granted_the_openid_alone_has_no_profile(
+    async def test_a_user_who_granted_snsapi_base_has_no_profile(
         self, oauth: WeChatOAuth, wx: WeChatSimulator
     ) -> None:
         code = wx.web_login("bob", scope="snsapi_base")
@@ -458,7 +448,7 @@ class TestProfiles:
             )
 
     @pytest.mark.parametrize("body", ["{}", '{"openid": "eve"}', '{"openid": 5}'])
-    async def test_a_profile_of_somebody_else_is_none(self, clock: Clock, body: str) -> None:
+    async def test_rejects_a_profile_of_another_user(self, clock: Clock, body: str) -> None:
         async with answering(clock, body) as oauth:
             with pytest.raises(InvalidResponseError):
                 await oauth.get_user("bob")
@@ -476,15 +466,13 @@ class TestProfiles:
             ' "unionid": 5}',
         ],
     )
-    async def test_a_token_without_all_that_belongs_to_it_is_none(
-        self, clock: Clock, body: str
-    ) -> None:
+    async def test_rejects_an_incomplete_token(self, clock: Clock, body: str) -> None:
         async with answering(clock, body) as oauth:
             for exchange in (oauth.get_access_token, oauth.refresh_access_token):
                 with pytest.raises(InvalidResponseError):
                     await exchange("text")
 
-    async def test_a_refresh_that_gives_somebody_elses_token_is_refused(self, clock: Clock) -> None:
+    async def test_rejects_a_refresh_that_returns_another_users_token(self, clock: Clock) -> None:
         body = '{"openid": "eve", "access_token": "a", "refresh_token": "r", "expires_in": 7200}'
         async with answering(clock, body) as oauth:
             clock.now += 7200
@@ -493,7 +481,7 @@ class TestProfiles:
 
 
 class TestSnapshotUsers:
-    async def test_a_snapshot_user_is_told_apart_and_never_stored(
+    async def test_a_snapshot_user_is_recognized_and_never_stored(
         self, oauth: WeChatOAuth, wx: WeChatSimulator
     ) -> None:
         token = await oauth.get_access_token(wx.web_login("virtual", snapshot=True))
@@ -509,7 +497,7 @@ class TestSnapshotUsers:
         assert caught.value.code == StatusCode.snapshot_user == 6103
         assert asked(wx, "/sns/userinfo") == 0
 
-    async def test_nor_does_a_refresh_store_one(
+    async def test_a_refresh_never_stores_a_snapshot_user(
         self, oauth: WeChatOAuth, wx: WeChatSimulator
     ) -> None:
         token = await oauth.get_access_token(wx.web_login("nobody", snapshot=True))
@@ -704,7 +692,7 @@ class TestManyCallersAndOneExpiredToken:
             assert [outcome.open_id for outcome in outcomes] == ["bob"] * 2
         assert asked(wx, REFRESH) == 1
 
-    async def test_when_all_are_cancelled_the_token_is_saved_all_the_same(
+    async def test_the_token_is_saved_even_if_all_callers_are_cancelled(
         self, wx: WeChatSimulator, clock: Clock, gate: Gate
     ) -> None:
         async with service(wx, gate.functions, clock) as oauth:
@@ -783,7 +771,7 @@ class TestClose:
             assert oauth.get_authorize_url("https://example.com")
         assert oauth.get_authorize_url("https://example.com")
 
-    async def test_what_was_passed_in_stays_open(
+    async def test_injected_resources_stay_open(
         self, wx: WeChatSimulator, clock: Clock, redis: Redis
     ) -> None:
         async with aiohttp.ClientSession() as session:
@@ -850,7 +838,7 @@ class TestOutages:
     @pytest.mark.parametrize(
         "tokens", [(), (print,), (print, print, print, print), (print, 5), (print, print, 5)]
     )
-    async def test_what_are_no_such_functions_is_refused(
+    async def test_rejects_functions_that_cannot_keep_tokens(
         self, wx: WeChatSimulator, clock: Clock, tokens: Any
     ) -> None:
         with pytest.raises(ConfigurationError, match="pair of functions"):

@@ -10,8 +10,8 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import WeChatOAuth, WeChatSimulator
+from tests.helpers.clock import Clock
 from tests.helpers.redis_server import RedisServer
-from tests.oauth.test_oauth_state import Clock
 
 PROCESSES = 4
 CALLERS = 5  # in each process
@@ -39,11 +39,6 @@ async def main(app_id, app_secret, wechat, tokens, now):
 
 asyncio.run(main(*sys.argv[1:]))
 """
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

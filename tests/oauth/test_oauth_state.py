@@ -19,27 +19,14 @@ from mpauthx_async import (
     WeChatOAuth,
 )
 from mpauthx_async.oauth.state import StateSigner
-from tests.stores.test_oauth_stores import DictOAuthTokenStore
+from tests.helpers.clock import Clock
+from tests.helpers.memory_stores import DictOAuthTokenStore
 
 APP_ID = "wx4f4bc4dec97d474b"
 APP_SECRET = "5e4c2e7d00c0ffee5e4c2e7d00c0ffee"
-NOW = 1_700_000_000.0
 SIGNER = StateSigner(app_id=APP_ID, keys=[APP_SECRET])
 BROWSER = "cookie-of-bob"
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def service(clock: Clock, tokens: object = None, **options: object) -> WeChatOAuth:
@@ -73,13 +60,13 @@ def test_a_state_is_made_without_an_event_loop_and_no_two_are_equal(clock: Clock
 
 
 @pytest.mark.parametrize("payload", ["x" * 51, "购" * 17, "\ud800", b"x", None])
-def test_a_payload_that_does_not_fit_is_refused(clock: Clock, payload: str) -> None:
+def test_rejects_a_payload_that_is_too_long(clock: Clock, payload: str) -> None:
     with pytest.raises(ParameterError, match="at most 50 bytes"):
         service(clock).create_state(payload, session=BROWSER)
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 86_401, float("nan"), float("inf"), "600", None])
-def test_an_impossible_ttl_is_refused(clock: Clock, ttl: float) -> None:
+def test_rejects_an_invalid_ttl(clock: Clock, ttl: float) -> None:
     with pytest.raises(ParameterError, match="ttl"):
         service(clock).create_state(ttl=ttl, session=BROWSER)
 
@@ -159,7 +146,7 @@ async def test_a_state_belongs_to_the_browser_that_it_was_made_for(oauth: WeChat
     assert await oauth.verify_state(state, session="cookie-of-bob") == "/cart"
 
 
-async def test_what_is_bound_and_what_is_carried_are_not_confused(oauth: WeChatOAuth) -> None:
+async def test_session_and_payload_cannot_be_exchanged(oauth: WeChatOAuth) -> None:
     state = oauth.create_state("b", session="a")
     for session in ("ab", "b"):
         await is_refused(oauth, state, session)
@@ -187,7 +174,7 @@ async def test_states_outlive_a_change_of_the_secret(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], "a-text-and-not-a-list", [5]])
-def test_keys_that_cannot_sign_are_refused(clock: Clock, keys: list[str]) -> None:
+def test_rejects_invalid_signing_keys(clock: Clock, keys: list[str]) -> None:
     with pytest.raises(ConfigurationError):
         service(clock, signing_keys=keys)
 
@@ -205,19 +192,19 @@ async def test_no_character_of_a_state_can_be_changed(oauth: WeChatOAuth) -> Non
 
 @given(st.text() | st.binary() | st.none() | st.integers() | st.floats() | st.lists(st.text()))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_else_passes_for_a_state(value: object) -> None:
+def test_rejects_any_other_text_as_a_state(value: object) -> None:
     with pytest.raises(InvalidStateError):
         SIGNER.verify(value, 0, BROWSER)
 
 
 @given(st.binary(max_size=80))
-def test_no_well_formed_forgery_passes(raw: bytes) -> None:
+def test_rejects_a_well_formed_forgery(raw: bytes) -> None:
     with pytest.raises(InvalidStateError):
         SIGNER.verify(b32encode(raw).decode().rstrip("="), 0, BROWSER)
 
 
 @given(st.from_regex("[A-Z2-7]{0,140}", fullmatch=True), st.text(min_size=1))
-async def test_verify_state_raises_nothing_else(state: str, session: str) -> None:
+async def test_verify_state_raises_only_its_documented_error(state: str, session: str) -> None:
     async with service(Clock()) as oauth:
         with pytest.raises(InvalidStateError):
             await oauth.verify_state(state, session=session)

@@ -19,17 +19,14 @@ from mpauthx_async import (
     ParameterError,
     SnapshotUserError,
     StatusCode,
-    StoreError,
     WeChatAPIError,
     WeChatOAuth,
     WeChatSimulator,
 )
 from mpauthx_async.simulator import Fault
+from tests.helpers.logins import requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
-from tests.service.test_service import make, requests_at, tokens
-
-__all__ = ["make", "tokens"]
 
 WEB, WEB_SECRET = "wxweb", "websecret-websecret"
 
@@ -68,7 +65,7 @@ def rows(folder: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("web_first", [True, False])
-async def test_a_person_with_a_union_id_is_one_whichever_door_comes_first(
+async def test_mini_program_and_web_logins_with_one_union_id_are_one_user(
     auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path, web_first: bool
 ) -> None:
     def web_login() -> Any:
@@ -89,7 +86,7 @@ async def test_a_person_with_a_union_id_is_one_whichever_door_comes_first(
     assert await auth.is_token_valid(fresh.response)
 
 
-async def test_without_a_union_id_a_web_user_is_a_person_of_their_own(
+async def test_without_a_union_id_a_web_user_is_a_separate_user(
     auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     first = await auth.authorize(wx.login("bob"))
@@ -103,7 +100,7 @@ async def test_without_a_union_id_a_web_user_is_a_person_of_their_own(
 # Scopes and profiles
 
 
-async def test_who_granted_the_openid_alone_has_no_profile(
+async def test_a_user_who_granted_snsapi_base_has_no_profile(
     auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     wx.set_profile("bob-web", app_id=WEB, nickName="Bob")
@@ -115,7 +112,7 @@ async def test_who_granted_the_openid_alone_has_no_profile(
 
 
 @pytest.mark.parametrize("scope", ["snsapi_userinfo", "snsapi_login"])
-async def test_a_profile_is_kept_and_an_anonymous_one_never_wins(
+async def test_an_anonymous_profile_never_replaces_a_known_one(
     auth: MPAuthX, wx: WeChatSimulator, scope: str
 ) -> None:
     def web_login() -> Any:
@@ -149,7 +146,9 @@ async def test_a_snapshot_user_gets_no_row_and_no_token(
     assert not (tmp_path / "tokens.db").exists()
 
 
-async def test_used_and_foreign_codes_are_refused(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_rejects_used_codes_and_codes_of_other_apps(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
     used = wx.web_login("bob-web", app_id=WEB)
     await auth.authorize_web(used)
     found = []
@@ -161,31 +160,19 @@ async def test_used_and_foreign_codes_are_refused(auth: MPAuthX, wx: WeChatSimul
 
 
 @pytest.mark.parametrize("code", [None, "", b"code", 5, "with space", "x" * 513])
-async def test_what_can_be_no_code_is_not_sent(
-    auth: MPAuthX, wx: WeChatSimulator, code: Any
-) -> None:
+async def test_does_not_send_an_invalid_code(auth: MPAuthX, wx: WeChatSimulator, code: Any) -> None:
     with pytest.raises(ParameterError):
         await auth.authorize_web(code)
     assert not wx.requests
 
 
-async def test_a_login_whose_profile_does_not_come_fails(
+async def test_a_login_without_its_profile_fails(
     auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     wx.fail_next(Fault.TRUNCATED)
     with pytest.raises(Exception, match="broke off"):
         await auth.authorize_web(wx.web_login("bob-web", app_id=WEB))
     assert rows(tmp_path) == []
-
-
-async def test_a_store_that_is_down_gives_no_token(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
-    with RedisServer() as server:
-        async with make(tokens=server.url) as auth:
-            server.stop()
-            with pytest.raises(StoreError):
-                await auth.authorize_web(wx.web_login("bob"))
 
 
 # Whose app
@@ -209,7 +196,7 @@ async def test_web_logins_that_were_passed_stay_open(
     assert (await web.get_user("bob-web")).open_id == "bob-web"
 
 
-async def test_a_store_of_ones_own_needs_web_logins_to_be_passed(
+async def test_a_custom_token_store_requires_web_to_be_passed(
     make: Callable[..., MPAuthX], web: WeChatOAuth, wx: WeChatSimulator
 ) -> None:
     async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
@@ -220,7 +207,7 @@ async def test_a_store_of_ones_own_needs_web_logins_to_be_passed(
         assert await auth.is_token_valid(result.response)
 
 
-async def test_a_store_of_ones_own_with_connections_to_redis_needs_none(
+async def test_a_custom_token_store_with_redis_connections_needs_no_web(
     make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
     async with (
@@ -242,7 +229,7 @@ async def test_concurrent_calls_with_one_code_are_one_login(
     assert len(wx.requests) == 2  # the token and the profile
 
 
-async def test_one_text_as_a_code_of_both_doors_is_two_logins(
+async def test_the_same_text_as_mini_program_and_web_code_is_two_logins(
     auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     code = wx.login("bob")

@@ -93,3 +93,16 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     while leaves := {module for module, targets in graph.items() if not targets & graph.keys()}:
         graph = {module: targets for module, targets in graph.items() if module not in leaves}
     assert sorted(graph) == []
+
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_test_module_imports_from_another(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "tests import by the full name"
+            package, _, name = (node.module or "").rpartition(".")
+            is_ours = package.partition(".")[0] == "tests"
+            assert not (is_ours and name.startswith(("test_", "conftest")))

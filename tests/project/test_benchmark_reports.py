@@ -264,7 +264,7 @@ async def test_a_connection_sends_its_next_request_after_each_whole_answer() -> 
 
 
 @pytest.mark.parametrize("is_closed", [True, False])
-async def test_an_answer_that_is_not_as_expected_is_no_measurement(is_closed: bool) -> None:
+async def test_an_unexpected_response_is_not_measured(is_closed: bool) -> None:
     connection = Connection([b"one", b"two"])
     connection.connection_made(_Transport())
     connection.begin()

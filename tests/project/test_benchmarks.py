@@ -265,6 +265,7 @@ def test_benchmarks_are_listed() -> None:
         "sealing",
         "padding",
         "neighbours",
+        "waiting",
     ]
 
 

@@ -1,6 +1,7 @@
 """authenticate: whose request it is, by the token that came with it."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +9,14 @@ from redis.asyncio import Redis
 
 from mpauthx_async import Identity, InvalidTokenError, MPAuthX, TokenStatus, WeChatSimulator
 from mpauthx_async.events import TokensValidated
-from tests.helpers.near_services import Make, until_kept
-from tests.helpers.near_services import make as make_near
+from tests.helpers.near_services import Make, maker, until_kept
+from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import FORGERIES, forged, hear, log_in, of_kind
-from tests.service.test_service import make, tokens
 
-__all__ = ["make", "make_near", "tokens"]
+
+@pytest.fixture
+def make_near(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
+    return maker(wx, server, tmp_path)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,46 +20,23 @@ from mpauthx_async import (
     MiniProgramExchange,
     MPAuthX,
     MPAuthXError,
-    WeChatAPIError,
     WeChatSimulator,
     WeComExchange,
 )
-from tests.helpers.secret_search import local_variables
+from tests.helpers.clock import Clock
+from tests.helpers.exchanges import errcode_of, giving
+from tests.helpers.scripted_server import Answer, Server, refused
+from tests.helpers.secret_search import everything_logged, everything_told, local_variables
 from tests.helpers.service_calls import narrow_connections
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, tokens
-from tests.wechat.test_wechat import (
-    Answer,
-    Server,
-    debugging,
-    everything_logged,
-    everything_told,
-    refused,
-)
-
-__all__ = ["debugging", "make", "tokens"]
 
 COMPONENT, WECOM = "/sns/component/jscode2session", "/cgi-bin/miniprogram/jscode2session"
 KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
-Token = Callable[[], Awaitable[str]]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
 async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator(clock=clock) as simulator:
         yield simulator
-
-
-def giving(token: str) -> Token:
-    async def give() -> str:
-        return token
-
-    return give
 
 
 @pytest.fixture
@@ -117,12 +94,6 @@ async def wecom(
         yield auth
 
 
-async def errcode_of(call: Awaitable[object]) -> int:
-    with pytest.raises(WeChatAPIError) as caught:
-        await call
-    return caught.value.errcode
-
-
 class TestComponent:
     async def test_a_user_logs_in_with_sealed_data(
         self, component: MPAuthX, wx: WeChatSimulator
@@ -135,7 +106,7 @@ class TestComponent:
         assert await component.verify_raw_data(result.response, info.raw_data, info.signature)
         assert [request.path for request in wx.requests] == [COMPONENT]
 
-    async def test_data_of_somebody_else_is_refused(
+    async def test_rejects_data_of_another_user(
         self, component: MPAuthX, wx: WeChatSimulator
     ) -> None:
         wx.login("eve", session_key=KEY)
@@ -289,7 +260,7 @@ USER = {"openid": "carol", "session_key": KEY}
         )
     ],
 )
-async def test_an_answer_without_a_user_is_none(
+async def test_rejects_an_answer_without_a_user(
     make: Callable[..., MPAuthX], redis: Redis, exchange: Any, answer: dict[str, Any]
 ) -> None:
     async with (
@@ -316,7 +287,7 @@ async def test_whatever_is_in_a_token_or_code_arrives_unchanged(
     )
 
 
-async def test_each_door_has_its_own_hosts_and_the_secret_goes_to_no_other(
+async def test_each_exchange_has_its_own_hosts_and_sends_the_secret_to_no_other(
     make: Callable[..., MPAuthX],
 ) -> None:
     wechats = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
@@ -342,7 +313,7 @@ async def test_each_door_has_its_own_hosts_and_the_secret_goes_to_no_other(
             await auth.close()
 
 
-async def test_no_token_is_told_or_logged(
+async def test_no_token_is_emitted_or_logged(
     make: Callable[..., MPAuthX], redis: Redis, debugging: pytest.LogCaptureFixture
 ) -> None:
     secret, told = "GEHEIM-of-16-bytes", []

@@ -32,9 +32,7 @@ from mpauthx_async.wechat import transport
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.outages import turns
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.service_calls import log_in
-from tests.service.test_service import make
-from tests.wechat.test_wechat import (
+from tests.helpers.scripted_server import (
     SESSION_KEY,
     Act,
     Answer,
@@ -44,13 +42,12 @@ from tests.wechat.test_wechat import (
     refused,
     success,
 )
-
-__all__ = ["make"]
+from tests.helpers.service_calls import log_in
 
 Make = Callable[..., MPAuthX]
 
 
-class Clock:
+class SpentTime:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr(deadlines.time, "monotonic", lambda: self.now)
@@ -64,32 +61,32 @@ class Clock:
 
 class TestOneCall:
     @pytest.fixture
-    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
-        return Clock(monkeypatch)
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> SpentTime:
+        return SpentTime(monkeypatch)
 
-    def test_its_trips_share_the_time_of_a_system(self, clock: Clock) -> None:
+    def test_its_trips_share_the_time_of_a_system(self, clock: SpentTime) -> None:
         with one_call():
             assert [clock.spend(2) for _ in range(4)] == [5, 3, 1, 0]
             assert clock.spend(1, "SQLite") == 5
 
-    def test_another_call_has_its_own(self, clock: Clock) -> None:
+    def test_another_call_has_its_own(self, clock: SpentTime) -> None:
         for _ in range(2):
             with one_call():
                 assert clock.spend(4) == 5
 
-    def test_a_call_inside_a_call_is_the_same(self, clock: Clock) -> None:
+    def test_a_call_inside_a_call_is_the_same(self, clock: SpentTime) -> None:
         with one_call():
             clock.spend(4)
             with one_call():
                 assert clock.spend(0) == 1
 
-    def test_trips_that_are_made_at_once_count_once(self, clock: Clock) -> None:
+    def test_trips_that_are_made_at_once_count_once(self, clock: SpentTime) -> None:
         with one_call():
             with trip("Redis", 5), trip("Redis", 5):
                 clock.now += 2
             assert clock.spend(0) == 3
 
-    async def test_a_task_that_outlives_its_call_is_on_its_own(self, clock: Clock) -> None:
+    async def test_a_task_that_outlives_its_call_is_on_its_own(self, clock: SpentTime) -> None:
         is_over = asyncio.Event()
 
         async def go_on() -> list[float]:
@@ -107,7 +104,7 @@ class TestOneCall:
         is_over.set()
         assert await task == [2, 5, 5, 5]
 
-    def test_trips_outside_a_call_are_on_their_own(self, clock: Clock) -> None:
+    def test_trips_outside_a_call_are_on_their_own(self, clock: SpentTime) -> None:
         assert [clock.spend(5) for _ in range(2)] == [5, 5]
 
 

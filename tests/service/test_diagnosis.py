@@ -29,9 +29,6 @@ from tests.helpers.redis_cluster import RedisClusterServers, ask
 from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
-from tests.service.test_service import make
-
-__all__ = ["make"]
 
 Make = Callable[..., MPAuthX]
 OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
@@ -98,7 +95,7 @@ async def test_a_command_that_is_not_allowed_is_named(server: RedisServer, admin
             await store.lookup([new_session("bob").ref])
 
 
-async def test_a_server_that_does_not_speak_resp3_is_told_from_others(
+async def test_recognizes_a_server_without_resp3(
     redis_server: RedisServer,
 ) -> None:
     async with RedisProxy(redis_server) as proxy:
@@ -215,7 +212,7 @@ async def test_an_unknown_certificate_of_wechat_is_named(
     assert caught.value.sent is False
 
 
-async def test_a_server_of_wechat_that_does_not_speak_tls_is_told_from_that() -> None:
+async def test_recognizes_a_wechat_server_without_tls() -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()

@@ -64,7 +64,7 @@ class SlowInThread:
         self.told.append(event)
 
 
-async def test_a_coroutine_function_is_told_in_the_loop_one_event_after_another():
+async def test_a_coroutine_listener_gets_events_one_by_one_in_the_loop():
     events, told, now = EventBus(), [], []
 
     async def listener(event: Event) -> None:
@@ -84,7 +84,7 @@ async def test_a_coroutine_function_is_told_in_the_loop_one_event_after_another(
     assert told == happened
 
 
-async def test_a_plain_function_is_told_a_backlog_in_one_hop_to_a_thread_that_nothing_else_needs():
+async def test_a_plain_listener_gets_its_backlog_in_one_hop_to_its_thread():
     events, told = EventBus(), []
     hop = ContextVar[list[Event] | None]("hop", default=None)  # a hop is a context of its own
 
@@ -104,7 +104,7 @@ async def test_a_plain_function_is_told_a_backlog_in_one_hop_to_a_thread_that_no
     assert of_one_hop == numbered(HELD)
 
 
-async def test_what_happens_meanwhile_is_told_in_its_order_too():
+async def test_events_during_delivery_keep_their_order():
     events, listener = EventBus(), SlowInThread()
     events.subscribe(listener)
     first, *others = happened = numbered(5)
@@ -149,7 +149,7 @@ class InTheLoop:
     ],
     ids=["partial", "async __call__", "async method", "partial of async __call__", "lambda"],
 )
-async def test_whatever_is_awaitable_is_awaited_in_the_loop(
+async def test_any_awaitable_listener_runs_in_the_loop(
     make: Callable[[list[Event]], Callable[[Event], object]],
 ):
     events, told = EventBus(), []
@@ -159,7 +159,7 @@ async def test_whatever_is_awaitable_is_awaited_in_the_loop(
     assert told == numbered(3)
 
 
-async def test_what_is_told_in_the_loop_needs_no_thread():
+async def test_listeners_in_the_loop_need_no_thread():
     events, told, threads = EventBus(), [], []
     executor = ThreadPoolExecutor(initializer=lambda: threads.append(threading.current_thread()))
     asyncio.get_running_loop().set_default_executor(executor)
@@ -203,7 +203,7 @@ async def failing_in_loop(told: list[Event], event: Event) -> None:
 
 
 @pytest.mark.parametrize("listener", [failing_in_thread, failing_in_loop])
-async def test_a_failure_is_logged_without_what_the_event_holds_and_the_next_event_told(
+async def test_a_failing_listener_is_logged_without_the_event_and_gets_the_next(
     listener: Callable[..., object], caplog: pytest.LogCaptureFixture
 ):
     events, told = EventBus(), []
@@ -247,7 +247,7 @@ async def test_a_cancellation_of_the_listeners_own_is_a_failure_like_others(
 
 
 @pytest.mark.parametrize("kind", [Slow, SlowInThread])
-async def test_a_slow_listener_loses_what_is_too_much_and_harms_no_other(
+async def test_a_slow_listener_loses_excess_events_without_affecting_others(
     kind: type[Slow | SlowInThread], caplog: pytest.LogCaptureFixture
 ):
     events, slow, told = EventBus(), kind(), []
@@ -281,7 +281,7 @@ async def test_a_slow_listener_loses_what_is_too_much_and_harms_no_other(
     assert all(f"{kind.__name__} is too slow" in warning for warning in warnings)
 
 
-async def test_who_unsubscribes_is_told_no_more_and_may_do_so_twice():
+async def test_an_unsubscribed_listener_gets_no_more_events():
     events, leaving, staying = EventBus(), Slow(), Slow()
     unsubscribe = events.subscribe(leaving)
     events.subscribe(staying)
@@ -312,7 +312,7 @@ async def test_a_plain_function_may_unsubscribe_from_its_thread():
     assert told == numbered(1)
 
 
-async def test_closing_lets_go_of_one_who_unsubscribed_too(caplog: pytest.LogCaptureFixture):
+async def test_close_releases_unsubscribed_listeners(caplog: pytest.LogCaptureFixture):
     events, leaving = EventBus(close_timeout=0), Slow()
     unsubscribe = events.subscribe(leaving)
     emit(events, *numbered(2))
@@ -325,7 +325,7 @@ async def test_closing_lets_go_of_one_who_unsubscribed_too(caplog: pytest.LogCap
     assert "Slow was stopped. Events dropped: 1." in caplog.text
 
 
-def test_all_but_closing_works_where_no_loop_runs():
+def test_all_methods_but_close_work_without_a_loop():
     events, told, forgotten = EventBus(), [], []
     events.subscribe(told.append)
     unsubscribe = events.subscribe(forgotten.append)
@@ -338,7 +338,7 @@ def test_all_but_closing_works_where_no_loop_runs():
     assert not forgotten
 
 
-def test_what_was_emitted_before_the_loop_is_told_with_the_next_event():
+def test_events_before_the_loop_are_delivered_with_the_next():
     events, told = EventBus(), []
     events.subscribe(told.append)
     first, second = numbered(2)
@@ -352,7 +352,7 @@ def test_what_was_emitted_before_the_loop_is_told_with_the_next_event():
     assert told == [first, second]
 
 
-async def test_after_close_there_is_nothing_to_tell_or_to_hear():
+async def test_a_closed_bus_delivers_nothing_and_rejects_listeners():
     events, told = EventBus(), []
     events.subscribe(told.append)
     events.emit(WeChatFailed(0))
@@ -366,7 +366,7 @@ async def test_after_close_there_is_nothing_to_tell_or_to_hear():
     assert events.dropped == 0
 
 
-async def test_close_cuts_off_who_does_not_end_and_counts_and_logs_the_rest(
+async def test_close_cancels_hanging_listeners_and_logs_lost_events(
     caplog: pytest.LogCaptureFixture,
 ):
     events, slow, told, all_told = EventBus(close_timeout=0), Slow(), [], asyncio.Event()
@@ -390,7 +390,7 @@ async def test_close_cuts_off_who_does_not_end_and_counts_and_logs_the_rest(
     assert events.dropped == 3
 
 
-async def test_close_waits_for_no_thread_that_hangs_and_the_thread_gets_no_more(
+async def test_close_does_not_wait_for_a_hanging_thread(
     caplog: pytest.LogCaptureFixture,
 ):
     events, slow = EventBus(close_timeout=0), SlowInThread()
@@ -409,7 +409,7 @@ async def test_close_waits_for_no_thread_that_hangs_and_the_thread_gets_no_more(
     assert events.dropped == 2
 
 
-async def test_who_swallows_the_cancellation_cannot_hold_up_close(
+async def test_a_listener_that_swallows_cancellation_does_not_block_close(
     caplog: pytest.LogCaptureFixture,
 ):
     events, gate, ended = EventBus(close_timeout=0), asyncio.Event(), asyncio.Event()
@@ -455,7 +455,7 @@ async def end_worker(before: set["asyncio.Task[object]"]) -> None:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-async def test_what_a_cancelled_worker_leaves_is_counted_and_logged_and_another_goes_on(
+async def test_events_of_a_cancelled_worker_are_counted_and_a_new_worker_starts(
     begun: bool, caplog: pytest.LogCaptureFixture
 ):
     events, slow, before = EventBus(), Slow(), asyncio.all_tasks()
@@ -472,7 +472,7 @@ async def test_what_a_cancelled_worker_leaves_is_counted_and_logged_and_another_
     assert slow.told == [WeChatFailed(3)]
 
 
-async def test_a_worker_that_is_cancelled_ends_even_if_its_listener_swallows_that():
+async def test_a_cancelled_worker_ends_even_if_its_listener_swallows_cancellation():
     events, told, reached = EventBus(), [], asyncio.Event()
 
     async def stubborn(event: Event) -> None:
@@ -513,7 +513,7 @@ async def test_a_worker_that_is_killed_says_so_and_does_not_lose_the_rest_silent
     assert "deadly was stopped. Events dropped: 3." in caplog.text
 
 
-def test_in_a_loop_after_the_first_listening_goes_on(caplog: pytest.LogCaptureFixture):
+def test_listening_continues_in_a_second_loop(caplog: pytest.LogCaptureFixture):
     events, told, hanging = EventBus(), [], True
 
     async def listener(event: Event) -> None:
@@ -539,7 +539,7 @@ def test_in_a_loop_after_the_first_listening_goes_on(caplog: pytest.LogCaptureFi
     assert told == [WeChatFailed(3)]
 
 
-def test_a_loop_that_was_closed_with_all_in_it_does_not_end_listening():
+def test_listening_survives_a_closed_loop():
     events, told, hanging = EventBus(), [], True
 
     async def listener(event: Event) -> None:
@@ -563,7 +563,7 @@ def test_a_loop_that_was_closed_with_all_in_it_does_not_end_listening():
     gc.collect()  # asyncio itself tells the log of the task that never ended
 
 
-def test_closing_in_another_loop_does_not_wait_for_what_died_with_the_first():
+def test_close_in_a_second_loop_does_not_wait_for_tasks_of_the_first():
     events, reached = EventBus(close_timeout=3600), asyncio.Event()
 
     async def hanging(event: Event) -> None:

@@ -10,9 +10,6 @@ from mpauthx_async import AuthResult, MPAuthX, RedisTokenStore, WeChatSimulator
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import LARGEST, begin
 from mpauthx_async.tokens.format import TokenSigner, nonce_of
-from tests.service.test_service import make
-
-__all__ = ["make"]
 
 DEVICE = "📱" * 50  # of as many bytes as a device may have
 CALLS = 500

@@ -27,13 +27,11 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.events import Banned, UserLinked
+from tests.helpers.clock import Clock
+from tests.helpers.logins import Gated
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, of_kind
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import Gated, make, tokens
-
-__all__ = ["make", "tokens"]
 
 GAME, SECRET = "wxgame", "secret-secret-secret-secret"
 
@@ -42,12 +40,6 @@ GAME, SECRET = "wxgame", "secret-secret-secret-secret"
 async def wx() -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator(other_apps={GAME: SECRET}) as simulator:
         yield simulator
-
-
-@pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
-    async with make(tokens=tokens) as service:
-        yield service
 
 
 @pytest.fixture
@@ -197,7 +189,7 @@ async def test_the_first_login_of_two_processes_at_once_is_one(
         assert len(await one.sessions("bob")) == 10
 
 
-async def test_listeners_are_told_when_an_id_leads_to_a_new_one(
+async def test_linking_an_id_emits_an_event(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens) as auth:
@@ -344,7 +336,7 @@ async def test_a_ban_that_cannot_be_copied_fails_its_own_login_alone(
 # A ban and a login at the same time
 
 
-async def test_a_login_that_looked_before_the_ban_leaves_no_token(
+async def test_a_login_that_races_with_a_ban_gets_no_token(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     async with store_of(tokens) as store, make(tokens=tokens) as admin:

@@ -74,7 +74,7 @@ async def test_a_union_id_known_later_goes_into_the_row(path: Path) -> None:
     assert links(path) == []
 
 
-async def test_a_replaced_union_id_takes_the_row_and_all_ids_along(path: Path) -> None:
+async def test_a_replaced_union_id_keeps_the_row_and_all_ids(path: Path) -> None:
     run(path, UNIQUE)
     async with SqliteUserStore(path) as store:
         await store.save([User("o-shop", "u-old"), User("o-game", "u-old")])
@@ -95,7 +95,7 @@ async def test_a_union_id_of_another_row_is_never_written_twice(path: Path) -> N
     assert rows == [("o-game", "u-new"), ("o-shop", "u-old")]
 
 
-async def test_two_rows_of_ones_own_for_one_union_id_are_one_person(path: Path) -> None:
+async def test_two_existing_rows_with_one_union_id_are_one_user(path: Path) -> None:
     async with SqliteUserStore(path) as store:
         await store.get([])
         run(

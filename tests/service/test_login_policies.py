@@ -16,11 +16,8 @@ from mpauthx_async import (
     TokenStatus,
     WeChatSimulator,
 )
+from tests.helpers.logins import requests_at
 from tests.helpers.service_calls import devices, log_in
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, requests_at, tokens
-
-__all__ = ["make", "tokens"]
 
 SHARED = LoginPolicy(shared_token=True)
 
@@ -35,20 +32,6 @@ async def valid(auth: MPAuthX, results: list[AuthResult]) -> list[bool]:
 
 
 # How many
-
-
-async def test_by_default_the_100_newest_live(make: Callable[..., MPAuthX], tokens: str) -> None:
-    clock = Clock()
-    async with (
-        WeChatSimulator(clock=clock) as wx,
-        make(tokens=tokens, api_base=wx.url) as auth,
-    ):
-        oldest = await log_in(auth, wx)
-        clock.now += 60  # WeChat allows a user 100 logins in a minute
-        results = await log_in_at_once(auth, wx, 100)
-        assert await valid(auth, [oldest, *results]) == [False] + [True] * 100
-        assert len(await auth.sessions("bob")) == 100
-        assert await auth.token_status(oldest.response) is TokenStatus.replaced
 
 
 async def test_beyond_the_most_the_oldest_leaves(
@@ -67,32 +50,7 @@ async def test_beyond_the_most_the_oldest_leaves(
         assert devices(await auth.sessions("bob")) == ["5", "4", "2"]
 
 
-async def test_each_sku_has_sessions_of_its_own(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    policy = LoginPolicy(max_sessions=1)
-    async with (
-        make(tokens=tokens, policy=policy) as shop,
-        make(tokens=tokens, policy=policy, sku="debug") as debug,
-    ):
-        results = [await log_in(shop, wx), await log_in(debug, wx)]
-        assert await shop.is_token_valid(results[0].response)
-        assert await debug.is_token_valid(results[1].response)
-
-
-@pytest.mark.parametrize("most", [1, 3])
-async def test_of_many_logins_at_once_exactly_the_most_are_left(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator, most: int
-) -> None:
-    async with make(tokens=tokens, policy=LoginPolicy(max_sessions=most)) as auth:
-        results = await log_in_at_once(auth, wx, 50)
-        assert sum(await valid(auth, results)) == most
-        alive = {session.id for session in await auth.sessions("bob")}
-        newest = sorted(results, key=lambda result: result.session.issued_at)[-most:]
-        assert alive == {result.session.id for result in newest}
-
-
-async def test_of_many_logins_at_several_services_exactly_the_most_are_left(
+async def test_concurrent_logins_at_two_services_leave_max_sessions(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     policy = LoginPolicy(max_sessions=3)
@@ -103,15 +61,6 @@ async def test_of_many_logins_at_several_services_exactly_the_most_are_left(
         parts = await asyncio.gather(log_in_at_once(one, wx, 25), log_in_at_once(other, wx, 25))
         assert sum(await valid(one, [*parts[0], *parts[1]])) == 3
         assert len(await other.sessions("bob")) == 3
-
-
-async def test_a_login_ends_the_only_other_session(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    async with make(tokens=tokens, policy=LoginPolicy(max_sessions=1)) as auth:
-        results = [await log_in(auth, wx) for _ in range(3)]
-        assert await valid(auth, results) == [False, False, True]
-        assert await auth.sessions("bob") == [results[-1].session]
 
 
 # One for each kind of device
@@ -128,30 +77,6 @@ async def test_a_new_phone_replaces_the_old_and_the_desktop_stays(
         assert await valid(auth, [old, desktop, new]) == [False, True, True]
         assert await auth.token_status(old.response) is TokenStatus.replaced
         assert devices(await auth.sessions("bob")) == ["Huawei", "PC"]
-
-
-async def test_without_a_kind_the_name_of_a_device_is_its_kind(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    async with make(tokens=tokens, policy=LoginPolicy(one_per_kind=True)) as auth:
-        names = ("phone", "desktop", None, "phone", None)
-        results = [await log_in(auth, wx, device=name) for name in names]
-        assert await valid(auth, results) == [False, True, False, True, True]
-        by_kind = await auth.authorize(wx.login("bob"), device="iPhone", device_kind="phone")
-        assert devices(await auth.sessions("bob")) == ["iPhone", None, "desktop"]
-        assert await auth.is_token_valid(by_kind.response)
-
-
-async def test_one_of_a_kind_and_so_many_in_all(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    policy = LoginPolicy(max_sessions=2, one_per_kind=True)
-    async with make(tokens=tokens, policy=policy) as auth:
-        for name in ("phone", "desktop", "desktop"):
-            await log_in(auth, wx, device=name)
-        assert devices(await auth.sessions("bob")) == ["desktop", "phone"]
-        await log_in(auth, wx, device="tablet")
-        assert devices(await auth.sessions("bob")) == ["tablet", "desktop"]
 
 
 # One token for all
@@ -184,17 +109,7 @@ async def test_a_shared_token_is_not_rotated(
         assert await auth.is_token_valid(rotated.response)
 
 
-async def test_many_logins_at_once_share_one_token(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    async with make(tokens=tokens, policy=SHARED) as one, make(tokens=tokens, policy=SHARED) as two:
-        parts = await asyncio.gather(log_in_at_once(one, wx, 20), log_in_at_once(two, wx, 20))
-        (token,) = {result.response for part in parts for result in part}
-        assert await one.is_token_valid(token)
-        assert len(await one.sessions("bob")) == 1
-
-
-async def test_who_leaves_a_login_does_not_take_the_shared_token_along(
+async def test_a_cancelled_login_keeps_the_shared_token(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, policy=SHARED) as auth:
@@ -240,17 +155,6 @@ async def test_the_shared_token_of_a_user_with_a_union_id_opens_what_is_sealed(
         assert await auth.check_session_key(results[0].response)
 
 
-async def test_a_refresh_ends_the_shared_token_as_any_other(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    async with make(tokens=tokens, policy=SHARED) as auth:
-        token = (await log_in(auth, wx)).response
-        fresh = (await auth.refresh_token("bob")).response
-        assert fresh != token
-        assert not await auth.is_token_valid(token)
-        assert (await log_in(auth, wx)).response == fresh
-
-
 # Policies that can be
 
 
@@ -278,14 +182,14 @@ def test_a_policy_does_not_change() -> None:
         {"shared_token": 1},
     ],
 )
-def test_a_policy_that_cannot_be_is_refused(rules: dict[str, Any]) -> None:
+def test_rejects_conflicting_or_invalid_rules(rules: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         LoginPolicy(**rules)
     assert caught.value.code == 6101
 
 
 @pytest.mark.parametrize("policy", ["shared", 3, {"max_sessions": 3}, LoginPolicy, False])
-async def test_what_is_no_policy_is_refused(make: Callable[..., MPAuthX], policy: Any) -> None:
+async def test_rejects_an_invalid_policy(make: Callable[..., MPAuthX], policy: Any) -> None:
     with pytest.raises(ConfigurationError, match="policy"):
         make(policy=policy)
 
@@ -303,7 +207,7 @@ async def test_what_is_no_policy_is_refused(make: Callable[..., MPAuthX], policy
         {"token_ttl": 60, "absolute_ttl": 59},
     ],
 )
-async def test_times_that_cannot_be_are_refused(
+async def test_rejects_an_invalid_grace_or_absolute_ttl(
     make: Callable[..., MPAuthX], changes: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"rotation_grace|absolute_ttl"):

@@ -8,17 +8,9 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import DecryptionError, MPAuthX, ParameterError, WeChatSimulator
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make
-
-__all__ = ["make"]
+from tests.helpers.clock import Clock
 
 NO_AGES: list[Any] = [0, -1, True, "60", float("nan"), float("inf")]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -105,7 +97,7 @@ async def test_concurrent_logins_with_another_max_age_are_another_login(
 
 
 @pytest.mark.parametrize("max_age", NO_AGES)
-async def test_what_is_no_max_age_is_refused_before_anything_is_done(
+async def test_rejects_an_invalid_max_age_first(
     auth: MPAuthX, wx: WeChatSimulator, max_age: Any
 ) -> None:
     code = wx.login("bob")

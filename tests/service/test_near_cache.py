@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mpauthx_async.stores.near_cache import LONGEST_SILENCE, NearCache
+from tests.helpers.clock import Clock
 
 SIZE = 4
 NONCES = [f"{number:016}" for number in range(7)]
@@ -23,17 +24,9 @@ def token_of(nonce: str, generation: int = 0) -> str:
     return f"bob|shop|{nonce}{generation % 10}{MAC[1:]}"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(50.0)
 
 
 @pytest.fixture
@@ -200,7 +193,7 @@ class Model(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.clock = Clock()
+        self.clock = Clock(50.0)
         self.cache = NearCache(SIZE, self.clock)
         self.is_open = False
         self.heard = 0.0

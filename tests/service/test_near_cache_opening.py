@@ -22,7 +22,7 @@ from mpauthx_async.stores.conformance.examples import until
 from tests.helpers.near_services import (
     Make,
     cache_of,
-    make,
+    maker,
     refused_in_time,
     trackers,
     warm,
@@ -31,9 +31,12 @@ from tests.helpers.near_services import (
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
 
-__all__ = ["make"]
-
 LOGGER = "mpauthx_async.stores.redis.tracking"
+
+
+@pytest.fixture
+def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
+    return maker(wx, server, tmp_path)
 
 
 async def until_alone(admin: Redis) -> None:
@@ -172,7 +175,7 @@ async def test_what_else_is_kept_behind_the_url(make: Make, wx: WeChatSimulator)
 
 @pytest.mark.parametrize("size", ["", "x", "-1", "1.5", "1e3", "+5", "9999999999", "5 ", "None"])
 @pytest.mark.parametrize("opener", [open_token_store, open_key_value_store])
-async def test_a_url_whose_near_cache_is_no_number_is_refused(opener: Any, size: str) -> None:
+async def test_rejects_a_near_cache_that_is_not_a_number(opener: Any, size: str) -> None:
     for query in (
         f"near_cache={size}",
         f"db=1&near_cache={size}",
@@ -183,7 +186,7 @@ async def test_a_url_whose_near_cache_is_no_number_is_refused(opener: Any, size:
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, "5", None, True])
-def test_a_size_that_is_no_number_is_refused(size: Any) -> None:
+def test_rejects_a_size_that_is_not_a_number(size: Any) -> None:
     with pytest.raises(ConfigurationError, match="near_cache"):
         RedisTokenStore("redis://127.0.0.1/0", near_cache=size)
 

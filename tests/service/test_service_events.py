@@ -9,7 +9,6 @@ import pytest
 
 from mpauthx_async import (
     BannedError,
-    ClosedError,
     InvalidTokenError,
     LoginPolicy,
     MPAuthX,
@@ -38,9 +37,6 @@ from mpauthx_async.events import (
 )
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import forged, hear, log_in, of_kind, store_calls
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "tokens"]
 
 KINDS = (
     Banned,
@@ -95,7 +91,7 @@ async def live(auth: MPAuthX, wx: WeChatSimulator) -> set[str]:
 # What they are told
 
 
-async def test_logins_are_told_of(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_logins_emit_events(auth: MPAuthX, wx: WeChatSimulator) -> None:
     heard = hear(auth)
     first, second = [await log_in(auth, wx, device=name) for name in ("phone", None)]
     await auth.close()
@@ -106,16 +102,14 @@ async def test_logins_are_told_of(auth: MPAuthX, wx: WeChatSimulator) -> None:
     assert all(event.seconds > 0 for event in told)
 
 
-async def test_one_login_of_many_callers_is_told_of_once(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_a_login_of_many_callers_emits_one_event(auth: MPAuthX, wx: WeChatSimulator) -> None:
     heard, code = hear(auth), wx.login("bob")
     await asyncio.gather(*(auth.authorize(code) for _ in range(5)))
     await auth.close()
     assert len(of_kind(heard, LoggedIn)) == 1
 
 
-async def test_logins_that_fail_are_told_of_with_what_was_raised(
+async def test_failed_logins_emit_events_with_their_error(
     auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     heard, code = hear(auth), wx.login("bob")
@@ -132,7 +126,7 @@ async def test_logins_that_fail_are_told_of_with_what_was_raised(
     assert of_kind(heard, WeChatFailed) == [WeChatFailed(40163)]
 
 
-async def test_what_a_login_replaces_is_told_of(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_replaced_sessions_emit_events(auth: MPAuthX, wx: WeChatSimulator) -> None:
     heard = hear(auth)
     results = [await log_in(auth, wx) for _ in range(4)]
     fresh = await auth.refresh_token("bob")
@@ -146,7 +140,7 @@ async def test_what_a_login_replaces_is_told_of(auth: MPAuthX, wx: WeChatSimulat
     assert of_kind(heard, Refreshed) == [Refreshed(fresh.session)]
 
 
-async def test_rotations_and_reuse_are_told_of(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_rotations_and_reuse_emit_events(auth: MPAuthX, wx: WeChatSimulator) -> None:
     heard = hear(auth)
     old = await log_in(auth, wx)
     new = await auth.rotate(old.response)
@@ -156,7 +150,7 @@ async def test_rotations_and_reuse_are_told_of(auth: MPAuthX, wx: WeChatSimulato
     assert of_kind(heard, TokenReuseDetected) == [TokenReuseDetected(old.session.ref)]
 
 
-async def test_who_leaves_is_told_of(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_revocations_emit_events(auth: MPAuthX, wx: WeChatSimulator) -> None:
     heard = hear(auth)
     sessions: list[Session] = []
     for _ in range(2):
@@ -179,7 +173,7 @@ async def test_who_leaves_is_told_of(auth: MPAuthX, wx: WeChatSimulator) -> None
     ]
 
 
-async def test_bans_are_told_of(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_bans_emit_events(auth: MPAuthX, wx: WeChatSimulator) -> None:
     heard = hear(auth)
     await log_in(auth, wx)
     await auth.ban("bob", 60, "spam")
@@ -193,7 +187,7 @@ async def test_bans_are_told_of(auth: MPAuthX, wx: WeChatSimulator) -> None:
     assert of_kind(heard, Unbanned) == [Unbanned("shop", "bob")]
 
 
-async def test_tokens_that_were_looked_at_are_counted(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_validated_tokens_are_counted(auth: MPAuthX, wx: WeChatSimulator) -> None:
     good = (await log_in(auth, wx)).response
     dead = (await log_in(auth, wx)).response
     await auth.revoke(dead)
@@ -208,7 +202,7 @@ async def test_tokens_that_were_looked_at_are_counted(auth: MPAuthX, wx: WeChatS
     assert (without.valid, without.refused) == (0, 3)
 
 
-async def test_batches_are_told_of_by_name_and_size(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_batches_emit_events_with_name_and_size(auth: MPAuthX, wx: WeChatSimulator) -> None:
     results = [await log_in(auth, wx, user) for user in ("bob", "eve")]
     heard = hear(auth)
     for call in (auth.is_token_valid, auth.session, auth.rotate, auth.revoke):
@@ -220,7 +214,7 @@ async def test_batches_are_told_of_by_name_and_size(auth: MPAuthX, wx: WeChatSim
     assert told == [(name, 2) for name in names]
 
 
-async def test_stores_that_fail_are_told_of(
+async def test_failing_stores_emit_events(
     make: Callable[..., MPAuthX], wx: WeChatSimulator
 ) -> None:
     with RedisServer() as server:
@@ -256,7 +250,7 @@ async def test_no_event_tells_a_secret(auth: MPAuthX, wx: WeChatSimulator) -> No
 # Who is told
 
 
-async def test_plain_functions_are_told_the_same_in_a_thread(
+async def test_plain_listeners_get_the_same_events_in_a_thread(
     auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     told: list[tuple[threading.Thread, Event]] = []
@@ -268,7 +262,9 @@ async def test_plain_functions_are_told_the_same_in_a_thread(
     assert threading.main_thread() not in {thread for thread, _ in told}
 
 
-async def test_who_unsubscribes_is_told_no_more(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_an_unsubscribed_listener_gets_no_more_events(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
     heard: list[Event] = []
     arrived = asyncio.Event()
 
@@ -338,13 +334,6 @@ async def test_close_delivers_what_waits(auth: MPAuthX, wx: WeChatSimulator) -> 
     await closing
     assert heard == others
     assert of_kind(heard, Unbanned)
-
-
-async def test_nobody_listens_to_a_closed_service(auth: MPAuthX) -> None:
-    await auth.close()
-    with pytest.raises(ClosedError) as caught:
-        auth.subscribe(print)
-    assert caught.value.code == 6100
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

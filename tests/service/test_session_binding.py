@@ -16,9 +16,6 @@ from mpauthx_async.tokens.format import TokenSigner
 from tests.helpers.near_services import with_near_cache
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "tokens"]
 
 
 def same_bucket(user_id: str) -> str:

@@ -15,14 +15,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from mpauthx_async import AuthResult, LoginPolicy, MPAuthX, Session, WeChatSimulator
+from mpauthx_async import AuthResult, MPAuthX, Session, WeChatSimulator
 from mpauthx_async.events import BatchFinished, StoreFailed
+from tests.helpers.clock import Clock
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, log_in, of_kind
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "tokens"]
 
 DAY = 86_400
 
@@ -82,20 +79,6 @@ async def test_by_default_a_use_is_one_reading_command(
         assert await calls(redis, "evalsha", "eval", "set", "hset", "zadd", "pexpireat") == 0
 
 
-async def test_by_default_a_use_writes_nothing_into_sqlite(
-    make: Callable[..., MPAuthX], tmp_path: Path, wx: WeChatSimulator
-) -> None:
-    url = f"sqlite:///{tmp_path}/t.db"
-    result = await begun(make, url, wx)
-    async with make(tokens=url, token_ttl=DAY) as auth:
-        assert await auth.is_token_valid(result.response)
-        with closing(sqlite3.connect(tmp_path / "t.db")) as watcher:
-            before = watcher.execute("PRAGMA data_version").fetchall()
-            for _ in range(5):
-                assert await auth.is_token_valid(result.response)
-            assert watcher.execute("PRAGMA data_version").fetchall() == before
-
-
 # On
 
 
@@ -113,44 +96,6 @@ async def test_a_use_moves_the_end_and_is_remembered(
     assert renewed.issued_at == result.session.issued_at
 
 
-async def test_no_use_moves_the_end_beyond_the_absolute_end(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    result = await begun(make, tokens, wx, absolute_ttl=200)
-    absolute_end = result.session.issued_at + 200_000
-    for _ in range(3):
-        async with make(tokens=tokens, token_ttl=DAY, absolute_ttl=DAY) as auth:
-            assert await auth.is_token_valid(result.response)
-        assert (await now_of(make, tokens, result.response)).expires_at == absolute_end
-
-
-async def test_neither_a_rotation_nor_a_shared_login_moves_it_beyond(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    result = await begun(make, tokens, wx, absolute_ttl=200)
-    absolute_end = result.session.issued_at + 200_000
-    async with make(tokens=tokens, token_ttl=DAY, absolute_ttl=DAY) as auth:
-        rotated = await auth.rotate(result.response)
-        assert rotated.session.expires_at == absolute_end
-    policy = LoginPolicy(shared_token=True)
-    async with make(tokens=tokens, token_ttl=DAY, absolute_ttl=DAY, policy=policy) as auth:
-        shared = await log_in(auth, wx)
-        assert shared.response == rotated.response
-        assert shared.session.expires_at == absolute_end
-
-
-async def test_only_the_token_that_is_good_now_moves_the_end(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    old = await begun(make, tokens, wx)
-    async with make(tokens=tokens, token_ttl=100) as auth:
-        new = await auth.rotate(old.response)
-    async with make(tokens=tokens, token_ttl=DAY, absolute_ttl=DAY) as auth:
-        assert not await auth.is_token_valid(old.response)
-        assert await auth.token_status(new.response) == 1
-    assert await now_of(make, tokens, new.response) == new.session
-
-
 async def test_however_often_it_is_used_a_session_is_written_once(
     make: Callable[..., MPAuthX], redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
 ) -> None:
@@ -165,7 +110,7 @@ async def test_however_often_it_is_used_a_session_is_written_once(
     assert await calls(redis, "set") == 3
 
 
-async def test_a_life_that_can_move_no_further_is_not_asked_to_again_and_again(
+async def test_a_session_at_its_absolute_end_is_renewed_only_once(
     make: Callable[..., MPAuthX], redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
 ) -> None:
     token = (await begun(make, redis_server.url, wx, absolute_ttl=100)).response
@@ -174,20 +119,6 @@ async def test_a_life_that_can_move_no_further_is_not_asked_to_again_and_again(
         for _ in range(10):
             assert await auth.is_token_valid(token)
     assert await calls(redis, "evalsha", "eval") == 1
-    assert await calls(redis, "set") == 0
-
-
-async def test_another_service_writes_nothing_where_one_has_just_written(
-    make: Callable[..., MPAuthX], redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
-) -> None:
-    token = (await begun(make, redis_server.url, wx)).response
-    settings = {"token_ttl": DAY, "absolute_ttl": DAY}
-    async with make(**settings) as one, make(**settings) as other:
-        await asyncio.gather(*(auth.is_token_valid(token) for auth in (one, other)))
-        await asyncio.gather(one.close(), other.close())
-    await redis.config_resetstat()
-    async with make(**settings) as third:
-        assert await third.is_token_valid(token)
     assert await calls(redis, "set") == 0
 
 
@@ -207,31 +138,6 @@ async def test_a_life_slides_by_tenths_up_to_its_absolute_end(
             ends += [session.expires_at // 1000 - begin for session in await auth.sessions("bob")]
     moving = [end for at in range(0, 150, 15) for end in [at + 100] * 3]
     assert ends == moving + [250] * 20
-
-
-async def test_a_session_that_is_not_used_ends(
-    make: Callable[..., MPAuthX], tmp_path: Path, wx: WeChatSimulator
-) -> None:
-    clock, url = Clock(), f"sqlite:///{tmp_path}/t.db"
-    async with make(tokens=url, token_ttl=100, absolute_ttl=1000, clock=clock) as auth:
-        token = (await log_in(auth, wx)).response
-        clock.now += 100
-        assert not await auth.is_token_valid(token)
-
-
-async def test_a_session_that_is_used_outlives_its_first_life_by_the_clock_of_redis(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
-    async with make(token_ttl=5, absolute_ttl=1000) as auth:
-        result = await log_in(auth, wx)
-        deadline = time.monotonic() + 60
-        session: Session | None = result.session
-        while session is not None and session.last_seen is None:
-            assert time.monotonic() < deadline
-            assert await auth.is_token_valid(result.response)
-            session = await auth.session(result.response)
-        assert session is not None
-        assert session.expires_at > result.session.expires_at
 
 
 # What goes wrong with it

@@ -18,9 +18,6 @@ from mpauthx_async import (
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.secret_search import local_variables
 from tests.helpers.service_calls import log_in
-from tests.service.test_service import make, tokens
-
-__all__ = ["make", "tokens"]
 
 
 async def hold(auth: MPAuthX, token: str, entered: asyncio.Event) -> None:

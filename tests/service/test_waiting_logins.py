@@ -11,45 +11,15 @@ import pytest
 
 from mpauthx_async import (
     AuthResult,
-    ComponentExchange,
     MPAuthX,
     OverloadedError,
     StatusCode,
     WeChatSimulator,
 )
 from mpauthx_async.events import LoginFailed
+from tests.helpers.logins import Gate
 from tests.helpers.outages import PATIENCE, settled
 from tests.helpers.service_calls import hear, narrow_connections, of_kind
-from tests.service.test_service import make
-
-__all__ = ["make"]
-
-
-class Gate:
-    """An exchange whose logins stop, each with its connection, until the gate is opened."""
-
-    def __init__(self, wx: WeChatSimulator) -> None:
-        self.exchange = ComponentExchange(wx.component_app_id, self._token)
-        self.at_gate = self.most = 0
-        self._token_of_wechat = wx.component_access_token
-        self._opened = asyncio.Event()
-        self._changed = asyncio.Condition()
-
-    async def _token(self) -> str:
-        self.at_gate += 1
-        self.most = max(self.most, self.at_gate)
-        async with self._changed:
-            self._changed.notify_all()
-        await self._opened.wait()
-        self.at_gate -= 1
-        return self._token_of_wechat
-
-    async def reached_by(self, logins: int) -> None:
-        async with asyncio.timeout(PATIENCE), self._changed:
-            await self._changed.wait_for(lambda: self.at_gate >= logins)
-
-    def open(self) -> None:
-        self._opened.set()
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpauthx_async.simulator import Fault, SealedUserInfo, WeChatSimulator
-from tests.helpers.simulator_client import Clock, decrypt
+from tests.helpers.clock import Clock
+from tests.helpers.simulator_client import decrypt
 
 PATH = "/sns/jscode2session"
 
@@ -592,7 +593,7 @@ async def test_repr_shows_app_id_and_url(wx):
     assert repr(wx) == f"WeChatSimulator(app_id='wx4f4bc4dec97d474b', url='{wx.url}')"
 
 
-def test_it_is_made_without_an_event_loop():
+def test_can_be_created_without_an_event_loop():
     assert repr(WeChatSimulator(app_id="wx1")) == "WeChatSimulator(app_id='wx1', url=None)"
 
 

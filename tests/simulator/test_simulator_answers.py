@@ -8,7 +8,8 @@ import aiohttp
 import pytest
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
-from tests.helpers.simulator_client import HINT, RID, Client, Clock
+from tests.helpers.clock import Clock
+from tests.helpers.simulator_client import HINT, RID, Client
 
 SESSION = "/sns/jscode2session"
 TOKEN, STABLE, CALLBACK_IP = "/cgi-bin/token", "/cgi-bin/stable_token", "/cgi-bin/getcallbackip"

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from mpauthx_async.simulator import WeChatSimulator
-from tests.helpers.simulator_client import ACCOUNT, RID, SECRET, Client, Clock, exchange
+from tests.helpers.clock import Clock
+from tests.helpers.simulator_client import ACCOUNT, RID, SECRET, Client, exchange
 
 DAY = 86_400
 
@@ -213,7 +214,7 @@ async def test_userinfo_is_the_profile_in_the_names_of_the_web(wx, client):
     }
 
 
-async def test_a_user_without_a_unionid_has_none_in_userinfo(wx, client):
+async def test_userinfo_of_a_user_without_unionid_has_no_unionid(wx, client):
     info = await user_info(client, await exchange(client, wx.web_login("bob")))
     assert info["nickname"] == "微信用户"
     assert "unionid" not in info

@@ -104,7 +104,7 @@ async def test_a_state_comes_back_as_it_was(wx, client):
     assert dict(parse_qsl(urlsplit(location).query))["state"] == state
 
 
-async def test_without_a_state_none_comes_back(wx, client):
+async def test_without_a_state_no_state_comes_back(wx, client):
     wx.visit_as("bob")
     _, location, _ = await visit(client, page_query(wx, state=None))
     assert parse_qsl(urlsplit(location).query)[0][0] == "code"

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from mpauthx_async.simulator import WeChatSimulator
-from tests.helpers.simulator_client import ACCOUNT, SECRET, Client, Clock
+from tests.helpers.clock import Clock
+from tests.helpers.simulator_client import ACCOUNT, SECRET, Client
 
 ACCESS, REFRESH = "/sns/oauth2/component/access_token", "/sns/oauth2/component/refresh_token"
 KEYS = "/wxa/business/getuserencryptkey"

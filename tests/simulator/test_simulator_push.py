@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 from xml.etree import ElementTree
 
-import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from Crypto.Cipher import AES
 
 from mpauthx_async.simulator import PushedEvent, WeChatSimulator
-from tests.helpers.simulator_client import Client, Clock
+from tests.helpers.clock import Clock
+from tests.helpers.simulator_client import Client
 
 REVOKE = "user_authorization_revoke"
 OTHER = "wxbbbbbbbbbbbbbbbb"
@@ -24,12 +24,6 @@ OTHER = "wxbbbbbbbbbbbbbbbb"
 async def wx() -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator(clock=Clock(), other_apps={OTHER: "f0e1d2c3" * 4}) as simulator:
         yield simulator
-
-
-@pytest.fixture
-async def client(wx: WeChatSimulator) -> AsyncIterator[Client]:
-    async with aiohttp.ClientSession() as http:
-        yield Client(wx, http)
 
 
 def sign(*texts: str) -> str:

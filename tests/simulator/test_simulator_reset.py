@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
-from tests.helpers.simulator_client import ACCOUNT, SECRET, Client, Clock, exchange
+from tests.helpers.clock import Clock
+from tests.helpers.simulator_client import ACCOUNT, SECRET, Client, exchange
 
 SESSION, TOKEN = "/sns/jscode2session", "/cgi-bin/token"
 PAGE = "/connect/oauth2/authorize"

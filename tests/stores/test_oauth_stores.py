@@ -7,8 +7,8 @@ import sqlite3
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import pytest
 from redis.asyncio import Redis, RedisCluster
 
 from mpauthx_async import (
-    ClosedError,
     ConfigurationError,
     Connections,
     KeyValueOAuthTokenStore,
@@ -33,6 +32,7 @@ from mpauthx_async import (
 from mpauthx_async.stores import FunctionOAuthTokenStore, open_key_value_store
 from mpauthx_async.stores.conformance import OAuthTokenStoreConformance, new_oauth_token
 from mpauthx_async.tokens.record_sealer import RecordSealer
+from tests.helpers.memory_stores import DictOAuthTokenStore
 from tests.helpers.redis_server import RedisServer
 
 APP = "wx4f4bc4dec97d474b"
@@ -66,41 +66,6 @@ def tokens(
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "oauth.db"
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A Redis of the test's own."""
-    with RedisServer() as server:
-        yield server
-
-
-class DictOAuthTokenStore:
-    """The least that passes: what somebody who writes a store of their own begins with."""
-
-    def __init__(self) -> None:
-        self._tokens: dict[str, OAuthToken] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._spent: set[str] = set()
-
-    async def get(self, open_id: str) -> OAuthToken | None:
-        return self._tokens.get(open_id)
-
-    async def save(self, open_id: str, token: OAuthToken) -> None:
-        self._tokens[open_id] = token
-
-    async def delete(self, open_id: str) -> None:
-        self._tokens.pop(open_id, None)
-
-    @asynccontextmanager
-    async def lock(self, open_id: str) -> AsyncIterator[None]:
-        async with self._locks.setdefault(open_id, asyncio.Lock()):
-            yield
-
-    async def spend_state(self, nonce: str, ttl: float) -> bool:
-        is_new = nonce not in self._spent
-        self._spent.add(nonce)
-        return is_new
 
 
 class TestDict(OAuthTokenStoreConformance):
@@ -209,7 +174,7 @@ async def test_a_token_outlives_a_change_of_keys_while_the_old_one_is_listed(
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], "a text instead of a list"])
-def test_keys_that_cannot_work_are_refused(redis: Redis, keys: Any) -> None:
+def test_rejects_invalid_keys(redis: Redis, keys: Any) -> None:
     with pytest.raises(ConfigurationError):
         tokens(RedisKeyValueStore(redis), keys=keys)
 
@@ -321,7 +286,7 @@ class TestRedisKeys:
         key = f"mpauthx:r:{{oauth_state|{APP}|0123456789abcdef}}"
         assert 0 < await redis.ttl(key) <= 600
 
-    async def test_bytes_that_are_no_text_are_a_damaged_record(self, redis: Redis) -> None:
+    async def test_bytes_that_are_not_utf_8_are_a_damaged_record(self, redis: Redis) -> None:
         await redis.set(f"mpauthx:r:{{{TOKEN_KEY}}}", b"geheim\xff")
         await _is_damaged(tokens(RedisKeyValueStore(redis)))
 
@@ -330,7 +295,9 @@ class TestRedisKeys:
         with pytest.raises(StoreError, match="WRONGTYPE"):
             await tokens(RedisKeyValueStore(redis)).get("alice")
 
-    async def test_a_lock_that_ended_meanwhile_harms_neither_holder(self, redis: Redis) -> None:
+    async def test_releasing_an_expired_lock_keeps_the_lock_of_the_next_holder(
+        self, redis: Redis
+    ) -> None:
         records = RedisKeyValueStore(redis)
         async with records.lock("name"):
             await redis.delete("mpauthx:r:lock:{name}")
@@ -354,7 +321,7 @@ class TestSqliteRows:
             assert await records.add("name", "other", 30)
             assert await records.get("name") == "other"
 
-    async def test_the_dead_do_not_pile_up(self, path: Path) -> None:
+    async def test_expired_records_are_deleted(self, path: Path) -> None:
         now = [1000.0]
         async with SqliteKeyValueStore(path, clock=lambda: now[0]) as records:
             for i in range(20):
@@ -365,7 +332,7 @@ class TestSqliteRows:
             await locking(records, "name")
         assert _rows(path) == [("record|name",)]
 
-    async def test_bytes_that_are_no_text_are_a_damaged_record(self, path: Path) -> None:
+    async def test_bytes_that_are_not_utf_8_are_a_damaged_record(self, path: Path) -> None:
         async with SqliteKeyValueStore(path) as records:
             await tokens(records).save("alice", ALICE)
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -387,7 +354,7 @@ class TestSqliteRows:
 
 
 @pytest.mark.parametrize("kind", ["redis", "sqlite"])
-async def test_who_waits_too_long_for_a_lock_gets_a_store_error(
+async def test_waiting_too_long_for_a_lock_is_a_store_error(
     kind: str, redis: Redis, path: Path
 ) -> None:
     async with (
@@ -420,7 +387,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.mark.parametrize("kind", ["redis", "sqlite"])
-async def test_a_holder_that_was_killed_keeps_nobody_waiting(
+async def test_the_lock_of_a_killed_process_expires(
     kind: str, redis: Redis, redis_server: RedisServer, path: Path
 ) -> None:
     where = redis_server.url if kind == "redis" else str(path)
@@ -471,7 +438,7 @@ class TestOutages:
             await ASKED[asked](store)
 
     @pytest.mark.parametrize("asked", ASKED)
-    async def test_a_file_that_is_no_database_is_a_store_error(
+    async def test_a_file_that_is_not_a_database_is_a_store_error(
         self, asked: str, path: Path
     ) -> None:
         path.write_bytes(b"something else" * 100)
@@ -479,16 +446,9 @@ class TestOutages:
             with pytest.raises(StoreError, match="something else"):
                 await ASKED[asked](tokens(records))
 
-    @pytest.mark.parametrize("asked", ASKED)
-    async def test_closed_records_say_so(self, asked: str, records: KeyValueStore) -> None:
-        await records.close()
-        await records.close()
-        with pytest.raises(ClosedError):
-            await ASKED[asked](tokens(records))
-
 
 @pytest.mark.parametrize("url", ["", "mysql://host/db", "sqlite://", "sqlite:///", "oauth.db"])
-def test_what_is_no_url_of_a_store_is_refused(url: str) -> None:
+def test_rejects_an_invalid_store_url(url: str) -> None:
     with pytest.raises(ConfigurationError):
         open_key_value_store(url, Connections())
 

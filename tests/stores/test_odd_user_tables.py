@@ -23,7 +23,6 @@ ATTRIBUTES = {
     "createdAt": "created_at",
     "updatedAt": "updated_at",
 }
-IDS = ("openId", "unionId")
 NUMBERS = ("gender", "createdAt", "updatedAt")
 TEXT_TYPES = ["TEXT", "VARCHAR(128)", "CLOB", "", "BLOB", "STRING", "JSON"]
 NUMBER_TYPES = ["INTEGER", "TEXT", "BIGINT", "REAL", "DATETIME", "", "BLOB", "VARCHAR(20)"]

@@ -286,7 +286,7 @@ class TestLives:
         assert ban.until is not None
         assert is_about(await end_of_key(redis, key), ban.until)
 
-    async def test_keys_that_were_lost_and_come_back_end_all_the_same(
+    async def test_keys_restored_after_eviction_still_expire(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         await begin(store, new_session())
@@ -340,7 +340,7 @@ class TestRemains:
         assert await store.revoke_subject(ALICE) == 100
         assert set((await dump(redis)).values()) == {"-2"}
 
-    async def test_who_is_online_leaves_by_themselves_and_is_cleared_away_by_later_logins(
+    async def test_expired_online_users_are_cleared_by_later_logins(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         await begin(store, new_session(ttl=HOUR))
@@ -360,7 +360,7 @@ class TestRemains:
         living = {"alice", *MATES[50:60]}
         assert set(contents[ENDS]) == set(contents[ONLINE]) == living
 
-    async def test_who_is_online_for_longer_stays_in_place_and_goes_with_the_last_session(
+    async def test_a_user_stays_in_place_online_until_the_last_session_ends(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         (first,) = await begin(store, new_session(ttl=HOUR))
@@ -377,7 +377,7 @@ class TestRemains:
         assert set(await dump(redis)) == {session_key(first.ref), session_key(second.ref)}
 
     @pytest.mark.parametrize("is_over", [False, True])
-    async def test_who_comes_back_after_their_details_were_lost_is_online_once(
+    async def test_a_user_whose_details_were_evicted_is_online_once_after_a_login(
         self, store: RedisTokenStore, redis: Redis, *, is_over: bool
     ) -> None:
         for _ in range(2):

@@ -29,7 +29,6 @@ from mpauthx_async.stores.conformance.examples import until
 from tests.helpers.near_services import (
     Make,
     cache_of,
-    make,
     maker,
     refused_in_time,
     trackers,
@@ -42,9 +41,12 @@ from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, log_in, of_kind
 
-__all__ = ["make"]
-
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
+    return maker(wx, server, tmp_path)
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ ENDINGS: dict[str, Ending] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_what_another_service_ended_is_refused(
+async def test_rejects_a_session_that_another_service_ended(
     ending: str, auth: MPAuthX, make: Make, wx: WeChatSimulator
 ) -> None:
     given, other = await warm(auth, wx), await warm(auth, wx, "carol")
@@ -85,7 +87,7 @@ async def test_what_another_service_ended_is_refused(
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_what_was_ended_here_is_refused_at_once(
+async def test_rejects_a_session_that_this_service_ended_at_once(
     ending: str, auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     for _ in range(20):
@@ -95,7 +97,7 @@ async def test_what_was_ended_here_is_refused_at_once(
         await auth.unban("bob")
 
 
-async def test_what_a_login_replaces_here_is_refused_at_once(
+async def test_rejects_a_session_that_a_login_replaced_at_once(
     make: Make, wx: WeChatSimulator
 ) -> None:
     async with make(policy=LoginPolicy(max_sessions=1)) as auth:
@@ -107,7 +109,7 @@ async def test_what_a_login_replaces_here_is_refused_at_once(
             old = new
 
 
-async def test_what_another_process_revokes_is_refused(
+async def test_rejects_a_session_that_another_process_revoked(
     auth: MPAuthX, wx: WeChatSimulator, server: RedisServer, tmp_path: Path
 ) -> None:
     tokens = [(await warm(auth, wx, f"user-{number}")).response for number in range(20)]
@@ -241,7 +243,7 @@ def test_a_hit_makes_no_task_and_no_future(
         runner.run(main())
 
 
-async def test_listeners_are_told_of_each_hit(
+async def test_each_near_cache_hit_emits_an_event(
     auth: MPAuthX, make: Make, wx: WeChatSimulator
 ) -> None:
     given = await warm(auth, wx)

@@ -28,9 +28,6 @@ from mpauthx_async.stores import SqliteKeyValueStore
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import ALICE, HOUR, begin, is_alive
 from tests.helpers.sqlite_files import query, run
-from tests.service.test_service import make
-
-__all__ = ["make"]
 
 TABLE = "CREATE TABLE user (openId TEXT PRIMARY KEY, nickName TEXT, gender INTEGER, city TEXT"
 AFTER_INSERT = "CREATE TRIGGER refuse AFTER INSERT ON user WHEN NEW.city = 'Oz' BEGIN"
@@ -109,7 +106,7 @@ class TestSaving:
             assert others == [True, True]
             assert query(path, "SELECT openId FROM user ORDER BY 1") == [("o-1",), ("o-2",)]
 
-    async def test_each_of_several_refused_users_is_told_why(self, path: Path) -> None:
+    async def test_each_refused_user_gets_its_own_reason(self, path: Path) -> None:
         run(path, f"{TABLE}, CHECK (city <> 'Oz'), CHECK (gender < 3))")
         users = [User("o-1", city="Oz"), User("o-2"), User("o-3", gender=3)]
         async with SqliteUserStore(path) as store:
@@ -129,7 +126,7 @@ class TestSaving:
             assert is_new is True
             assert list(await store.get(["o-alice"])) == [User("o-alice", city="Wuhan")]
 
-    async def test_a_person_twice_beside_a_refused_user_is_new_once(self, path: Path) -> None:
+    async def test_a_user_twice_beside_a_refused_one_is_new_once(self, path: Path) -> None:
         run(path, f"{TABLE}, CHECK (city <> 'Oz'))")
         users = [User("o-bob"), User("o-eve", city="Oz"), User("o-bob", city="Wuhan")]
         async with SqliteUserStore(path) as store:

@@ -22,10 +22,9 @@ from mpauthx_async import (
 from mpauthx_async.events import StoreFailed
 from mpauthx_async.failure_log import OncePerSecond, failures
 from mpauthx_async.stores.conformance import new_session
-from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.memory_stores import DictOAuthTokenStore, MemoryTokens, MemoryUsers
 from tests.helpers.outages import ASKED_OF_TOKENS, ASKED_OF_USERS, fails, settled
 from tests.helpers.service_calls import hear, log_in, of_kind, store_calls
-from tests.stores.test_oauth_stores import DictOAuthTokenStore
 
 
 class DriverError(Exception):
@@ -220,7 +219,7 @@ async def test_a_login_that_cannot_read_the_saved_token_logs_that_once(
     assert "DriverError" in line
 
 
-async def test_what_is_done_within_a_lock_raises_as_it_is(
+async def test_an_exception_within_a_lock_is_raised_unchanged(
     wx: WeChatSimulator, failure_lines: Callable[[], list[str]]
 ) -> None:
     oauth = WeChatOAuth(app_id="wx0", app_secret="x" * 32, tokens=DictOAuthTokenStore())

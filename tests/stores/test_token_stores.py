@@ -122,7 +122,7 @@ class TestOpeningByUrl:
     @pytest.mark.parametrize(
         "url", ["mysql://localhost/db", "tokens.db", "", "sqlite://tokens.db", "sqlite:///"]
     )
-    async def test_what_names_no_store_is_refused(self, url: str) -> None:
+    async def test_rejects_an_unknown_store_url(self, url: str) -> None:
         with pytest.raises(ConfigurationError):
             open_token_store(url, Connections())
 

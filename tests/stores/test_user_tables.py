@@ -18,9 +18,6 @@ from mpauthx_async import (
 )
 from mpauthx_async.stores.conformance import UserStoreConformance
 from tests.helpers.sqlite_files import data_version, query, run
-from tests.service.test_service import make
-
-__all__ = ["make"]
 
 NOW = 1_700_000_000_000  # Unix milliseconds: 2023-11-14 22:13:20 UTC
 DJANGO = (
@@ -153,7 +150,7 @@ class TestView(Table):
 
 class TestHopelessTable:
     @pytest.mark.parametrize(("script", "said"), HOPELESS.items())
-    async def test_it_is_told_when_the_store_opens(
+    async def test_opening_the_store_raises_and_changes_nothing(
         self, path: Path, script: str, said: list[str]
     ) -> None:
         run(path, script)
@@ -167,7 +164,7 @@ class TestHopelessTable:
                 assert "file and its folder" not in str(caught.value)
         assert query(path, "SELECT name, sql FROM sqlite_master") == before
 
-    async def test_it_works_as_soon_as_it_is_mended(self, path: Path) -> None:
+    async def test_the_store_works_once_the_table_is_repaired(self, path: Path) -> None:
         run(path, "CREATE TABLE user (openId TEXT)")
         run(path, "ALTER TABLE user ADD COLUMN city TEXT AS (upper(openId))")
         async with SqliteUserStore(path) as store:
@@ -176,7 +173,7 @@ class TestHopelessTable:
             run(path, "ALTER TABLE user DROP COLUMN city")
             assert list(await store.save([User("o-bob")])) == [True]
 
-    async def test_a_login_says_it(
+    async def test_a_login_raises_the_configuration_error(
         self, path: Path, make: Callable[..., MPAuthX], wx: WeChatSimulator
     ) -> None:
         run(path, "CREATE TABLE user (openId TEXT, email TEXT NOT NULL)")
@@ -187,7 +184,9 @@ class TestHopelessTable:
 
 class TestRowWithoutAnOpenId:
     @pytest.mark.parametrize("empty", ["NULL", "''"])
-    async def test_it_is_its_union_ids(self, path: Path, empty: str) -> None:
+    async def test_a_row_without_an_open_id_belongs_to_its_union_id(
+        self, path: Path, empty: str
+    ) -> None:
         run(path, "CREATE TABLE user (openId TEXT, unionId TEXT, city TEXT, points INTEGER)")
         run(path, f"INSERT INTO user VALUES ({empty}, 'u-bob', 'Wuhan', 7)")
         login = User("o-bob", "u-bob", nick_name="Bob", app_id="shop")

@@ -76,7 +76,7 @@ async def test_batches_are_bounded_and_only_a_few_are_in_flight() -> None:
     assert [item for batch in trips.batches for item in batch] == list(range(95))
 
 
-async def test_what_comes_in_while_all_trips_are_under_way_makes_one_larger_batch() -> None:
+async def test_calls_during_all_trips_form_one_larger_batch() -> None:
     trips = Trips()
     coalescer = Coalescer(trips.run, max_in_flight=1)
     trips.gate.clear()

@@ -22,9 +22,6 @@ from mpauthx_async import (
 from mpauthx_async.simulator import Fault
 from mpauthx_async.wechat.errcodes import refusal
 from tests.helpers.service_calls import log_in
-from tests.service.test_service import auth, make, tokens
-
-__all__ = ["auth", "make", "tokens"]
 
 LOGIN = "/sns/jscode2session"
 WEB_LOGIN = "/sns/oauth2/access_token"

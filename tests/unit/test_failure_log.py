@@ -18,13 +18,10 @@ from mpauthx_async import (
 )
 from mpauthx_async.failure_log import OncePerSecond, failures
 from mpauthx_async.simulator import Fault
+from tests.helpers.clock import Clock
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.scripted_server import Answer, Server
 from tests.helpers.service_calls import log_in
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, tokens
-from tests.wechat.test_wechat import Answer, Server
-
-__all__ = ["make", "tokens"]
 
 Make = Callable[..., MPAuthX]
 

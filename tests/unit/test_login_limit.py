@@ -163,7 +163,7 @@ async def test_each_that_was_refused_gets_its_turn() -> None:
     assert [service.begun for service in services] == [FLOOR + 2, 2, 2]
 
 
-async def test_who_no_longer_wants_to_begin_leaves_the_slot_to_the_next() -> None:
+async def test_a_service_that_needs_no_slot_leaves_it_to_the_next() -> None:
     limit = limit_of(Loop(busy=1))
     first, second = Service(limit), Service(limit)
     first.begin()

@@ -287,7 +287,7 @@ def test_what_a_session_replaced_makes_it_no_other():
         {"shared_token": True, "one_per_kind": True},
     ],
 )
-def test_a_policy_that_cannot_be_is_refused(policy):
+def test_rejects_conflicting_or_invalid_rules(policy):
     with pytest.raises(ConfigurationError):
         LoginPolicy(**policy)
 

@@ -88,12 +88,12 @@ def test_any_other_text_opens_nothing_and_raises_nothing(text: str) -> None:
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], "a text instead of a list"])
-def test_keys_that_cannot_work_are_refused(keys: Any) -> None:
+def test_rejects_invalid_keys(keys: Any) -> None:
     with pytest.raises(ConfigurationError):
         RecordSealer(PURPOSE, app_id=APP_ID, keys=keys)
 
 
-def test_neither_the_repr_nor_the_attributes_tell_a_secret() -> None:
+def test_repr_and_attributes_hold_no_secret() -> None:
     assert SECRET not in repr(SEALER)
     assert "b'" not in repr(SEALER)
     assert not hasattr(SEALER, "__dict__")

@@ -21,13 +21,9 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.simulator import Fault
-from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.memory_stores import DictOAuthTokenStore, MemoryTokens, MemoryUsers
 from tests.helpers.service_calls import log_in
-from tests.oauth.test_oauth import service as web_service
-from tests.service.test_service import make, tokens
-from tests.stores.test_oauth_stores import DictOAuthTokenStore
-
-__all__ = ["make", "tokens"]
+from tests.helpers.web_logins import service as web_service
 
 Make = Callable[..., MPAuthX]
 
@@ -89,7 +85,7 @@ async def test_a_token_can_be_checked_again(make: Make, wx: WeChatSimulator) -> 
         (Fault.TRUNCATED, IncompleteResponseError),
     ],
 )
-async def test_what_was_sent_with_a_code_is_not_repeated(
+async def test_a_request_with_a_code_is_not_repeated(
     make: Make, wx: WeChatSimulator, fault: Fault, kind: type[MPAuthXError]
 ) -> None:
     async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:

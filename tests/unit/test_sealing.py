@@ -343,7 +343,7 @@ def test_any_text_is_sealed_and_opens_or_is_not_sealed(session_key: str) -> None
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], "a text instead of a list"])
-def test_keys_that_cannot_work_are_refused(keys: Any) -> None:
+def test_rejects_invalid_keys(keys: Any) -> None:
     with pytest.raises(ConfigurationError):
         SessionKeySealer(app_id=APP_ID, keys=keys)
 

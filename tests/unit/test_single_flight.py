@@ -28,7 +28,7 @@ class Work:
         return self._outcome
 
 
-async def test_who_asks_for_the_same_shares_it_and_another_key_is_another_piece():
+async def test_calls_with_the_same_key_share_one_execution():
     flights, work, other = SingleFlight[str, object](), Work(), Work("other")
     callers = [asyncio.create_task(flights.join("a", work)) for _ in range(3)]
     callers.append(asyncio.create_task(flights.join("b", other)))
@@ -57,7 +57,9 @@ async def test_a_failure_reaches_all_callers_and_a_cancelled_one_harms_nobody():
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] + [ValueError] * 2
 
 
-async def test_what_all_have_left_goes_on_and_close_waits_for_it(caplog: pytest.LogCaptureFixture):
+async def test_work_goes_on_without_callers_and_close_waits_for_it(
+    caplog: pytest.LogCaptureFixture,
+):
     flights, work = SingleFlight[str, object](), Work(ValueError("no answer"))
     caller = asyncio.create_task(flights.join("a", work))
     await work.reached.wait()

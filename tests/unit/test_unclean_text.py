@@ -23,10 +23,8 @@ from mpauthx_async import (
     parse_push_event,
 )
 from mpauthx_async.models import PhoneNumber
-from tests.service.test_service import login, make
-from tests.wechat.test_wechat import Answer, Server
-
-__all__ = ["make"]
+from tests.helpers.logins import login
+from tests.helpers.scripted_server import Answer, Server
 
 KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 NAMES = {  # as WeChat sends them, and as they are stored

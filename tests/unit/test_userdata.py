@@ -536,19 +536,19 @@ def test_a_signature_is_good_for_its_own_key_and_data_only(session_key, raw_data
 
 
 @pytest.mark.parametrize("wrong", [None, 7, True, [], {}, object()])
-def test_raw_data_or_a_signature_that_is_no_text_is_wrong(wrong):
+def test_rejects_raw_data_or_a_signature_that_is_not_a_string(wrong):
     assert verify_raw_data(SIGNED_KEY, wrong, SIGNATURE) is False
     assert verify_raw_data(SIGNED_KEY, SIGNED_RAW_DATA, wrong) is False
     assert verify_raw_data(SIGNED_KEY, wrong, wrong) is False
 
 
-def test_bytes_are_no_text():
+def test_rejects_bytes():
     assert verify_raw_data(SIGNED_KEY, SIGNED_RAW_DATA.encode(), SIGNATURE) is False
     assert verify_raw_data(SIGNED_KEY, SIGNED_RAW_DATA, SIGNATURE.encode()) is False
 
 
 @pytest.mark.parametrize("session_key", [None, 7, SIGNED_KEY.encode()])
-def test_a_session_key_that_is_no_text_is_wrong(session_key):
+def test_a_session_key_that_is_not_a_string_is_wrong(session_key):
     assert verify_raw_data(session_key, SIGNED_RAW_DATA, SIGNATURE) is False
 
 

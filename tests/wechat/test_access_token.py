@@ -31,24 +31,18 @@ from mpauthx_async.simulator import Fault
 from mpauthx_async.stores import open_key_value_store
 from mpauthx_async.tokens.record_sealer import RecordSealer
 from mpauthx_async.wechat.transport import waiting_for_wechat
+from tests.helpers.clock import Clock
+from tests.helpers.logins import requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import make, requests_at, tokens
-from tests.wechat.test_wechat import Answer, Server, debugging, everything_told, refused
-
-__all__ = ["debugging", "make", "tokens"]
+from tests.helpers.scripted_server import Answer, Server, refused
+from tests.helpers.secret_search import everything_told
 
 STABLE_TOKEN = "/cgi-bin/stable_token"
 PHONE = "/wxa/business/getuserphonenumber"
 PROCESSES = 4
 CALLERS = 5  # in each process
 SEALER = RecordSealer(b"mpauthx access", app_id="wx0", keys=["a-signing-key-of-ours"])
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -372,7 +366,7 @@ async def test_who_had_the_token_before_the_last_one_gets_the_last_one(
     assert fetch.asked == [False, False, True]
 
 
-async def test_two_flights_at_once_end_with_the_same_token(
+async def test_two_concurrent_fetches_end_with_the_same_token(
     access: AppAccessToken, records: KeyValueStore, fetch: Fetches, clock: Clock
 ) -> None:
     text = json.dumps(["token-1", int(clock.now + 60) * 1000])
@@ -592,7 +586,7 @@ async def test_a_cancelled_caller_harms_nobody(auth: MPAuthX, wx: WeChatSimulato
     assert fetches(wx) == 1
 
 
-async def test_when_all_are_cancelled_the_token_is_kept_all_the_same(
+async def test_the_token_is_kept_even_if_all_callers_are_cancelled(
     access: AppAccessToken, fetch: Fetches
 ) -> None:
     fetch.gate.clear()
@@ -638,17 +632,10 @@ async def test_close_lets_a_fetch_finish_and_takes_no_more(
     await auth.close()
 
 
-async def test_a_closed_access_token_says_so(access: AppAccessToken) -> None:
-    await access.get()
-    await access.close()
-    with pytest.raises(ClosedError):
-        await access.get()
-
-
 # Where there is no place to share it
 
 
-async def test_a_store_of_ones_own_without_a_redis_is_no_place(
+async def test_a_custom_token_store_without_redis_cannot_keep_the_access_token(
     make: Callable[..., MPAuthX], wx: WeChatSimulator
 ) -> None:
     async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
@@ -658,7 +645,7 @@ async def test_a_store_of_ones_own_without_a_redis_is_no_place(
         assert (await auth.authorize(wx.login("bob"))).response
 
 
-async def test_a_store_of_ones_own_with_connections_to_redis_is_one(
+async def test_a_custom_token_store_with_redis_connections_keeps_the_access_token(
     make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
     async with Connections(redis_server.url) as connections:

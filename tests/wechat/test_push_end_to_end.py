@@ -15,10 +15,8 @@ from mpauthx_async import (
     parse_push_event,
 )
 from mpauthx_async.events import ProfileCleared, PushEventReceived, UserForgotten
+from tests.helpers.logins import login
 from tests.helpers.service_calls import hear, of_kind
-from tests.service.test_service import login, make, tokens
-
-__all__ = ["make", "tokens"]
 
 REVOKE, CANCEL = "user_authorization_revoke", "user_authorization_cancellation"
 

@@ -24,7 +24,7 @@ from mpauthx_async import (
     parse_push_event,
     verify_push_url,
 )
-from tests.helpers.simulator_client import Clock
+from tests.helpers.clock import Clock
 
 # https://developers.weixin.qq.com/miniprogram/dev/framework/server-ability/message-push.html
 TOKEN, AES_KEY = "AAAAA", "A" * 43
@@ -414,7 +414,7 @@ def test_an_encrypted_event_without_a_key_says_what_is_missing():
         {"Event": "user_info_modified", "OpenID": "bob"},
     ],
 )
-def test_a_body_that_is_no_event_is_refused(body: Any):
+def test_rejects_a_body_that_is_not_an_event(body: Any):
     error = refusal(plain_query(), body, token=TOKEN, now=NOW)
     assert "JSON object or XML document" in str(error)
     assert error.__cause__ is error.__context__ is None
@@ -568,7 +568,7 @@ def test_no_body_makes_it_raise_anything_else(body: bytes | str, is_sealed: bool
     )
 )
 @settings(max_examples=300)
-def test_whatever_the_fields_hold_an_event_is_well_formed(fields: dict[str, Any]):
+def test_any_fields_give_a_well_formed_event(fields: dict[str, Any]):
     try:
         event = parse_safe(*sealed_message(json.dumps(fields).encode()))
     except InvalidPushEventError:

@@ -12,7 +12,6 @@ from aiohttp.test_utils import TestServer
 from redis.asyncio import Redis
 
 from mpauthx_async import (
-    ClosedError,
     ComponentExchange,
     Connections,
     InvalidPushEventError,
@@ -28,13 +27,10 @@ from mpauthx_async import (
 from mpauthx_async.concurrency.event_bus import EventBus
 from mpauthx_async.events import PushEventReceived
 from mpauthx_async.wechat.push_handling import PushEventHandler
+from tests.helpers.clock import Clock
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, of_kind
-from tests.helpers.simulator_client import Clock
-from tests.service.test_service import tokens
-
-__all__ = ["tokens"]
 
 REVOKE, CANCEL = "user_authorization_revoke", "user_authorization_cancellation"
 PROFILE = ["avatar_url", "city", "country", "gender", "language", "nick_name", "province"]
@@ -63,11 +59,6 @@ class Recorder(MPAuthX):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
     """WeChat, by the clock of the test, with two apps."""
     async with WeChatSimulator(clock=clock, other_apps={OTHER_APP: OTHER_SECRET}) as simulator:
@@ -91,12 +82,6 @@ def make(
         return Recorder(**(settings | changes))
 
     return make
-
-
-@pytest.fixture
-async def auth(make: Callable[..., Recorder], tokens: str) -> AsyncIterator[Recorder]:
-    async with make(tokens=tokens) as service:
-        yield service
 
 
 def pushed(wx: WeChatSimulator, kind: str, open_id: str = "bob", **how: Any) -> PushEvent:
@@ -279,9 +264,7 @@ async def test_without_a_place_that_processes_share_a_service_remembers_by_itsel
         assert len(auth.erased) == 2
 
 
-async def test_what_a_service_remembers_by_itself_is_bounded(
-    wx: WeChatSimulator, clock: Clock
-) -> None:
+async def test_the_memory_of_events_is_bounded(wx: WeChatSimulator, clock: Clock) -> None:
     users: Any = None  # a modification asks nothing of them
     handler = PushEventHandler(
         app_ids={wx.app_id},
@@ -389,15 +372,6 @@ async def test_an_event_made_by_hand_without_a_user_is_refused(
 async def test_what_is_no_event_is_refused(auth: Recorder, event: Any) -> None:
     with pytest.raises(ParameterError, match="parse_push_event"):
         await auth.handle_push_event(event)
-
-
-async def test_a_closed_service_handles_no_event(
-    make: Callable[..., Recorder], wx: WeChatSimulator
-) -> None:
-    async with make() as auth:
-        pass
-    with pytest.raises(ClosedError):
-        await auth.handle_push_event(pushed(wx, CANCEL))
 
 
 async def test_connections_with_a_redis_remember_for_all_processes_beside_any_store(

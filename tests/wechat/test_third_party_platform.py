@@ -18,12 +18,10 @@ from mpauthx_async import (
     WeComExchange,
 )
 from mpauthx_async.models import PhoneNumber
+from tests.helpers.clock import Clock
+from tests.helpers.exchanges import errcode_of, giving
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.simulator_client import Client, Clock
-from tests.service.test_code_exchange import errcode_of, giving
-from tests.service.test_service import make
-
-__all__ = ["make"]
+from tests.helpers.simulator_client import Client
 
 PLATFORM: dict[str, Any] = {"component_app_id": "wx0", "access_token": giving("unused")}
 UNUSED_SECRET = "unused-secret-of-the-app"

@@ -18,8 +18,7 @@ from mpauthx_async import (
     WeChatAPI,
     WeChatAPIError,
 )
-from tests.helpers.secret_search import local_variables
-from tests.wechat.test_wechat import (
+from tests.helpers.scripted_server import (
     APP_ID,
     APP_SECRET,
     PATH,
@@ -27,10 +26,10 @@ from tests.wechat.test_wechat import (
     Act,
     Answer,
     Server,
-    everything_told,
     refused,
     success,
 )
+from tests.helpers.secret_search import everything_told, local_variables
 
 CODE = "code-GEHEIM"
 TOKEN = Answer('{"access_token": "token-GEHEIM", "expires_in": 7200}')

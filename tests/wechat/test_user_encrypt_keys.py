@@ -19,11 +19,9 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.simulator import EncryptKey
-from tests.helpers.simulator_client import Client, Clock
-from tests.service.test_service import make
-from tests.wechat.test_wechat import Answer, Server
-
-__all__ = ["make"]
+from tests.helpers.clock import Clock
+from tests.helpers.scripted_server import Answer, Server
+from tests.helpers.simulator_client import Client
 
 PATH = "/wxa/business/getuserencryptkey"
 KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
