@@ -10,9 +10,9 @@ from ...constants import TokenStatus
 from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ...store_boundary import raises_store_errors
 from ..online_cursor import OnlineCursor
-from .batches import read_each, write_each
+from .bad_rows import read_each, write_each
 from .database import Database, SqliteDatabase, transaction
-from .sessions import (
+from .session_table import (
     ALIVE,
     SessionRow,
     bans_of,

@@ -7,10 +7,10 @@ from typing import Self
 
 from ...models import User
 from ...store_boundary import raises_store_errors
-from .batches import read_each, write_each
+from .bad_rows import read_each, write_each
 from .database import Database, SqliteDatabase, transaction
-from .people import People, create_link_table
-from .tables import Statement, UserTable
+from .linked_users import People, create_link_table
+from .user_table import Statement, UserTable
 
 __all__ = ["SqliteUserStore"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import ConfigurationError, StoreError
 from ...models import User
-from .columns import ATTRIBUTES, Column, is_numeric, read_columns
+from .user_columns import ATTRIBUTES, Column, is_numeric, read_columns
 
 __all__ = ["Statement", "UserTable", "insert_rows"]
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 
 from ...models import PROFILE_FIELDS, User
 from .refusals import is_about_data
-from .tables import Statement, UserTable, insert_rows
+from .user_table import Statement, UserTable, insert_rows
 
 __all__ = ["People", "create_link_table"]
 
