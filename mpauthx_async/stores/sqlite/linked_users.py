@@ -1,4 +1,4 @@
-"""People: which rows and ids of a user database are one person.
+"""LinkedUsers: which rows and ids of a user database are one person.
 
 Rows of the user table are never merged: the application's foreign keys point at them. What the
 rows do not hold is kept in a table of our own, mpauthx_link, which has one row for each id:
@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from ...models import PROFILE_FIELDS, User
-from .refusals import is_about_data
+from .bad_rows import is_bad_row
 from .user_table import Statement, UserTable, insert_rows
 
-__all__ = ["People", "create_link_table"]
+__all__ = ["LinkedUsers", "create_link_table"]
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS mpauthx_link (
@@ -94,7 +94,7 @@ class _Person:
         return sorted(self.rows, key=lambda row: (not self.is_current(row), *_age(row.user)))
 
 
-class People:
+class LinkedUsers:
     """The persons who have any of some ids, and the statements that change them.
 
     Args:
@@ -145,7 +145,7 @@ class People:
         open_ids: Iterable[str] = (),
         union_ids: Iterable[str] = (),
         untyped: Sequence[str] = (),
-    ) -> "People":
+    ) -> "LinkedUsers":
         """Read all rows and links that lead from these ids to others, and on from those."""
         named = set(union_ids)
         to_ask = {(text, 0) for text in (*open_ids, *untyped)}
@@ -333,7 +333,7 @@ def _query(
         users = [table.user(row) for row in json.loads(rows.decode())]
         return users, [_Link(*row) for row in json.loads(links.decode())]
     except (sqlite3.Error, ValueError) as error:
-        unreadable = table.unreadable(cursor, values) if is_about_data(error) else None
+        unreadable = table.unreadable(cursor, values) if is_bad_row(error) else None
         raise unreadable or error from error.__cause__
 
 
