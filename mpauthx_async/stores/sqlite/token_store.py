@@ -1,9 +1,10 @@
 """SqliteTokenStore: keeps sessions in a SQLite file, for one machine and for bots."""
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import compress
+from sqlite3 import Cursor
+from typing import TypeAlias
 
 from ...constants import TokenStatus
 from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
@@ -27,6 +28,8 @@ from .session_tables import (
 from .store import SqliteStore
 
 __all__ = ["SqliteTokenStore"]
+
+_Refs: TypeAlias = Sequence[SessionRef]
 
 _ABOVE_ALL = OnlineCursor(2**62, "")
 _ENDS = (
@@ -64,9 +67,7 @@ class SqliteTokenStore(SqliteStore):
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
         """Begin sessions, all of them in one transaction."""
 
-        def issue(
-            cursor: sqlite3.Cursor, some: Sequence[NewSession], now: int
-        ) -> list[Session | Ban]:
+        def issue(cursor: Cursor, some: Sequence[NewSession], now: int) -> list[Session | Ban]:
             # More than the sessions that begin, so that expired rows do not pile up.
             delete_expired(cursor, now, 2 * len(some))
             return [begin_session(cursor, new, now) for new in some]
@@ -76,9 +77,7 @@ class SqliteTokenStore(SqliteStore):
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         """Tell when sessions end, with one query."""
 
-        def lookup(
-            cursor: sqlite3.Cursor, some: Sequence[SessionRef], now: int
-        ) -> list[int | None]:
+        def lookup(cursor: Cursor, some: _Refs, now: int) -> list[int | None]:
             # Most are alive, and their end is enough: full rows take half as long again.
             nonces = json.dumps([ref.nonce for ref in some])
             rows = cursor.execute(_ENDS, (nonces, now)).fetchall()
@@ -94,9 +93,7 @@ class SqliteTokenStore(SqliteStore):
     async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
         """Read live sessions, with one query."""
 
-        def read(
-            cursor: sqlite3.Cursor, some: Sequence[SessionRef], now: int
-        ) -> list[Session | None]:
+        def read(cursor: Cursor, some: _Refs, now: int) -> list[Session | None]:
             rows = find_rows(cursor, some, now)
             return [
                 rows[ref.nonce].session() if _is_alive(rows.get(ref.nonce), ref) else None
@@ -134,7 +131,7 @@ class SqliteTokenStore(SqliteStore):
         # Two statements, for ended and other sessions are in separate indexes.
         delete = f"DELETE FROM mpauthx_session WHERE {_ANY_OF_SUBJECT} AND ended"  # noqa: S608
 
-        def forget(cursor: sqlite3.Cursor, now: int) -> int:
+        def forget(cursor: Cursor, now: int) -> int:
             values = {**subject._asdict(), "now": now}
             cursor.execute(f"{delete} IS NOT NULL", values)
             rows = cursor.execute(f"{delete} IS NULL RETURNING expires_at > :now", values)
@@ -147,9 +144,7 @@ class SqliteTokenStore(SqliteStore):
     ) -> Sequence[Session | TokenStatus]:
         """Replace the generation of each by the next, all of them in one transaction."""
 
-        def rotate(
-            cursor: sqlite3.Cursor, some: Sequence[SessionRef], now: int
-        ) -> list[Session | TokenStatus]:
+        def rotate(cursor: Cursor, some: _Refs, now: int) -> list[Session | TokenStatus]:
             rows = find_rows(cursor, some, now)
             answers: dict[SessionRef, Session | TokenStatus] = {}
             for ref in dict.fromkeys(
@@ -175,7 +170,7 @@ class SqliteTokenStore(SqliteStore):
     async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End the sessions whose earlier tokens were used, all of them in one transaction."""
 
-        def end_reused(cursor: sqlite3.Cursor, some: Sequence[SessionRef], now: int) -> list[bool]:
+        def end_reused(cursor: Cursor, some: _Refs, now: int) -> list[bool]:
             rows = find_rows(cursor, some, now)
             is_reused = [
                 lookup_answer(rows.get(ref.nonce), ref) == TokenStatus.rotated
@@ -193,7 +188,7 @@ class SqliteTokenStore(SqliteStore):
     ) -> Sequence[int | None]:
         """Restart the lives of sessions; one query, and a transaction only if one is due."""
 
-        def renew(cursor: sqlite3.Cursor, some: Sequence[SessionRef]) -> list[int | None]:
+        def renew(cursor: Cursor, some: _Refs) -> list[int | None]:
             now = self._now()
             rows = find_rows(cursor, some, now)
             if _due(rows, some, now, ttl, absolute_ttl):
@@ -211,7 +206,7 @@ class SqliteTokenStore(SqliteStore):
     async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
         """Ban a subject and end all its sessions, in one transaction."""
 
-        def ban(cursor: sqlite3.Cursor, now: int) -> int:
+        def ban(cursor: Cursor, now: int) -> int:
             cursor.execute(
                 "INSERT OR REPLACE INTO mpauthx_ban (sku, user_id, reason, banned_at, until)"
                 " VALUES (?, ?, ?, ?, ?)",
@@ -225,7 +220,7 @@ class SqliteTokenStore(SqliteStore):
     async def unban(self, subject: Subject) -> bool:
         """Let a subject log in again; False if it was not banned."""
 
-        def unban(cursor: sqlite3.Cursor, now: int) -> bool:
+        def unban(cursor: Cursor, now: int) -> bool:
             was_banned = bans_of(cursor, [subject], now) != [None]
             cursor.execute("DELETE FROM mpauthx_ban WHERE sku = ? AND user_id = ?", subject)
             return was_banned
@@ -263,9 +258,7 @@ class SqliteTokenStore(SqliteStore):
     async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
         """Read the sealed session keys of live sessions, with one query."""
 
-        def sealed_keys(
-            cursor: sqlite3.Cursor, some: Sequence[SessionRef], now: int
-        ) -> list[str | None]:
+        def sealed_keys(cursor: Cursor, some: _Refs, now: int) -> list[str | None]:
             nonces = json.dumps([ref.nonce for ref in some])
             rows = cursor.execute(_SEALED_KEYS, {"nonces": nonces, "now": now}).fetchall()
             found = {
@@ -288,7 +281,7 @@ class SqliteTokenStore(SqliteStore):
             lambda cursor, now: cursor.execute(sql, {**values, "now": now}).rowcount > 0
         )
 
-    def _prepare(self, cursor: sqlite3.Cursor) -> None:
+    def _prepare(self, cursor: Cursor) -> None:
         create_tables(cursor)
 
 
@@ -296,9 +289,7 @@ def _is_alive(row: SessionRow | None, ref: SessionRef) -> bool:
     return (lookup_answer(row, ref) or 0) > 0
 
 
-def _end(
-    cursor: sqlite3.Cursor, status: TokenStatus, refs: Sequence[SessionRef], now: int
-) -> list[bool]:
+def _end(cursor: Cursor, status: TokenStatus, refs: _Refs, now: int) -> list[bool]:
     """End sessions; True for each that was alive, once if it is named twice."""
     condition = (
         "(sku, user_id, nonce) IN (SELECT json_extract(value, '$[0]'),"
@@ -313,7 +304,7 @@ def _end(
     return answers
 
 
-def _renew(cursor: sqlite3.Cursor, row: SessionRow, now: int, end: int) -> SessionRow:
+def _renew(cursor: Cursor, row: SessionRow, now: int, end: int) -> SessionRow:
     """Write a session's new end, and its generation."""
     row = row._replace(expires_at=end, last_seen=now)
     cursor.execute(_RENEW, row._asdict())
@@ -322,7 +313,7 @@ def _renew(cursor: sqlite3.Cursor, row: SessionRow, now: int, end: int) -> Sessi
 
 def _due(
     rows: Mapping[str, SessionRow],
-    refs: Sequence[SessionRef],
+    refs: _Refs,
     now: int,
     ttl: int,
     absolute_ttl: int | None,

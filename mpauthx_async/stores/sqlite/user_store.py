@@ -61,7 +61,7 @@ class SqliteUserStore(SqliteStore):
         """Find users by any of their ids, in two queries at most if they have no linked ids."""
 
         def get(cursor: sqlite3.Cursor, some: Sequence[str], now: int) -> list[User | None]:
-            linked = LinkedUsers.load(cursor, self._table, untyped=some)
+            linked = LinkedUsers(cursor, self._table, untyped=some)
             return [linked.user(user_id) for user_id in some]
 
         return await self._read_each(user_ids, get)
@@ -86,7 +86,7 @@ class SqliteUserStore(SqliteStore):
             self._table.check(user)
         open_ids = [user.open_id for user in users]
         union_ids = [user.union_id for user in users if user.union_id]
-        linked = LinkedUsers.load(cursor, self._table, open_ids=open_ids, union_ids=union_ids)
+        linked = LinkedUsers(cursor, self._table, open_ids=open_ids, union_ids=union_ids)
         now = self._now()
         is_new = [linked.save(user, now) for user in users]
         return is_new, list(linked.statements())
@@ -97,7 +97,7 @@ class SqliteUserStore(SqliteStore):
         """Execute the statements of a plan; False if it is None because the user is unknown."""
 
         def change(cursor: sqlite3.Cursor, now: int) -> bool:
-            statements = plan(LinkedUsers.load(cursor, self._table, untyped=[user_id]), now)
+            statements = plan(LinkedUsers(cursor, self._table, untyped=[user_id]), now)
             _execute(cursor, statements or ())
             return statements is not None
 
