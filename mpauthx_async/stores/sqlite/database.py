@@ -96,13 +96,14 @@ class SqliteDatabase:
     async def close(self) -> None:
         """Close the connections that were opened here, after the work in progress."""
         await self._calls.close()
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
         opening, self._opening = self._opening, None
-        if opening is None:
+        if opening is None or _has_failed(opening):
             return
-        await asyncio.wait([opening])
         async with AsyncExitStack() as stack:  # closes the second even if the first fails
             stack.callback(unwatch, self)
-            for connection in () if _has_failed(opening) else set(opening.result()):
+            for connection in set(opening.result()):
                 if connection is not self._database:
                     stack.push_async_callback(connection.close)
 
@@ -273,8 +274,7 @@ def _has_failed(task: asyncio.Task[_Connections]) -> bool:
 
 def _try_to_open(path: str | Path) -> None:
     if not _is_private(path):
-        # SQLite would make the file readable for others. It follows symbolic links; O_EXCL does
-        # not.
+        # SQLite would make the file readable for others. It follows links, which O_EXCL does not.
         with suppress(FileExistsError):
             file = os.path.realpath(path)
             os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, _OWNER_ONLY))
