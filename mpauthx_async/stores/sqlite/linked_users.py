@@ -63,6 +63,9 @@ class _Link(NamedTuple):
     union_id: str | None
 
 
+_NO_LINK = _Link("", 0, None, None)
+
+
 @dataclass(slots=True, eq=False)
 class _Row:
     user: User  # as the row is to be
@@ -82,6 +85,8 @@ class _Person:
 
     def sorted_rows(self) -> list[_Row]:
         """The rows, the one that represents the person first."""
+        if len(self.rows) < 2:  # at almost every login
+            return self.rows
         return sorted(self.rows, key=lambda row: (not self.is_current(row), *_age(row.user)))
 
 
@@ -169,7 +174,7 @@ class LinkedUsers:
         is_merger = any(other is not person for other in found)
         others = [row.user for row in rows[1:]] if is_merger else []
         row = self._row_to_update(person, login)
-        stored = known if row is None else row.user.updated_by(known)
+        stored = known if row is None or row.user is known else row.user.updated_by(known)
         user = _completed(stored, others).updated_by(login)
         if row is None:
             self._insert(person, replace(user, open_id=login.open_id), now)
@@ -265,7 +270,7 @@ class LinkedUsers:
             text, is_union_id = id_
             is_told = text == union_id if is_union_id else text in in_table
             link = _Link(text, is_union_id, app_id, None if is_told else union_id)
-            if link != self._links.get(id_, _Link(*id_, None, None)):
+            if link[2:] != self._links.get(id_, _NO_LINK)[2:]:
                 yield link
 
 

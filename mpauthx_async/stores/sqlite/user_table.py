@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
@@ -33,13 +33,10 @@ CREATE TABLE IF NOT EXISTS user (
     updatedAt INTEGER
 )
 """
-_LISTED = "(SELECT value FROM json_each(?))"
 # Ids may be equal under a column's collation: the first comparison uses its index, the second is
 # exact.
-_WITH_OPEN_IDS = f"openId IN {_LISTED} AND openId COLLATE BINARY IN {_LISTED}"
-_WITH_UNION_IDS = (
-    f"unionId IN {_LISTED} AND unionId COLLATE BINARY IN {_LISTED} AND coalesce(openId, '') = ''"
-)
+_HAS_OPEN_ID = "openId = ? AND openId = ? COLLATE BINARY"
+_HAS_UNION_ID = "unionId = ? AND unionId = ? COLLATE BINARY AND coalesce(openId, '') = ''"
 # An ORM that keeps dates as text could not read a number among them.
 _UPDATED_AT = (
     "updatedAt = CASE WHEN updatedAt LIKE '____-__-__%'"
@@ -163,9 +160,7 @@ class UserTable:
 
     def update(self, stored: User, user: User) -> Statement:
         """Write what has changed in the row of `stored`."""
-        ((condition, ids),) = self._conditions([stored])
-        sql, values = _update(self._changes(stored, user), condition)
-        return sql, [*values, *ids]
+        return _update(self._changes(stored, user), stored)
 
     def clear(self, users: Sequence[User], fields: Collection[str], now: int) -> list[Statement]:
         """Erase fields, attributes of `User`, in the rows of users."""
@@ -178,17 +173,13 @@ class UserTable:
             return []
         if "updatedAt" in self._names:
             changes["updatedAt"] = now
-        return [
-            (sql, [*values, *ids])
-            for condition, ids in self._conditions(users)
-            for sql, values in [_update(changes, condition)]
-        ]
+        return [_update(changes, user) for user in users]
 
     def delete(self, users: Sequence[User]) -> list[Statement]:
         """Delete the rows of users."""
         return [
             (f"DELETE FROM user WHERE {condition}", ids)  # noqa: S608
-            for condition, ids in self._conditions(users)
+            for condition, ids in map(_row_of, users)
         ]
 
     def _row(self, user: User) -> list[Any]:
@@ -206,15 +197,6 @@ class UserTable:
             )
             if new != old and column.as_read(new) != column.as_read(old)
         }
-
-    def _conditions(self, users: Sequence[User]) -> Iterator[tuple[str, list[str]]]:
-        """Conditions that the rows of users meet, each with its parameters."""
-        open_ids = [user.open_id for user in users if user.open_id]
-        if open_ids:
-            yield _WITH_OPEN_IDS, [json.dumps(open_ids)] * 2
-        union_ids = [user.union_id for user in users if not user.open_id]
-        if union_ids:
-            yield _WITH_UNION_IDS, [json.dumps(union_ids)] * 2
 
     def _check_writable(self, cursor: sqlite3.Cursor) -> None:
         """Compile the statements without running them."""
@@ -242,14 +224,22 @@ def insert_rows(head: str, rows: Sequence[Sequence[Any]]) -> Iterable[Statement]
         yield head + ", ".join([marks] * len(some)), [value for row in some for value in row]
 
 
-def _update(changes: Mapping[str, Any], condition: str) -> tuple[str, list[Any]]:
-    """An UPDATE of the rows that meet a condition, and the values of its changes."""
+def _row_of(user: User) -> Statement:
+    """The condition that the row of a stored user meets."""
+    if user.open_id:
+        return _HAS_OPEN_ID, [user.open_id] * 2
+    return _HAS_UNION_ID, [user.union_id] * 2
+
+
+def _update(changes: Mapping[str, Any], user: User) -> Statement:
+    """Write values, by column, to the row of a stored user."""
     parts, values = [], []
     for name, value in changes.items():
         is_time = name == "updatedAt"
         parts.append(_UPDATED_AT if is_time else f"{name} = ?")
         values += [value] * (2 if is_time else 1)
-    return f"UPDATE user SET {', '.join(parts)} WHERE {condition}", values  # noqa: S608
+    condition, ids = _row_of(user)
+    return f"UPDATE user SET {', '.join(parts)} WHERE {condition}", [*values, *ids]  # noqa: S608
 
 
 def _is_view(cursor: sqlite3.Cursor) -> bool:
