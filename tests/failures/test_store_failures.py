@@ -255,7 +255,7 @@ class TestNoDatabase:
         threads = set(threading.enumerate())
         async with kind(path) as store:
             for ask in questions.values():
-                assert "something else" in str(await fails(ask(store)))
+                assert "is not a database" in str(await fails(ask(store)))
         assert _read(path) == text
         for thread in set(threading.enumerate()) - threads:
             if not thread.name.startswith("asyncio"):  # those are the event loop's

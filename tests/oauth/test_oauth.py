@@ -820,7 +820,7 @@ class TestOutages:
             clock.now += 7200
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
-                with pytest.raises(StoreError, match="Another process is writing"):
+                with pytest.raises(StoreError, match="Another process holds its lock"):
                     await oauth.get_user("bob")
             await oauth.get_user("bob")
         assert asked(wx, REFRESH) == 1

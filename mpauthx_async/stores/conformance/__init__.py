@@ -1,7 +1,7 @@
-"""The tests that every store passes, for users to run on a store of their own.
+"""Test suites for stores, to run on a store of your own.
 
-Subclass the suite of the store's kind, and let a pytest fixture named `store` give an empty store
-to each test (pytest-asyncio in its auto mode runs them):
+Subclass the suite of the store's kind, with a pytest fixture named `store` that gives each test an
+empty store (pytest-asyncio in its auto mode runs the tests):
 
     class TestMyTokenStore(TokenStoreConformance):
         @pytest.fixture
@@ -9,13 +9,12 @@ to each test (pytest-asyncio in its auto mode runs them):
             async with MyTokenStore(tmp_path / "tokens.db") as store:
                 yield store
 
-A store answers a batch item by item: what it cannot save or begin fails alone (PartialStoreError).
-If your store refuses other data than the suites', such as by a constraint of its table, override
-`refused_user` or `refused_session`.
+A store answers a batch item by item: an item that cannot be stored fails alone (PartialStoreError).
+If your store refuses other data than the suites expect, such as by a constraint of its table,
+override `refused_user` or `refused_session`.
 
-The store goes by the real time: some sessions last a millisecond. For asserts that
-tell what they compared, put `pytest.register_assert_rewrite("mpauthx_async.stores.conformance")`
-into conftest.py.
+The store needs a real clock: some sessions last a millisecond. For failures that show the compared
+values, call `pytest.register_assert_rewrite("mpauthx_async.stores.conformance")` in conftest.py.
 """
 
 from .examples import UNUSUAL_IDS, new_session

@@ -1,4 +1,4 @@
-"""The tests of bans."""
+"""Tests of bans."""
 
 import asyncio
 
@@ -33,9 +33,9 @@ _POLICIES = (
 
 
 class Bans:
-    """What a TokenStore promises of users who may not log in."""
+    """Tests of `ban`, `unban` and `bans`, and of logins during a ban."""
 
-    async def test_bans_come_in_the_order_of_the_question(self, store: TokenStore) -> None:
+    async def test_bans_are_read_in_the_order_of_the_subjects(self, store: TokenStore) -> None:
         bob, carol = (ALICE._replace(user_id=name) for name in ("bob", "carol"))
         await store.ban(carol, reason="spam", ttl=None)
         await store.ban(ALICE, reason="theft", ttl=HOUR)
@@ -43,7 +43,7 @@ class Bans:
         bans = await store.bans([bob, carol, ALICE, carol])
         assert [ban and ban.reason for ban in bans] == [None, "spam", "theft", "spam"]
 
-    async def test_a_ban_is_read_as_it_was_given(self, store: TokenStore) -> None:
+    async def test_a_ban_is_read_unchanged(self, store: TokenStore) -> None:
         assert await ban_of(store, ALICE) is None
         (begun,) = await begin(store, new_session("bob"))
         await store.ban(ALICE, reason="Spam 😀 'n' \"more\"\n", ttl=HOUR)
@@ -59,7 +59,7 @@ class Bans:
         assert ban is not None
         assert (ban.reason, ban.until) == ("", None)
 
-    async def test_a_ban_ends_all_sessions_of_its_subject_and_no_other(
+    async def test_a_ban_ends_all_sessions_of_its_subject_and_no_others(
         self, store: TokenStore
     ) -> None:
         batch = mixed_batch()
@@ -73,7 +73,7 @@ class Bans:
         assert await store.revoke_subject(ALICE) == 0
         assert list(await store.revoke([batch[0].ref])) == [False]
 
-    async def test_a_ban_counts_what_was_alive(self, store: TokenStore) -> None:
+    async def test_ban_counts_the_sessions_that_were_alive(self, store: TokenStore) -> None:
         revoked, brief, alive = new_session(), new_session(ttl=1), new_session()
         await begin(store, revoked, brief, alive)
         await store.revoke([revoked.ref])
@@ -82,7 +82,7 @@ class Bans:
         assert await store.ban(ALICE, reason="", ttl=HOUR) == 0
         assert await statuses(store, revoked, alive) == [TokenStatus.revoked, TokenStatus.banned]
 
-    async def test_who_is_banned_cannot_log_in(self, store: TokenStore) -> None:
+    async def test_a_banned_user_cannot_log_in(self, store: TokenStore) -> None:
         await store.ban(ALICE, reason="spam", ttl=HOUR)
         ban = await ban_of(store, ALICE)
         for policy in _POLICIES:
@@ -93,7 +93,7 @@ class Bans:
         assert await listed(store) == []
         assert await store.online_count("shop") == 0
 
-    async def test_others_of_a_batch_log_in(self, store: TokenStore) -> None:
+    async def test_other_users_of_a_batch_log_in(self, store: TokenStore) -> None:
         await store.ban(ALICE, reason="spam", ttl=None)
         batch = mixed_batch()
         answers = await store.issue(batch)
@@ -107,7 +107,7 @@ class Bans:
         own = [new.ref.subject == ALICE for new in batch]
         assert await is_alive(store, *batch) == [not is_own for is_own in own]
 
-    async def test_a_login_from_before_the_ban_is_not_repeated(self, store: TokenStore) -> None:
+    async def test_a_login_repeated_after_a_ban_is_refused(self, store: TokenStore) -> None:
         for policy in _POLICIES:
             new = new_session(policy=policy)
             await begin(store, new)
@@ -117,7 +117,7 @@ class Bans:
             assert await statuses(store, new) == [TokenStatus.banned]
             await store.unban(ALICE)
 
-    async def test_who_is_no_longer_banned_logs_in(self, store: TokenStore) -> None:
+    async def test_an_unbanned_user_may_log_in(self, store: TokenStore) -> None:
         old, new = new_session(), new_session()
         await begin(store, old)
         await store.ban(ALICE, reason="spam", ttl=None)
@@ -128,7 +128,9 @@ class Bans:
         assert await statuses(store, old, new) == [TokenStatus.banned, TokenStatus.active]
         assert await listed(store) == [new.ref]
 
-    async def test_who_was_never_banned_is_not_unbanned(self, store: TokenStore) -> None:
+    async def test_unbanning_a_user_who_is_not_banned_changes_nothing(
+        self, store: TokenStore
+    ) -> None:
         new = new_session()
         await begin(store, new)
         assert await store.unban(ALICE) is False
@@ -146,7 +148,7 @@ class Bans:
         await begin(store, new)
         assert await is_alive(store, new) == [True]
 
-    async def test_a_login_is_the_first_to_notice_the_end_of_a_ban(self, store: TokenStore) -> None:
+    async def test_a_login_succeeds_once_a_ban_has_ended(self, store: TokenStore) -> None:
         await store.ban(ALICE, reason="spam", ttl=300)
         new = new_session()
 
@@ -182,7 +184,7 @@ class Bans:
         (answer,) = await store.issue([new_session()])
         assert isinstance(answer, Ban)
 
-    async def test_a_ban_is_of_one_sku_and_user(self, store: TokenStore) -> None:
+    async def test_a_ban_applies_to_one_sku_and_user(self, store: TokenStore) -> None:
         others = [new_session(sku="game"), new_session("bob"), new_session("alic")]
         await begin(store, *others)
         await store.ban(ALICE, reason="spam", ttl=None)
@@ -193,7 +195,7 @@ class Bans:
         await begin(store, *(new_session(new.ref.user_id, sku=new.ref.sku) for new in others))
         assert await ban_of(store, ALICE) is not None
 
-    async def test_unusual_users_are_banned(self, store: TokenStore) -> None:
+    async def test_unusual_users_can_be_banned(self, store: TokenStore) -> None:
         subjects = [Subject("shop", user_id) for user_id in UNUSUAL_IDS]
         for subject in subjects[::2]:
             await store.ban(subject, reason=subject.user_id, ttl=None)
@@ -204,7 +206,7 @@ class Bans:
         answers = await store.issue([new_session(user_id) for user_id in UNUSUAL_IDS])
         assert [isinstance(answer, Ban) for answer in answers] == [ban is not None for ban in bans]
 
-    async def test_of_logins_during_a_ban_none_stays_alive(self, store: TokenStore) -> None:
+    async def test_no_login_concurrent_with_a_ban_stays_alive(self, store: TokenStore) -> None:
         batches = [[new_session(policy=policy) for policy in _POLICIES] for _ in range(10)]
         logins = [store.issue(batch) for batch in batches]
         ban = store.ban(ALICE, reason="spam", ttl=None)

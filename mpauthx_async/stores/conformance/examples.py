@@ -1,4 +1,4 @@
-"""What the suites of several stores try out: user ids, sessions, and how they end."""
+"""Sessions and user ids that the suites share, and questions to a token store."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 HOUR = 3_600_000  # milliseconds
-_PATIENCE = 30  # seconds in which a session of a second has to end
+_PATIENCE = 30  # seconds to wait for a session of a second to end
 ALICE = Subject("shop", "alice")
 
 UNUSUAL_IDS = [
@@ -67,9 +67,9 @@ UNUSUAL_IDS = [
     "x" * 128,
     "😀" * 128,
 ]
-"""User ids with a meaning in SQL, in Redis's globs or hash tags, in JSON or in a format string.
+"""User ids with a meaning in SQL, Redis globs or hash tags, JSON or format strings.
 
-No two of them are one user, whatever a collation says.
+All are different users, even if a collation treats some of them as equal.
 """
 
 
@@ -89,16 +89,16 @@ def new_session(
     device_kind: str | None = None,
     absolute_ttl: int | None = None,
 ) -> NewSession:
-    """A session that is to begin, under a nonce of its own.
+    """Make a session with a nonce of its own, to be issued.
 
     Args:
-        user_id: whose it is.
-        sku: of which sku.
+        user_id: its user.
+        sku: its sku.
         ttl: how long it lives, in milliseconds.
-        policy: which sessions of the subject it ends.
+        policy: its login policy.
         sealed_key: WeChat's session key, encrypted.
-        device: what the user would know the device by.
-        device_kind: such as phone.
+        device: a name by which the user knows the device.
+        device_kind: the kind of device, such as phone.
         absolute_ttl: how long it lives at most, in milliseconds.
     """
     ref = SessionRef(sku, user_id, new_nonce())
@@ -106,7 +106,7 @@ def new_session(
 
 
 def mixed_batch() -> list[NewSession]:
-    """Sessions of several skus and users, the first subject's in between the others'."""
+    """Sessions of several skus and users, with those of the first subject among the others."""
     return [
         new_session("alice", sku="shop"),
         new_session("bob", sku="shop", ttl=2 * HOUR),
@@ -119,7 +119,7 @@ def mixed_batch() -> list[NewSession]:
 
 
 async def begin(store: TokenStore, *sessions: NewSession) -> list[Session]:
-    """Issue sessions at once; none of their users may be banned."""
+    """Issue sessions in one batch, of users who are not banned."""
     answers = await store.issue(sessions)
     begun = [answer for answer in answers if isinstance(answer, Session)]
     assert len(begun) == len(answers) == len(sessions)
@@ -133,7 +133,7 @@ async def ban_of(store: TokenStore, subject: Subject) -> Ban | None:
 
 
 async def begin_apart(store: TokenStore, *sessions: NewSession) -> list[Session]:
-    """Issue sessions one after the other, a login each."""
+    """Issue sessions one after the other."""
     return [begun for new in sessions for begun in await begin(store, new)]
 
 
@@ -143,7 +143,7 @@ async def is_alive(store: TokenStore, *sessions: NewSession | Session) -> list[b
 
 
 async def statuses(store: TokenStore, *sessions: NewSession | Session) -> list[int | None]:
-    """What `lookup` says, with TokenStatus.active for what is alive."""
+    """The answers of `lookup`, with TokenStatus.active for live sessions."""
     answers = await store.lookup([session.ref for session in sessions])
     return [TokenStatus.active if answer and answer > 0 else answer for answer in answers]
 
@@ -154,22 +154,22 @@ async def listed(store: TokenStore, subject: Subject = ALICE) -> list[SessionRef
 
 
 async def rotated(store: TokenStore, ref: SessionRef, *, grace: int = HOUR) -> SessionRef:
-    """Rotate a session that is alive; returns its ref of the next generation."""
+    """Rotate a live session; returns its ref of the next generation."""
     (answer,) = await store.rotate([ref], ttl=HOUR, grace=grace)
     assert isinstance(answer, Session)
     return answer.ref
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until the store says itself that something is so; what tells the time is its own."""
+    """Wait until something is true by the clock of the store."""
     deadline = time.monotonic() + _PATIENCE
     while not await is_so():
-        assert time.monotonic() < deadline, "The store does not come to it."
+        assert time.monotonic() < deadline, "The store did not reach the expected state in time."
         await asyncio.sleep(0.001)
 
 
 async def end_of(store: TokenStore, brief: NewSession | Session) -> None:
-    """Wait until a session ended."""
+    """Wait until a session has expired."""
 
     async def is_over() -> bool:
         return await is_alive(store, brief) == [False]
@@ -178,5 +178,5 @@ async def end_of(store: TokenStore, brief: NewSession | Session) -> None:
 
 
 def is_about(end: int, expected: int) -> bool:
-    """Whether something happened as expected, in Unix milliseconds, or up to a minute later."""
+    """Whether a time in Unix milliseconds is the expected one, or up to a minute later."""
     return expected <= end <= expected + 60_000

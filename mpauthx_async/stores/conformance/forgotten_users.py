@@ -1,4 +1,4 @@
-"""The tests of forgetting users and of clearing their profiles."""
+"""Tests of forgetting users and clearing their profiles."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -12,11 +12,11 @@ _ALICE = User("o-shop", "u-alice", "Alice", 1, "Wuhan", "Hubei", "China", "zh_CN
 
 
 class ForgottenUsers:
-    """What a UserStore promises of users to forget."""
+    """Tests of `UserStore.forget` and `UserStore.clear`."""
 
     keeps: ClassVar[frozenset[str]]
 
-    async def test_a_stranger_is_not_forgotten(self, store: UserStore) -> None:
+    async def test_forgetting_an_unknown_user_changes_nothing(self, store: UserStore) -> None:
         await store.save([_ALICE])
         assert await store.forget("o-bob", app_ids={"shop"}) is False
         assert await store.forget("", app_ids=set()) is False
@@ -46,7 +46,7 @@ class ForgottenUsers:
         assert list(await store.get(ids)) == [None] * 4
         assert list(await store.save([User("o-web", "u-new"), User("o-shop")])) == [True, True]
 
-    async def test_what_another_app_needs_stays(self, store: UserStore) -> None:
+    async def test_data_that_another_app_needs_stays(self, store: UserStore) -> None:
         users = [replace(_ALICE, app_id="shop"), User("o-game", "u-alice", app_id="game")]
         await store.save(users)
         assert await store.forget("u-alice", app_ids={"shop"}) is True
@@ -82,7 +82,7 @@ class ForgottenUsers:
         assert await store.forget("o-game", app_ids={"game"}) is True
         assert list(await store.get(["o-shop", "o-game", "u-alice"])) == [None] * 3
 
-    async def test_the_app_of_an_open_id_is_learned_later(self, store: UserStore) -> None:
+    async def test_the_app_of_an_open_id_may_be_saved_later(self, store: UserStore) -> None:
         await store.save([User("o-shop", "u-alice"), User("o-game", "u-alice", app_id="game")])
         await store.save([User("o-shop", app_id="shop")])
         (found,) = await store.get(["u-alice"])
@@ -92,7 +92,7 @@ class ForgottenUsers:
         (kept,) = await store.get(["u-alice"])
         assert kept is not None
 
-    async def test_fields_of_a_profile_are_cleared(self, store: UserStore) -> None:
+    async def test_clear_erases_fields_of_a_profile(self, store: UserStore) -> None:
         await store.save([_ALICE, User("o-bob", nick_name="Bob", gender=2)])
         assert await store.clear("o-shop", ["nick_name", "gender"]) is True
         alice, bob = await store.get(["u-alice", "o-bob"])
@@ -105,7 +105,7 @@ class ForgottenUsers:
         if {"nick_name", "gender"} <= self.keeps:
             assert (bob.nick_name, bob.gender) == ("Bob", 2)
 
-    async def test_a_whole_profile_is_cleared_and_may_come_again(self, store: UserStore) -> None:
+    async def test_a_cleared_profile_may_be_saved_again(self, store: UserStore) -> None:
         await store.save([_ALICE])
         assert await store.clear("u-alice", PROFILE_FIELDS) is True
         (kept,) = await store.get(["u-alice"])
@@ -117,7 +117,7 @@ class ForgottenUsers:
         if "nick_name" in self.keeps:
             assert kept.nick_name == "Alice"
 
-    async def test_a_profile_is_cleared_whatever_id_names_it(self, store: UserStore) -> None:
+    async def test_a_profile_is_cleared_by_any_id(self, store: UserStore) -> None:
         await store.save([_ALICE, User("o-game", city="Xi'an")])
         await store.save([User("o-game", "u-new"), User("o-shop", "u-new")])
         assert await store.clear("u-alice", ["city"]) is True
@@ -125,7 +125,7 @@ class ForgottenUsers:
             assert user is not None
             assert not user.city
 
-    async def test_the_profile_of_a_stranger_is_not_cleared(self, store: UserStore) -> None:
+    async def test_clearing_an_unknown_user_changes_nothing(self, store: UserStore) -> None:
         await store.save([_ALICE])
         assert await store.clear("o-bob", ["city"]) is False
         (kept,) = await store.get(["u-alice"])

@@ -1,4 +1,4 @@
-"""The tests of ids that are one person."""
+"""Tests of ids that belong to one person."""
 
 import asyncio
 from typing import ClassVar
@@ -10,12 +10,12 @@ __all__ = ["LinkedUsers"]
 
 
 class LinkedUsers:
-    """What a UserStore promises of a person's ids."""
+    """Tests of how `UserStore.save` links ids."""
 
     keeps: ClassVar[frozenset[str]]
 
     async def test_an_open_id_is_not_compared_with_union_ids(self, store: UserStore) -> None:
-        if "union_id" not in self.keeps:  # a table without unionIds cannot tell
+        if "union_id" not in self.keeps:  # a table without unionIds cannot tell them from openIds
             return
         await store.save([User("o-alice", "same-text", city="Wuhan")])
         assert list(await store.save([User("same-text", city="Xi'an")])) == [True]
@@ -40,7 +40,9 @@ class LinkedUsers:
         await self._are_one(store, "u-alice", {"o-shop", "o-game", "u-alice"})
         assert list(await store.save([User("o-game"), User("o-shop")])) == [False, False]
 
-    async def test_two_persons_who_turn_out_to_be_one_are_linked(self, store: UserStore) -> None:
+    async def test_two_users_become_one_when_a_login_links_their_ids(
+        self, store: UserStore
+    ) -> None:
         await store.save([User("o-shop", "u-alice", nick_name="Alice")])
         await store.save([User("o-game", city="Wuhan")])
         assert list(await store.save([User("o-game", "u-alice")])) == [False]
@@ -63,9 +65,7 @@ class LinkedUsers:
         assert found is not None
         assert found.city == "Lijiang"
 
-    async def test_a_union_id_that_replaces_another_takes_all_ids_along(
-        self, store: UserStore
-    ) -> None:
+    async def test_a_new_union_id_keeps_all_linked_ids(self, store: UserStore) -> None:
         await store.save([User("o-shop", "u-old"), User("o-game", "u-old"), User("o-bob", "u-bob")])
         assert list(await store.save([User("o-game", "u-new")])) == [False]
         await self._are_one(store, "u-new", {"o-shop", "o-game", "u-old", "u-new"})
@@ -104,7 +104,7 @@ class LinkedUsers:
         assert list(await store.save(batch[:1])) == [False]
         await self._are_one(store, "u-new", {"o-shop", "o-game", "u-old", "u-new"})
 
-    async def test_of_concurrent_first_logins_through_two_apps_one_is_new(
+    async def test_one_of_concurrent_first_logins_through_two_apps_is_new(
         self, store: UserStore
     ) -> None:
         users = [User("o-shop", "u-alice"), User("o-game", "u-alice")] * 10
@@ -112,7 +112,7 @@ class LinkedUsers:
         assert sorted(answer for (answer,) in answers) == [False] * 19 + [True]
         await self._are_one(store, "u-alice", {"o-shop", "o-game", "u-alice"})
 
-    async def test_nobody_is_linked_to_a_stranger(self, store: UserStore) -> None:
+    async def test_users_without_a_common_id_are_not_linked(self, store: UserStore) -> None:
         await store.save([User("o-shop", "u-alice"), User("o-game"), User("o-bob", "u-bob")])
         for user_id, ids in (
             ("o-shop", {"o-shop", "u-alice"}),
@@ -123,7 +123,7 @@ class LinkedUsers:
             assert _ids(found) == ids
 
     async def _are_one(self, store: UserStore, user_id: str, ids: set[str]) -> None:
-        """Check that each of some ids leads to the same person, who has just these."""
+        """Check that some ids find one person, who has exactly these ids."""
         found = await store.get(sorted(ids))
         assert [user and user.id for user in found] == [user_id] * len(ids)
         assert [_ids(user) for user in found] == [ids] * len(ids)

@@ -1,4 +1,4 @@
-"""The tests of which sessions live side by side, by the policies of their logins."""
+"""Tests of login policies: which sessions of a user coexist."""
 
 import asyncio
 
@@ -31,9 +31,9 @@ _SHARED = LoginPolicy(shared_token=True)
 
 
 class LoginPolicies:
-    """What a TokenStore promises of each login policy."""
+    """Tests of `TokenStore.issue` under each login policy."""
 
-    async def test_by_default_the_oldest_of_more_than_100_sessions_leave(
+    async def test_more_than_100_sessions_replace_the_oldest_by_default(
         self, store: TokenStore
     ) -> None:
         batch = [new_session(device="d") for _ in range(110)]
@@ -74,7 +74,7 @@ class LoginPolicies:
         await store.issue([sole])
         assert set(await listed(store, sole.ref.subject)) == {sole.ref}
 
-    async def test_a_later_session_lives_beside_a_sole_one(self, store: TokenStore) -> None:
+    async def test_a_sole_session_does_not_end_later_ones(self, store: TokenStore) -> None:
         sole, later = new_session(policy=SOLE), new_session()
         await store.issue([sole])
         await store.issue([later])
@@ -90,9 +90,7 @@ class LoginPolicies:
         assert set(await listed(store, last.ref.subject)) == {last.ref, after.ref}
         assert set(await listed(store, bob.ref.subject)) == {bob.ref}
 
-    async def test_issuing_a_sole_session_again_spares_what_began_since(
-        self, store: TokenStore
-    ) -> None:
+    async def test_repeating_a_sole_session_spares_later_ones(self, store: TokenStore) -> None:
         sole, later = new_session(policy=SOLE), new_session()
         await store.issue([sole])
         await store.issue([later])
@@ -100,7 +98,7 @@ class LoginPolicies:
         assert set(await listed(store, sole.ref.subject)) == {sole.ref, later.ref}
         assert await is_alive(store, sole, later) == [True, True]
 
-    async def test_issuing_sole_sessions_of_one_subject_again_leaves_the_last(
+    async def test_repeating_sole_sessions_of_one_subject_leaves_the_last(
         self, store: TokenStore
     ) -> None:
         batch = [new_session(policy=SOLE) for _ in range(3)]
@@ -109,14 +107,16 @@ class LoginPolicies:
         assert await is_alive(store, *batch) == [False, False, True]
         assert set(await listed(store, batch[2].ref.subject)) == {batch[2].ref}
 
-    async def test_of_concurrent_sole_sessions_one_is_left(self, store: TokenStore) -> None:
+    async def test_concurrent_sole_sessions_leave_one(self, store: TokenStore) -> None:
         batch = [new_session(policy=SOLE) for _ in range(20)]
         await asyncio.gather(*(store.issue([new]) for new in batch))
         alive = await is_alive(store, *batch)
         assert alive.count(True) == 1
         assert set(await listed(store, batch[0].ref.subject)) == {batch[alive.index(True)].ref}
 
-    async def test_the_newest_survive_and_the_oldest_leave(self, store: TokenStore) -> None:
+    async def test_each_login_over_the_limit_replaces_the_oldest_session(
+        self, store: TokenStore
+    ) -> None:
         refs: list[SessionRef] = []
         for _ in range(8):
             (begun,) = await begin(store, new_session(policy=_THREE))
@@ -127,7 +127,7 @@ class LoginPolicies:
         assert list(answers[:5]) == [TokenStatus.replaced] * 5
         assert all(end is not None and end > 0 for end in answers[5:])
 
-    async def test_the_newest_of_a_batch_survive(self, store: TokenStore) -> None:
+    async def test_a_batch_over_the_limit_leaves_the_newest(self, store: TokenStore) -> None:
         batch = [new_session(policy=_THREE) for _ in range(8)]
         begun = await begin(store, *batch)
         assert await listed(store) == [new.ref for new in batch[:4:-1]]
@@ -135,19 +135,19 @@ class LoginPolicies:
         replaced = [ref for session in begun for ref in session.replaced]
         assert replaced == [new.ref for new in batch[:5]]
 
-    async def test_one_login_may_replace_many(self, store: TokenStore) -> None:
+    async def test_one_login_may_replace_several_sessions(self, store: TokenStore) -> None:
         earlier = await begin(store, *(new_session() for _ in range(10)))
         (begun,) = await begin(store, new_session(policy=_THREE))
         assert set(begun.replaced) == {session.ref for session in earlier[:8]}
         assert len(begun.replaced) == 8
         assert await listed(store) == [begun.ref, earlier[9].ref, earlier[8].ref]
 
-    async def test_nothing_is_replaced_while_there_is_room(self, store: TokenStore) -> None:
+    async def test_logins_below_the_limit_replace_nothing(self, store: TokenStore) -> None:
         begun = await begin_apart(store, *(new_session(policy=_THREE) for _ in range(3)))
         assert [session.replaced for session in begun] == [()] * 3
         assert await is_alive(store, *begun) == [True] * 3
 
-    async def test_what_is_over_takes_no_room(self, store: TokenStore) -> None:
+    async def test_ended_sessions_do_not_count_against_the_limit(self, store: TokenStore) -> None:
         kept, revoked, brief = await begin(store, new_session(), new_session(), new_session(ttl=1))
         await store.revoke([revoked.ref])
         await end_of(store, brief)
@@ -156,14 +156,14 @@ class LoginPolicies:
         assert await is_alive(store, kept, *begun) == [True] * 3
         assert await statuses(store, revoked) == [TokenStatus.revoked]
 
-    async def test_what_was_replaced_names_its_generation(self, store: TokenStore) -> None:
+    async def test_a_replaced_session_is_named_with_its_generation(self, store: TokenStore) -> None:
         (earlier,) = await begin(store, new_session())
         ref = await rotated(store, await rotated(store, earlier.ref))
         (begun,) = await begin(store, new_session(policy=SOLE))
         assert begun.replaced == (ref,)
         assert ref.generation == 2
 
-    async def test_a_policy_touches_no_other_subject(self, store: TokenStore) -> None:
+    async def test_a_policy_affects_one_subject(self, store: TokenStore) -> None:
         others = [
             new_session(user_id, sku=sku, device="phone")
             for user_id, sku in [("bob", "shop"), ("alice", "game"), ("alic", "shop")]
@@ -176,7 +176,9 @@ class LoginPolicies:
             await begin(store, new_session(policy=policy, device="phone"))
         assert await is_alive(store, *others) == [True] * len(others)
 
-    async def test_of_fifty_concurrent_logins_as_many_live_as_may(self, store: TokenStore) -> None:
+    async def test_fifty_concurrent_logins_leave_as_many_as_the_limit(
+        self, store: TokenStore
+    ) -> None:
         batch = [new_session(policy=_THREE) for _ in range(50)]
         answers = await asyncio.gather(*(begin(store, new) for new in batch))
         alive = {
@@ -191,7 +193,7 @@ class LoginPolicies:
         assert set(replaced) == {new.ref for new in batch} - alive
         assert await store.revoke_subject(ALICE) == 3
 
-    async def test_one_of_each_kind_lives(self, store: TokenStore) -> None:
+    async def test_one_session_per_kind_stays(self, store: TokenStore) -> None:
         phone, tablet, phone_2 = (
             new_session(policy=_ONE_PER_KIND, device=device, device_kind=kind)
             for device, kind in [("A", "phone"), ("B", "tablet"), ("C", "phone")]
@@ -201,7 +203,7 @@ class LoginPolicies:
         assert await listed(store) == [phone_2.ref, tablet.ref]
         assert await statuses(store, phone) == [TokenStatus.replaced]
 
-    async def test_a_device_without_a_kind_is_of_its_own(self, store: TokenStore) -> None:
+    async def test_a_device_without_a_kind_is_a_kind_of_its_own(self, store: TokenStore) -> None:
         anna, bea, anna_2 = (
             new_session(policy=_ONE_PER_KIND, device=device) for device in ("Anna", "Bea", "Anna")
         )
@@ -209,14 +211,14 @@ class LoginPolicies:
         assert [session.replaced for session in begun] == [(), (), (anna.ref,)]
         assert await listed(store) == [anna_2.ref, bea.ref]
 
-    async def test_all_that_are_of_no_device_are_of_one_kind(self, store: TokenStore) -> None:
+    async def test_sessions_without_a_device_are_one_kind(self, store: TokenStore) -> None:
         phone = new_session(policy=_ONE_PER_KIND, device_kind="phone")
         bare, bare_2 = new_session(policy=_ONE_PER_KIND), new_session(policy=_ONE_PER_KIND)
         begun = await begin_apart(store, phone, bare, bare_2)
         assert [session.replaced for session in begun] == [(), (), (bare.ref,)]
         assert await listed(store) == [bare_2.ref, phone.ref]
 
-    async def test_a_kind_is_compared_to_the_letter(self, store: TokenStore) -> None:
+    async def test_kinds_are_compared_exactly(self, store: TokenStore) -> None:
         kinds = [*UNUSUAL_IDS, "phone", "Phone", "phone ", "phone.", "ph%", "ph*", "pho"]
         batch = [new_session(policy=_ONE_PER_KIND, device_kind=kind) for kind in kinds]
         await begin_apart(store, *batch)
@@ -225,13 +227,13 @@ class LoginPolicies:
         begun = await begin(store, *again)
         assert [session.replaced for session in begun] == [(new.ref,) for new in batch]
 
-    async def test_all_earlier_sessions_of_the_kind_are_replaced(self, store: TokenStore) -> None:
+    async def test_a_login_replaces_all_sessions_of_its_kind(self, store: TokenStore) -> None:
         earlier = await begin(store, *(new_session(device_kind="phone") for _ in range(5)))
         (begun,) = await begin(store, new_session(policy=_ONE_PER_KIND, device_kind="phone"))
         assert set(begun.replaced) == {session.ref for session in earlier}
         assert await listed(store) == [begun.ref]
 
-    async def test_one_per_kind_and_a_most_go_together(self, store: TokenStore) -> None:
+    async def test_one_per_kind_and_a_limit_apply_together(self, store: TokenStore) -> None:
         policy = LoginPolicy(max_sessions=2, one_per_kind=True)
         batch = [new_session(policy=policy, device_kind=kind) for kind in ("a", "b", "b", "c")]
         begun = await begin_apart(store, *batch)
@@ -239,7 +241,7 @@ class LoginPolicies:
         assert [session.replaced for session in begun] == [(), (), (refs[1],), (refs[0],)]
         assert await listed(store) == [refs[3], refs[2]]
 
-    async def test_of_concurrent_logins_of_each_kind_one_lives(self, store: TokenStore) -> None:
+    async def test_concurrent_logins_leave_one_session_per_kind(self, store: TokenStore) -> None:
         kinds = ["phone", "tablet", None]
         batch = [new_session(policy=_ONE_PER_KIND, device_kind=kinds[i % 3]) for i in range(30)]
         await asyncio.gather(*(begin(store, new) for new in batch))
@@ -247,7 +249,7 @@ class LoginPolicies:
         assert [alive[i::3].count(True) for i in range(3)] == [1, 1, 1]
         assert len(await listed(store)) == 3
 
-    async def test_a_shared_token_is_given_again(self, store: TokenStore) -> None:
+    async def test_a_second_login_gets_the_shared_session(self, store: TokenStore) -> None:
         first = new_session(policy=_SHARED, device="Anna's phone", device_kind="phone")
         (begun,) = await begin(store, first)
         assert begun.ref == first.ref
@@ -259,7 +261,7 @@ class LoginPolicies:
         assert await listed(store) == [first.ref]
         assert list(await store.lookup([second.ref])) == [None]
 
-    async def test_a_shared_session_begins_its_life_anew(self, store: TokenStore) -> None:
+    async def test_a_second_login_renews_the_shared_session(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session(policy=_SHARED, ttl=HOUR))
         (shared,) = await begin(store, new_session(policy=_SHARED, ttl=3 * HOUR))
         assert is_about(shared.expires_at, begun.expires_at + 2 * HOUR)
@@ -280,7 +282,7 @@ class LoginPolicies:
         assert shared.ref == ref
         assert len(await listed(store)) == 2
 
-    async def test_what_is_dead_is_not_shared(self, store: TokenStore) -> None:
+    async def test_an_ended_session_is_not_shared(self, store: TokenStore) -> None:
         (revoked,) = await begin(store, new_session(policy=_SHARED))
         await store.revoke([revoked.ref])
         brief = new_session(policy=_SHARED, ttl=1)
@@ -306,13 +308,13 @@ class LoginPolicies:
         begun = await begin(store, *batch)
         assert [session.ref for session in begun] == [batch[0].ref, batch[1].ref] * 3
 
-    async def test_issuing_a_shared_session_again_changes_nothing(self, store: TokenStore) -> None:
+    async def test_repeating_a_shared_session_changes_nothing(self, store: TokenStore) -> None:
         new = new_session(policy=_SHARED)
         (begun,) = await begin(store, new)
         assert await begin(store, new) == [begun]
         assert list(await store.sessions(ALICE)) == [begun]
 
-    async def test_issuing_again_resurrects_nothing(self, store: TokenStore) -> None:
+    async def test_repeating_an_ended_session_does_not_revive_it(self, store: TokenStore) -> None:
         for policy in (_ANY, SOLE, _ONE_PER_KIND, _SHARED):
             new = new_session(policy=policy)
             (begun,) = await begin(store, new)
@@ -322,7 +324,7 @@ class LoginPolicies:
             assert await statuses(store, new) == [TokenStatus.revoked]
             assert await listed(store) == []
 
-    async def test_issuing_what_was_replaced_again_ends_nothing(self, store: TokenStore) -> None:
+    async def test_repeating_a_replaced_session_ends_nothing(self, store: TokenStore) -> None:
         for policy in (SOLE, _THREE, _ONE_PER_KIND):
             batch = [new_session("bob", policy=policy) for _ in range(5)]
             await begin_apart(store, *batch)

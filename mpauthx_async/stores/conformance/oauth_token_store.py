@@ -1,4 +1,4 @@
-"""The tests that every OAuthTokenStore passes."""
+"""The test suite for stores of web OAuth tokens."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ _MINUTE = 60  # seconds
 
 
 def new_oauth_token(open_id: str = "alice") -> OAuthToken:
-    """A token of this user, given just now."""
+    """Make a token of a user, as issued just now."""
     return OAuthToken(
         open_id=open_id,
         access_token="access-token",
@@ -28,14 +28,14 @@ def new_oauth_token(open_id: str = "alice") -> OAuthToken:
 
 
 class OAuthTokenStoreConformance:
-    """What an OAuthTokenStore promises."""
+    """Tests of the contract of `OAuthTokenStore`."""
 
     async def test_an_unknown_user_has_no_token(self, store: OAuthTokenStore) -> None:
         assert await store.get("alice") is None
         await store.save("alice", new_oauth_token("alice"))
         assert await store.get("bob") is None
 
-    async def test_a_saved_token_comes_back_whole(self, store: OAuthTokenStore) -> None:
+    async def test_a_saved_token_is_read_unchanged(self, store: OAuthTokenStore) -> None:
         token = new_oauth_token()
         await store.save("alice", token)
         assert await store.get("alice") == token
@@ -66,7 +66,7 @@ class OAuthTokenStoreConformance:
         await store.save("alice", new_oauth_token())
         assert await store.get("alice") is not None
 
-    async def test_users_are_kept_apart_whatever_their_ids(self, store: OAuthTokenStore) -> None:
+    async def test_tokens_of_unusual_users_are_kept_apart(self, store: OAuthTokenStore) -> None:
         tokens = {
             open_id: replace(new_oauth_token(open_id), access_token=f"access-{i}")
             for i, open_id in enumerate(UNUSUAL_IDS)
@@ -80,7 +80,7 @@ class OAuthTokenStoreConformance:
         kept = [open_id for open_id in tokens if await store.get(open_id)]
         assert kept == UNUSUAL_IDS[1::2]
 
-    async def test_one_at_a_time_holds_the_lock_of_a_user(self, store: OAuthTokenStore) -> None:
+    async def test_a_lock_has_one_holder_at_a_time(self, store: OAuthTokenStore) -> None:
         holders = 0
         turns = []
 
@@ -100,7 +100,7 @@ class OAuthTokenStoreConformance:
         await asyncio.gather(*map(take_a_turn, range(8)))
         assert sorted(turns) == list(range(8))
 
-    async def test_the_locks_of_two_users_are_two(self, store: OAuthTokenStore) -> None:
+    async def test_each_user_has_a_lock(self, store: OAuthTokenStore) -> None:
         async with store.lock("alice"), store.lock("bob"):
             await store.save("alice", new_oauth_token("alice"))
             await store.save("bob", new_oauth_token("bob"))
@@ -126,13 +126,15 @@ class OAuthTokenStoreConformance:
         async with store.lock("alice"):
             pass
 
-    async def test_a_state_is_spent_once(self, store: OAuthTokenStore) -> None:
+    async def test_a_state_is_accepted_once(self, store: OAuthTokenStore) -> None:
         assert await store.spend_state("0123456789abcdef", _MINUTE)
         assert not await store.spend_state("0123456789abcdef", _MINUTE)
         assert await store.spend_state("fedcba9876543210", _MINUTE)
         assert not await store.spend_state("0123456789abcdef", _MINUTE)
 
-    async def test_of_many_who_spend_a_state_one_does(self, store: OAuthTokenStore) -> None:
+    async def test_one_of_many_concurrent_uses_of_a_state_is_accepted(
+        self, store: OAuthTokenStore
+    ) -> None:
         nonces = ["0123456789abcdef", "fedcba9876543210"] * 20
         answers = await asyncio.gather(*(store.spend_state(nonce, _MINUTE) for nonce in nonces))
         assert sum(answers[::2]) == 1

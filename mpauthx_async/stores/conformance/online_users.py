@@ -1,4 +1,4 @@
-"""The tests of who is online."""
+"""Tests of listing and counting the users online."""
 
 import asyncio
 import random
@@ -26,24 +26,24 @@ _NAMES = [f"user-{i:02}" for i in range(20)]
 
 
 class OnlineUsers:
-    """What a TokenStore promises of the users who are online."""
+    """Tests of `TokenStore.online` and `TokenStore.online_count`."""
 
-    async def test_at_first_nobody_is_online(self, store: TokenStore) -> None:
+    async def test_an_empty_store_has_nobody_online(self, store: TokenStore) -> None:
         assert await _online(store) == []
         assert await store.online_count("shop") == 0
 
-    async def test_who_came_online_last_is_first(self, store: TokenStore) -> None:
+    async def test_users_who_came_online_last_are_first(self, store: TokenStore) -> None:
         await _come_online(store, "alice", "carol", "bob")
         assert await _online(store) == ["bob", "carol", "alice"]
         assert await store.online_count("shop") == 3
 
-    async def test_who_has_several_sessions_is_there_once(self, store: TokenStore) -> None:
+    async def test_a_user_with_several_sessions_is_listed_once(self, store: TokenStore) -> None:
         await _come_online(store, "alice", "bob")
         await begin(store, *(new_session("alice") for _ in range(5)), new_session("bob"))
         assert await _online(store) == ["bob", "alice"]
         assert await store.online_count("shop") == 2
 
-    async def test_who_has_no_living_session_is_not_online(self, store: TokenStore) -> None:
+    async def test_a_user_without_a_live_session_is_not_online(self, store: TokenStore) -> None:
         brief, revoked, banned = new_session("brief", ttl=1), new_session("bob"), new_session("eve")
         await begin(store, brief, revoked, banned, new_session("alice"), new_session("thrown-out"))
         await store.revoke([revoked.ref])
@@ -54,7 +54,7 @@ class OnlineUsers:
         assert await _online(store, limit=1) == ["alice"]
         assert await store.online_count("shop") == 1
 
-    async def test_who_has_a_session_left_stays(self, store: TokenStore) -> None:
+    async def test_a_user_with_a_remaining_session_stays_online(self, store: TokenStore) -> None:
         first, brief, second = new_session(), new_session(ttl=1), new_session()
         await begin(store, first, brief, second)
         await store.revoke([first.ref])
@@ -63,14 +63,14 @@ class OnlineUsers:
         await store.revoke([second.ref])
         assert await _online(store) == []
 
-    async def test_who_comes_back_is_first_again(self, store: TokenStore) -> None:
+    async def test_a_user_who_comes_back_is_first(self, store: TokenStore) -> None:
         await _come_online(store, "alice", "bob")
         await store.revoke_subject(ALICE)
         assert await _online(store) == ["bob"]
         await _come_online(store, "alice")
         assert await _online(store) == ["alice", "bob"]
 
-    async def test_who_stays_online_stays_in_place(self, store: TokenStore) -> None:
+    async def test_a_user_who_stays_online_keeps_the_position(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session("alice"))
         await _come_online(store, "bob", "carol")
         ref = await rotated(store, begun.ref)
@@ -80,7 +80,7 @@ class OnlineUsers:
         await begin(store, new_session("alice", policy=LoginPolicy(shared_token=True)))
         assert await _online(store) == ["carol", "bob", "alice"]
 
-    async def test_skus_are_apart(self, store: TokenStore) -> None:
+    async def test_skus_have_separate_users_online(self, store: TokenStore) -> None:
         await begin(store, new_session("alice", sku="shop"), new_session("bob", sku="game"))
         await begin(store, new_session("alice", sku="game"), new_session("eve", sku="sho"))
         assert await _online(store) == ["alice"]
@@ -89,7 +89,7 @@ class OnlineUsers:
         assert await store.online_count("nowhere") == 0
         assert await _online(store, sku="nowhere") == []
 
-    async def test_pages_of_any_size_show_all_in_one_order(self, store: TokenStore) -> None:
+    async def test_pages_of_any_size_list_all_users_in_one_order(self, store: TokenStore) -> None:
         await begin(store, *(new_session(name) for name in _NAMES[:10]))
         await begin_apart(store, *(new_session(name) for name in _NAMES[10:]))
         await begin(store, *(new_session(name) for name in _NAMES[::3]))
@@ -99,39 +99,39 @@ class OnlineUsers:
             assert await _online(store, limit=limit) == everybody
         assert await store.online_count("shop") == len(_NAMES)
 
-    async def test_unusual_users_are_on_one_page_each(self, store: TokenStore) -> None:
+    async def test_unusual_users_are_listed_once(self, store: TokenStore) -> None:
         await begin(store, *(new_session(name) for name in UNUSUAL_IDS))
         for limit in (1, 3, 100):
             assert sorted(await _online(store, limit=limit)) == sorted(UNUSUAL_IDS)
         assert await store.online_count("shop") == len(UNUSUAL_IDS)
 
-    async def test_what_is_no_cursor_is_refused(self, store: TokenStore) -> None:
+    async def test_rejects_a_malformed_cursor(self, store: TokenStore) -> None:
         await _come_online(store, "alice")
         for cursor in ("", "%", "😀", "no cursor"):
             try:
                 await store.online("shop", cursor=cursor, limit=1)
             except ParameterError:
                 continue
-            raise AssertionError(f"{cursor!r} was taken for a cursor.")
+            raise AssertionError(f"The store accepted the malformed cursor {cursor!r}.")
 
-    async def test_who_comes_between_two_pages_moves_nobody(self, store: TokenStore) -> None:
+    async def test_a_login_between_two_pages_moves_no_other_user(self, store: TokenStore) -> None:
         await _come_online(store, *_NAMES)
         first = await store.online("shop", cursor=None, limit=5)
         await _come_online(store, "new-1", "new-2")
         rest = await _online(store, limit=5, cursor=first.cursor)
         assert [*first.user_ids, *rest] == _NAMES[::-1]
 
-    async def test_who_leaves_between_two_pages_moves_nobody(self, store: TokenStore) -> None:
+    async def test_a_logout_between_two_pages_moves_no_other_user(self, store: TokenStore) -> None:
         begun = await _come_online(store, *_NAMES)
         page = await store.online("shop", cursor=None, limit=5)
         assert list(page.user_ids) == _NAMES[:-6:-1]
-        # Among them the last of the page, where the next one begins.
+        # Includes the last user of the page, where the next page begins.
         gone = {_NAMES[-1], _NAMES[-5], _NAMES[-6], _NAMES[0]}
         await store.revoke([session.ref for session in begun if session.user_id in gone])
         rest = await _online(store, limit=5, cursor=page.cursor)
         assert rest == [name for name in _NAMES[-6::-1] if name not in gone]
 
-    async def test_who_logs_in_again_between_two_pages_is_seen_once(
+    async def test_a_user_who_logs_in_again_between_two_pages_is_listed_once(
         self, store: TokenStore
     ) -> None:
         begun = await _come_online(store, *_NAMES)
@@ -148,7 +148,7 @@ class OnlineUsers:
         assert cursor is None
         assert seen == _NAMES[::-1]
 
-    async def test_whoever_stays_is_on_one_page_whatever_else_happens(
+    async def test_random_changes_between_pages_leave_staying_users_listed_once(
         self, store: TokenStore
     ) -> None:
         for seed in range(8):
@@ -160,7 +160,9 @@ class OnlineUsers:
         assert await store.online_count("shop") == 20
         assert sorted(await _online(store, limit=7)) == _NAMES
 
-    async def test_many_whose_sessions_ended_hide_nobody(self, store: TokenStore) -> None:
+    async def test_ended_sessions_of_many_users_hide_no_online_user(
+        self, store: TokenStore
+    ) -> None:
         await _come_online(store, "alice")
         brief = [new_session(f"brief-{i:03}", ttl=1) for i in range(150)]
         await begin(store, *brief)
@@ -175,7 +177,7 @@ class OnlineUsers:
 
 
 class _Crowd:
-    """Users who come, stay and go at random while the pages of those online are read."""
+    """Users who log in and out at random while the pages of online users are read."""
 
     def __init__(self, store: TokenStore, sku: str, seed: int) -> None:
         self._store = store
@@ -227,7 +229,7 @@ class _Crowd:
 
 
 async def _come_online(store: TokenStore, *user_ids: str) -> list[Session]:
-    """Log users in, each at a moment of their own."""
+    """Log users in, each at another time of the store's clock."""
     begun: list[Session] = []
     for user_id in user_ids:
         await _next_moment(store)
@@ -236,7 +238,7 @@ async def _come_online(store: TokenStore, *user_ids: str) -> list[Session]:
 
 
 async def _next_moment(store: TokenStore) -> None:
-    """Wait until the store's clock goes on."""
+    """Wait until the store's clock advances."""
     (session,) = await begin(store, new_session(sku="elsewhere"))
 
     async def has_come() -> bool:
@@ -249,7 +251,7 @@ async def _next_moment(store: TokenStore) -> None:
 async def _online(
     store: TokenStore, *, sku: str = "shop", limit: int = 1000, cursor: str | None = None
 ) -> list[str]:
-    """All who are online, page by page."""
+    """Read all users online, page by page."""
     found: list[str] = []
     for _ in range(10_000):
         page = await store.online(sku, cursor=cursor, limit=limit)
@@ -258,4 +260,4 @@ async def _online(
         cursor = page.cursor
         if cursor is None:
             return found
-    raise AssertionError("The pages have no end.")
+    raise AssertionError("The store returned more than 10,000 pages.")

@@ -1,4 +1,4 @@
-"""The tests of `renew`."""
+"""Tests of renewing sessions."""
 
 import asyncio
 
@@ -25,15 +25,17 @@ _MINUTE = 60_000  # milliseconds
 
 
 class Renewal:
-    """What a TokenStore promises of lives that slide."""
+    """Tests of `TokenStore.renew`."""
 
-    async def test_what_began_without_an_absolute_end_gets_one(self, store: TokenStore) -> None:
+    async def test_renew_gives_an_absolute_end_to_a_session_without_one(
+        self, store: TokenStore
+    ) -> None:
         (begun,) = await begin(store, new_session())
         (end,) = await store.renew([begun.ref], ttl=9 * HOUR, absolute_ttl=5 * HOUR)
         assert end == begun.issued_at + 5 * HOUR
         assert list(await store.renew([begun.ref], ttl=9 * HOUR, absolute_ttl=5 * HOUR)) == [end]
 
-    async def test_a_life_counts_from_now_when_it_is_renewed(self, store: TokenStore) -> None:
+    async def test_a_renewed_session_expires_ttl_from_now(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session(ttl=_MINUTE, device="phone"))
         (end,) = await store.renew([begun.ref], ttl=HOUR)
         assert end is not None
@@ -50,14 +52,14 @@ class Renewal:
         assert renewed.last_seen == end - HOUR
         assert list(await store.read([begun.ref])) == [renewed]
 
-    async def test_nothing_is_written_before_a_tenth_has_passed(self, store: TokenStore) -> None:
+    async def test_renew_writes_nothing_before_a_tenth_has_passed(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         for _ in range(5):
             assert list(await store.renew([begun.ref], ttl=HOUR)) == [begun.expires_at]
         assert list(await store.sessions(ALICE)) == [begun]
         assert begun.last_seen is None
 
-    async def test_it_is_written_once_a_tenth_has_passed(self, store: TokenStore) -> None:
+    async def test_renew_writes_once_a_tenth_has_passed(self, store: TokenStore) -> None:
         ttl = 15_000
         (begun,) = await begin(store, new_session(ttl=ttl))
         ends = [begun.expires_at]
@@ -74,7 +76,7 @@ class Renewal:
         (session,) = await store.sessions(ALICE)
         assert (session.expires_at, session.last_seen) == (ends[-1], ends[-1] - ttl)
 
-    async def test_a_life_that_lasts_longer_is_not_shortened(self, store: TokenStore) -> None:
+    async def test_renew_does_not_shorten_a_session(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session(ttl=5 * HOUR))
         assert list(await store.renew([begun.ref], ttl=HOUR)) == [begun.expires_at]
         assert list(await store.sessions(ALICE)) == [begun]
@@ -85,7 +87,9 @@ class Renewal:
             assert list(await store.renew([begun.ref], ttl=9 * HOUR)) == [begun.expires_at + HOUR]
         assert list(await store.lookup([begun.ref])) == [begun.expires_at + HOUR]
 
-    async def test_a_life_at_its_absolute_end_grows_no_more(self, store: TokenStore) -> None:
+    async def test_renew_does_not_extend_a_session_beyond_its_absolute_end(
+        self, store: TokenStore
+    ) -> None:
         (begun,) = await begin(store, new_session(ttl=HOUR, absolute_ttl=HOUR))
         assert list(await store.renew([begun.ref], ttl=9 * HOUR)) == [begun.expires_at]
         assert list(await store.sessions(ALICE)) == [begun]
@@ -98,7 +102,7 @@ class Renewal:
         assert list(await store.renew([session.ref], ttl=HOUR)) == [None]
         assert await is_alive(store, session) == [False]
 
-    async def test_what_is_not_alive_is_not_renewed(self, store: TokenStore) -> None:
+    async def test_a_session_that_is_not_alive_is_not_renewed(self, store: TokenStore) -> None:
         unknown, brief, revoked = new_session(), new_session(ttl=1), new_session("bob")
         replaced, banned = new_session("carol"), new_session("dave")
         await begin(store, brief, revoked, replaced, new_session("carol", policy=SOLE), banned)
@@ -110,9 +114,7 @@ class Renewal:
         assert list(await store.renew(refs, ttl=2 * HOUR)) == answers
         assert list(await store.lookup(refs)) == answers
 
-    async def test_a_session_is_renewed_by_the_token_that_is_good_now(
-        self, store: TokenStore
-    ) -> None:
+    async def test_only_the_current_generation_renews_a_session(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         ref = await rotated(store, begun.ref)
         (before,) = await store.lookup([ref])
@@ -125,7 +127,7 @@ class Renewal:
         assert before is not None
         assert is_about(end, before + 4 * HOUR)
 
-    async def test_renew_is_of_one_sku_and_user(self, store: TokenStore) -> None:
+    async def test_renew_applies_to_one_sku_and_user(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         others = [begun.ref._replace(sku="game"), begun.ref._replace(user_id="bob")]
         assert list(await store.renew(others, ttl=5 * HOUR)) == [None, None]

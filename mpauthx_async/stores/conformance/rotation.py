@@ -1,4 +1,4 @@
-"""The tests of `rotate` and `end_reused`."""
+"""Tests of rotating tokens and of their reuse."""
 
 import asyncio
 
@@ -27,9 +27,9 @@ __all__ = ["Rotation"]
 
 
 class Rotation:
-    """What a TokenStore promises of tokens that are exchanged for others."""
+    """Tests of `TokenStore.rotate` and `TokenStore.end_reused`."""
 
-    async def test_rotate_puts_the_next_generation_in_place(self, store: TokenStore) -> None:
+    async def test_rotate_returns_the_next_generation(self, store: TokenStore) -> None:
         new = new_session(device="phone", device_kind="mobile")
         (begun,) = await begin(store, new)
         (session,) = await store.rotate([new.ref], ttl=3 * HOUR, grace=0)
@@ -43,7 +43,7 @@ class Rotation:
         assert list(await store.sessions(ALICE)) == [session]
         assert list(await store.read(asked)) == [None, session]
 
-    async def test_a_life_that_begins_anew_may_be_shorter(self, store: TokenStore) -> None:
+    async def test_rotate_may_shorten_a_session(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session(ttl=5 * HOUR))
         (session,) = await store.rotate([begun.ref], ttl=HOUR, grace=0)
         assert isinstance(session, Session)
@@ -55,7 +55,7 @@ class Rotation:
         assert isinstance(session, Session)
         assert session.expires_at == begun.expires_at + HOUR
 
-    async def test_what_began_without_an_absolute_end_lives_as_long_as_rotate_says(
+    async def test_rotate_gives_an_absolute_end_to_a_session_without_one(
         self, store: TokenStore
     ) -> None:
         (begun,) = await begin(store, new_session(ttl=HOUR))
@@ -70,13 +70,15 @@ class Rotation:
         assert isinstance(session, Session)
         assert is_about(session.expires_at, begun.expires_at)
 
-    async def test_an_absolute_end_of_its_own_is_kept(self, store: TokenStore) -> None:
+    async def test_rotate_keeps_the_absolute_end_of_a_session(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session(ttl=HOUR, absolute_ttl=3 * HOUR))
         (session,) = await store.rotate([begun.ref], ttl=9 * HOUR, grace=0, absolute_ttl=2 * HOUR)
         assert isinstance(session, Session)
         assert session.expires_at == begun.issued_at + 3 * HOUR
 
-    async def test_a_session_that_ends_later_keeps_its_end(self, store: TokenStore) -> None:
+    async def test_rotate_does_not_shorten_a_session_that_ends_after_the_absolute_ttl(
+        self, store: TokenStore
+    ) -> None:
         (begun,) = await begin(store, new_session(ttl=5 * HOUR))
         (session,) = await store.rotate([begun.ref], ttl=9 * HOUR, grace=0, absolute_ttl=2 * HOUR)
         assert isinstance(session, Session)
@@ -115,7 +117,7 @@ class Rotation:
         assert again == first
         assert list(await store.sessions(ALICE)) == [first]
 
-    async def test_a_token_twice_in_a_batch_is_rotated_once(self, store: TokenStore) -> None:
+    async def test_a_ref_twice_in_a_batch_is_rotated_once(self, store: TokenStore) -> None:
         for grace in (HOUR, 0):
             (begun,) = await begin(store, new_session())
             first, second = await store.rotate([begun.ref] * 2, ttl=HOUR, grace=grace)
@@ -124,7 +126,7 @@ class Rotation:
             assert first.ref.generation == 1
             assert await statuses(store, first) == [TokenStatus.active]
 
-    async def test_there_may_be_no_grace(self, store: TokenStore) -> None:
+    async def test_without_grace_a_repetition_is_refused(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         ref = await rotated(store, begun.ref, grace=0)
         answers = await store.rotate([begun.ref], ttl=HOUR, grace=HOUR)
@@ -138,7 +140,7 @@ class Rotation:
         assert await listed(store) == [ref]
         assert (await rotated(store, ref)).generation == 2
 
-    async def test_tokens_are_rotated_in_a_chain(self, store: TokenStore) -> None:
+    async def test_a_session_is_rotated_many_times(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         chain = [begun.ref]
         for generation in range(1, 12):
@@ -147,12 +149,12 @@ class Rotation:
         assert await listed(store) == [chain[-1]]
         *older, before, current = await store.rotate(chain, ttl=HOUR, grace=HOUR)
         assert older == [TokenStatus.rotated] * 10
-        # The one before was rotated last, and is repeated here; then it is the turn of the last.
+        # `before` repeats the last rotation within its grace; `current` is rotated anew.
         assert isinstance(before, Session)
         assert isinstance(current, Session)
         assert [before.ref.generation, current.ref.generation] == [11, 12]
 
-    async def test_only_the_generation_before_has_a_grace(self, store: TokenStore) -> None:
+    async def test_only_the_previous_generation_has_a_grace(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         first = await rotated(store, begun.ref)
         second = await rotated(store, first)
@@ -160,7 +162,7 @@ class Rotation:
         assert list(answers) == [TokenStatus.rotated]
         assert await listed(store) == [second]
 
-    async def test_what_is_not_known_is_not_rotated(self, store: TokenStore) -> None:
+    async def test_an_unknown_ref_is_not_rotated(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         ref = begun.ref
         asked = [
@@ -174,7 +176,7 @@ class Rotation:
         assert list(answers) == [TokenStatus.unknown] * 5
         assert list(await store.sessions(ALICE)) == [begun]
 
-    async def test_what_is_dead_is_not_rotated(self, store: TokenStore) -> None:
+    async def test_an_ended_session_is_not_rotated(self, store: TokenStore) -> None:
         replaced, sole = new_session(), new_session(policy=SOLE)
         revoked, banned, brief = new_session("bob"), new_session("carol"), new_session(ttl=1)
         await begin(store, replaced, sole, revoked, banned, brief)
@@ -197,7 +199,7 @@ class Rotation:
         answers = await store.rotate([begun.ref, ref], ttl=HOUR, grace=HOUR)
         assert list(answers) == [TokenStatus.revoked] * 2
 
-    async def test_of_concurrent_rotations_one_makes_a_generation(self, store: TokenStore) -> None:
+    async def test_concurrent_rotations_create_one_generation(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         answers = await asyncio.gather(
             *(store.rotate([begun.ref], ttl=HOUR, grace=HOUR) for _ in range(20))
@@ -208,7 +210,7 @@ class Rotation:
         assert not any(isinstance(answer, TokenStatus) for (answer,) in answers)
         assert await listed(store) == list(refs)
 
-    async def test_of_concurrent_rotations_without_grace_one_succeeds(
+    async def test_one_of_concurrent_rotations_without_grace_succeeds(
         self, store: TokenStore
     ) -> None:
         (begun,) = await begin(store, new_session())
@@ -228,7 +230,9 @@ class Rotation:
         (begun,) = await begin(store, new_session(policy=SOLE))
         assert set(begun.replaced) == {oldest, *refs[1:]}
 
-    async def test_a_rotated_session_is_issued_again_as_it_is(self, store: TokenStore) -> None:
+    async def test_repeating_a_rotated_session_returns_its_generation(
+        self, store: TokenStore
+    ) -> None:
         new = new_session()
         await begin(store, new)
         ref = await rotated(store, new.ref)
@@ -236,7 +240,7 @@ class Rotation:
         assert again.ref == ref
         assert await listed(store) == [ref]
 
-    async def test_tokens_of_unusual_users_are_rotated(self, store: TokenStore) -> None:
+    async def test_sessions_of_unusual_users_are_rotated(self, store: TokenStore) -> None:
         batch = [new_session(user_id) for user_id in UNUSUAL_IDS]
         await begin(store, *batch)
         answers = await store.rotate([new.ref for new in batch], ttl=HOUR, grace=0)
@@ -244,7 +248,7 @@ class Rotation:
         assert refs == [new.ref._replace(generation=1) for new in batch]
         assert list(await store.end_reused([new.ref for new in batch])) == [True] * len(batch)
 
-    async def test_a_token_that_is_used_again_ends_its_session(self, store: TokenStore) -> None:
+    async def test_a_reused_token_ends_its_session(self, store: TokenStore) -> None:
         (begun, other) = await begin(store, new_session(), new_session())
         first = await rotated(store, begun.ref)
         second = await rotated(store, first)
@@ -256,7 +260,7 @@ class Rotation:
         assert await listed(store) == [other.ref]
         assert list(await store.revoke([second])) == [False]
 
-    async def test_a_session_ends_once_by_reuse(self, store: TokenStore) -> None:
+    async def test_reuse_ends_a_session_once(self, store: TokenStore) -> None:
         batch = [new_session(), new_session()]
         await begin(store, *batch)
         first, second = (new.ref for new in batch)
@@ -264,7 +268,7 @@ class Rotation:
         assert list(await store.end_reused([first, first, second])) == [True, False, True]
         assert list(await store.end_reused([first, second, *refs])) == [False] * 4
 
-    async def test_tokens_of_several_generations_end_a_session_once(
+    async def test_reused_tokens_of_several_generations_end_a_session_once(
         self, store: TokenStore
     ) -> None:
         (begun,) = await begin(store, new_session())
@@ -272,14 +276,14 @@ class Rotation:
         await rotated(store, first, grace=0)
         assert sorted(await store.end_reused([begun.ref, first])) == [False, True]
 
-    async def test_the_generation_that_is_good_now_is_left_alone(self, store: TokenStore) -> None:
+    async def test_the_current_generation_ends_nothing(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         assert list(await store.end_reused([begun.ref])) == [False]
         ref = await rotated(store, begun.ref, grace=0)
         assert list(await store.end_reused([ref])) == [False]
         assert await listed(store) == [ref]
 
-    async def test_the_generation_before_is_left_alone_within_its_grace(
+    async def test_the_previous_generation_ends_nothing_within_its_grace(
         self, store: TokenStore
     ) -> None:
         (begun,) = await begin(store, new_session())
@@ -287,7 +291,7 @@ class Rotation:
         assert list(await store.end_reused([begun.ref])) == [False]
         assert await listed(store) == [ref]
 
-    async def test_the_generation_before_ends_the_session_after_its_grace(
+    async def test_the_previous_generation_ends_the_session_after_its_grace(
         self, store: TokenStore
     ) -> None:
         (begun,) = await begin(store, new_session())
@@ -296,7 +300,7 @@ class Rotation:
         assert list(await store.end_reused([begun.ref])) == [True]
         assert list(await store.lookup([ref])) == [TokenStatus.reused]
 
-    async def test_what_is_not_known_ends_nothing(self, store: TokenStore) -> None:
+    async def test_an_unknown_ref_ends_nothing(self, store: TokenStore) -> None:
         (begun,) = await begin(store, new_session())
         ref = await rotated(store, begun.ref, grace=0)
         asked = [
@@ -308,14 +312,18 @@ class Rotation:
         assert list(await store.end_reused(asked)) == [False] * 4
         assert await listed(store) == [ref]
 
-    async def test_what_is_dead_keeps_its_status(self, store: TokenStore) -> None:
+    async def test_reuse_does_not_change_the_status_of_an_ended_session(
+        self, store: TokenStore
+    ) -> None:
         (begun,) = await begin(store, new_session())
         ref = await rotated(store, begun.ref, grace=0)
         await store.revoke([ref])
         assert list(await store.end_reused([begun.ref])) == [False]
         assert list(await store.lookup([ref])) == [TokenStatus.revoked]
 
-    async def test_one_of_many_ends_a_session_by_reuse(self, store: TokenStore) -> None:
+    async def test_one_of_many_concurrent_calls_ends_a_reused_session(
+        self, store: TokenStore
+    ) -> None:
         (begun,) = await begin(store, new_session())
         await rotated(store, begun.ref, grace=0)
         answers = await asyncio.gather(*(store.end_reused([begun.ref]) for _ in range(20)))
@@ -323,7 +331,7 @@ class Rotation:
 
 
 async def _end_of_grace(store: TokenStore, ref: SessionRef) -> None:
-    """Wait until the generation before the one that is good now is no longer taken."""
+    """Wait until the previous generation is no longer accepted."""
 
     async def is_over() -> bool:
         (answer,) = await store.rotate([ref], ttl=HOUR, grace=HOUR)

@@ -1,4 +1,4 @@
-"""The tests of what is remembered of sessions that died, and of reading those that live."""
+"""Tests of the status of ended sessions, and of reading live ones."""
 
 import asyncio
 
@@ -24,9 +24,9 @@ __all__ = ["SessionDeaths"]
 
 
 class SessionDeaths:
-    """What a TokenStore promises of dead sessions, and of `read`."""
+    """Tests of what `TokenStore` answers for ended sessions, and of `read` and `forget_subject`."""
 
-    async def test_nobody_ends_the_session_of_another(self, store: TokenStore) -> None:
+    async def test_users_cannot_revoke_sessions_of_others(self, store: TokenStore) -> None:
         alice = new_session()
         await begin(store, alice, *(new_session(f"user-{i}") for i in range(300)))
         others = [alice.ref._replace(user_id=f"user-{i}") for i in range(300)]
@@ -47,7 +47,7 @@ class SessionDeaths:
             assert len(await listed(store, ref.subject)) == 1
         assert list(await store.sessions(ALICE)) == [alice]
 
-    async def test_lookup_tells_why_a_session_died(self, store: TokenStore) -> None:
+    async def test_lookup_tells_why_a_session_ended(self, store: TokenStore) -> None:
         replaced, sole = new_session(), new_session(policy=SOLE)
         revoked, thrown_out = new_session("bob"), new_session("bob")
         banned, reused = new_session("carol"), new_session("dave")
@@ -67,7 +67,7 @@ class SessionDeaths:
             TokenStatus.reused,
         ]
 
-    async def test_the_first_death_is_the_one_that_is_told(self, store: TokenStore) -> None:
+    async def test_an_ended_session_keeps_its_first_status(self, store: TokenStore) -> None:
         revoked, replaced = new_session(), new_session("bob")
         await begin(store, revoked, replaced, new_session("bob", policy=SOLE))
         await store.revoke([revoked.ref])
@@ -80,9 +80,7 @@ class SessionDeaths:
             TokenStatus.replaced,
         ]
 
-    async def test_a_dead_session_is_forgotten_when_it_would_have_ended(
-        self, store: TokenStore
-    ) -> None:
+    async def test_an_ended_session_is_unknown_after_its_expiry(self, store: TokenStore) -> None:
         brief, lasting = new_session(ttl=2000), new_session()
         await begin(store, brief, lasting)
         assert list(await store.revoke([brief.ref, lasting.ref])) == [True, True]
@@ -93,21 +91,23 @@ class SessionDeaths:
         await until(is_forgotten)
         assert await statuses(store, brief, lasting) == [None, TokenStatus.revoked]
 
-    async def test_a_session_that_ended_by_itself_is_unknown(self, store: TokenStore) -> None:
+    async def test_an_expired_session_is_unknown(self, store: TokenStore) -> None:
         brief = new_session(ttl=1)
         await begin(store, brief)
         await end_of(store, brief)
         assert list(await store.lookup([brief.ref])) == [None]
         assert list(await store.read([brief.ref])) == [None]
 
-    async def test_a_death_is_told_of_one_sku_and_user(self, store: TokenStore) -> None:
+    async def test_the_status_applies_to_one_sku_and_user(self, store: TokenStore) -> None:
         new = new_session()
         await begin(store, new)
         await store.revoke([new.ref])
         others = [new.ref._replace(sku="game"), new.ref._replace(user_id="bob")]
         assert list(await store.lookup([*others, new.ref])) == [None, None, TokenStatus.revoked]
 
-    async def test_the_dead_are_told_from_the_living_in_a_batch(self, store: TokenStore) -> None:
+    async def test_lookup_separates_ended_from_live_sessions_of_a_batch(
+        self, store: TokenStore
+    ) -> None:
         batch = mixed_batch()
         begun = await begin(store, *batch)
         await store.revoke([batch[1].ref, batch[4].ref])
@@ -116,14 +116,16 @@ class SessionDeaths:
             for i, session in enumerate(begun)
         ]
 
-    async def test_of_a_dead_session_every_token_tells_why(self, store: TokenStore) -> None:
+    async def test_every_generation_of_an_ended_session_has_its_status(
+        self, store: TokenStore
+    ) -> None:
         new = new_session()
         await begin(store, new)
         ref = await rotated(store, new.ref)
         await store.revoke([ref])
         assert list(await store.lookup([new.ref, ref])) == [TokenStatus.revoked] * 2
 
-    async def test_a_token_of_an_earlier_generation_was_rotated(self, store: TokenStore) -> None:
+    async def test_an_earlier_generation_has_the_status_rotated(self, store: TokenStore) -> None:
         new = new_session()
         await begin(store, new)
         first = await rotated(store, new.ref)
@@ -135,7 +137,7 @@ class SessionDeaths:
             second.expires_at,
         ]
 
-    async def test_a_token_of_a_generation_to_come_is_unknown(self, store: TokenStore) -> None:
+    async def test_a_future_generation_is_unknown(self, store: TokenStore) -> None:
         new = new_session()
         await begin(store, new)
         future = new.ref._replace(generation=1)
@@ -144,14 +146,14 @@ class SessionDeaths:
         await store.revoke([new.ref])
         assert list(await store.lookup([future, new.ref])) == [None, TokenStatus.revoked]
 
-    async def test_read_gives_what_issue_gave_in_order(self, store: TokenStore) -> None:
+    async def test_read_returns_the_issued_sessions_in_order(self, store: TokenStore) -> None:
         batch = mixed_batch()
         begun = await begin(store, *batch)
         unknown = new_session().ref
         asked = [batch[4].ref, unknown, batch[0].ref, batch[4].ref, batch[6].ref]
         assert list(await store.read(asked)) == [begun[4], None, begun[0], begun[4], begun[6]]
 
-    async def test_read_gives_nothing_of_what_is_not_alive(self, store: TokenStore) -> None:
+    async def test_read_returns_no_session_that_is_not_alive(self, store: TokenStore) -> None:
         brief, revoked, rotated_, lasting = (
             new_session(ttl=1),
             new_session(),
@@ -170,15 +172,13 @@ class SessionDeaths:
         assert current is not None
         assert (current.ref, current.issued_at) == (ref, begun[2].issued_at)
 
-    async def test_read_is_of_one_sku_and_user(self, store: TokenStore) -> None:
+    async def test_read_applies_to_one_sku_and_user(self, store: TokenStore) -> None:
         new = new_session()
         await begin(store, new)
         others = [new.ref._replace(sku="game"), new.ref._replace(user_id="bob")]
         assert list(await store.read(others)) == [None, None]
 
-    async def test_a_session_is_revoked_by_a_token_of_any_generation(
-        self, store: TokenStore
-    ) -> None:
+    async def test_any_generation_revokes_a_session(self, store: TokenStore) -> None:
         batch = [new_session() for _ in range(3)]
         await begin(store, *batch)
         refs = [await rotated(store, new.ref, grace=0) for new in batch]
@@ -204,14 +204,16 @@ class SessionDeaths:
         assert await store.revoke_subject(ALICE, spared=spared.nonce) == 0
         assert await store.revoke_subject(ALICE) == 1
 
-    async def test_sparing_a_session_that_is_none_spares_none(self, store: TokenStore) -> None:
+    async def test_sparing_the_session_of_another_user_spares_nothing(
+        self, store: TokenStore
+    ) -> None:
         batch = [new_session() for _ in range(3)]
         others = new_session("bob")
         await begin(store, *batch, others)
         assert await store.revoke_subject(ALICE, spared=others.ref.nonce) == 3
         assert await is_alive(store, *batch, others) == [False] * 3 + [True]
 
-    async def test_a_spared_session_goes_on_in_its_generation(self, store: TokenStore) -> None:
+    async def test_a_spared_session_keeps_its_generation(self, store: TokenStore) -> None:
         new, other = new_session(), new_session()
         await begin(store, new, other)
         ref = await rotated(store, new.ref)
@@ -241,7 +243,9 @@ class SessionDeaths:
         assert list(page.user_ids) == ["bob"]
         assert await store.forget_subject(ALICE) == 0
 
-    async def test_of_a_forgotten_subject_the_living_are_counted(self, store: TokenStore) -> None:
+    async def test_forget_subject_counts_the_sessions_that_were_alive(
+        self, store: TokenStore
+    ) -> None:
         revoked, brief, alive = new_session(), new_session(ttl=1), new_session()
         await begin(store, revoked, brief, alive)
         await store.revoke([revoked.ref])
@@ -256,7 +260,7 @@ class SessionDeaths:
         assert isinstance(answer, Ban)
         assert answer.reason == "spam"
 
-    async def test_a_forgotten_subject_may_begin_again(self, store: TokenStore) -> None:
+    async def test_a_forgotten_subject_may_log_in_again(self, store: TokenStore) -> None:
         old, new = new_session(), new_session()
         await begin(store, old)
         await store.forget_subject(ALICE)

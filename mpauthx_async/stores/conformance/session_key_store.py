@@ -1,4 +1,4 @@
-"""The tests that every SessionKeyStore passes."""
+"""The test suite for token stores that keep session keys."""
 
 import asyncio
 from dataclasses import replace
@@ -10,20 +10,20 @@ from .examples import HOUR, SOLE, UNUSUAL_IDS, begin, end_of, is_alive, mixed_ba
 
 __all__ = ["SessionKeyStoreConformance"]
 
-_SEALED, _OTHER_SEALED = "-_" + 57 * "A", "z9" + 57 * "A"  # of the length of a real one
+_SEALED, _OTHER_SEALED = "-_" + 57 * "A", "z9" + 57 * "A"  # as long as real ones
 
 
 class _KeyingTokenStore(TokenStore, SessionKeyStore, Protocol):
-    """A TokenStore that is a SessionKeyStore beside."""
+    """A TokenStore that is also a SessionKeyStore."""
 
 
 class SessionKeyStoreConformance:
-    """What a TokenStore promises that is a SessionKeyStore beside."""
+    """Tests of the contract of `SessionKeyStore`, for a TokenStore that is one."""
 
-    async def test_it_is_known_for_a_session_key_store(self, store: _KeyingTokenStore) -> None:
+    async def test_the_store_is_a_session_key_store(self, store: _KeyingTokenStore) -> None:
         assert isinstance(store, SessionKeyStore)
 
-    async def test_a_sealed_key_comes_with_its_session(self, store: _KeyingTokenStore) -> None:
+    async def test_a_sealed_key_is_issued_with_its_session(self, store: _KeyingTokenStore) -> None:
         new = new_session(sealed_key=_SEALED)
         assert list(await store.sealed_keys([new.ref])) == [None]
         await begin(store, new)
@@ -35,7 +35,7 @@ class SessionKeyStoreConformance:
         assert list(await store.sealed_keys([without.ref])) == [None]
         assert await is_alive(store, without) == [True]
 
-    async def test_sealed_keys_come_in_the_order_of_the_question(
+    async def test_sealed_keys_are_read_in_the_order_of_the_refs(
         self, store: _KeyingTokenStore
     ) -> None:
         batch = _with_keys(mixed_batch())
@@ -47,10 +47,10 @@ class SessionKeyStoreConformance:
             new and new.sealed_key for new in answers
         ]
 
-    async def test_an_empty_question_has_an_empty_answer(self, store: _KeyingTokenStore) -> None:
+    async def test_an_empty_batch_has_an_empty_answer(self, store: _KeyingTokenStore) -> None:
         assert list(await store.sealed_keys([])) == []
 
-    async def test_a_sealed_key_is_of_one_sku_and_user(self, store: _KeyingTokenStore) -> None:
+    async def test_a_sealed_key_belongs_to_one_sku_and_user(self, store: _KeyingTokenStore) -> None:
         new = new_session(sealed_key=_SEALED)
         await store.issue([new])
         for other in (new.ref._replace(sku="game"), new.ref._replace(user_id="bob")):
@@ -64,7 +64,7 @@ class SessionKeyStoreConformance:
         older, newer = await begin(store, new_session(sealed_key=_SEALED), new_session())
         assert list(await store.sessions(older.ref.subject)) == [newer, older]
 
-    async def test_a_replaced_key_is_the_one_that_is_read(self, store: _KeyingTokenStore) -> None:
+    async def test_the_replacement_of_a_key_is_read(self, store: _KeyingTokenStore) -> None:
         new, other = new_session(sealed_key=_SEALED), new_session(sealed_key=_SEALED)
         await store.issue([new, other])
         assert await store.replace_sealed_key(new.ref, _OTHER_SEALED) is True
@@ -76,7 +76,7 @@ class SessionKeyStoreConformance:
         assert await store.replace_sealed_key(new.ref, _SEALED) is True
         assert list(await store.sealed_keys([new.ref])) == [_SEALED]
 
-    async def test_replacing_a_key_changes_nothing_of_the_session(
+    async def test_replacing_a_key_does_not_change_the_session(
         self, store: _KeyingTokenStore
     ) -> None:
         (begun,) = await begin(store, new_session(sealed_key=_SEALED))
@@ -94,16 +94,14 @@ class SessionKeyStoreConformance:
             assert list(await store.sealed_keys([new.ref])) == [None]
         assert await is_alive(store, unknown, revoked, brief) == [False] * 3
 
-    async def test_issuing_again_keeps_the_key_that_is_there(
-        self, store: _KeyingTokenStore
-    ) -> None:
+    async def test_repeating_a_session_keeps_its_key(self, store: _KeyingTokenStore) -> None:
         new = new_session(sealed_key=_SEALED)
         await store.issue([new])
         await store.replace_sealed_key(new.ref, _OTHER_SEALED)
         await store.issue([new])
         assert list(await store.sealed_keys([new.ref])) == [_OTHER_SEALED]
 
-    async def test_a_key_leaves_with_its_revoked_session(self, store: _KeyingTokenStore) -> None:
+    async def test_revoking_a_session_deletes_its_key(self, store: _KeyingTokenStore) -> None:
         batch = _with_keys(mixed_batch())
         await store.issue(batch)
         await store.revoke([batch[1].ref, batch[3].ref])
@@ -111,7 +109,7 @@ class SessionKeyStoreConformance:
             None if i in (1, 3) else new.sealed_key for i, new in enumerate(batch)
         ]
 
-    async def test_keys_leave_with_their_revoked_subject(self, store: _KeyingTokenStore) -> None:
+    async def test_revoking_a_subject_deletes_its_keys(self, store: _KeyingTokenStore) -> None:
         batch = _with_keys(mixed_batch())
         await store.issue(batch)
         subject = batch[0].ref.subject
@@ -120,7 +118,9 @@ class SessionKeyStoreConformance:
             None if new.ref.subject == subject else new.sealed_key for new in batch
         ]
 
-    async def test_keys_leave_when_a_sole_session_begins(self, store: _KeyingTokenStore) -> None:
+    async def test_a_sole_session_deletes_the_keys_of_those_it_replaces(
+        self, store: _KeyingTokenStore
+    ) -> None:
         earlier = _with_keys([new_session(), new_session()])
         bob = new_session("bob", sealed_key=_SEALED)
         without = new_session(policy=SOLE)
@@ -131,16 +131,14 @@ class SessionKeyStoreConformance:
         await store.issue([sole])
         assert await _keys(store, [sole, without]) == [_OTHER_SEALED, None]
 
-    async def test_a_key_leaves_when_its_session_ends(self, store: _KeyingTokenStore) -> None:
+    async def test_a_key_is_gone_when_its_session_expires(self, store: _KeyingTokenStore) -> None:
         brief = new_session(ttl=1, sealed_key=_SEALED)
         lasting = new_session(sealed_key=_OTHER_SEALED)
         await store.issue([brief, lasting])
         await end_of(store, brief)
         assert await _keys(store, [brief, lasting]) == [None, _OTHER_SEALED]
 
-    async def test_a_key_goes_on_with_the_generation_that_is_good(
-        self, store: _KeyingTokenStore
-    ) -> None:
+    async def test_a_key_belongs_to_the_current_generation(self, store: _KeyingTokenStore) -> None:
         new = new_session(sealed_key=_SEALED)
         await store.issue([new])
         await store.rotate([new.ref], ttl=HOUR, grace=HOUR)
@@ -164,7 +162,7 @@ class SessionKeyStoreConformance:
             assert await store.replace_sealed_key(new.ref, f"{_OTHER_SEALED}|{new.ref.user_id}")
         assert await _keys(store, batch) == [f"{_OTHER_SEALED}|{name}" for name in ids]
 
-    async def test_of_concurrent_replacements_one_is_kept(self, store: _KeyingTokenStore) -> None:
+    async def test_concurrent_replacements_keep_one_key(self, store: _KeyingTokenStore) -> None:
         new = new_session(sealed_key=_SEALED)
         await store.issue([new])
         keys = [f"{i:A>59}" for i in range(20)]
@@ -174,7 +172,7 @@ class SessionKeyStoreConformance:
 
 
 def _with_keys(sessions: list[NewSession]) -> list[NewSession]:
-    """The sessions, each with a sealed key of its own."""
+    """Give each session a sealed key of its own."""
     return [replace(new, sealed_key=f"{i:A>59}") for i, new in enumerate(sessions)]
 
 

@@ -1,4 +1,4 @@
-"""The tests of how sessions begin, live, and end."""
+"""Tests of issuing, finding, listing and revoking sessions."""
 
 import asyncio
 
@@ -26,10 +26,10 @@ __all__ = ["SessionLives"]
 
 
 class SessionLives:
-    """What a TokenStore promises of sessions that begin, live and are revoked."""
+    """Tests of sessions from `TokenStore.issue` until they expire or are revoked."""
 
     async def refused_session(self, store: TokenStore) -> NewSession:
-        """Make a session that the store may be unable to begin: its nonce is another user's.
+        """Make a session that the store may refuse: its nonce belongs to another user.
 
         Override it if the store refuses other data, such as by a constraint of its table.
         """
@@ -57,16 +57,14 @@ class SessionLives:
         batch = mixed_batch()
         assert [session.ref for session in await begin(store, *batch)] == [new.ref for new in batch]
 
-    async def test_a_session_begins_now_and_lives_as_long_as_it_is_to(
-        self, store: TokenStore
-    ) -> None:
+    async def test_a_session_begins_now_and_expires_after_its_ttl(self, store: TokenStore) -> None:
         batch = mixed_batch()
         for new, begun in zip(batch, await begin(store, *batch), strict=True):
-            # In a batch a session may be said to begin a bit later, to tell it from the others.
+            # In a batch the times of sessions may differ by milliseconds, to keep their order.
             assert is_about(begun.expires_at, begun.issued_at - 1000 + new.ttl)
             assert (begun.last_seen, begun.replaced) == (None, ())
 
-    async def test_a_session_knows_its_device(self, store: TokenStore) -> None:
+    async def test_a_session_keeps_its_device(self, store: TokenStore) -> None:
         phone, bare = new_session(device="Anna's phone", device_kind="phone"), new_session()
         unkind, nameless = new_session(device="iPad"), new_session(device_kind="tablet")
         batch = [phone, bare, unkind, nameless]
@@ -76,7 +74,7 @@ class SessionLives:
         assert list(await store.sessions(ALICE)) == begun[::-1]
         assert list(await store.read([new.ref for new in batch])) == begun
 
-    async def test_any_name_of_a_device_comes_back_as_it_was(self, store: TokenStore) -> None:
+    async def test_any_device_name_is_read_unchanged(self, store: TokenStore) -> None:
         names = [*UNUSUAL_IDS, "Anna's  phone 😀", "x y" * 21, "-1", "None", " ", "a|b|c", "|", ","]
         batch = [new_session(device=name, device_kind=name) for name in names]
         batch += [new_session(device=name) for name in names]
@@ -86,7 +84,7 @@ class SessionLives:
         kinds = [session and session.device_kind for session in read]
         assert kinds == [*names, *[None] * len(names)]
 
-    async def test_lookup_answers_in_the_order_of_the_question(self, store: TokenStore) -> None:
+    async def test_lookup_answers_in_the_order_of_its_refs(self, store: TokenStore) -> None:
         batch = mixed_batch()
         refs = [new.ref for new in batch]
         ends = [session.expires_at for session in await begin(store, *batch)]
@@ -94,7 +92,7 @@ class SessionLives:
         answers = [ends[4], ends[1], None, ends[0], ends[3], ends[6]]
         assert list(await store.lookup(asked)) == answers
 
-    async def test_empty_questions_have_empty_answers(self, store: TokenStore) -> None:
+    async def test_empty_batches_have_empty_answers(self, store: TokenStore) -> None:
         assert list(await store.issue([])) == []
         assert list(await store.lookup([])) == []
         assert list(await store.read([])) == []
@@ -103,7 +101,7 @@ class SessionLives:
         assert list(await store.end_reused([])) == []
         assert list(await store.renew([], ttl=HOUR)) == []
 
-    async def test_what_was_never_issued_is_unknown(self, store: TokenStore) -> None:
+    async def test_a_session_that_was_never_issued_is_unknown(self, store: TokenStore) -> None:
         await store.issue([new_session("bob")])
         stranger = new_session("stranger").ref
         assert list(await store.lookup([stranger])) == [None]
@@ -112,13 +110,13 @@ class SessionLives:
         assert list(await store.sessions(stranger.subject)) == []
         assert await store.revoke_subject(stranger.subject) == 0
 
-    async def test_a_session_asked_for_twice_is_answered_twice(self, store: TokenStore) -> None:
+    async def test_a_ref_named_twice_is_answered_twice(self, store: TokenStore) -> None:
         new, unknown = new_session(), new_session()
         end = (await begin(store, new))[0].expires_at
         asked = [new.ref, unknown.ref, new.ref, unknown.ref]
         assert list(await store.lookup(asked)) == [end, None, end, None]
 
-    async def test_a_revoked_session_is_over_and_no_other_is(self, store: TokenStore) -> None:
+    async def test_revoking_a_session_ends_no_other(self, store: TokenStore) -> None:
         batch = mixed_batch()
         await store.issue(batch)
         assert list(await store.revoke([batch[1].ref])) == [True]
@@ -143,7 +141,7 @@ class SessionLives:
         begun += await begin_apart(store, *(new_session(ttl=HOUR - i) for i in range(20)))
         assert list(await store.sessions(ALICE)) == begun[::-1]
 
-    async def test_a_listed_session_tells_whose_it_is(self, store: TokenStore) -> None:
+    async def test_a_listed_session_names_its_user_and_sku(self, store: TokenStore) -> None:
         await store.issue([new_session("alice", sku="shop")])
         (listed,) = await store.sessions(Subject("shop", "alice"))
         assert (listed.sku, listed.user_id) == ("shop", "alice")
@@ -155,7 +153,7 @@ class SessionLives:
         assert set(await listed(store, kept.ref.subject)) == {kept.ref}
         assert await store.revoke_subject(kept.ref.subject) == 1
 
-    async def test_revoking_a_subject_ends_all_its_sessions_and_no_other(
+    async def test_revoking_a_subject_ends_all_its_sessions_and_no_others(
         self, store: TokenStore
     ) -> None:
         batch = mixed_batch()
@@ -167,7 +165,7 @@ class SessionLives:
         assert list(await store.sessions(subject)) == []
         assert await store.revoke_subject(subject) == 0
 
-    async def test_a_subject_that_was_revoked_can_begin_anew(self, store: TokenStore) -> None:
+    async def test_a_revoked_subject_may_log_in_again(self, store: TokenStore) -> None:
         old, new = new_session(), new_session()
         await store.issue([old])
         await store.revoke_subject(old.ref.subject)
@@ -186,7 +184,7 @@ class SessionLives:
         assert await is_alive(store, new) == [True]
         assert set(await listed(store, new.ref.subject)) == {new.ref}
 
-    async def test_skus_that_look_alike_are_apart(self, store: TokenStore) -> None:
+    async def test_similar_skus_are_separate(self, store: TokenStore) -> None:
         batch = [new_session(sku=sku) for sku in ("a", "A", "a.", "a-", "a_", "a" * 63, "a" * 64)]
         await store.issue(batch)
         for new in batch:
@@ -194,7 +192,7 @@ class SessionLives:
         assert await store.revoke_subject(batch[0].ref.subject) == 1
         assert await is_alive(store, *batch) == [False, *[True] * 6]
 
-    async def test_issuing_again_changes_nothing(self, store: TokenStore) -> None:
+    async def test_repeating_a_session_changes_nothing(self, store: TokenStore) -> None:
         batch = mixed_batch()
         begun = await begin(store, *batch)
         assert await begin(store, *batch) == begun
@@ -246,7 +244,7 @@ class SessionLives:
         await end_of(store, brief)
         assert await store.revoke_subject(lasting.ref.subject) == 1
 
-    async def test_a_subject_whose_sessions_all_ended_can_begin_anew(
+    async def test_a_subject_whose_sessions_have_expired_may_log_in_again(
         self, store: TokenStore
     ) -> None:
         brief, new = new_session(ttl=1), new_session()
@@ -282,7 +280,7 @@ class SessionLives:
         assert set(await listed(store, batch[0].ref.subject)) == {new.ref for new in batch}
         assert await store.revoke_subject(batch[0].ref.subject) == 50
 
-    async def test_a_session_is_revoked_by_one_of_many(self, store: TokenStore) -> None:
+    async def test_one_of_many_concurrent_calls_revokes_a_session(self, store: TokenStore) -> None:
         new = new_session()
         await store.issue([new])
         answers = await asyncio.gather(*(store.revoke([new.ref]) for _ in range(20)))

@@ -1,4 +1,4 @@
-"""The tests that every TokenStore passes."""
+"""The test suite for token stores."""
 
 from .bans import Bans
 from .login_policies import LoginPolicies
@@ -14,4 +14,4 @@ __all__ = ["TokenStoreConformance"]
 class TokenStoreConformance(
     SessionLives, LoginPolicies, SessionDeaths, Rotation, Renewal, Bans, OnlineUsers
 ):
-    """What a TokenStore promises."""
+    """Tests of the contract of `TokenStore`."""

@@ -1,4 +1,4 @@
-"""The tests that every UserStore passes."""
+"""The test suite for user stores."""
 
 import asyncio
 import time
@@ -17,11 +17,11 @@ __all__ = ["UserStoreConformance"]
 
 
 class UserStoreConformance(LinkedUsers, ForgottenUsers):
-    """What a UserStore promises.
+    """Tests of the contract of `UserStore`.
 
     Attributes:
-        keeps: the attributes of User, beside the user's id, that the store keeps. A subclass says
-            so when its table has fewer columns.
+        keeps: the attributes of User that the store keeps. Override it if a table has fewer
+            columns.
     """
 
     keeps: ClassVar[frozenset[str]] = frozenset(
@@ -29,7 +29,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
     )
 
     async def refused_user(self, store: UserStore) -> User:
-        """Make a user that the store may be unable to save: UTF-8 cannot hold their name.
+        """Make a user that the store may refuse: UTF-8 cannot encode their name.
 
         Override it if the store refuses other data, such as by a constraint of its table.
         """
@@ -50,7 +50,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
         assert list(await store.save([_alice()])) == [False]
         assert list(await store.save([User("o-alice")])) == [False]
 
-    async def test_save_tells_who_is_new_in_order(self, store: UserStore) -> None:
+    async def test_save_answers_in_order(self, store: UserStore) -> None:
         await store.save([User("o-1"), User("o-3")])
         batch = [User(f"o-{i}") for i in range(5)]
         assert list(await store.save(batch)) == [True, False, True, False, True]
@@ -67,11 +67,11 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
         (kept,) = await store.get(["o-alice"])
         assert self._profile(kept) == self._profile(replace(_alice(), city="Xi'an"))
 
-    async def test_empty_questions_have_empty_answers(self, store: UserStore) -> None:
+    async def test_empty_batches_have_empty_answers(self, store: UserStore) -> None:
         assert list(await store.save([])) == []
         assert list(await store.get([])) == []
 
-    async def test_get_answers_in_order_and_none_for_strangers(self, store: UserStore) -> None:
+    async def test_get_answers_in_order_also_for_unknown_users(self, store: UserStore) -> None:
         await store.save([User("o-1"), User("o-2"), User("o-3")])
         asked = ["o-3", "stranger", "o-1", "o-3", "", "o-2"]
         found = [user and user.id for user in await store.get(asked)]
@@ -96,7 +96,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
         assert self._profile(alice) == self._profile(newer)
         assert self._profile(bob) == self._profile(User("o-bob", city="Wuhan"))
 
-    async def test_what_was_unknown_is_filled_in(self, store: UserStore) -> None:
+    async def test_a_value_fills_an_empty_field(self, store: UserStore) -> None:
         await store.save([User("o-alice", city="Guangzhou")])
         await store.save([replace(_alice(), city=None)])
         (kept,) = await store.get(["o-alice"])
@@ -169,7 +169,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
             ("o-bob", "u-bob"),
         ]
 
-    async def test_a_login_without_the_union_id_forgets_it_not(self, store: UserStore) -> None:
+    async def test_a_login_without_the_union_id_keeps_it(self, store: UserStore) -> None:
         if "union_id" not in self.keeps:
             return
         await store.save([User("o-alice", "u-alice")])
@@ -193,7 +193,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
         (kept,) = await store.get(["u-alice"])
         assert self._profile(kept) == self._profile(replace(in_shop, city="Wuhan"))
 
-    async def test_the_first_login_is_remembered_and_the_last_change(
+    async def test_the_times_of_the_first_login_and_the_last_change_are_kept(
         self, store: UserStore
     ) -> None:
         before = time.time_ns() // 1_000_000
@@ -210,7 +210,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
         if "updated_at" in self.keeps:
             assert before <= (first.updated_at or 0) <= (second.updated_at or 0) <= after
 
-    async def test_any_text_survives(self, store: UserStore) -> None:
+    async def test_any_text_is_read_unchanged(self, store: UserStore) -> None:
         names = [
             "😀👨‍👩‍👧‍👦",
             "O'Brien",
@@ -246,13 +246,13 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
         kept = await store.get([user.id for user in reversed(users)])
         assert [user and user.id for user in kept] == [user.id for user in reversed(users)]
 
-    async def test_of_concurrent_first_logins_one_is_new(self, store: UserStore) -> None:
+    async def test_one_of_concurrent_first_logins_is_new(self, store: UserStore) -> None:
         answers = await asyncio.gather(*(store.save([_alice()]) for _ in range(20)))
         assert sorted(answer for (answer,) in answers) == [False] * 19 + [True]
         (kept,) = await store.get(["o-alice"])
         assert self._profile(kept) == self._profile(_alice())
 
-    async def test_concurrent_saves_of_many_users_lose_none(self, store: UserStore) -> None:
+    async def test_concurrent_saves_lose_no_user(self, store: UserStore) -> None:
         batches = [[User(f"o-{i}"), User("o-alice"), User(f"o-{i + 1}")] for i in range(30)]
         answers = await asyncio.gather(*(store.save(batch) for batch in batches))
         assert sum(answer for batch in answers for answer in batch) == 32
@@ -260,7 +260,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
         assert [user and user.id for user in kept] == [f"o-{i}" for i in range(31)]
 
     def _profile(self, user: User | None) -> dict[str, object]:
-        """What of a user the store has to keep; no difference between None, empty and 0."""
+        """The attributes that the store has to keep, with None for empty values and 0."""
         assert user is not None
         names = self.keeps - {"created_at", "updated_at"}
         return {"id": user.id} | {name: getattr(user, name) or None for name in names}
@@ -280,5 +280,5 @@ def _alice() -> User:
 
 
 def _anonymous(open_id: str) -> User:
-    """The profile that WeChat gives for everybody since 2022."""
+    """Make the anonymous profile that WeChat gives for all users since 2022."""
     return User(open_id, None, "微信用户", 0, "", "", "", "", "https://thirdwx.qlogo.cn/grey/132")

@@ -8,133 +8,120 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Self
 
 from ...concurrency.frames import methods_clear_frames
 from ...errors import MPAuthXError, StoreError
 from ...store_boundary import raises_store_errors
 from ..key_value import LOCK_TTL, LONGEST_LOCK_WAIT
-from .database import Database, SqliteDatabase, transaction
+from .database import Database
+from .store import SqliteStore
 
 __all__ = ["SqliteKeyValueStore"]
 
 logger = logging.getLogger(__name__)
 
-_BUSY_TIMEOUT = 5.0  # seconds
-_POLL = 0.05  # seconds between two looks at a lock that another holds, at most
+_MAX_POLL = 0.05  # seconds between two attempts to take a lock
 
-# When SQLite's text is no UTF-8, its exception quotes it: as a blob it is only damaged.
+# sqlite3's exception quotes text that is not UTF-8, so the text is read as a blob.
 _GET = "SELECT CAST(text AS BLOB) FROM mpauthx_record WHERE key = ? AND expires_at > ?"
-_SAVE = "INSERT OR REPLACE INTO mpauthx_record (key, text, expires_at) VALUES (?, ?, ?)"
-_ADD = (
-    "INSERT INTO mpauthx_record (key, text, expires_at) VALUES (?, ?, ?) ON CONFLICT (key)"
-    " DO UPDATE SET text = excluded.text, expires_at = excluded.expires_at WHERE expires_at <= ?"
+_SAVE = (
+    "INSERT OR REPLACE INTO mpauthx_record (key, text, expires_at)"
+    " VALUES (:key, :text, :expires_at)"
 )
-_CLEAR = (
+_ADD = (
+    "INSERT INTO mpauthx_record (key, text, expires_at) VALUES (:key, :text, :expires_at)"
+    " ON CONFLICT (key) DO UPDATE SET text = excluded.text, expires_at = excluded.expires_at"
+    " WHERE expires_at <= :now"
+)
+_DELETE = "DELETE FROM mpauthx_record WHERE key = :key"
+_RELEASE = f"{_DELETE} AND text = :text"
+_DELETE_EXPIRED = (
     "DELETE FROM mpauthx_record WHERE key IN (SELECT key FROM mpauthx_record"
     " WHERE expires_at <= ? ORDER BY expires_at LIMIT 2)"
 )
-_DELETE = "DELETE FROM mpauthx_record WHERE key = ?"
-_RELEASE = f"{_DELETE} AND text = ?"
 
 
 @methods_clear_frames()
 @raises_store_errors
-class SqliteKeyValueStore:
+class SqliteKeyValueStore(SqliteStore):
     """Keeps named texts in a SQLite database, in a table named mpauthx_record.
 
-    A lock is a row as well: of who holds it, until when.
+    A lock is a row as well, with its holder and its end.
 
     Args:
         database: the file's path, or an open aiosqlite connection that nothing else writes
             through; the connection stays open.
         busy_timeout: how long to wait for a file that another process has locked, in seconds.
-        lock_ttl: after how many seconds a lock ends whose holder died. Others wait twice as long,
+        lock_ttl: after how many seconds a lock ends if its holder died. Others wait twice as long,
             but 10 seconds at most.
-        clock: tells the time in Unix seconds.
+        clock: returns the time in Unix seconds; called in the database's thread.
     """
 
     def __init__(
         self,
         database: Database,
         *,
-        busy_timeout: float = _BUSY_TIMEOUT,
+        busy_timeout: float = 5.0,
         lock_ttl: float = LOCK_TTL,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._database = SqliteDatabase(database, busy_timeout, _create_table)
+        super().__init__(database, busy_timeout=busy_timeout, clock=clock)
         self._lock_ttl = lock_ttl
-        self._clock = clock
 
     async def get(self, key: str) -> str | None:
-        """Read a record; None when there is none, or its time is over."""
-        args = (f"record|{key}", self._now())
-        row = await self._database.read(lambda cursor: cursor.execute(_GET, args).fetchone())
+        """Read a record; None if it does not exist or has expired."""
+        row = await self._read(
+            lambda cursor, now: cursor.execute(_GET, (f"record|{key}", now)).fetchone()
+        )
         return None if row is None else row[0].decode(errors="replace")
 
     async def save(self, key: str, text: str, ttl: float) -> None:
-        """Write a record, in place of an earlier one, for `ttl` seconds."""
-        await self._write(_SAVE, (f"record|{key}", text, self._now(ttl)))
+        """Write a record for `ttl` seconds, in place of an earlier one."""
+        await self._write_row(_SAVE, f"record|{key}", text, ttl)
 
     async def delete(self, key: str) -> None:
-        """Delete a record, if there is one."""
-        await self._write(_DELETE, (f"record|{key}",))
+        """Delete a record if it exists."""
+        await self._write_row(_DELETE, f"record|{key}")
 
     async def add(self, key: str, text: str, ttl: float) -> bool:
-        """Write a record for `ttl` seconds if there is none; of all who try one gets True."""
-        return await self._write(_ADD, (f"record|{key}", text, self._now(ttl), self._now()))
+        """Write a record for `ttl` seconds if it does not exist; True for one of all callers."""
+        return await self._write_row(_ADD, f"record|{key}", text, ttl)
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:
-        """Keep all others out, in any process, while `async with` lasts."""
-        row = (f"lock|{key}", secrets.token_hex(16))
+        """Hold a lock, in all processes, during `async with`."""
+        name, holder = f"lock|{key}", secrets.token_hex(16)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(2 * self._lock_ttl, LONGEST_LOCK_WAIT)
-        while not await self._write(_ADD, (*row, self._now(self._lock_ttl), self._now())):
+        while not await self._write_row(_ADD, name, holder, self._lock_ttl):
             if loop.time() > deadline:
                 raise StoreError("Another process holds a lock in SQLite for too long; call again.")
-            await asyncio.sleep(random.uniform(0, _POLL))  # noqa: S311 (jitter, no secret)
+            await asyncio.sleep(random.uniform(0, _MAX_POLL))  # noqa: S311 (jitter, no secret)
         try:
             yield
         finally:
             try:
-                await self._write(_RELEASE, row)
+                await self._write_row(_RELEASE, name, holder)
             except MPAuthXError as error:
-                # What was done under it is done, so this is no failure of it.
-                logger.warning("A lock in SQLite was not released, and ends by itself: %s", error)
+                # The work under the lock is done, so it does not fail.
+                logger.warning("A lock in SQLite was not released; it ends by itself: %s", error)
 
-    async def close(self) -> None:
-        """Close the database if it was opened here; may be called again."""
-        await self._database.close()
+    def _prepare(self, cursor: sqlite3.Cursor) -> None:
+        cursor.execute(
+            "CREATE TABLE IF NOT EXISTS mpauthx_record (key TEXT PRIMARY KEY, text TEXT NOT NULL,"
+            " expires_at INTEGER NOT NULL) WITHOUT ROWID"
+        )
+        cursor.execute(
+            "CREATE INDEX IF NOT EXISTS mpauthx_record_expires_at ON mpauthx_record (expires_at)"
+        )
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def _write_row(self, sql: str, key: str, text: str = "", ttl: float = 0) -> bool:
+        """Write or delete a row; returns whether one was written or deleted."""
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        def write(cursor: sqlite3.Cursor, now: int) -> bool:
+            # Two for each write, so that expired rows do not pile up.
+            cursor.execute(_DELETE_EXPIRED, (now,))
+            values = {"key": key, "text": text, "now": now, "expires_at": now + int(ttl * 1000)}
+            return cursor.execute(sql, values).rowcount > 0
 
-    async def _write(self, sql: str, args: tuple[Any, ...]) -> bool:
-        """Write or delete one row; whether there was one."""
-        now = self._now()
-
-        def write(cursor: sqlite3.Cursor) -> bool:
-            with transaction(cursor):
-                # Each write clears the remains of up to two others: the dead never pile up.
-                cursor.execute(_CLEAR, (now,))
-                return cursor.execute(sql, args).rowcount > 0
-
-        return await self._database.run(write)
-
-    def _now(self, later: float = 0) -> int:
-        """The time in Unix milliseconds, so many seconds later."""
-        return int((self._clock() + later) * 1000)
-
-
-def _create_table(cursor: sqlite3.Cursor) -> None:
-    cursor.execute(
-        "CREATE TABLE IF NOT EXISTS mpauthx_record (key TEXT PRIMARY KEY, text TEXT NOT NULL,"
-        " expires_at INTEGER NOT NULL) WITHOUT ROWID"
-    )
-    cursor.execute(
-        "CREATE INDEX IF NOT EXISTS mpauthx_record_expires_at ON mpauthx_record (expires_at)"
-    )
+        return await self._write(write)

@@ -1,4 +1,4 @@
-"""The columns of a user table: which there are, what they hold, and whether logins can use them."""
+"""The columns of a user table: which are known, what they hold, and whether logins fit them."""
 
 import re
 import sqlite3
@@ -25,28 +25,28 @@ ATTRIBUTES = {
     "createdAt": "created_at",
     "updatedAt": "updated_at",
 }
-"""Each known column, and the attribute of User that it holds."""
+"""Each known column, and the attribute of `User` that it holds."""
 
 _TIMES = ("createdAt", "updatedAt")
 _NUMBERS = ("gender", *_TIMES)
-_KNOWN = {name.lower(): name for name in ATTRIBUTES}  # SQLite's names have no case
+_KNOWN = {name.lower(): name for name in ATTRIBUTES}  # SQLite ignores the case of names
 _STRICT_TEXT = ("TEXT", "ANY")
 _STRICT_NUMBER = ("INT", "INTEGER", "REAL", "TEXT", "ANY")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_INTEGERS = 2**63  # of SQLite's
+_MAX_INTEGER = 2**63 - 1  # of SQLite
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that is known here.
+    """A known column.
 
     Attributes:
         name: as in ATTRIBUTES, whatever its case in the table.
         required: whether it is NOT NULL.
         key: its place in the primary key, from 1; 0 if it is not in the key.
-        numeric: whether it turns text that looks like a number into that number.
-        type: what `User` has of its values, if not None.
+        numeric: whether SQLite converts text that looks like a number to a number.
+        type: of its values in `User`, except None.
     """
 
     name: str
@@ -57,13 +57,11 @@ class Column:
 
     @property
     def blank(self) -> object:
-        """What stands for None in the column."""
-        if not self.required:
-            return None
-        return self.type()
+        """The value that stands for None."""
+        return self.type() if self.required else None
 
     def value(self, stored: object) -> object:
-        """What `User` has of a stored value: a number, a text or None."""
+        """Convert a stored value to that of `User`."""
         if self.type is str:
             return stored if stored is None or isinstance(stored, str) else str(stored)
         if isinstance(stored, str):
@@ -72,28 +70,28 @@ class Column:
             stored = _number(stored)
         return int(stored) if isinstance(stored, (int, float)) and isfinite(stored) else None
 
-    def kept(self, value: object) -> object:
-        """What will be read of a value once it is written."""
+    def as_read(self, value: object) -> object:
+        """The value that `User` gets back after a value is written."""
         if self.numeric and isinstance(value, str) and is_numeric(value):
             return self.value(_number(value))
         return value
 
 
 def is_numeric(text: str) -> bool:
-    """Whether a numeric column turns a text into a number."""
+    """Whether a numeric column converts a text to a number."""
     return _NUMBER.fullmatch(text) is not None
 
 
 def _number(text: str) -> float:
-    """The number that SQLite makes of a numeric text."""
+    """The number to which SQLite converts a numeric text."""
     number = float(text)
-    if not isfinite(number) or abs(number) >= _INTEGERS or not number.is_integer():
+    if not isfinite(number) or abs(number) > _MAX_INTEGER or not number.is_integer():
         return number
     return int(text) if text.strip().lstrip("+-").isdecimal() else int(number)
 
 
 def _milliseconds(text: str) -> int | None:
-    """The Unix milliseconds of a date, as ORMs and SQLite write it; without a zone it is UTC."""
+    """The Unix milliseconds of a date as ORMs and SQLite write it; UTC if it has no zone."""
     try:
         time = datetime.fromisoformat(text.strip().replace(" +", "+").replace(" Z", "Z"))
         if time.tzinfo is None:
@@ -115,62 +113,56 @@ class _Info(NamedTuple):
     hidden: int
 
     @property
-    def is_known(self) -> bool:
-        return self.name.lower() in _KNOWN
+    def known_name(self) -> str | None:
+        """Its name in ATTRIBUTES; None if it is a column of the application."""
+        return _KNOWN.get(self.name.lower())
 
     @property
     def is_generated(self) -> bool:
         return self.hidden > 1
 
-    @property
-    def has_default(self) -> bool:
-        return self.default is not None and self.default.upper() != "NULL"
+    def column(self, name: str, is_strict: bool) -> Column:
+        numeric = _has_numeric_affinity(self.type) and not (
+            is_strict and self.type.upper() == "ANY"
+        )
+        kind = int if name in _NUMBERS else str
+        return Column(name, bool(self.notnull), self.key, numeric, kind)
 
 
 def read_columns(cursor: sqlite3.Cursor) -> list[Column]:
     """Read the known columns of the user table, in the table's order; empty without a table.
 
     Raises:
-        ConfigurationError: logins cannot work on this table; it names the column, and what to do.
+        ConfigurationError: if logins cannot be saved in the table; names the column and the remedy.
     """
     infos = [_Info(*row) for row in cursor.execute("PRAGMA table_xinfo(user)").fetchall()]
     if not infos:
         return []
-    if not any(info.name.lower() == "openid" for info in infos):
+    if not any(info.known_name == "openId" for info in infos):
         raise ConfigurationError(
             "The database has a table named user without a column openId. Add the column, or "
             "choose another file."
         )
     indexes = cursor.execute("PRAGMA index_list(user)").fetchall()
-    keys = [info for info in infos if info.key]
-    has_row_id_key = bool(keys) and not any(origin == "pk" for *_, origin, _ in indexes)
+    has_key_index = any(origin == "pk" for *_, origin, _ in indexes)
     is_strict = any(row[5] for row in cursor.execute("PRAGMA table_list(user)").fetchall())
     unique = _unique_names(cursor, indexes)
     for info in infos:
-        is_row_id = has_row_id_key and info.key > 0
+        is_row_id = info.key > 0 and not has_key_index
         problem = (
-            _problem_of_known(info, is_row_id, is_strict, unique)
-            if info.is_known
-            else _problem_of_foreign(info, is_row_id)
+            _problem_of_foreign(info, is_row_id)
+            if info.known_name is None
+            else _problem_of_known(info, info.known_name, is_row_id, is_strict, unique)
         )
         if problem:
             raise ConfigurationError(f"Logins cannot be saved: column user.{info.name} {problem}")
-    return [
-        Column(
-            _KNOWN[info.name.lower()],
-            bool(info.notnull),
-            info.key,
-            _is_numeric_type(info.type) and not (is_strict and info.type.upper() == "ANY"),
-            int if _KNOWN[info.name.lower()] in _NUMBERS else str,
-        )
-        for info in infos
-        if info.is_known
-    ]
+    return [info.column(info.known_name, is_strict) for info in infos if info.known_name]
 
 
 def _problem_of_foreign(info: _Info, is_row_id: bool) -> str:
-    """Why a column that is not written here stops every login; empty if it does not."""
-    if info.notnull and not info.has_default and not is_row_id and not info.is_generated:
+    """Why a column of the application prevents logins; empty if it does not."""
+    has_default = info.default is not None and info.default.upper() != "NULL"
+    if info.notnull and not has_default and not is_row_id and not info.is_generated:
         return (
             "is NOT NULL without a default, and this store does not write it. Give it a default, "
             "or drop NOT NULL."
@@ -178,10 +170,10 @@ def _problem_of_foreign(info: _Info, is_row_id: bool) -> str:
     return ""
 
 
-def _problem_of_known(info: _Info, is_row_id: bool, is_strict: bool, unique: set[str]) -> str:
-    """Why a column that is written here stops every login; empty if it does not."""
-    name = _KNOWN[info.name.lower()]
-    is_number = name in _NUMBERS
+def _problem_of_known(
+    info: _Info, name: str, is_row_id: bool, is_strict: bool, unique: set[str]
+) -> str:
+    """Why a known column prevents logins; empty if it does not."""
     if info.is_generated:
         return "is generated, so this store cannot write it. Make it an ordinary column."
     if is_row_id:
@@ -189,10 +181,10 @@ def _problem_of_known(info: _Info, is_row_id: bool, is_strict: bool, unique: set
             "is an INTEGER PRIMARY KEY, which holds row numbers. Declare it TEXT, and give the "
             "table another key."
         )
-    if is_strict and info.type.upper() not in (_STRICT_NUMBER if is_number else _STRICT_TEXT):
-        wanted = "INTEGER" if is_number else "TEXT"
+    wanted, allowed = ("INTEGER", _STRICT_NUMBER) if name in _NUMBERS else ("TEXT", _STRICT_TEXT)
+    if is_strict and info.type.upper() not in allowed:
         return f"has the type {info.type} in a STRICT table. Declare it {wanted}."
-    if name != "openId" and info.notnull and info.name.lower() in unique:
+    if name != "openId" and info.notnull and name.lower() in unique:
         return (
             "is NOT NULL and UNIQUE, and two users may lack a value for it. Drop one of the two "
             "constraints."
@@ -201,7 +193,7 @@ def _problem_of_known(info: _Info, is_row_id: bool, is_strict: bool, unique: set
 
 
 def _unique_names(cursor: sqlite3.Cursor, indexes: Iterable[Sequence[object]]) -> set[str]:
-    """The columns, in lower case, whose values are each unique in the whole table."""
+    """The columns, in lower case, whose values are unique in the table."""
     names = set()
     for _, index, is_unique, _, is_partial in indexes:
         if is_unique and not is_partial:
@@ -211,7 +203,7 @@ def _unique_names(cursor: sqlite3.Cursor, indexes: Iterable[Sequence[object]]) -
     return names
 
 
-def _is_numeric_type(declared: str) -> bool:
+def _has_numeric_affinity(declared: str) -> bool:
     """Whether a declared type has numeric affinity, by SQLite's rules ("Datatypes In SQLite")."""
     declared = declared.upper()
     if "INT" in declared:

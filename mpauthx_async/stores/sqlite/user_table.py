@@ -1,22 +1,22 @@
-"""UserTable: the user table as a database has it, and the statements for it."""
+"""UserTable: matches users to the rows of the user table, whatever columns that has."""
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
 from ...errors import ConfigurationError, StoreError
 from ...models import User
-from .columns import ATTRIBUTES, Column, is_numeric, read_columns
+from .user_columns import ATTRIBUTES, Column, is_numeric, read_columns
 
 __all__ = ["Statement", "UserTable", "insert_rows"]
 
 Statement = tuple[str, Sequence[Any]]
-"""SQL, and what to bind to it."""
+"""SQL and its parameters."""
 
-_INSERT_ROWS = 500  # in one statement, which SQLite lets bind 32,766 values
+_MAX_ROWS = 500  # in one INSERT, whose parameters SQLite limits to 32,766
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS user (
@@ -33,16 +33,11 @@ CREATE TABLE IF NOT EXISTS user (
     updatedAt INTEGER
 )
 """
-# A column may have a collation under which two ids are equal: the index finds both, and the second
-# comparison leaves the one that is meant.
+# Ids may be equal under a column's collation: the first comparison uses its index, the second is
+# exact.
 _HAS_OPEN_ID = "openId = ? AND openId = ? COLLATE BINARY"
 _HAS_UNION_ID = "unionId = ? AND unionId = ? COLLATE BINARY AND coalesce(openId, '') = ''"
-_LISTED = "(SELECT value FROM json_each(?))"
-_WITH_OPEN_IDS = f"openId IN {_LISTED} AND openId COLLATE BINARY IN {_LISTED}"
-_WITH_UNION_IDS = (
-    f"unionId IN {_LISTED} AND unionId COLLATE BINARY IN {_LISTED} AND coalesce(openId, '') = ''"
-)
-# Where an ORM keeps dates as text, a number among them would be read by nobody.
+# An ORM that keeps dates as text could not read a number among them.
 _UPDATED_AT = (
     "updatedAt = CASE WHEN updatedAt LIKE '____-__-__%'"
     " THEN strftime('%Y-%m-%d %H:%M:%f', ? / 1000.0, 'unixepoch') ELSE ? END"
@@ -50,19 +45,19 @@ _UPDATED_AT = (
 
 
 class UserTable:
-    """The columns of a user table, its statements, and its rows as users and back.
+    """Converts users to rows and back, and makes the statements for them.
 
-    Whatever the number of users, a query is one step and gives one value: with each step Python
-    releases the GIL, and waits for it again while the event loop is busy.
+    A query gives one value, whatever the number of users: at each row Python releases the GIL, and
+    waits for it again while the event loop is busy.
 
-    A row without an openId is its unionId's.
-
-    Attributes:
-        has_union_id: whether it has a column unionId. If not, openId holds the user id.
-        select: an expression in SQL: the rows with one of the :open_ids or :union_ids, as JSON.
+    A row without an openId belongs to its unionId.
 
     Args:
-        columns: those that are known here.
+        columns: the known columns.
+
+    Attributes:
+        has_union_id: whether there is a column unionId. If not, openId holds the user id.
+        select: an SQL expression: the rows with one of :open_ids or :union_ids, as JSON.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
@@ -88,10 +83,10 @@ class UserTable:
 
     @classmethod
     def open(cls, cursor: sqlite3.Cursor) -> "UserTable":
-        """Read which columns there are; create the table, and indexes, if they are missing.
+        """Read the columns; create the table and indexes if they are missing.
 
         Raises:
-            ConfigurationError: logins cannot work on the table or view.
+            ConfigurationError: if logins cannot be saved in the table or view.
         """
         columns = read_columns(cursor)
         if not columns:
@@ -112,7 +107,7 @@ class UserTable:
         return table
 
     def user(self, row: Sequence[Any]) -> User:
-        """The user that a row holds; their open_id is empty if the row has no openId."""
+        """Convert a row to a user, whose open_id is empty if the row has no openId."""
         values = [
             value if type(value) is column.type else column.value(value)
             for column, value in zip(self._columns, row, strict=True)
@@ -136,7 +131,7 @@ class UserTable:
                 )
 
     def unreadable(self, cursor: sqlite3.Cursor, values: Mapping[str, str]) -> StoreError | None:
-        """Find out why the rows that `select` names cannot be read; None if they can."""
+        """Find the column for which `select` fails; None if there is no such column."""
         for name in self._names:
             try:
                 cells = cursor.execute(
@@ -152,27 +147,23 @@ class UserTable:
         return None
 
     def as_stored(self, user: User) -> User:
-        """A user as the row holds them that is inserted for them."""
+        """A user as read from the row that `insert` adds."""
         return user if self.has_union_id else replace(user, open_id=user.id, union_id=None)
 
     def is_changed(self, stored: User, user: User) -> bool:
-        """Whether a row has to be written for a user."""
+        """Whether `update` would write anything."""
         return bool(self._changes(stored, user))
 
     def insert(self, users: Sequence[User]) -> Iterable[Statement]:
-        """Add rows."""
+        """Add a row for each user."""
         return insert_rows(self._insert, [self._row(user) for user in users])
 
     def update(self, stored: User, user: User) -> Statement:
-        """Write what has changed in the row that holds `stored`."""
-        key, has_key = (
-            (stored.open_id, _HAS_OPEN_ID) if stored.open_id else (stored.union_id, _HAS_UNION_ID)
-        )
-        sql, values = _update(self._changes(stored, user), has_key)
-        return sql, [*values, key, key]
+        """Write what has changed in the row of `stored`."""
+        return _update(self._changes(stored, user), stored)
 
     def clear(self, users: Sequence[User], fields: Collection[str], now: int) -> list[Statement]:
-        """Erase fields, attributes of User, of the rows that hold users."""
+        """Erase fields, attributes of `User`, in the rows of users."""
         changes = {
             column.name: column.blank
             for column in self._columns
@@ -182,15 +173,14 @@ class UserTable:
             return []
         if "updatedAt" in self._names:
             changes["updatedAt"] = now
-        return [
-            (sql, [*values, *ids])
-            for which, ids in self._which(users)
-            for sql, values in [_update(changes, which)]
-        ]
+        return [_update(changes, user) for user in users]
 
     def delete(self, users: Sequence[User]) -> list[Statement]:
-        """Delete the rows that hold users."""
-        return [(f"DELETE FROM user WHERE {which}", ids) for which, ids in self._which(users)]  # noqa: S608
+        """Delete the rows of users."""
+        return [
+            (f"DELETE FROM user WHERE {condition}", ids)  # noqa: S608
+            for condition, ids in map(_row_of, users)
+        ]
 
     def _row(self, user: User) -> list[Any]:
         return [
@@ -199,22 +189,14 @@ class UserTable:
         ]
 
     def _changes(self, stored: User, user: User) -> dict[str, Any]:
-        """What to write, by column, where a row holds another value."""
+        """The values to write, by column."""
         return {
             column.name: new
             for column, old, new in zip(
                 self._columns, self._row(stored), self._row(user), strict=True
             )
-            if new != old and column.kept(new) != column.kept(old)
+            if new != old and column.as_read(new) != column.as_read(old)
         }
-
-    def _which(self, users: Sequence[User]) -> Iterator[tuple[str, list[str]]]:
-        """Conditions for the rows that hold users, with what to bind to each."""
-        open_ids = json.dumps([user.open_id for user in users if user.open_id])
-        yield _WITH_OPEN_IDS, [open_ids, open_ids]
-        union_ids = [user.union_id for user in users if not user.open_id]
-        if union_ids:
-            yield _WITH_UNION_IDS, [json.dumps(union_ids)] * 2
 
     def _check_writable(self, cursor: sqlite3.Cursor) -> None:
         """Compile the statements without running them."""
@@ -235,21 +217,29 @@ class UserTable:
 
 
 def insert_rows(head: str, rows: Sequence[Sequence[Any]]) -> Iterable[Statement]:
-    """Add rows; `head` is the SQL up to VALUES."""
-    for start in range(0, len(rows), _INSERT_ROWS):
-        some = rows[start : start + _INSERT_ROWS]
+    """Add rows, with the SQL up to VALUES in `head`."""
+    for start in range(0, len(rows), _MAX_ROWS):
+        some = rows[start : start + _MAX_ROWS]
         marks = f"({', '.join('?' * len(some[0]))})"
         yield head + ", ".join([marks] * len(some)), [value for row in some for value in row]
 
 
-def _update(changes: Mapping[str, Any], which: str) -> tuple[str, list[Any]]:
-    """An UPDATE of the rows for which a condition holds, and the values of its changes."""
+def _row_of(user: User) -> Statement:
+    """The condition that the row of a stored user meets."""
+    if user.open_id:
+        return _HAS_OPEN_ID, [user.open_id] * 2
+    return _HAS_UNION_ID, [user.union_id] * 2
+
+
+def _update(changes: Mapping[str, Any], user: User) -> Statement:
+    """Write values, by column, to the row of a stored user."""
     parts, values = [], []
     for name, value in changes.items():
         is_time = name == "updatedAt"
         parts.append(_UPDATED_AT if is_time else f"{name} = ?")
         values += [value] * (2 if is_time else 1)
-    return f"UPDATE user SET {', '.join(parts)} WHERE {which}", values  # noqa: S608
+    condition, ids = _row_of(user)
+    return f"UPDATE user SET {', '.join(parts)} WHERE {condition}", [*values, *ids]  # noqa: S608
 
 
 def _is_view(cursor: sqlite3.Cursor) -> bool:

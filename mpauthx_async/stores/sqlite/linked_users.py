@@ -1,11 +1,11 @@
-"""People: which rows and ids of a user database are one person.
+"""LinkedUsers: the rows and ids of a user database that belong to one person.
 
-Rows of the user table are never merged: the application's foreign keys point at them. What the
-rows do not hold is kept in a table of our own, mpauthx_link, which has one row for each id:
+Rows of the user table are never merged, because the application's foreign keys refer to them. The
+table mpauthx_link keeps what the rows do not hold, in one row for each id:
 
     id, is_union_id  an openId or a unionId; one of each with the same text are two ids
-    app_id           the app whose openId it is; NULL if that is not known, and for a unionId
-    union_id         the person's current unionId; NULL where the user table holds it
+    app_id           the app of the openId; NULL if it is not known, and for a unionId
+    union_id         the person's current unionId; NULL if the user table holds it
 """
 
 import json
@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from ...models import PROFILE_FIELDS, User
-from .refusals import is_about_data
-from .tables import Statement, UserTable, insert_rows
+from .bad_rows import is_bad_row
+from .user_table import Statement, UserTable, insert_rows
 
-__all__ = ["People", "create_link_table"]
+__all__ = ["LinkedUsers", "create_link_table"]
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS mpauthx_link (
@@ -47,11 +47,11 @@ _DELETE = (
 )
 
 _Id: TypeAlias = tuple[str, int]
-"""An id's text, and 1 if it is a unionId, 0 if it is an openId."""
+"""An id's text, and 1 for a unionId, 0 for an openId."""
 
 
 def create_link_table(cursor: sqlite3.Cursor) -> None:
-    """Create the table of links, if it is missing."""
+    """Create the table mpauthx_link if it is missing."""
     cursor.execute(_CREATE)
     cursor.execute(_INDEX)
 
@@ -63,118 +63,86 @@ class _Link(NamedTuple):
     union_id: str | None
 
 
-_NOTHING = _Link("", 0, None, None)
+_NO_LINK = _Link("", 0, None, None)
 
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    user: User  # as the row holds them, or will
-    stored: User | None  # as the row was read; None if it is to be inserted
-
-    @property
-    def is_changed(self) -> bool:
-        return self.user is not self.stored
+    user: User  # as the row is to be
+    stored: User | None  # as the row was read; None for a new row
 
 
 @dataclass(slots=True, eq=False)
 class _Person:
-    ids: dict[_Id, str | None] = field(default_factory=dict)  # each with its app, if known
+    ids: dict[_Id, str | None] = field(default_factory=dict)  # with their apps, if known
     rows: list[_Row] = field(default_factory=list)
     union_id: str | None = None  # the current one
-    has_logged_in: bool = False  # since this was read
+    is_saved: bool = False  # whether `save` has changed the person since they were read
 
     def is_current(self, row: _Row) -> bool:
-        """Whether a row holds the id under which the person's next login is issued."""
+        """Whether a row holds the id that the person's next token carries."""
         return self.union_id is None or row.user.id == self.union_id
 
     def sorted_rows(self) -> list[_Row]:
-        """The rows, the one that stands for the person first."""
-        if len(self.rows) < 2:
+        """The rows, the one that represents the person first."""
+        if len(self.rows) < 2:  # at almost every login
             return self.rows
         return sorted(self.rows, key=lambda row: (not self.is_current(row), *_age(row.user)))
 
 
-class People:
-    """The persons who have any of some ids, and the statements that change them.
+class LinkedUsers:
+    """The persons with any of some ids, as read from the database, and statements to change them.
 
     Args:
+        cursor: of the database.
         table: the user table.
-        users: its rows.
-        links: the rows of mpauthx_link.
-        union_ids: ids that are known to be unionIds, for a table that cannot tell.
+        open_ids: openIds of the persons.
+        union_ids: unionIds of the persons.
+        untyped: ids of the persons that may be either.
     """
 
     def __init__(
         self,
+        cursor: sqlite3.Cursor,
         table: UserTable,
-        users: Iterable[User],
-        links: Collection[_Link],
-        union_ids: Collection[str],
+        *,
+        open_ids: Collection[str] = (),
+        union_ids: Collection[str] = (),
+        untyped: Collection[str] = (),
     ) -> None:
+        ids = {(text, 0) for text in (*open_ids, *untyped)}
+        ids |= {(text, 1) for text in (*union_ids, *untyped)}
+        users, links = _read(cursor, table, ids)
         self._table = table
         self._persons: dict[_Id, _Person] = {}
         self._links: dict[_Id, _Link] = {link[:2]: link for link in links}
-        linked_to = {link.union_id for link in self._links.values()}
-        named = {
-            *union_ids,
-            *linked_to,
-            *(text for text, is_union_id in self._links if is_union_id),
-        }
+        linked_to = {link.union_id for link in links if link.union_id}
+        known_union_ids = {*union_ids, *linked_to, *(link.id for link in links if link.is_union_id)}
         for user in users:
-            holds_union_id = not table.has_union_id and user.open_id in named
+            holds_union_id = not table.has_union_id and user.open_id in known_union_ids
             person = self._join([(user.open_id, 1)] if holds_union_id else _ids(user))
             person.rows.append(_Row(user, stored=user))
         for id_, link in self._links.items():
             person = self._join([id_, (link.union_id, 1)] if link.union_id else [id_])
             person.ids[id_] = link.app_id
-        replaced = {link.id for link in self._links.values() if link.is_union_id and link.union_id}
+        replaced = {link.id for link in links if link.is_union_id and link.union_id}
         for person in self._all():
             person.union_id = max(
                 (text for text, is_union_id in person.ids if is_union_id),
-                # Where the application has changed rows by hand, several may be left.
+                # Several are possible if the application has changed rows.
                 key=lambda text: (text not in replaced, text in linked_to, text),
                 default=None,
             )
 
-    @classmethod
-    def load(
-        cls,
-        cursor: sqlite3.Cursor,
-        table: UserTable,
-        *,
-        open_ids: Iterable[str] = (),
-        union_ids: Iterable[str] = (),
-        untyped: Sequence[str] = (),
-    ) -> "People":
-        """Read all rows and links that lead from these ids to others, and on from those."""
-        named = set(union_ids)
-        to_ask = {(text, 0) for text in (*open_ids, *untyped)}
-        to_ask |= {(text, 1) for text in (*named, *untyped)}
-        asked: set[_Id] = set()
-        users: dict[User, None] = {}
-        links: dict[_Link, None] = {}
-        while to_ask := {id_ for id_ in to_ask if id_[0]}:  # rows without an id have ''
-            if not table.has_union_id:  # a row's openId may be either
-                to_ask = {(text, kind) for text, _ in to_ask for kind in (0, 1)}
-            asked |= to_ask
-            found_users, found_links = _query(cursor, table, to_ask)
-            users |= dict.fromkeys(found_users)
-            links |= dict.fromkeys(found_links)
-            to_ask = {id_ for user in found_users for id_ in _ids(user)}
-            to_ask |= {link[:2] for link in found_links}
-            to_ask |= {(link.union_id, 1) for link in found_links if link.union_id}
-            to_ask -= asked
-        return cls(table, users, links, named)
-
     def user(self, user_id: str) -> User | None:
-        """The user who has an id, whichever kind it is of."""
+        """The user with an openId or unionId; None if it is unknown."""
         person = self._find(user_id)
         if person is None or not person.rows:
             return None
         user = person.sorted_rows()[0].user
         texts = {text for text, _ in person.ids}
         open_id = user.open_id
-        if (open_id, 0) not in person.ids:  # a row that holds the unionId as openId
+        if (open_id, 0) not in person.ids:  # its openId holds the unionId
             open_id = min(
                 (text for text, is_union_id in person.ids if not is_union_id),
                 default=open_id or user.id,
@@ -188,46 +156,46 @@ class People:
         )
 
     def save(self, login: User, now: int) -> bool:
-        """Add a login to its person; returns whether the user is new."""
+        """Add a login to its person; returns True if the user is new."""
         ids = _ids(login)
-        if not self._table.has_union_id:  # there a row's openId may be either
+        if not self._table.has_union_id:  # openId may hold either
             ids += [twin for text, kind in ids if (twin := (text, 1 - kind)) in self._persons]
         found = [self._persons[id_] for id_ in ids if id_ in self._persons]
         person = self._join(ids)
         rows = person.sorted_rows()
-        person.has_logged_in = True
+        person.is_saved = True
         person.union_id = login.union_id or person.union_id
         if person.ids[ids[0]] is None:
             person.ids[ids[0]] = login.app_id
         if not rows:
             self._insert(person, login, now)
             return True
-        known = rows[0].user  # what was told of the person so far
+        known = rows[0].user  # has all that is known, unless logins have linked two persons
         is_merger = any(other is not person for other in found)
         others = [row.user for row in rows[1:]] if is_merger else []
         row = self._row_to_update(person, login)
+        stored = known if row is None or row.user is known else row.user.updated_by(known)
+        user = _completed(stored, others).updated_by(login)
         if row is None:
-            user = _completed(known, others).updated_by(login)
             self._insert(person, replace(user, open_id=login.open_id), now)
         else:
-            user = row.user if row.user is known else row.user.updated_by(known)
-            user = _completed(user, others).updated_by(login)
             self._update(person, row, user, now)
         return False
 
     def statements(self) -> Iterator[Statement]:
-        """The statements that write the saved logins; empty if nothing changed."""
-        changed = [row for person in self._all() for row in person.rows if row.is_changed]
+        """The statements that write the saved logins; empty if they change nothing."""
+        rows = [row for person in self._all() for row in person.rows]
+        changed = [row for row in rows if row.user is not row.stored]
         yield from self._table.insert([row.user for row in changed if row.stored is None])
         for row in changed:
             if row.stored is not None:
                 yield self._table.update(row.stored, row.user)
-        logged_in = [person for person in self._all() if person.has_logged_in]
-        links = [link for person in logged_in for link in self._links_to_write(person)]
+        saved = [person for person in self._all() if person.is_saved]
+        links = [link for person in saved for link in self._links_to_write(person)]
         yield from insert_rows(_WRITE, links)
 
     def forget(self, user_id: str, app_ids: Collection[str]) -> list[Statement] | None:
-        """The statements that erase a person for these apps; None for an unknown user_id."""
+        """The statements that erase a person for these apps; None if user_id is unknown."""
         person = self._find(user_id)
         if person is None:
             return None
@@ -237,14 +205,14 @@ class People:
             erased = {id_ for id_ in erased if not id_[1]}
             rows = [row for row in person.rows if (row.user.open_id, 0) in erased]
             if all(row in rows for row in person.rows if person.is_current(row)):
-                rows = [row for row in rows if row is not person.sorted_rows()[0]]  # it is shared
+                rows = [row for row in rows if row is not person.sorted_rows()[0]]  # others need it
         return [
             *self._table.delete([row.user for row in rows]),
             (_DELETE, [json.dumps(list(erased))]),
         ]
 
     def clear(self, user_id: str, fields: Collection[str], now: int) -> list[Statement] | None:
-        """The statements that erase profile fields; None for an unknown user_id."""
+        """The statements that erase profile fields; None if user_id is unknown."""
         person = self._find(user_id)
         if person is None or not person.rows:
             return None
@@ -257,7 +225,7 @@ class People:
         return self._persons.get((user_id, 1)) or self._persons.get((user_id, 0))
 
     def _join(self, ids: Sequence[_Id]) -> _Person:
-        """The person who has these ids; if several persons had them, they are one from now on."""
+        """Make all persons with these ids one, or create the person if the ids are unknown."""
         found = [self._persons[id_] for id_ in ids if id_ in self._persons]
         person = found[-1] if found else _Person()
         for other in found:
@@ -265,14 +233,14 @@ class People:
                 person.rows += other.rows
                 person.ids |= other.ids
                 self._persons |= dict.fromkeys(other.ids, person)
-                other.rows, other.ids = [], {}  # it may stand in `found` twice
+                other.rows, other.ids = [], {}  # `found` may have it twice
         for id_ in ids:
             self._persons[id_] = person
             person.ids.setdefault(id_)
         return person
 
     def _row_to_update(self, person: _Person, login: User) -> _Row | None:
-        """The row that a login of a known person updates; None if a new row is needed."""
+        """The row that a login of a known person updates; None if it needs a new row."""
         rows = person.sorted_rows()
         if person.is_current(rows[0]):
             return rows[0]
@@ -281,36 +249,55 @@ class People:
         return next((row for row in rows if row.user.open_id == login.open_id), rows[0])
 
     def _update(self, person: _Person, row: _Row, user: User, now: int) -> None:
-        union_id = person.union_id if self._table.has_union_id else None
-        if user.union_id != (union_id or row.user.union_id):
-            user = replace(user, union_id=union_id or row.user.union_id)
+        union_id = (person.union_id if self._table.has_union_id else None) or row.user.union_id
+        if user.union_id != union_id:
+            user = replace(user, union_id=union_id)
         if user is not row.user and self._table.is_changed(row.user, user):
             row.user = replace(user, updated_at=now)
-
-    def _links_to_write(self, person: _Person) -> Iterator[_Link]:
-        """The rows of mpauthx_link that are missing or out of date for a person."""
-        union_id = person.union_id
-        said = {row.user.open_id for row in person.rows if row.user.union_id == union_id}
-        for id_, app_id in person.ids.items():
-            text, is_union_id = id_
-            is_said = text == union_id if is_union_id else text in said
-            link = _Link(text, is_union_id, app_id, None if is_said else union_id)
-            if link[2:] != self._links.get(id_, _NOTHING)[2:]:
-                yield link
 
     def _insert(self, person: _Person, user: User, now: int) -> None:
         if user.union_id != person.union_id or user.created_at is None:
             user = replace(
                 user, union_id=person.union_id, created_at=user.created_at or now, updated_at=now
             )
-        user = self._table.as_stored(user)
-        person.rows.append(_Row(user, stored=None))
+        person.rows.append(_Row(self._table.as_stored(user), stored=None))
+
+    def _links_to_write(self, person: _Person) -> Iterator[_Link]:
+        """The rows of mpauthx_link that are missing or out of date for a person."""
+        union_id = person.union_id
+        in_table = {row.user.open_id for row in person.rows if row.user.union_id == union_id}
+        for id_, app_id in person.ids.items():
+            text, is_union_id = id_
+            is_told = text == union_id if is_union_id else text in in_table
+            link = _Link(text, is_union_id, app_id, None if is_told else union_id)
+            if link[2:] != self._links.get(id_, _NO_LINK)[2:]:
+                yield link
 
 
 def _ids(user: User) -> list[_Id]:
-    """The ids of a login, or of a row; the openId first."""
+    """The ids of a login or row, the openId first."""
     ids = [(user.open_id, 0)] if user.open_id else []
     return [*ids, (user.union_id, 1)] if user.union_id else ids
+
+
+def _read(
+    cursor: sqlite3.Cursor, table: UserTable, ids: Collection[_Id]
+) -> tuple[Collection[User], Collection[_Link]]:
+    """Read the rows and links of these ids, and of all ids that those lead to."""
+    asked: set[_Id] = set()
+    users: dict[User, None] = {}
+    links: dict[_Link, None] = {}
+    while ids := {id_ for id_ in ids if id_[0]} - asked:  # '' is no id
+        if not table.has_union_id:  # openId may hold either
+            ids = {(text, kind) for text, _ in ids for kind in (0, 1)}
+        asked |= ids
+        found_users, found_links = _query(cursor, table, ids)
+        users |= dict.fromkeys(found_users)
+        links |= dict.fromkeys(found_links)
+        ids = {id_ for user in found_users for id_ in _ids(user)}
+        ids |= {link[:2] for link in found_links}
+        ids |= {(link.union_id, 1) for link in found_links if link.union_id}
+    return users, links
 
 
 def _query(
@@ -319,32 +306,32 @@ def _query(
     """Read the rows and links that have any of these ids, in one statement.
 
     Raises:
-        StoreError: a row cannot be read; it names the column.
+        StoreError: if a row cannot be read; it names the column.
     """
     values = {
         "open_ids": json.dumps([text for text, is_union_id in ids if not is_union_id]),
         "union_ids": json.dumps([text for text, is_union_id in ids if is_union_id]),
     }
     try:
-        # When text is not UTF-8, sqlite3's exception quotes all of it, and a blob's does not.
+        # sqlite3's exception quotes text that is not UTF-8, so the rows are read as a blob.
         ((rows, links),) = cursor.execute(
             f"SELECT CAST({table.select} AS BLOB), CAST({_SELECT} AS BLOB)", values
         )
         users = [table.user(row) for row in json.loads(rows.decode())]
         return users, [_Link(*row) for row in json.loads(links.decode())]
     except (sqlite3.Error, ValueError) as error:
-        unreadable = table.unreadable(cursor, values) if is_about_data(error) else None
+        unreadable = table.unreadable(cursor, values) if is_bad_row(error) else None
         raise unreadable or error from error.__cause__
 
 
 def _age(user: User) -> tuple[float, str]:
-    """Orders rows, the oldest first; an application's column may hold something else than times."""
+    """A sort key, the oldest first; an application's column may hold other values than times."""
     created_at: object = user.created_at
     return (created_at if isinstance(created_at, int) else math.inf), str(user.open_id)
 
 
 def _completed(user: User, others: Iterable[User]) -> User:
-    """A user with what others know of their profile and they do not."""
+    """Add to a user's profile what only the others have."""
     for other in others:
         known = other.updated_by(user)
         user = replace(user, **{name: getattr(known, name) for name in PROFILE_FIELDS})
