@@ -33,7 +33,14 @@ from mpauthx_async import (
     WeChatAPIError,
     WeChatSimulator,
 )
-from mpauthx_async.wechat.sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+from mpauthx_async.wechat.published_sample import (
+    APP_ID,
+    ENCRYPTED_DATA,
+    IV,
+    OPEN_ID,
+    SESSION_KEY,
+    UNION_ID,
+)
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import narrow_connections

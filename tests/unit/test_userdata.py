@@ -21,7 +21,14 @@ from mpauthx_async import (
     sign_user_state,
     verify_raw_data,
 )
-from mpauthx_async.wechat.sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+from mpauthx_async.wechat.published_sample import (
+    APP_ID,
+    ENCRYPTED_DATA,
+    IV,
+    OPEN_ID,
+    SESSION_KEY,
+    UNION_ID,
+)
 
 # WeChat's published example of a signature.
 # https://developers.weixin.qq.com/miniprogram/en/dev/framework/open-ability/signature.html
