@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .expiring import Expiring, random_text
-from .refusals import Refused, api_error
+from .error_answers import Refused, api_error
 from .routes import Answer, Call, Route
 from .state import State
 

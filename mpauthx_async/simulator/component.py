@@ -2,7 +2,7 @@
 
 from .expiring import Expiring, random_text
 from .mini_program import MiniProgram
-from .refusals import Refused
+from .error_answers import Refused
 from .routes import Answer, Call, Route
 from .state import State
 from .web_oauth import WebOAuth

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Generic, TypeVar
 
-from .refusals import Refused
+from .error_answers import Refused
 
 __all__ = ["Expiring", "OneTimeCodes", "random_text"]
 

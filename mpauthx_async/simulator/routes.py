@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .refusals import Refused, sns_error
+from .error_answers import Refused, sns_error
 
 __all__ = [
     "SECRET_PARAMETERS",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .refusals import Refused
+from .error_answers import Refused
 
 __all__ = ["ANONYMOUS_PROFILE", "State", "User", "is_secret"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
 from .expiring import Expiring, OneTimeCodes, random_text
-from .refusals import Refused
+from .error_answers import Refused
 from .routes import Answer, Call, Route
 from .state import State, User
 

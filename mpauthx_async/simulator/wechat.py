@@ -12,7 +12,7 @@ from .component import Component
 from .faults import Fault, fail, respond
 from .mini_program import MiniProgram
 from .push import Pusher
-from .refusals import Refused, api_error, sns_error
+from .error_answers import Refused, api_error, sns_error
 from .routes import SECRET_PARAMETERS, Answer, Call, Request, Route, to_json
 from .state import State
 from .web_oauth import SCOPES, WebOAuth

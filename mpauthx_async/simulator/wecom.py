@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from .expiring import Expiring, OneTimeCodes, random_text
-from .refusals import Refused, wecom_error
+from .error_answers import Refused, wecom_error
 from .routes import Answer, Call, Route
 from .state import State, User, is_secret
 

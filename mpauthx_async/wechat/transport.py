@@ -35,7 +35,7 @@ from ..errors import (
 )
 from ..failure_log import failures, is_expected
 from ..untrusted_text import parse_json
-from .errcodes import SYSTEM_BUSY, consumes_code, refusal
+from .errcodes import SYSTEM_BUSY, consumes_code, wechat_error
 
 __all__ = ["API_HOSTS", "WeChatHTTP", "is_address", "waiting_for_wechat"]
 
@@ -344,7 +344,7 @@ def _parse(answer: bytes | None, request: _Request) -> dict[str, Any] | MPAuthXE
     errmsg = errmsg[:_MAX_ERRMSG]
     text, rid = _split_errmsg(errmsg)
     ip = _IP.search(errmsg)
-    return refusal(errcode, text, rid=rid, path=request.path, ip=ip and ip[1])
+    return wechat_error(errcode, text, rid=rid, path=request.path, ip=ip and ip[1])
 
 
 def _split_errmsg(errmsg: str) -> tuple[str, str | None]:

@@ -20,7 +20,7 @@ from mpauthx_async import (
     WeChatUnavailableError,
 )
 from mpauthx_async.simulator import Fault
-from mpauthx_async.wechat.errcodes import refusal
+from mpauthx_async.wechat.errcodes import wechat_error
 from tests.helpers.service_calls import log_in
 from tests.service.test_service import auth, make, tokens
 
@@ -67,7 +67,7 @@ PLATFORM = "/sns/component/jscode2session"
 def test_who_is_at_fault_depends_on_the_call(
     path: str, errcode: int, kind: type[WeChatAPIError], http_status: int, retryable: bool
 ) -> None:
-    error = refusal(errcode, "some error", rid=None, path=path)
+    error = wechat_error(errcode, "some error", rid=None, path=path)
     assert type(error) is kind
     assert (error.http_status, error.retryable) == (http_status, retryable)
 
@@ -96,7 +96,7 @@ def test_who_is_at_fault_depends_on_the_call(
     ],
 )
 def test_the_operator_is_told_what_to_do(path: str, errcode: int, advice: str) -> None:
-    error = refusal(errcode, "some error", rid=None, path=path)
+    error = wechat_error(errcode, "some error", rid=None, path=path)
     assert isinstance(error, OperatorError)
     assert advice in error.hint
 
@@ -120,7 +120,7 @@ def test_the_operator_is_told_what_to_do(path: str, errcode: int, advice: str) -
     ],
 )
 def test_the_hint_depends_on_the_call(path: str, errcode: int, advice: str) -> None:
-    assert advice in refusal(errcode, "some error", rid=None, path=path).hint
+    assert advice in wechat_error(errcode, "some error", rid=None, path=path).hint
 
 
 async def test_a_wx_login_code_in_place_of_a_phone_code_is_told(
