@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .expiring import Expiring, random_text
 from .error_answers import Refused, api_error
+from .expiring import Expiring, random_text
 from .routes import Answer, Call, Route
 from .state import State
 

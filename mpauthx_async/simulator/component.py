@@ -1,8 +1,8 @@
 """The third-party platform ("component"), which logs users in for the apps that authorised it."""
 
+from .error_answers import Refused
 from .expiring import Expiring, random_text
 from .mini_program import MiniProgram
-from .error_answers import Refused
 from .routes import Answer, Call, Route
 from .state import State
 from .web_oauth import WebOAuth

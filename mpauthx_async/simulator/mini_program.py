@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from .app_access import AppAccess
 from .encrypt_keys import EncryptKeys
-from .expiring import OneTimeCodes
 from .error_answers import Refused, api_error
+from .expiring import OneTimeCodes
 from .routes import Answer, Call, Route
 from .sealing import new_session_key
 from .state import State, User, is_secret

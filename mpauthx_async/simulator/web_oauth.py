@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
-from .expiring import Expiring, OneTimeCodes, random_text
 from .error_answers import Refused
+from .expiring import Expiring, OneTimeCodes, random_text
 from .routes import Answer, Call, Route
 from .state import State, User
 

@@ -9,10 +9,10 @@ from aiohttp import web
 
 from .app_access import AppAccess
 from .component import Component
+from .error_answers import Refused, api_error, sns_error
 from .faults import Fault, fail, respond
 from .mini_program import MiniProgram
 from .push import Pusher
-from .error_answers import Refused, api_error, sns_error
 from .routes import SECRET_PARAMETERS, Answer, Call, Request, Route, to_json
 from .state import State
 from .web_oauth import SCOPES, WebOAuth

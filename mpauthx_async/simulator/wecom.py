@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from .expiring import Expiring, OneTimeCodes, random_text
 from .error_answers import Refused, wecom_error
+from .expiring import Expiring, OneTimeCodes, random_text
 from .routes import Answer, Call, Route
 from .state import State, User, is_secret
 

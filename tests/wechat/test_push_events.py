@@ -380,7 +380,7 @@ def test_with_a_key_nothing_plain_is_taken():
 
 def test_an_encrypted_event_without_a_key_says_what_is_missing():
     error = refusal(SAFE_QUERY, SAFE_BODY, token=TOKEN, now=SAFE_TIME)
-    assert "give aes_key" in str(error)
+    assert "pass aes_key" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from mpauthx_async import (
 )
 from mpauthx_async.concurrency.event_bus import EventBus
 from mpauthx_async.events import PushEventReceived
-from mpauthx_async.wechat.push_handling import PushEventHandler
+from mpauthx_async.wechat.push_events import PushEventHandler
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, of_kind
