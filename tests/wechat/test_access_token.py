@@ -430,7 +430,7 @@ async def test_a_damaged_record_is_fetched_anew_with_a_warning(
     await records.save(key, sealer(wx).seal(key, text) if is_sealed else text, 600)
     assert await auth._api.get_phone_number(phone_code(wx), await auth.access_token())
     assert fetches(wx) == 1
-    assert f"{key!r}, the app's access token, does not open: it was sealed under" in caplog.text
+    assert f"{key!r} with the app's access token cannot be decrypted" in caplog.text
 
 
 async def test_bytes_that_are_no_text_are_damage_too(
