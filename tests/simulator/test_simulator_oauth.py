@@ -135,7 +135,7 @@ def test_an_unknown_scope_is_refused(scope):
 
 @pytest.mark.parametrize("call", ["login", "web_login", "set_profile", "block", "get_user_info"])
 def test_an_unknown_app_is_a_lookup_error_that_says_what_to_do(call):
-    with pytest.raises(LookupError, match=r"No app 'wx0' here: name it .* in other_apps"):
+    with pytest.raises(LookupError, match=r"The app 'wx0' is unknown: pass it .* in other_apps"):
         getattr(WeChatSimulator(), call)("bob", app_id="wx0")
 
 
@@ -298,7 +298,7 @@ async def test_another_process_can_log_in(wx, client):
     assert (
         "must be one of" in (await client.control("web_login", open_id="a", scope="b"))["message"]
     )
-    assert "No app" in (await client.control("login", open_id="a", app_id="b"))["message"]
+    assert "is unknown" in (await client.control("login", open_id="a", app_id="b"))["message"]
 
 
 async def test_the_secret_can_change_while_it_runs(wx, client):

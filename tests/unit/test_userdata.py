@@ -460,18 +460,18 @@ def test_a_timestamp_up_to_five_minutes_ahead_is_taken(timestamp):
 def test_any_other_timestamp_is_refused_with_a_message_of_its_own(timestamp):
     sealed = seal_json({"watermark": {"appid": APP_ID, "timestamp": timestamp}})
     decrypt_user_data(SESSION_KEY, sealed, IV, APP_ID)
-    with pytest.raises(DecryptionError, match="get the data anew"):
+    with pytest.raises(DecryptionError, match="get the data again"):
         decrypt_user_data(SESSION_KEY, sealed, IV, APP_ID, max_age=60, now=NOW)
 
 
 def test_a_timestamp_that_is_missing_is_refused():
     sealed = seal_json({"watermark": {"appid": APP_ID}})
-    with pytest.raises(DecryptionError, match="get the data anew"):
+    with pytest.raises(DecryptionError, match="get the data again"):
         decrypt_user_data(SESSION_KEY, sealed, IV, APP_ID, max_age=60, now=NOW)
 
 
 def test_the_age_counts_by_the_systems_clock_by_default():
-    with pytest.raises(DecryptionError, match="get the data anew"):
+    with pytest.raises(DecryptionError, match="get the data again"):
         decrypt_user_data(SESSION_KEY, ENCRYPTED_DATA, IV, APP_ID, max_age=3600)
 
 
