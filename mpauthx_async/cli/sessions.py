@@ -27,7 +27,8 @@ from .text import Times, cut, visible
 
 __all__ = ["add_session_actions", "run_sessions"]
 
-_MAX_DEVICE = 24  # columns; with those before it a row has 80
+_ROW = "{:<16}  {:<16}  {:<8}  {:<8}  {}"
+_MAX_DEVICE_COLUMNS = 24  # of the 80 of a row
 _REASONS = {
     TokenStatus.replaced: "a newer login took its place",
     TokenStatus.revoked: "logged out, or ended by the app or an operator",
@@ -35,10 +36,6 @@ _REASONS = {
     TokenStatus.rotated: "its token was rotated",
     TokenStatus.reused: "a token that had been rotated was used again, a sign of theft",
 }
-
-
-class _NothingFoundError(MPAuthXError):
-    """The session or ban does not exist, or nothing was ended."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ def run_sessions(options: argparse.Namespace) -> int:
     else:
         _write("\n".join(visible(line, encoding) for line in answer.lines))
     if answer.error is not None:
-        raise _NothingFoundError(answer.error)
+        raise MPAuthXError(answer.error)
     return 0
 
 
@@ -170,14 +167,13 @@ async def _list(store: TokenStore, options: argparse.Namespace, times: Times) ->
     if not sessions:
         return _Answer(document, [*lines, f"No living sessions of {user}."])
     lines += [f"{_count(len(sessions))} of {user}, times in {times.zone}.", ""]
-    row = "{:<16}  {:<16}  {:<8}  {:<8}  {}"
-    lines.append(row.format("SESSION ID", "ISSUED", "EXPIRES", "SEEN", "DEVICE"))
+    lines.append(_ROW.format("SESSION ID", "ISSUED", "EXPIRES", "SEEN", "DEVICE"))
     encoding = sys.stdout.encoding or "ascii"
     for session in sessions:
         seen = "-" if session.last_seen is None else times.distance(session.last_seen)
         issued, expires = times.time(session.issued_at), times.distance(session.expires_at)
-        device = cut(visible(_device(session), encoding), _MAX_DEVICE)
-        lines.append(row.format(session.id, issued[:16], expires, seen, device))
+        device = cut(visible(_device(session), encoding), _MAX_DEVICE_COLUMNS)
+        lines.append(_ROW.format(session.id, issued[:16], expires, seen, device))
     return _Answer(document, lines)
 
 
@@ -208,7 +204,7 @@ async def _show(store: TokenStore, options: argparse.Namespace, times: Times) ->
         "Status": f"{status.name}{reason}",
         **(_details(session, times) if session else {}),
     }
-    return _Answer(document, [f"{name:<12}{text}" for name, text in fields.items()])
+    return _Answer(document, [f"{field:<12}{text}" for field, text in fields.items()])
 
 
 async def _revoke(store: TokenStore, options: argparse.Namespace, _: Times) -> _Answer:

@@ -20,8 +20,8 @@ __all__ = [
     "token_of",
 ]
 
-_BY_CODE = {"grant_type": "authorization_code"}
-_BY_REFRESH_TOKEN = {"grant_type": "refresh_token"}
+_CODE_GRANT = {"grant_type": "authorization_code"}
+_REFRESH_GRANT = {"grant_type": "refresh_token"}
 
 
 class CodeExchange(Protocol):
@@ -76,7 +76,7 @@ class MiniProgramExchange:
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Exchange a code of the app."""
-        query = {"appid": app_id, "secret": self.app_secret, "js_code": code, **_BY_CODE}
+        query = {"appid": app_id, "secret": self.app_secret, "js_code": code, **_CODE_GRANT}
         return _session(await http.get("/sns/jscode2session", query))
 
     def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
@@ -85,14 +85,14 @@ class MiniProgramExchange:
 
     async def web_token(self, http: WeChatHTTP, app_id: str, code: str) -> dict[str, Any]:
         """Exchange a code for the user's tokens."""
-        query = {"appid": app_id, "secret": self.app_secret, "code": code, **_BY_CODE}
+        query = {"appid": app_id, "secret": self.app_secret, "code": code, **_CODE_GRANT}
         return await http.get("/sns/oauth2/access_token", query)
 
     async def refreshed_web_token(
         self, http: WeChatHTTP, app_id: str, refresh_token: str
     ) -> dict[str, Any]:
         """Exchange a refresh token for the user's new tokens."""
-        query = {"appid": app_id, **_BY_REFRESH_TOKEN, "refresh_token": refresh_token}
+        query = {"appid": app_id, **_REFRESH_GRANT, "refresh_token": refresh_token}
         return await http.get("/sns/oauth2/refresh_token", query)
 
 
@@ -125,7 +125,7 @@ class ComponentExchange:
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Exchange a code of the app."""
-        query = {"appid": app_id, "js_code": code, **_BY_CODE, **await self._credentials()}
+        query = {"appid": app_id, "js_code": code, **_CODE_GRANT, **await self._credentials()}
         return _session(await http.get("/sns/component/jscode2session", query))
 
     def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
@@ -139,7 +139,7 @@ class ComponentExchange:
 
     async def web_token(self, http: WeChatHTTP, app_id: str, code: str) -> dict[str, Any]:
         """Exchange a code for the user's tokens."""
-        query = {"appid": app_id, "code": code, **_BY_CODE, **await self._credentials()}
+        query = {"appid": app_id, "code": code, **_CODE_GRANT, **await self._credentials()}
         return await http.get("/sns/oauth2/component/access_token", query)
 
     async def refreshed_web_token(
@@ -148,7 +148,7 @@ class ComponentExchange:
         """Exchange a refresh token for the user's new tokens."""
         query = {
             "appid": app_id,
-            **_BY_REFRESH_TOKEN,
+            **_REFRESH_GRANT,
             **await self._credentials(),
             "refresh_token": refresh_token,
         }
@@ -178,7 +178,7 @@ class WeComExchange:
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Exchange a code of the app."""
         token = await token_of(self.access_token, "WeComExchange's access_token")
-        query = {"access_token": token, "js_code": code, **_BY_CODE}
+        query = {"access_token": token, "js_code": code, **_CODE_GRANT}
         answer = await http.get("/cgi-bin/miniprogram/jscode2session", query)
         return _session({**answer, "openid": _member(answer), "unionid": None})
 

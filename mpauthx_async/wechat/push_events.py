@@ -29,14 +29,14 @@ from ..untrusted_text import JSON, is_clean, is_user_id
 
 __all__ = ["PushEventHandler", "UserEraser", "parse_push_event", "verify_push_url"]
 
-_MAX_AGE = 300  # seconds that a timestamp may be behind the time, or ahead of it
-# A timestamp that is ahead by _MAX_AGE is valid until it is behind by as much, and clocks differ.
-_NONCE_TTL = 2 * _MAX_AGE + 60  # seconds
+_MAX_AGE_SECONDS = 300  # of a timestamp, which may be as much ahead
+# A timestamp that is ahead is valid until it is behind by as much, and clocks differ.
+_NONCE_TTL_SECONDS = 2 * _MAX_AGE_SECONDS + 60
 _MAX_NONCES = 10_000  # in this process
-_MAX_BODY = 65_536  # bytes
-_PADDING = 32  # bytes: WeChat pads to the size of AES-256's key, not to its block
-_RANDOM = 16  # bytes before the message
-_LENGTH = 4  # bytes
+_MAX_BODY_BYTES = 65_536
+_PADDING_BYTES = 32  # WeChat pads to the size of AES-256's key, not to its block
+_RANDOM_BYTES = 16  # before the message
+_LENGTH_BYTES = 4
 _TIMESTAMP = re.compile(r"[0-9]{10}")
 # What is signed is sorted and joined without separators. A nonce that is shorter than the 64
 # characters of three blocks of `Encrypt` allows only one way to split the joined text.
@@ -199,7 +199,7 @@ class PushEventHandler:
             fields = {name for number in event.revoke_info for name in _WITHDRAWN.get(number, ())}
             if fields:
                 await self._users.clear_profile(_user_id(event), sorted(fields))
-        if not await self._records.add(key, secrets.token_hex(8), _NONCE_TTL):
+        if not await self._records.add(key, secrets.token_hex(8), _NONCE_TTL_SECONDS):
             raise _repeated()
         self._events.emit(PushEventReceived(event))
 
@@ -255,7 +255,7 @@ def _verify(
     given = str(query.get(name)).encode("utf-8", "replace")
     if not hmac.compare_digest(signature.encode(), given):
         raise InvalidPushEventError(_FORGED)
-    if not abs(int(timestamp) - now) <= _MAX_AGE:
+    if not abs(int(timestamp) - now) <= _MAX_AGE_SECONDS:
         raise InvalidPushEventError(_STALE)
     return int(timestamp), nonce
 
@@ -280,9 +280,9 @@ def _decrypt(encrypted: str, key: bytes) -> tuple[bytes, str]:
     try:
         cipher = AES.new(key, AES.MODE_CBC, key[: AES.block_size])
         raw = binascii.a2b_base64(encrypted.encode("ascii"), strict_mode=True)
-        plaintext = unpad(cipher.decrypt(raw), _PADDING)
-        begin = _RANDOM + _LENGTH
-        end = begin + int.from_bytes(plaintext[_RANDOM:begin], "big")
+        plaintext = unpad(cipher.decrypt(raw), _PADDING_BYTES)
+        begin = _RANDOM_BYTES + _LENGTH_BYTES
+        end = begin + int.from_bytes(plaintext[_RANDOM_BYTES:begin], "big")
         app_id = plaintext[end:].decode("ascii")
     except ValueError:
         raise InvalidPushEventError(_FORGED) from None
@@ -295,9 +295,9 @@ def _parse(body: bytes | str) -> dict[str, Any]:
     """Parse JSON or XML; raises InvalidPushEventError for anything else."""
     if not isinstance(body, (bytes, str)):
         raise InvalidPushEventError(_MALFORMED)
-    if len(body) > _MAX_BODY:
+    if len(body) > _MAX_BODY_BYTES:
         raise InvalidPushEventError(
-            f"This push event is longer than {_MAX_BODY:,} bytes: refuse it."
+            f"This push event is longer than {_MAX_BODY_BYTES:,} bytes: refuse it."
         )
     text = body if isinstance(body, str) else body.decode(errors="replace")
     try:
