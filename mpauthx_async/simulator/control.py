@@ -85,8 +85,8 @@ def _phone_number(wx: Simulator, body: Mapping[str, Any]) -> Answer:
 
 def _user_key(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     key = wx.get_latest_user_key(_text(body, "open_id"), app_id=_optional(body, "app_id"))
-    told = {"encryptKey": key.encrypt_key, "iv": key.iv, "version": key.version}
-    return {**told, "expireTime": key.expire_time}
+    fields = {"encryptKey": key.encrypt_key, "iv": key.iv, "version": key.version}
+    return {**fields, "expireTime": key.expire_time}
 
 
 def _web_login(wx: Simulator, body: Mapping[str, Any]) -> Answer:

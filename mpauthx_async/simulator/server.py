@@ -263,9 +263,9 @@ class WeChatSimulator:
         Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/getPhoneNumber.html
         """
         user, now = self._known_user(open_id, app_id), self._clock()
-        told = phone_number if country_code == "86" else f"+{country_code}{phone_number}"
+        full_number = phone_number if country_code == "86" else f"+{country_code}{phone_number}"
         phone_info = {
-            "phoneNumber": told,
+            "phoneNumber": full_number,
             "purePhoneNumber": phone_number,
             "countryCode": country_code,
             "watermark": {"timestamp": int(now), "appid": user.app_id},

@@ -125,7 +125,7 @@ class WeChatHTTP:
     def post(
         self, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None = None
     ) -> Awaitable[dict[str, Any]]:
-        """Send a POST request with a JSON body or none at all; raises as `get`."""
+        """Send a POST request with or without a JSON body; raises as `get`."""
         return self._ask(_Request("POST", path, query, body))
 
     async def _ask(self, request: "_Request") -> dict[str, Any]:
