@@ -57,7 +57,7 @@ class TestList:
         assert outcome.document["sku"] == SKU
         assert outcome.document["ban"] is None
 
-    def test_a_user_without_sessions_is_an_answer_too(self, sessions: Command) -> None:
+    def test_a_user_without_sessions_is_not_an_error(self, sessions: Command) -> None:
         outcome = sessions("list", "alice")
         assert (outcome.code, outcome.err) == (0, "")
         assert outcome.out == "No living sessions of alice in shop.\n"
@@ -118,7 +118,9 @@ class TestShow:
         ("end", "status"),
         [(["revoke", "alice", "--all"], "revoked"), (["ban", "alice"], "banned")],
     )
-    def test_why_a_session_died(self, sessions: Command, end: list[str], status: str) -> None:
+    def test_shows_why_a_session_ended(
+        self, sessions: Command, end: list[str], status: str
+    ) -> None:
         (session_id,) = sessions.begin("alice")
         assert sessions(*end).code == 0
         outcome = sessions("show", "alice", session_id)
@@ -225,7 +227,7 @@ class TestOnline:
         assert sessions("online", "--count").out == "2\n"
         assert sessions("online", "--count", "--json").document == {"sku": SKU, "count": 2}
 
-    def test_nobody(self, sessions: Command) -> None:
+    def test_no_users_online(self, sessions: Command) -> None:
         outcome = sessions("online")
         assert outcome == Outcome(0, "Online in shop: 0, newest first.\n", "")
 

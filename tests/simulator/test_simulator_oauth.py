@@ -253,7 +253,7 @@ async def test_a_token_counts_for_its_own_user_only(wx, client, path, changes, n
     assert re.fullmatch(f"{text}, {RID}", answer["errmsg"])
 
 
-async def test_auth_tells_whether_an_access_token_lives(wx, client, clock):
+async def test_auth_checks_whether_an_access_token_is_valid(wx, client, clock):
     tokens = await exchange(client, wx.web_login("bob"))
     clock.now += 7199
     assert await client.get("/sns/auth", **keys(tokens)) == {"errcode": 0, "errmsg": "ok"}
@@ -263,7 +263,7 @@ async def test_auth_tells_whether_an_access_token_lives(wx, client, clock):
     assert answer["errmsg"].startswith("access_token expired, rid: ")
 
 
-async def test_what_has_expired_is_forgotten_in_time(wx, client, clock):
+async def test_expired_values_are_removed(wx, client, clock):
     tokens = await exchange(client, wx.web_login("bob"))
     clock.now += 2 * 7200
     assert (await user_info(client, tokens))["errcode"] == 40001

@@ -238,7 +238,7 @@ async def test_the_token_is_renewed_a_little_before_its_end_while_the_old_one_wo
 
 
 @pytest.mark.parametrize(("expires_in", "good_for"), [(7200, 6960), (481, 241), (480, 240), (9, 4)])
-async def test_a_token_that_somebody_fetched_before_is_good_for_what_is_left_of_it(
+async def test_a_token_fetched_elsewhere_is_used_for_its_remaining_lifetime(
     access: AppAccessToken, fetch: Fetches, clock: Clock, expires_in: int, good_for: int
 ) -> None:
     fetch.expires_in = expires_in
@@ -362,7 +362,7 @@ async def test_a_token_that_is_refused_for_good_does_not_use_up_the_days_forced_
     assert fetch.asked.count(True) == 2
 
 
-async def test_who_had_the_token_before_the_last_one_gets_the_last_one(
+async def test_a_caller_with_an_older_token_gets_the_latest(
     access: AppAccessToken, fetch: Fetches
 ) -> None:
     await access.get()
@@ -533,7 +533,7 @@ async def test_wechats_failure_goes_to_all_and_the_next_call_asks_again(
     assert await auth.access_token()
 
 
-async def test_while_the_old_token_works_a_renewal_that_fails_fails_nobody(
+async def test_a_failed_renewal_keeps_the_old_token_while_it_is_valid(
     auth: MPAuthX, wx: WeChatSimulator, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = await auth.access_token()
@@ -570,7 +570,7 @@ async def test_a_wrong_secret_reaches_the_caller(
         '{"expires_in": 7200}',
     ],
 )
-async def test_an_answer_without_a_token_is_none(
+async def test_rejects_an_answer_without_a_token(
     make: Callable[..., MPAuthX], tokens: str, body: str
 ) -> None:
     async with Server(Answer(body)) as server, make(tokens=tokens, api_base=server.url) as auth:
@@ -581,7 +581,9 @@ async def test_an_answer_without_a_token_is_none(
 # Cancelling and closing
 
 
-async def test_a_cancelled_caller_harms_nobody(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_a_cancelled_caller_does_not_affect_others(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
     wx.latency = 0.2
     callers = [asyncio.create_task(auth.access_token()) for _ in range(3)]
     await requests_at(wx, 1)
@@ -608,7 +610,7 @@ async def test_when_all_are_cancelled_the_token_is_kept_all_the_same(
     assert fetch.asked == [False]
 
 
-async def test_a_failure_that_nobody_waits_for_is_logged(
+async def test_a_failure_without_a_waiting_caller_is_logged(
     access: AppAccessToken, fetch: Fetches, caplog: pytest.LogCaptureFixture
 ) -> None:
     fetch.failure = WeChatAPIError(40125, "invalid appsecret")
