@@ -58,7 +58,7 @@ from .tokens.sealing import SessionKeySealer
 from .wechat.access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
 from .wechat.api import WeChatAPI, check_code
 from .wechat.exchanges import CodeExchange, ComponentExchange
-from .wechat.push_handling import PushEventHandler
+from .wechat.push_events import PushEventHandler
 from .wechat.transport import API_HOSTS
 from .wechat.userdata import check_max_age, check_sealed, verify_raw_data
 

@@ -1,4 +1,4 @@
-"""What the arguments of the command line may be, and a parser that keeps passwords to itself."""
+"""The arguments of the command line: their types, and a parser whose errors hide passwords."""
 
 import argparse
 import re
@@ -8,34 +8,32 @@ from typing import NoReturn
 from ..models import is_user_id
 from .text import visible
 
-__all__ = ["Parser", "duration", "guarded", "limit", "reason", "session_id", "user_id"]
+__all__ = ["Parser", "duration", "guard_session_ids", "limit", "reason", "session_id", "user_id"]
 
-_DURATION = re.compile(r"([0-9]{1,5})([smhd])")
 _UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}  # milliseconds
-_SESSION_ID = re.compile(r"[A-Za-z0-9_-]{16}")
-_MOST_USERS = 10_000  # on a page
-_DASHED_ID = re.compile(r"-[A-Za-z0-9_-]{15}")
-_GUARD = "\0"  # which no argument of a process can hold
+_MAX_USERS = 10_000  # on a page
+_GUARD = "\0"  # cannot be in an argument of a process
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser."""
+    """argparse's parser, whose error messages show no URL: it may contain a password."""
 
     def error(self, message: str) -> NoReturn:
-        """Quote no URL that strayed from its option: it may hold a password."""
+        """Print the usage and the message, and exit with 2."""
         super().error(visible(re.sub(r"://\S*", "://...", message)))
 
 
-def guarded(arguments: Sequence[str]) -> list[str]:
-    """Arguments in which argparse takes no session id for an option, as one in 64 begins with -.
+def guard_session_ids(arguments: Sequence[str]) -> list[str]:
+    """Prefix session ids that begin with a dash, which argparse would take for options.
 
-    The types here take the guard away again. No option looks like a session id.
+    The types below remove the prefix. No option is as long as a session id.
     """
-    return [f"{_GUARD}{text}" if _DASHED_ID.fullmatch(text) else text for text in arguments]
+    dashed_id = re.compile(r"-[A-Za-z0-9_-]{15}")
+    return [f"{_GUARD}{text}" if dashed_id.fullmatch(text) else text for text in arguments]
 
 
 def user_id(text: str) -> str:
-    """A user id."""
+    """The type of a user id."""
     text = text.removeprefix(_GUARD)
     if not is_user_id(text):
         raise argparse.ArgumentTypeError(
@@ -45,25 +43,25 @@ def user_id(text: str) -> str:
 
 
 def session_id(text: str) -> str:
-    """The id of a session."""
+    """The type of a session id."""
     text = text.removeprefix(_GUARD)
-    if not _SESSION_ID.fullmatch(text):
+    if not re.fullmatch(r"[A-Za-z0-9_-]{16}", text):
         raise argparse.ArgumentTypeError(
-            "a session id is 16 letters, digits, - or _, as `sessions list` tells it"
+            "a session id is 16 letters, digits, - or _, as `sessions list` shows it"
         )
     return text
 
 
 def duration(text: str) -> int:
-    """How long, in milliseconds."""
-    form = _DURATION.fullmatch(text)
-    if form is None or not int(form[1]):
+    """The type of a duration; returns milliseconds."""
+    match = re.fullmatch(r"([0-9]{1,5})([smhd])", text)
+    if match is None or not int(match[1]):
         raise argparse.ArgumentTypeError("a duration is a number and a unit: 90s, 30m, 12h or 7d")
-    return int(form[1]) * _UNITS[form[2]]
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def reason(text: str) -> str:
-    """A text that stores can keep."""
+    """The type of a reason: a text that stores can keep."""
     text = text.removeprefix(_GUARD)
     try:
         text.encode()
@@ -73,7 +71,7 @@ def reason(text: str) -> str:
 
 
 def limit(text: str) -> int:
-    """How many users on a page."""
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= _MOST_USERS:
-        raise argparse.ArgumentTypeError(f"it is a number from 1 to {_MOST_USERS}")
+    """The type of the number of users on a page."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= _MAX_USERS:
+        raise argparse.ArgumentTypeError(f"it is a number from 1 to {_MAX_USERS}")
     return int(text)

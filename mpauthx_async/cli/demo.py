@@ -7,7 +7,7 @@ from typing import Any
 from ..connections import Connections
 from ..service import MPAuthX
 from ..simulator import WeChatSimulator
-from ..wechat.sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+from ..wechat.published_sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
 
 __all__ = ["run_demo"]
 
@@ -21,13 +21,13 @@ Where to go next
 
 
 async def run_demo(redis_url: str | None = None) -> int:
-    """Show the main job on WeChat's published sample, against a simulator in this process.
+    """Log WeChat's published sample user in, with a simulator in this process.
 
     Args:
         redis_url: the Redis to keep the tokens in; by default a SQLite file in a temporary folder.
 
     Returns:
-        0 when every step did what it says, else 1.
+        0 if every check passed, else 1.
     """
     with tempfile.TemporaryDirectory(prefix="mpauthx-demo-") as folder:
         users = f"sqlite:///{folder}/users.db"
@@ -50,67 +50,69 @@ async def run_demo(redis_url: str | None = None) -> int:
                     api_base=wx.url,
                 )
 
-            story = _Story()
+            report = _Report()
             async with service(token_ttl=60) as auth:
-                await _tell_logins(story, auth, wx)
+                await _show_logins(report, auth, wx)
             async with service(token_ttl=2) as auth:
-                await _tell_expiry(story, auth, wx)
-    print(f"\n{story.verdict()}\n\n{_NEXT}", end="")
-    return 1 if story.failures else 0
+                await _show_expiry(report, auth, wx)
+    print(f"\n{report.summary()}\n\n{_NEXT}", end="")
+    return 1 if report.failures else 0
 
 
-async def _tell_logins(story: "_Story", auth: MPAuthX, wx: WeChatSimulator) -> None:
-    story.step("Login: the phone sends its code and its sealed profile")
+async def _show_logins(report: "_Report", auth: MPAuthX, wx: WeChatSimulator) -> None:
+    report.step("Login: the phone sends its code and its sealed profile")
     code = wx.login(OPEN_ID, UNION_ID, session_key=SESSION_KEY)
     first = await auth.authorize(code, ENCRYPTED_DATA, IV)
-    story.check("status", f"{first.status_code} {first.status_message}", "1 OK")
-    story.tell("token", first.response)
-    story.check("new user", first.is_new_user, True)
+    report.check("status", f"{first.status_code} {first.status_message}", "1 OK")
+    report.show("token", first.response)
+    report.check("new user", first.is_new_user, True)
 
-    story.step("The token's parts")
-    story.check("user id", auth.extract_open_id(first.response), UNION_ID)
-    story.check("sku", auth.extract_sku(first.response), "demo")
-    story.tell("session", "the rest: a random nonce, and a MAC that only you can make")
+    report.step("The token's parts")
+    report.check("user id", auth.extract_open_id(first.response), UNION_ID)
+    report.check("sku", auth.extract_sku(first.response), "demo")
+    report.show("session", "the rest: a random nonce, and a MAC under your signing key")
 
-    story.step("Is the token valid?")
+    report.step("Is the token valid?")
     last = "A" if first.response[-1] != "A" else "B"
-    story.check("this token", await auth.is_token_valid(first.response), True)
-    story.check("forged", await auth.is_token_valid(first.response[:-1] + last), False)
+    report.check("this token", await auth.is_token_valid(first.response), True)
+    report.check("forged", await auth.is_token_valid(first.response[:-1] + last), False)
 
-    story.step("The same user on a second device")
+    report.step("The same user on a second device")
     code = wx.login(OPEN_ID, session_key=SESSION_KEY)
     second = await auth.authorize(code, ENCRYPTED_DATA, IV)
-    story.check("new user", second.is_new_user, False)
-    story.check("1st device", await auth.is_token_valid(first.response), True)
-    story.check("2nd device", await auth.is_token_valid(second.response), True)
+    report.check("new user", second.is_new_user, False)
+    report.check("1st device", await auth.is_token_valid(first.response), True)
+    report.check("2nd device", await auth.is_token_valid(second.response), True)
 
-    story.step("Refresh, from trusted server code: earlier tokens die")
+    report.step("Refresh, from trusted server code: earlier tokens end")
     fresh = await auth.refresh_token(UNION_ID)
-    story.check("1st device", await auth.is_token_valid(first.response), False)
-    story.check("2nd device", await auth.is_token_valid(second.response), False)
-    story.check("new token", await auth.is_token_valid(fresh.response), True)
+    report.check("1st device", await auth.is_token_valid(first.response), False)
+    report.check("2nd device", await auth.is_token_valid(second.response), False)
+    report.check("new token", await auth.is_token_valid(fresh.response), True)
 
-    story.step("The user as stored")
+    report.step("The user as stored")
     user = fresh.user
-    story.check("openId", user.open_id, OPEN_ID)
-    story.check("unionId", user.union_id, UNION_ID)
-    story.check("nickName", user.nick_name, "Band")
-    story.check("from", f"{user.city}, {user.province}, {user.country}", "Guangzhou, Guangdong, CN")
+    report.check("openId", user.open_id, OPEN_ID)
+    report.check("unionId", user.union_id, UNION_ID)
+    report.check("nickName", user.nick_name, "Band")
+    report.check(
+        "from", f"{user.city}, {user.province}, {user.country}", "Guangzhou, Guangdong, CN"
+    )
 
 
-async def _tell_expiry(story: "_Story", auth: MPAuthX, wx: WeChatSimulator) -> None:
-    story.step("Expiry: a token that lives for two seconds (today's apps send the code alone)")
+async def _show_expiry(report: "_Report", auth: MPAuthX, wx: WeChatSimulator) -> None:
+    report.step("Expiry: a token that lives for two seconds (most apps send only the code)")
     brief = await auth.authorize(wx.login(OPEN_ID))
-    story.check("at once", await auth.is_token_valid(brief.response), True)
+    report.check("at once", await auth.is_token_valid(brief.response), True)
     for _ in range(100):
         await asyncio.sleep(0.1)
         if not (valid := await auth.is_token_valid(brief.response)):
             break
-    story.check("later", valid, False)
+    report.check("later", valid, False)
 
 
-class _Story:
-    """Prints the steps and what comes of them, and counts what is not as it should be."""
+class _Report:
+    """Prints the steps and their results, and counts the failures."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -120,16 +122,16 @@ class _Story:
         self.steps += 1
         print(f"\n{self.steps}. {title}")
 
-    def tell(self, name: str, value: str) -> None:
+    def show(self, name: str, value: str) -> None:
         print(f"   {name:<12}{value}")
 
     def check(self, name: str, value: Any, expected: Any) -> None:
         failed = value != expected
         self.failures += failed
-        text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-        self.tell(name, f"{text}   FAILED: expected {expected}" if failed else f"{text}")
+        text = ("yes" if value else "no") if isinstance(value, bool) else value
+        self.show(name, f"{text}   FAILED: expected {expected}" if failed else f"{text}")
 
-    def verdict(self) -> str:
+    def summary(self) -> str:
         if self.failures:
             return f"{self.failures} checks FAILED."
-        return f"All {self.steps} steps did what they say."
+        return f"All {self.steps} steps passed."

@@ -10,12 +10,12 @@ from contextlib import suppress
 
 from ..errors import MPAuthXError
 from ..simulator import WeChatSimulator
-from .arguments import Parser, guarded
+from .arguments import Parser, guard_session_ids
 from .demo import run_demo
 from .sessions import add_session_actions, run_sessions
+from .text import visible
 
 __all__ = ["main"]
-
 
 _PACKAGE, _, _ = __name__.partition(".")
 
@@ -24,13 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code.
 
     Args:
-        arguments: what follows `python -m mpauthx_async`; by default what the process was given.
+        arguments: what follows `python -m mpauthx_async`; by default that of this process.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if "sessions" in arguments[:1]:
-        arguments = guarded(arguments)
+        arguments = guard_session_ids(arguments)
     options = _parser().parse_args(arguments)
-    logging.getLogger(_PACKAGE).addHandler(logging.NullHandler())  # failures are printed below
+    logging.getLogger(_PACKAGE).addHandler(logging.NullHandler())  # errors are printed below
     try:
         if options.command == "demo":
             return asyncio.run(run_demo(options.redis))
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (MPAuthXError, OSError, OverflowError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)
         return 1
     return 0
 
@@ -55,20 +55,22 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--redis",
         metavar="URL",
-        help="keep the tokens in this Redis (redis://localhost:6379/0) and not in SQLite; "
-        "they leave by themselves within a minute",
+        help="keep the tokens in this Redis (redis://localhost:6379/0) instead of SQLite; "
+        "they expire within a minute",
     )
     simulator = commands.add_parser("simulator", help="run a stand-in for WeChat's servers")
     simulator.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     simulator.add_argument("--port", type=int, default=0, help="default: a free one")
-    known = WeChatSimulator()
-    simulator.add_argument("--app-id", default=known.app_id, help="default: %(default)s")
-    simulator.add_argument("--app-secret", default=known.app_secret, help="default: one for tests")
+    defaults = WeChatSimulator()
+    simulator.add_argument("--app-id", default=defaults.app_id, help="default: %(default)s")
+    simulator.add_argument(
+        "--app-secret", default=defaults.app_secret, help="default: one for tests"
+    )
     add_session_actions(
         commands.add_parser(
             "sessions",
-            help="see, end and ban the sessions of users",
-            description="See, end and ban the sessions of users, in the store that keeps them.",
+            help="list, end and ban the sessions of users",
+            description="List, end and ban the sessions of users, in the store that keeps them.",
         )
     )
     return parser
@@ -79,14 +81,14 @@ async def _simulate(options: argparse.Namespace) -> None:
         app_id=options.app_id, app_secret=options.app_secret, host=options.host, port=options.port
     ) as wx:
         print(f"WeChat is simulated at {wx.url} for app_id {wx.app_id}. Ctrl-C ends it.")
-        if wx.app_secret == WeChatSimulator().app_secret:  # one for tests, no secret
+        if wx.app_secret == WeChatSimulator().app_secret:  # the one for tests is not secret
             print(f"app_secret {wx.app_secret}")
         print(f"Pass api_base={wx.url!r}; curl {wx.url}/ lists the routes.", flush=True)
         await _interrupted()
 
 
 async def _interrupted() -> None:
-    """Wait for Ctrl-C, or for whoever runs this to end it."""
+    """Wait for Ctrl-C or SIGTERM."""
     interrupted = asyncio.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # on Windows, where Ctrl-C raises KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""The sessions command: what an operator sees and does of people's sessions, in the store itself.
+"""The sessions command: lists, ends and bans users' sessions in the token store itself.
 
-No secret of the app is needed: the store knows sessions, not tokens.
+It needs no secret of the app, because the store contains sessions and not tokens.
 """
 
 import argparse
@@ -12,9 +12,9 @@ import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from ..connections import Connections
 from ..constants import TokenStatus
@@ -23,50 +23,64 @@ from ..models import Ban, Session, SessionRef, Subject
 from ..stores import TokenStore, open_token_store
 from ..tokens.format import is_sku
 from . import arguments
-from .text import Page, is_shown, visible
+from .text import Times, cut, visible
 
 __all__ = ["add_session_actions", "run_sessions"]
 
-_TOKENS_URL = re.compile(r"[a-z]+://.*", re.IGNORECASE | re.DOTALL)
-_DEATHS = {
+_ROW = "{:<16}  {:<16}  {:<8}  {:<8}  {}"
+_MAX_DEVICE_COLUMNS = 24  # of the 80 of a row
+_REASONS = {
     TokenStatus.replaced: "a newer login took its place",
-    TokenStatus.revoked: "logged out, or thrown out",
+    TokenStatus.revoked: "logged out, or ended by the app or an operator",
     TokenStatus.banned: "the user was banned",
     TokenStatus.rotated: "its token was rotated",
-    TokenStatus.reused: "a token that had been rotated away was used again, a sign of theft",
+    TokenStatus.reused: "a token that had been rotated was used again, a sign of theft",
 }
 
 
-class _NothingFound(MPAuthXError):
-    """What a command is about is not there, or nothing came of it."""
+@dataclass(frozen=True)
+class _Answer:
+    """The result of an action.
+
+    Attributes:
+        document: for --json.
+        lines: for people.
+        error: why the action failed; None if it did not.
+    """
+
+    document: dict[str, Any]
+    lines: Sequence[str] = ()
+    error: str | None = None
+
+
+_Action: TypeAlias = Callable[[TokenStore, argparse.Namespace, Times], Awaitable[_Answer]]
 
 
 def add_session_actions(parser: argparse.ArgumentParser) -> None:
-    """Say what `sessions` takes; `run_sessions` does it."""
-    _add_common_options(parser, default=None)
+    """Add the actions and options of `sessions` to its parser; `run_sessions` runs them."""
+    _add_common_options(parser)
     parser.epilog = "An id that begins with - goes after --, as in: sessions list -- -id"
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    def add(name: str, run: "_Action", usage: str, summary: str) -> argparse.ArgumentParser:
+    def add(name: str, run: _Action, usage: str, summary: str) -> argparse.ArgumentParser:
         action = actions.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )
         action.usage = f"{action.prog} [options] {usage}".rstrip()
-        # Suppressed: else a default here would undo what was given before the action.
-        _add_common_options(action, default=argparse.SUPPRESS)
+        _add_common_options(action)
         if "USER_ID" in usage:
             action.add_argument(
                 "user_id",
                 metavar="USER_ID",
                 type=arguments.user_id,
-                help="as tokens carry it: the unionId where there is one, else the openId; a "
-                "user's other ids are not known here",
+                help="as tokens contain it: the unionId if the user has one, else the openId; "
+                "other ids of a user are not known here",
             )
         action.set_defaults(run=run, fail=action.error)
         return action
 
     add("list", _list, "[--] USER_ID", "list the living sessions of a user, newest first")
-    show = add("show", _show, "[--] USER_ID SESSION_ID", "tell all of one session, or why it died")
+    show = add("show", _show, "[--] USER_ID SESSION_ID", "show one session, or why it ended")
     show.add_argument("session_id", metavar="SESSION_ID", type=arguments.session_id)
     revoke = add(
         "revoke", _revoke, "[--] USER_ID (SESSION_ID | --all)", "end one session of a user, or all"
@@ -83,8 +97,8 @@ def add_session_actions(parser: argparse.ArgumentParser) -> None:
     )
     ban.add_argument("--reason", metavar="TEXT", default="", type=arguments.reason, help="why")
     add("unban", _unban, "[--] USER_ID", "let a user log in again")
-    add("ban-of", _ban_of, "[--] USER_ID", "tell whether a user is banned, and why")
-    online = add("online", _online, "", "list the users online, those who came last first")
+    add("ban-of", _ban_of, "[--] USER_ID", "show whether a user is banned, and why")
+    online = add("online", _online, "", "list the users online, newest first")
     online.add_argument(
         "--limit",
         metavar="N",
@@ -92,70 +106,55 @@ def add_session_actions(parser: argparse.ArgumentParser) -> None:
         default=20,
         help="how many; default: %(default)s",
     )
-    online.add_argument("--cursor", metavar="CURSOR", help="of the page before")
+    online.add_argument("--cursor", metavar="CURSOR", help="from the previous page")
     online.add_argument("--count", action="store_true", help="only count them")
 
 
 def run_sessions(options: argparse.Namespace) -> int:
-    """Do what was asked for and print what came of it.
+    """Run an action and print its result.
 
     Args:
-        options: as parsed by a parser that went through `add_session_actions`.
+        options: parsed by a parser with `add_session_actions`.
 
     Returns:
         The exit code.
 
     Raises:
-        MPAuthXError: when nothing was found or ended, or the store failed.
-        SystemExit: for options that do not go together.
+        MPAuthXError: nothing was found or ended, or the store failed.
+        SystemExit: an option is missing or conflicts with another.
     """
-    options.sku = _setting(options, "sku", "MPAUTHX_SKU")
-    if not is_sku(options.sku):
-        _fail(options, "a sku is 1 to 64 characters of A-Z a-z 0-9 . _ -")
-    url = _setting(options, "tokens", "MPAUTHX_TOKENS")
-    if not _TOKENS_URL.fullmatch(url):  # whose error would quote what may be a password
-        _fail(options, "the token store is named by a URL: redis://... or sqlite:///...")
-    if options.action == "revoke" and bool(options.session_id) == options.all:
-        _fail(options, "give either a SESSION_ID, or --all to end all sessions of the user")
-    page = Page(sys.stdout.encoding or "ascii")
     try:
-        answer = asyncio.run(_ask(url, options, page))
-    except ParameterError as error:  # a cursor that is none
-        _fail(options, str(error))
-    _write(_json(answer.document, page.encoding) if options.json else "\n".join(answer.lines))
-    if answer.missing:
-        raise _NothingFound(answer.missing)
+        answer = asyncio.run(_run(options))
+    except ParameterError as error:
+        options.fail(str(error))  # prints the usage and exits
+        raise
+    encoding = sys.stdout.encoding or "ascii"
+    if getattr(options, "json", False):
+        _write(_json(answer.document, encoding))
+    else:
+        _write("\n".join(visible(line, encoding) for line in answer.lines))
+    if answer.error is not None:
+        raise MPAuthXError(answer.error)
     return 0
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What came of a command.
-
-    Attributes:
-        document: for --json.
-        lines: for people.
-        missing: what was not there, or did not happen; the command has failed then.
-    """
-
-    document: dict[str, Any]
-    lines: Sequence[str] = field(default=())
-    missing: str | None = None
-
-
-_Action: TypeAlias = Callable[[TokenStore, argparse.Namespace, Page], Awaitable[_Answer]]
-
-
-async def _ask(url: str, options: argparse.Namespace, page: Page) -> _Answer:
+async def _run(options: argparse.Namespace) -> _Answer:
+    options.sku = _setting(options, "sku", "MPAUTHX_SKU")
+    if not is_sku(options.sku):
+        raise ParameterError("a sku is 1 to 64 characters of A-Z a-z 0-9 . _ -")
+    url = _setting(options, "tokens", "MPAUTHX_TOKENS")
+    # The store's own error would quote the text, which may be a password.
+    if not re.match("[a-z]+://", url, re.IGNORECASE):
+        raise ParameterError("the token store is named by a URL: redis://... or sqlite:///...")
     async with Connections() as connections:
         store = open_token_store(url, connections)
         _check_that_it_exists(url)
         async with store:
             run: _Action = options.run
-            return await run(store, options, page)
+            return await run(store, options, Times())
 
 
-async def _list(store: TokenStore, options: argparse.Namespace, page: Page) -> _Answer:
+async def _list(store: TokenStore, options: argparse.Namespace, times: Times) -> _Answer:
     subject = _subject(options)
     (ban,), sessions = await store.bans([subject]), await store.sessions(subject)
     document = {
@@ -163,25 +162,27 @@ async def _list(store: TokenStore, options: argparse.Namespace, page: Page) -> _
         "ban": _ban_document(ban),
         "sessions": [_session_document(session) for session in sessions],
     }
-    lines = [*_ban_lines(ban, page), ""] if ban else []
-    who = f"{subject.user_id} in {subject.sku}"
+    lines = [*_ban_lines(ban, times), ""] if ban else []
+    user = _name(subject)
     if not sessions:
-        return _Answer(document, [*lines, *page.wrap(f"No living sessions of {who}.")])
-    lines += page.wrap(f"{_sessions(len(sessions))} of {who}, times in {page.zone}.")
-    rows = [("SESSION ID", "ISSUED", "EXPIRES", "SEEN", "DEVICE")]
+        return _Answer(document, [*lines, f"No living sessions of {user}."])
+    lines += [f"{_count(len(sessions))} of {user}, times in {times.zone}.", ""]
+    lines.append(_ROW.format("SESSION ID", "ISSUED", "EXPIRES", "SEEN", "DEVICE"))
+    encoding = sys.stdout.encoding or "ascii"
     for session in sessions:
-        seen = "-" if session.last_seen is None else page.distance(session.last_seen)
-        issued, expires = page.minute(session.issued_at), page.distance(session.expires_at)
-        rows.append((session.id, issued, expires, seen, _device(session)))
-    return _Answer(document, [*lines, "", *page.table(rows)])
+        seen = "-" if session.last_seen is None else times.distance(session.last_seen)
+        issued, expires = times.time(session.issued_at), times.distance(session.expires_at)
+        device = cut(visible(_device(session), encoding), _MAX_DEVICE_COLUMNS)
+        lines.append(_ROW.format(session.id, issued[:16], expires, seen, device))
+    return _Answer(document, lines)
 
 
-async def _show(store: TokenStore, options: argparse.Namespace, page: Page) -> _Answer:
+async def _show(store: TokenStore, options: argparse.Namespace, times: Times) -> _Answer:
     subject = _subject(options)
     ref = SessionRef(*subject, options.session_id)
-    # `read` wants the generation of the token that is good now, which only the store knows.
-    living = [session for session in await store.sessions(subject) if session.id == ref.nonce]
-    session = living[0] if living else None
+    # `read` needs the generation of the current token, which only the store knows.
+    living = {session.id: session for session in await store.sessions(subject)}
+    session = living.get(ref.nonce)
     status = TokenStatus.active
     if session is None:
         (end,) = await store.lookup([ref])
@@ -193,96 +194,97 @@ async def _show(store: TokenStore, options: argparse.Namespace, page: Page) -> _
         "session": session and _session_document(session),
     }
     if status is TokenStatus.unknown:
-        unknown = f"No session {ref.nonce} of {visible(ref.user_id)} in {ref.sku} is known: "
-        return _Answer(document, missing=f"{unknown}it expired, or there never was one.")
-    death = f": {_DEATHS[status]}" if status in _DEATHS else ""
-    lines = [
-        *page.wrap(ref.nonce, name="Session"),
-        *page.wrap(ref.user_id, name="User"),
-        *page.wrap(ref.sku, name="Sku"),
-        *page.wrap(f"{status.name}{death}", name="Status"),
-    ]
-    return _Answer(document, [*lines, *(_details(session, page) if session else ())])
+        unknown = f"No session {ref.nonce} of {_name(subject)} is known"
+        return _Answer(document, error=f"{unknown}: it expired, or never existed.")
+    reason = f": {_REASONS[status]}" if status in _REASONS else ""
+    fields = {
+        "Session": ref.nonce,
+        "User": ref.user_id,
+        "Sku": ref.sku,
+        "Status": f"{status.name}{reason}",
+        **(_details(session, times) if session else {}),
+    }
+    return _Answer(document, [f"{field:<12}{text}" for field, text in fields.items()])
 
 
-async def _revoke(store: TokenStore, options: argparse.Namespace, page: Page) -> _Answer:
-    subject = _subject(options)
+async def _revoke(store: TokenStore, options: argparse.Namespace, _: Times) -> _Answer:
+    subject, session_id = _subject(options), options.session_id
+    if bool(session_id) == options.all:
+        raise ParameterError("give either a SESSION_ID, or --all to end all sessions of the user")
     if options.all:
         ended = await store.revoke_subject(subject)
-        what = _sessions(ended)
     else:
-        (alive,) = await store.revoke([SessionRef(*subject, options.session_id)])
-        ended = int(alive)
-        what = f"session {options.session_id}"
-    document = {**subject._asdict(), "session_id": options.session_id, "ended": ended}
-    who = f"{subject.user_id} in {subject.sku}"
+        (was_alive,) = await store.revoke([SessionRef(*subject, session_id)])
+        ended = int(was_alive)
+    document = {**subject._asdict(), "session_id": session_id, "ended": ended}
     if not ended:
-        none = "no session" if options.all else f"no living session {options.session_id}"
-        return _Answer(document, missing=f"Nothing ended: there is {none} of {visible(who)}.")
-    return _Answer(document, page.wrap(f"Ended {what} of {who}."))
+        missing = "no session" if options.all else f"no living session {session_id}"
+        error = f"Nothing ended: there is {missing} of {_name(subject)}."
+        return _Answer(document, error=error)
+    what = _count(ended) if options.all else f"session {session_id}"
+    return _Answer(document, [f"Ended {what} of {_name(subject)}."])
 
 
-async def _ban(store: TokenStore, options: argparse.Namespace, page: Page) -> _Answer:
+async def _ban(store: TokenStore, options: argparse.Namespace, times: Times) -> _Answer:
     subject = _subject(options)
     ended = await store.ban(subject, reason=options.reason, ttl=options.duration)
     (ban,) = await store.bans([subject])
     document = {**subject._asdict(), "ended": ended, "ban": _ban_document(ban)}
-    done = f"Banned {subject.user_id} in {subject.sku}, and ended {_sessions(ended)}."
-    return _Answer(document, [*page.wrap(done), *(_ban_lines(ban, page) if ban else ())])
+    done = f"Banned {_name(subject)}, and ended {_count(ended)}."
+    return _Answer(document, [done, *(_ban_lines(ban, times) if ban else ())])
 
 
-async def _unban(store: TokenStore, options: argparse.Namespace, page: Page) -> _Answer:
+async def _unban(store: TokenStore, options: argparse.Namespace, _: Times) -> _Answer:
     subject = _subject(options)
     unbanned = await store.unban(subject)
     document = {**subject._asdict(), "unbanned": unbanned}
     if not unbanned:
-        return _Answer(document, missing=_not_banned(subject))
-    return _Answer(document, page.wrap(f"{subject.user_id} may log in to {subject.sku} again."))
+        return _Answer(document, error=_not_banned(subject))
+    return _Answer(document, [f"{subject.user_id} may log in to {subject.sku} again."])
 
 
-async def _ban_of(store: TokenStore, options: argparse.Namespace, page: Page) -> _Answer:
+async def _ban_of(store: TokenStore, options: argparse.Namespace, times: Times) -> _Answer:
     subject = _subject(options)
     (ban,) = await store.bans([subject])
     document = {**subject._asdict(), "ban": _ban_document(ban)}
     if ban is None:
-        return _Answer(document, missing=_not_banned(subject))
-    return _Answer(document, _ban_lines(ban, page))
+        return _Answer(document, error=_not_banned(subject))
+    return _Answer(document, _ban_lines(ban, times))
 
 
-async def _online(store: TokenStore, options: argparse.Namespace, page: Page) -> _Answer:
+async def _online(store: TokenStore, options: argparse.Namespace, _: Times) -> _Answer:
     sku = options.sku
     count = await store.online_count(sku)
     if options.count:
         return _Answer({"sku": sku, "count": count}, [str(count)])
     user_ids, cursor = await store.online(sku, cursor=options.cursor, limit=options.limit)
     document = {"sku": sku, "count": count, "user_ids": list(user_ids), "cursor": cursor}
-    lines = page.wrap(f"Online in {sku}: {count}, those who came last first.")
-    lines += [""] if user_ids else []
-    for user_id in user_ids:
-        lines += page.wrap(user_id)
+    lines = [f"Online in {sku}: {count}, newest first."]
+    if user_ids:
+        lines += ["", *user_ids]
     if cursor:
         lines += ["", f"More: --cursor {cursor}"]
     return _Answer(document, lines)
 
 
-def _details(session: Session, page: Page) -> list[str]:
+def _details(session: Session, times: Times) -> dict[str, str]:
     seen = session.last_seen
-    return [
-        *page.wrap(_device(session), name="Device"),
-        *page.wrap(page.moment(session.issued_at), name="Issued"),
-        *page.wrap(page.moment(session.expires_at), name="Expires"),
-        *page.wrap("-" if seen is None else page.moment(seen), name="Last seen"),
-        *page.wrap(f"{session.ref.generation} times", name="Rotated"),
-        *page.wrap(page.zone, name="Times in"),
-    ]
+    return {
+        "Device": _device(session),
+        "Issued": times.moment(session.issued_at),
+        "Expires": times.moment(session.expires_at),
+        "Last seen": "-" if seen is None else times.moment(seen),
+        "Rotated": f"{session.ref.generation} times",
+        "Times in": times.zone,
+    }
 
 
-def _ban_lines(ban: Ban, page: Page) -> list[str]:
-    until = "for ever" if ban.until is None else f"until {page.moment(ban.until)}"
+def _ban_lines(ban: Ban, times: Times) -> list[str]:
+    until = "for ever" if ban.until is None else f"until {times.moment(ban.until)}"
     return [
         f"BANNED {until}.",
-        f"Since {page.moment(ban.banned_at)}, times in {page.zone}.",
-        *page.wrap(f"Reason: {ban.reason or 'none was given'}"),
+        f"Since {times.moment(ban.banned_at)}, times in {times.zone}.",
+        f"Reason: {ban.reason or 'not given'}",
     ]
 
 
@@ -311,12 +313,16 @@ def _ban_document(ban: Ban | None) -> dict[str, Any] | None:
     return {"reason": ban.reason, "banned_at": ban.banned_at, "until": ban.until}
 
 
-def _sessions(count: int) -> str:
-    return "1 session" if count == 1 else f"{count} sessions"
+def _count(sessions: int) -> str:
+    return "1 session" if sessions == 1 else f"{sessions} sessions"
+
+
+def _name(subject: Subject) -> str:
+    return f"{subject.user_id} in {subject.sku}"
 
 
 def _not_banned(subject: Subject) -> str:
-    return f"{visible(subject.user_id)} is not banned in {subject.sku}."
+    return f"{subject.user_id} is not banned in {subject.sku}."
 
 
 def _subject(options: argparse.Namespace) -> Subject:
@@ -324,25 +330,28 @@ def _subject(options: argparse.Namespace) -> Subject:
 
 
 def _check_that_it_exists(url: str) -> None:
-    """A store would begin anew where the path is mistyped, and nobody had any sessions."""
+    """Raise StoreError for a SQLite file without sessions: the store would create what is missing.
+
+    A mistyped path would look like a store in which no user has a session.
+    """
     scheme, _, path = url.partition("://")
     if scheme.lower() != "sqlite":
         return
     file = Path(path.removeprefix("/"))
     if not file.is_file():
-        raise StoreError(f"There is no file {visible(str(file))}.")
+        raise StoreError(f"There is no file {file}.")
     with suppress(sqlite3.Error), closing(sqlite3.connect(file)) as database:
         tables = database.execute("SELECT name FROM sqlite_master").fetchall()
         if ("mpauthx_session",) not in tables:
-            raise StoreError(f"No sessions were ever kept in {visible(str(file))}.")
+            raise StoreError(f"No sessions were ever kept in {file}.")
 
 
 def _json(document: dict[str, Any], encoding: str) -> str:
-    """One document, in which a terminal finds nothing to act upon either."""
-    # Newlines stand between values only: those within texts are escaped already.
+    """JSON in the terminal's encoding, in which control characters are escaped, too."""
+    is_unicode = encoding.lower().startswith("utf")
     return "".join(
-        char if char == "\n" or is_shown(char, encoding) else json.dumps(char)[1:-1]
-        for char in json.dumps(document, ensure_ascii=False, indent=2)
+        char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1]
+        for char in json.dumps(document, ensure_ascii=not is_unicode, indent=2)
     )
 
 
@@ -353,35 +362,35 @@ def _write(text: str) -> None:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has enough, as head has. What is left must not fail once more at exit.
+        # The reader has closed the pipe, as head does. Python flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _add_common_options(parser: argparse.ArgumentParser, *, default: Any) -> None:
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that may stand before and after the action.
+
+    Their defaults are suppressed, else that of the action would replace a value before it.
+    """
     parser.add_argument(
         "--tokens",
         metavar="URL",
-        default=default,
+        default=argparse.SUPPRESS,
         help="the token store, redis://... or sqlite:///...; default: $MPAUTHX_TOKENS, which "
         "keeps a password out of the list of processes",
     )
-    parser.add_argument("--sku", default=default, help="whose users; default: $MPAUTHX_SKU")
+    parser.add_argument(
+        "--sku", default=argparse.SUPPRESS, help="the users' sku; default: $MPAUTHX_SKU"
+    )
     parser.add_argument(
         "--json",
         action="store_true",
-        default=default or False,
-        help="one JSON document, times in Unix milliseconds",
+        default=argparse.SUPPRESS,
+        help="print one JSON document, times in Unix milliseconds",
     )
 
 
 def _setting(options: argparse.Namespace, name: str, variable: str) -> str:
-    given: str | None = getattr(options, name)
-    value = os.environ.get(variable) if given is None else given
+    value: str | None = getattr(options, name, os.environ.get(variable))
     if not value:
-        _fail(options, f"give --{name}, or set {variable}")
+        raise ParameterError(f"give --{name}, or set {variable}")
     return value
-
-
-def _fail(options: argparse.Namespace, message: str) -> NoReturn:
-    options.fail(message)
-    raise AssertionError("argparse exits")

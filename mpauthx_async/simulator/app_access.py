@@ -1,19 +1,19 @@
-"""App access tokens: how an app gets one, and whether one counts."""
+"""Access tokens of apps: issue and check them."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .error_answers import Refused, api_error
 from .expiring import Expiring, random_text
-from .refusals import Refused, api_error
 from .routes import Answer, Call, Route
 from .state import State
 
 __all__ = ["AppAccess"]
 
 _TTL = 7200
-_OVERLAP = 300  # seconds in which an earlier token and its successor both count
+_OVERLAP = 300  # seconds in which an earlier token and its successor are both valid
 _FORCED_A_DAY = 20
 _FORCED_INTERVAL = 30
 _DAY = 86_400
@@ -29,7 +29,7 @@ class _Token:
 
 @dataclass(slots=True)
 class _Forced:
-    """An app's forced refreshes: the last one, and how many there were on its day."""
+    """An app's forced refreshes: the time of the last one, and their number on its day."""
 
     at: float = float("-inf")
     day: float = float("-inf")
@@ -37,7 +37,11 @@ class _Forced:
 
 
 class AppAccess:
-    """Gives apps their access tokens, of three kinds that are independent of each other."""
+    """Issues access tokens to apps, of three independent kinds.
+
+    Args:
+        state: the apps.
+    """
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -48,12 +52,12 @@ class AppAccess:
         self._forced: dict[str, _Forced] = {}
 
     def routes(self) -> tuple[Route, ...]:
-        """Give what it answers."""
+        """The routes of this part of the API."""
         return (
             Route(
                 "POST",
                 "/cgi-bin/stable_token",
-                self._give_stable,
+                self._issue_stable,
                 ' {"grant_type": "client_credential", "appid": "…", "secret": "…", '
                 '"force_refresh": false}',
                 api_error,
@@ -61,7 +65,7 @@ class AppAccess:
             Route(
                 "GET",
                 "/cgi-bin/token",
-                self._give_classic,
+                self._issue_classic,
                 "?grant_type=client_credential&appid=…&secret=…",
                 api_error,
             ),
@@ -75,10 +79,10 @@ class AppAccess:
         )
 
     def check(self, call: Call) -> str:
-        """Give the app whose token a call carries.
+        """Return the app of a call's access token.
 
         Raises Refused: 41001 missing, 40014 not of a token's form, 42001 expired, 40001 unknown,
-        replaced or made dead.
+        replaced or ended.
         """
         text = call.query.get("access_token")
         if not text:
@@ -91,7 +95,7 @@ class AppAccess:
         return token.app_id
 
     def expire(self, app_id: str) -> None:
-        """Make all tokens of an app dead from now on."""
+        """End all tokens of an app."""
         now = self._state.clock()
         for token in self._tokens:
             if token.app_id == app_id:
@@ -101,12 +105,12 @@ class AppAccess:
         self._authorizer.pop(app_id, None)
 
     def authorizer_token(self, app_id: str) -> str:
-        """Give the platform's current token of an app: the same one for two hours."""
+        """The platform's current token of an app: the same one for two hours."""
         if not self._tokens.remaining(self._authorizer.get(app_id, "")):
             self._authorizer[app_id] = self._new(app_id)
         return self._authorizer[app_id]
 
-    def _give_stable(self, call: Call) -> Answer:
+    def _issue_stable(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/mp-access-token/getStableAccessToken.html
         fields = call.fields()
         app_id = self._authenticate(fields)
@@ -119,14 +123,14 @@ class AppAccess:
             current = ""
         if not self._tokens.remaining(current):
             current = self._stable[app_id] = self._new(app_id)
-        return self._told(current)
+        return self._answer(current)
 
-    def _give_classic(self, call: Call) -> Answer:
+    def _issue_classic(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/mp-access-token/getAccessToken.html
         app_id = self._authenticate(call.query)
         self._replace(self._classic.get(app_id, ""), in_seconds=_OVERLAP)
         self._classic[app_id] = self._new(app_id)
-        return self._told(self._classic[app_id])
+        return self._answer(self._classic[app_id])
 
     def _list_callback_ips(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/doc/offiaccount/Basic_Information/Get_the_WeChat_server_IP_address.html
@@ -139,7 +143,7 @@ class AppAccess:
         return self._state.authenticate(parameters)
 
     def _count_forced(self, app_id: str) -> bool:
-        """Whether a forced refresh is due: one within 30 seconds of the last refreshes nothing."""
+        """Whether a forced refresh takes effect: not within 30 seconds of the last."""
         now = self._state.clock()
         forced = self._forced.setdefault(app_id, _Forced())
         if 0 <= now - forced.at < _FORCED_INTERVAL:
@@ -162,5 +166,5 @@ class AppAccess:
             token = self._tokens.get(text, unknown=40001, expired=42001)
             token.replaced_at = min(token.replaced_at, self._state.clock() + in_seconds)
 
-    def _told(self, text: str) -> Answer:
+    def _answer(self, text: str) -> Answer:
         return {"access_token": text, "expires_in": self._tokens.seconds_left(text)}

@@ -1,8 +1,8 @@
-"""The third-party platform ("component"), which logs users in for the apps that authorised it."""
+"""The third-party platform ("component"), which logs users in for the apps that authorized it."""
 
+from .error_answers import Refused
 from .expiring import Expiring, random_text
 from .mini_program import MiniProgram
-from .refusals import Refused
 from .routes import Answer, Call, Route
 from .state import State
 from .web_oauth import WebOAuth
@@ -14,12 +14,12 @@ _CREDENTIALS = "&component_appid=…&component_access_token=…"
 
 
 class Component:
-    """A platform that all apps of the simulator have authorised.
+    """A platform that all apps of the simulator have authorized.
 
     Args:
         state: the apps and their users.
-        mini_program: gives and takes the codes of `wx.login`.
-        web_oauth: gives and takes those of web pages.
+        mini_program: exchanges the codes of `wx.login`.
+        web_oauth: exchanges those of web pages.
         app_id: the platform's own AppID.
     """
 
@@ -34,7 +34,7 @@ class Component:
         self._current = ""
 
     def routes(self) -> tuple[Route, ...]:
-        """Give what it answers."""
+        """The routes of this part of the API."""
         return (
             Route(
                 "GET",
@@ -57,7 +57,7 @@ class Component:
         )
 
     def access_token(self) -> str:
-        """Give the current token: the same one for two hours."""
+        """The current token: the same one for two hours."""
         if not self._tokens.remaining(self._current):
             self._current = f"97_{random_text(133)}"
             self._tokens.put(self._current, self.app_id)
@@ -75,7 +75,7 @@ class Component:
         return self._web_oauth.refresh(call, self._authorizer(call))
 
     def _authorizer(self, call: Call) -> str:
-        """Give the app that a call is for, and that has authorised this platform."""
+        """Return the app that a call is for."""
         if not call.query.get("component_appid"):
             raise Refused(41018)
         if not call.query.get("component_access_token"):

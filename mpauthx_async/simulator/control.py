@@ -1,4 +1,4 @@
-"""The routes below /simulator, by which another process does what a phone or browser does."""
+"""The routes under /simulator, with which another process acts as a phone or browser."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ __all__ = ["CONTROLS", "Simulator", "as_handler"]
 
 
 class Simulator(Protocol):
-    """What of a WeChatSimulator another process can do."""
+    """The methods of WeChatSimulator for other processes."""
 
     def login(self, open_id: str, union_id: str | None, *, app_id: str | None) -> str: ...
     def get_user_info(self, open_id: str, *, app_id: str | None) -> SealedUserInfo: ...
@@ -48,7 +48,7 @@ _Control = Callable[[Simulator, Mapping[str, Any]], Answer]
 
 
 def as_handler(wx: Simulator, path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Make the handler of a route below /simulator."""
+    """Create the handler of a route under /simulator."""
     control, example = CONTROLS[path]
 
     async def handle(request: web.Request) -> web.Response:
@@ -85,8 +85,8 @@ def _phone_number(wx: Simulator, body: Mapping[str, Any]) -> Answer:
 
 def _user_key(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     key = wx.get_latest_user_key(_text(body, "open_id"), app_id=_optional(body, "app_id"))
-    told = {"encryptKey": key.encrypt_key, "iv": key.iv, "version": key.version}
-    return {**told, "expireTime": key.expire_time}
+    fields = {"encryptKey": key.encrypt_key, "iv": key.iv, "version": key.version}
+    return {**fields, "expireTime": key.expire_time}
 
 
 def _web_login(wx: Simulator, body: Mapping[str, Any]) -> Answer:

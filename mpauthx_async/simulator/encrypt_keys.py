@@ -1,4 +1,4 @@
-"""Encryption keys, which a client and its server share: `UserCryptoManager`."""
+"""Encryption keys that a client and its server share: `UserCryptoManager`."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ _LISTED = 3
 
 @dataclass(frozen=True, slots=True)
 class EncryptKey:
-    """What `UserCryptoManager.getLatestUserKey()` gives the client.
+    """The result of `UserCryptoManager.getLatestUserKey()`.
 
     Attributes:
         encrypt_key: base64 of 16 bytes.
@@ -31,14 +31,14 @@ class EncryptKey:
 
 
 class EncryptKeys:
-    """Makes a key for a user who has none that is valid, and lists the newest three."""
+    """The encryption keys of all users, at most three of each."""
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._keys: dict[tuple[str, str], list[EncryptKey]] = {}  # the newest first
 
     def latest(self, user: User) -> EncryptKey:
-        """Give the user's key, a new one if the last has expired."""
+        """The user's newest key; a new one if it has expired."""
         # https://developers.weixin.qq.com/miniprogram/dev/api/base/crypto/UserCryptoManager.getLatestUserKey.html
         keys = self._of(user)
         now = int(self._state.clock())

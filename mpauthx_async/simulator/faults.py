@@ -1,4 +1,4 @@
-"""Fault: the ways in which a request can fail, and how each is made to happen."""
+"""Fault: the ways in which a request can fail, and their answers."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ __all__ = ["Fault", "fail", "respond"]
 
 
 class Fault(Enum):
-    """How a request can fail, as the client meets it; unless it says so, no code is used up."""
+    """A way in which a request fails. It uses up a code only if it says so."""
 
     SYSTEM_BUSY = "errcode -1"
     TOO_FREQUENT = "errcode 45011"
@@ -34,14 +34,21 @@ class Fault(Enum):
 
 
 def respond(path: str, body: str) -> web.Response:
-    """Answer as WeChat does below a path."""
+    """Answer as WeChat does under a path."""
     return web.Response(body=to_bytes(body), headers={"Content-Type": content_type(path)})
 
 
 def fail(
     request: web.Request, fault: Fault, body: str, error: Callable[[int], Answer]
 ) -> web.Response:
-    """Answer a request in the way of a fault; `body` is what the answer would have been."""
+    """Answer a request with a fault.
+
+    Args:
+        request: the request.
+        fault: how it fails.
+        body: the answer without the fault.
+        error: makes the answer for an errcode.
+    """
     if fault in _ERRCODES:
         return respond(request.path, to_json(error(_ERRCODES[fault])))
     if fault in _BODIES:

@@ -1,4 +1,4 @@
-"""The page at /, which tells what the simulator offers."""
+"""The page at /, which lists what the simulator offers."""
 
 from .control import CONTROLS
 from .faults import Fault
@@ -13,7 +13,7 @@ _PAGE_QUERY = "?appid=…&redirect_uri=…&response_type=code&scope=…&state=�
 
 
 def front_page(wechat: WeChat) -> str:
-    """List the routes and faults, and the ids and secrets for tests that some routes ask for."""
+    """List the routes and faults, and the ids and secrets that some routes need."""
     wecom = wechat.wecom
     lines = [
         f"WeChatSimulator of the app {wechat.state.app_id(None)}. Its routes:\n",

@@ -1,15 +1,20 @@
 """Listener: the address at which the simulator serves HTTP."""
 
 import logging
+from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
+
+from .control import CONTROLS, Simulator, as_handler
+from .front_page import front_page
+from .wechat import WeChat
 
 __all__ = ["Listener"]
 
 
 class Listener:
-    """Serves an application at an address, from `start` to `close`.
+    """Serves a simulator at an address, from `start` to `close`.
 
     Args:
         host: the address to listen on.
@@ -24,14 +29,14 @@ class Listener:
         self._address = host, port
         self._runner: web.AppRunner | None = None
 
-    async def start(self, application: web.Application) -> None:
-        """Listen; RuntimeError: it does already; OSError: the port is taken."""
+    async def start(self, simulator: Simulator, wechat: Callable[[], WeChat]) -> None:
+        """Listen; raises RuntimeError if it does already, and OSError if the port is taken."""
         if self._runner is not None:
             raise RuntimeError(f"The simulator runs already, at {self.url}.")
         logger = logging.getLogger(__name__)
-        logger.addFilter(_is_no_parse_error)
+        logger.addFilter(_is_not_parse_error)
         runner = web.AppRunner(
-            application,
+            _application(simulator, wechat),
             access_log=None,  # a request line holds the app secret
             logger=logger,
             shutdown_timeout=0.5,  # seconds
@@ -44,12 +49,29 @@ class Listener:
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def close(self) -> None:
-        """Give requests in progress half a second, then free the port; twice is fine."""
+        """Finish requests within half a second, and free the port; may be called again."""
         runner, self._runner, self.url = self._runner, None, None
         if runner is not None:
             await runner.cleanup()
 
 
-def _is_no_parse_error(record: logging.LogRecord) -> bool:
+def _application(simulator: Simulator, wechat: Callable[[], WeChat]) -> web.Application:
+    """Create the application; `wechat` returns the simulator's WeChat since the last reset."""
+
+    async def show_front_page(_: web.Request) -> web.Response:
+        return web.Response(text=front_page(wechat()))
+
+    async def answer(request: web.Request) -> web.Response:
+        return await wechat().answer(request)
+
+    app = web.Application()
+    app.router.add_get("/", show_front_page)
+    for path in CONTROLS:
+        app.router.add_post(path, as_handler(simulator, path))
+    app.router.add_route("*", "/{path:.*}", answer)
+    return app
+
+
+def _is_not_parse_error(record: logging.LogRecord) -> bool:
     # aiohttp logs a request line that it cannot parse, and with it the app secret.
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

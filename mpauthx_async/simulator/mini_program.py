@@ -1,4 +1,4 @@
-"""The mini-program's API: a code for an openid and a session key, and what the app may ask then."""
+"""The API for mini-programs: logins, session keys, encryption keys and phone numbers."""
 
 import hashlib
 import hmac
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from .app_access import AppAccess
 from .encrypt_keys import EncryptKeys
+from .error_answers import Refused, api_error
 from .expiring import OneTimeCodes
-from .refusals import Refused, api_error
-from .routes import Answer, Call, Route
+from .routes import OK, Answer, Call, Route
 from .sealing import new_session_key
 from .state import State, User, is_secret
 
@@ -16,11 +16,11 @@ __all__ = ["MiniProgram"]
 
 
 class MiniProgram:
-    """Logs users of mini-programs in, checks their session keys, tells their phone numbers.
+    """The part of WeChat's API for mini-programs.
 
     Args:
         state: the apps and their users.
-        access: knows which app a call's access token belongs to.
+        access: checks access tokens.
         calls_a_minute: code exchanges for one user before errcode 45011.
 
     Attributes:
@@ -38,7 +38,7 @@ class MiniProgram:
         )
 
     def routes(self) -> tuple[Route, ...]:
-        """Give what it answers."""
+        """The routes of this part of the API."""
         signed = "?access_token=…&openid=…&signature=…&sig_method=hmac_sha256"
         return (
             Route(
@@ -60,18 +60,18 @@ class MiniProgram:
             Route(
                 "POST",
                 "/wxa/business/getuserphonenumber",
-                self._tell_phone_number,
+                self._phone_number,
                 '?access_token=… {"code": "…"}',
                 api_error,
             ),
         )
 
     def issue_code(self, user: User) -> str:
-        """Give the code that stands for a user and the key that is current at its exchange."""
+        """Create a code for a user, whose session key is read at the exchange."""
         return self._codes.issue(user.app_id, user)
 
     def issue_phone_code(self, app_id: str, phone_info: Mapping[str, object]) -> str:
-        """Give the code that stands for a phone number."""
+        """Create a code for a phone number."""
         return self._phone_codes.issue(app_id, phone_info)
 
     def exchange(self, call: Call, app_id: str) -> Answer:
@@ -97,28 +97,23 @@ class MiniProgram:
     def _check_session_key(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/checkSessionKey.html
         self._signing_user(call)
-        return {"errcode": 0, "errmsg": "ok"}
+        return {**OK}
 
     def _reset_session_key(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-login/ResetUserSessionKey.html
         user = self._signing_user(call)
         user.session_key = new_session_key()
-        return {
-            "errcode": 0,
-            "errmsg": "ok",
-            "openid": user.open_id,
-            "session_key": user.session_key,
-        }
+        return {**OK, "openid": user.open_id, "session_key": user.session_key}
 
     def _list_keys(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/server/API/user-info/internet/api_getuserencryptkey
         # documents GET; what it documented before is POST without a body, which many clients send:
         # https://developers.weixin.qq.com/minigame/dev/api-backend/open-api/internet/internet.getUserEncryptKey.html
         keys = self.encrypt_keys.key_info_list(self._signing_user(call))
-        return {"errcode": 0, "errmsg": "ok", "key_info_list": keys}
+        return {**OK, "key_info_list": keys}
 
     def _signing_user(self, call: Call) -> User:
-        """Give the user whose current session key signed a call."""
+        """Return the user whose current session key signed a call."""
         app_id = self._access.check(call)
         open_id = call.query.get("openid")
         if not open_id:
@@ -134,12 +129,12 @@ class MiniProgram:
             raise Refused(87009)
         return user
 
-    def _tell_phone_number(self, call: Call) -> Answer:
+    def _phone_number(self, call: Call) -> Answer:
         # https://developers.weixin.qq.com/miniprogram/dev/OpenApiDoc/user-info/phone-number/getPhoneNumber.html
         app_id = self._access.check(call)
         code = call.fields().get("code")
         phone_info = self._phone_codes.take(str(code) if code else None, app_id)
-        return {"errcode": 0, "errmsg": "ok", "phone_info": phone_info}
+        return {**OK, "phone_info": phone_info}
 
 
 def _sign(session_key: str, body: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What WeChat pushes to an app's own URL: signed, and in safe mode encrypted."""
+"""Events that WeChat pushes to an app's own URL: signed, and encrypted in safe mode."""
 
 import base64
 import hashlib
@@ -32,14 +32,14 @@ _CONTENT_TYPES: Mapping[PushFormat, str] = {"json": "application/json", "xml": "
 
 @dataclass(frozen=True, slots=True)
 class PushedEvent:
-    """The POST request that WeChat makes: the parameters in the URL, and the body."""
+    """WeChat's POST request: the parameters in the URL, and the body."""
 
     query: Mapping[str, str]
     body: bytes
     content_type: str
 
     async def post(self, url: str) -> tuple[int, str]:
-        """Make the request to a URL of the app's own; returns its status and text."""
+        """Send the request to the app's own URL; returns the answer's status and text."""
         async with (
             aiohttp.ClientSession() as http,
             http.post(
@@ -54,13 +54,13 @@ class PushedEvent:
 
 
 class Pusher:
-    """Makes the requests that WeChat would make, with the settings of one message push.
+    """Creates WeChat's requests to an app's own URL.
 
     Args:
         state: the apps and their users.
 
     Attributes:
-        token: the Token of the settings.
+        token: the Token of the message push settings.
         aes_key: their EncodingAESKey, 43 characters.
     """
 
@@ -70,7 +70,7 @@ class Pusher:
         self._state = state
 
     def challenge(self) -> dict[str, str]:
-        """Give the parameters of the GET request that tests the URL."""
+        """The parameters of the GET request that tests the URL."""
         return {**self._signed(), "echostr": str(secrets.randbelow(10**19))}
 
     def event(
@@ -83,13 +83,13 @@ class Pusher:
         form: PushFormat = "json",
         app_id: str | None = None,
     ) -> PushedEvent:
-        """Make the POST request that tells of an event; its `post` sends it.
+        """Create the POST request for an event; its `post` sends it.
 
         Args:
             kind: user_info_modified, user_authorization_revoke, user_authorization_cancellation, or
                 the name of another event.
             open_id: the user, who need not be known.
-            revoke_info: WeChat's numbers of what the user withdrew.
+            revoke_info: WeChat's numbers for what the user withdrew.
             mode: safe (encrypted), plain, or compatible (both).
             form: json or xml.
             app_id: the app; None: the simulator's own. LookupError for an unknown one.

@@ -1,4 +1,4 @@
-"""What a request is to the simulator, and what each part of WeChat's API offers."""
+"""Requests, calls and routes of WeChat's API, and its JSON."""
 
 import json
 import re
@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .refusals import Refused, sns_error
+from .error_answers import Refused, sns_error
 
 __all__ = [
+    "OK",
     "SECRET_PARAMETERS",
     "Answer",
     "Call",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 Answer = dict[str, Any]
+OK: Mapping[str, object] = {"errcode": 0, "errmsg": "ok"}
 _escaped_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _ESCAPE = re.compile(r"\\(?:u00([01][0-9a-f])|([bfnrt])|.)")
 _LETTERS = dict(zip("bfnrt", "\b\f\n\r\t", strict=True))
@@ -33,7 +35,8 @@ SECRET_PARAMETERS = frozenset(
 class Request:
     """A request to WeChat's API: its path, its query without secrets and tokens, its method.
 
-    The fields of a form that is taken like a query count as its query; other bodies are not kept.
+    The fields of a form that is accepted in place of a query are part of the query; other bodies
+    are omitted.
     """
 
     path: str
@@ -43,13 +46,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What an endpoint is asked: the query, in the order it was sent, and the body."""
+    """A call of an endpoint: the query, in the order it was sent, and the body."""
 
     query: Mapping[str, str] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
 
     def fields(self) -> Mapping[str, Any]:
-        """Give the body's JSON object; raises Refused: 44002 empty, 47001 something else."""
+        """Parse the body's JSON object; raises Refused: 44002 empty, 47001 malformed."""
         if not self.body:
             raise Refused(44002)
         try:
@@ -66,12 +69,12 @@ class Route:
     """An endpoint of WeChat's API.
 
     Args:
-        method: what WeChat documents, GET or POST; another one is answered with 43001 or 43002.
+        method: the documented one, GET or POST; another is answered with 43001 or 43002.
         path: begins with a slash.
-        answer: carries a call out; raises Refused for what WeChat answers with an errcode.
-        parameters: the query and body as the list of routes shows them.
-        error: words an errcode at a time in Unix seconds.
-        also_takes_post: whether WeChat takes POST in the same way where it documents GET.
+        answer: answers a call; raises Refused for an errcode.
+        parameters: the query and body for the list of routes.
+        error: makes the answer for an errcode at a time in Unix seconds.
+        also_takes_post: whether WeChat accepts POST, too, where it documents GET.
     """
 
     method: str
@@ -86,7 +89,7 @@ class Route:
 
     @property
     def takes_forms(self) -> bool:
-        """Whether WeChat takes a POST request with a form like a GET request with a query."""
+        """Whether WeChat accepts a POST request with a form in place of a query."""
         return self.path.startswith("/sns/") or self.path == "/cgi-bin/token"
 
     def refuse_method(self, _: Call) -> Answer:
@@ -100,7 +103,7 @@ def to_json(value: object) -> str:
 
 
 def to_bytes(text: str) -> bytes:
-    """Encode JSON in UTF-8; what `bytes.decode(errors="surrogateescape")` made becomes bytes again.
+    """Encode JSON in UTF-8; what `bytes.decode(errors="surrogateescape")` escaped is restored.
 
     Other lone surrogates become JSON escapes.
     """
@@ -115,5 +118,5 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def content_type(path: str) -> str:
-    """The Content-Type header of WeChat's answers below a path, to the letter."""
+    """The exact Content-Type header of WeChat's answers under a path."""
     return "text/plain" if path.startswith("/sns/") else "application/json; encoding=utf-8"

@@ -1,4 +1,4 @@
-"""What a phone seals for the server: AES-128-CBC with the user's session key."""
+"""Encrypted user data: AES-128-CBC with the user's session key."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SealedUserInfo:
-    """What `wx.getUserInfo()` gives the client: two base64 texts, a JSON text, 40 hex digits."""
+    """The result of `wx.getUserInfo()`: two base64 texts, a JSON text, 40 hex digits."""
 
     encrypted_data: str
     iv: str
@@ -34,7 +34,7 @@ class SealedUserInfo:
 
 
 class SealedData(NamedTuple):
-    """Any payload as a client gets it: two base64 texts."""
+    """An encrypted payload: two base64 texts."""
 
     encrypted_data: str
     iv: str
@@ -42,9 +42,9 @@ class SealedData(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PhoneNumber:
-    """What the phone number button gives the client: a code, and the old form's two base64 texts.
+    """The result of the phone number button: a code, and the old form's two base64 texts.
 
-    The code is for /wxa/business/getuserphonenumber, once within 300 seconds.
+    The code works in /wxa/business/getuserphonenumber, once within 300 seconds.
     """
 
     code: str
@@ -53,12 +53,12 @@ class PhoneNumber:
 
 
 def new_session_key() -> str:
-    """Give the base64 of 16 random bytes."""
+    """Create the base64 of 16 random bytes."""
     return base64.b64encode(os.urandom(16)).decode()
 
 
 def seal(user: User, payload: Mapping[str, object], *, app_id: str, now: float) -> SealedData:
-    """Encrypt a payload, and a watermark unless it has one; LookupError: no session key."""
+    """Encrypt a payload, with a watermark; raises LookupError if there is no session key."""
     key = base64.b64decode(_session_key(user))
     watermark = {"timestamp": int(now), "appid": app_id}
     plaintext = to_json({**payload, "watermark": payload.get("watermark", watermark)})
@@ -70,7 +70,7 @@ def seal(user: User, payload: Mapping[str, object], *, app_id: str, now: float) 
 def seal_user_info(
     user: User, ids: Mapping[str, str], raw: Mapping[str, object], *, app_id: str, now: float
 ) -> SealedUserInfo:
-    """Seal `ids` and `raw` together, and sign `raw`, which goes along in plain."""
+    """Encrypt `ids` and `raw` together, and sign `raw`."""
     encrypted_data, iv = seal(user, {**ids, **raw}, app_id=app_id, now=now)
     raw_data = to_bytes(to_json(raw)).decode(errors="replace")
     signature = hashlib.sha1((raw_data + _session_key(user)).encode(), usedforsecurity=False)

@@ -1,4 +1,4 @@
-"""WeChatSimulator: the server, and what phones and browsers do."""
+"""WeChatSimulator: the server, and the actions of phones and browsers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Self
 
-from .application import application
 from .encrypt_keys import EncryptKey
 from .faults import Fault
 from .listener import Listener
@@ -24,27 +23,27 @@ __all__ = ["WeChatSimulator"]
 
 
 class WeChatSimulator:
-    """An HTTP server that answers as WeChat's do, and the phones of any number of users.
+    """An HTTP server that answers as WeChat's do, with the phones of any number of users.
 
     Args:
-        app_id: the app it knows; any other is answered with errcode 40013.
-        app_secret: the app's secret; any other is answered with errcode 40125.
+        app_id: its own app; others are answered with errcode 40013.
+        app_secret: the app's secret; others are answered with errcode 40125.
         host: the address to listen on.
-        port: the TCP port; 0 takes a free one, which `url` tells.
-        clock: gives the time in Unix seconds, by which codes expire and minutes pass.
+        port: the TCP port; 0 takes a free one, which is in `url`.
+        clock: returns the time in Unix seconds, by which codes expire and minutes pass.
         calls_a_minute: code exchanges for one user before errcode 45011; None: no limit.
         other_apps: AppIDs and secrets of further apps of the same Open Platform account: Official
             Accounts, websites, other mini-programs. Codes, tokens, session keys and openids belong
-            to one app: a code of one, given to another, is answered with errcode 40029.
-        component_app_id: the third-party platform, which all these apps have authorised.
+            to one app: a code of another app is answered with errcode 40029.
+        component_app_id: the third-party platform, which all these apps have authorized.
         corp_id: the company at WeCom.
         corp_secret: the secret of the company's application.
-        strict_methods: whether GET is the only method where WeChat documents GET. By default, like
-            WeChat, `/sns/…` and `/cgi-bin/token` take a POST request with a form in the same way,
-            and getuserencryptkey one with a query; strictly, they answer errcode 43001.
+        strict_methods: whether to answer POST with errcode 43001 where WeChat documents GET. By
+            default, like WeChat, `/sns/…` and `/cgi-bin/token` also accept a POST request with a
+            form, and getuserencryptkey one with a query.
 
-    A function that takes an `app_id` means the simulator's own app by None, and raises LookupError
-    for an app that it does not know.
+    Methods with an `app_id` use the simulator's own app by default, and raise LookupError for an
+    unknown one.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class WeChatSimulator:
 
     @property
     def app_secret(self) -> str:
-        """The secret of the simulator's own app; a new one is asked for at once."""
+        """The secret of the simulator's own app; a new one is required at once."""
         return self._state.apps[self.app_id]
 
     @app_secret.setter
@@ -115,9 +114,9 @@ class WeChatSimulator:
         return self._wechat.component.access_token()
 
     def authorizer_access_token(self, app_id: str | None = None) -> str:
-        """Give the platform's current access token of an app: the same one for two hours.
+        """The platform's current access token of an app: the same one for two hours.
 
-        `expire_access_tokens` makes it dead, too; the next one is then another.
+        `expire_access_tokens` ends it, too.
         """
         return self._wechat.access.authorizer_token(self._state.app_id(app_id))
 
@@ -135,7 +134,7 @@ class WeChatSimulator:
     def latency(self) -> float:
         """Seconds to wait before every answer of WeChat's API and pages; 0 by default.
 
-        The request is carried out before the wait: a client that gives up meanwhile has used up
+        The request takes effect before the wait: a client that gives up meanwhile has used up
         its code.
         """
         return self._wechat.latency
@@ -151,37 +150,41 @@ class WeChatSimulator:
 
     @property
     def push(self) -> Pusher:
-        """Makes the requests that WeChat posts to an app's own URL, with the settings for that."""
+        """Creates the requests that WeChat posts to an app's own URL."""
         return self._wechat.push
 
     @property
     def push_event(self) -> Callable[..., PushedEvent]:
-        """`push.event`: makes the request that tells of an event."""
+        """`push.event`: creates the request for an event."""
         return self._wechat.push.event
 
     @property
     def url(self) -> str:
-        """The `api_base` to pass: `http://127.0.0.1:<port>`; RuntimeError when not running.
+        """The `api_base` to pass: `http://127.0.0.1:<port>`; RuntimeError if it is not running.
 
-        The pages for browsers stand below it too, where WeChat's are at open.weixin.qq.com.
+        The pages for browsers are under it, too; WeChat's are at open.weixin.qq.com.
         """
         if self._listener.url is None:
             raise RuntimeError("The simulator is not running: use 'async with', or await start().")
         return self._listener.url
 
     async def start(self) -> None:
-        """Listen, as `async with` does. RuntimeError: it runs already; OSError: port taken."""
-        await self._listener.start(application(self, lambda: self._wechat))
+        """Listen, as `async with` does.
+
+        Raises:
+            RuntimeError: it runs already.
+            OSError: the port is taken.
+        """
+        await self._listener.start(self, lambda: self._wechat)
 
     async def close(self) -> None:
-        """Give requests in progress half a second, then free the port; twice is fine."""
+        """Finish requests within half a second, and free the port; may be called again."""
         await self._listener.close()
 
     def reset(self) -> None:
-        """Start anew, at the same URL: forget all users, codes, tokens, faults and requests.
+        """Forget all users, codes, tokens, faults and requests; the URL stays the same.
 
-        The latency is 0 again, nobody visits the pages, and the secrets are those that were given
-        at the start. Requests in progress end as they would have.
+        Latency, visitor and secrets are those of the start. Requests in progress finish.
         """
         self._wechat = self._new_wechat()
 
@@ -193,20 +196,25 @@ class WeChatSimulator:
         session_key: str | None = None,
         app_id: str | None = None,
     ) -> str:
-        """Log a user in, as `wx.login()` does, and give the code for the server.
+        """Log a user in, as `wx.login()` does, and return the code for the server.
 
-        Every login replaces the user's session key at once (at WeChat it may): a user has one valid
-        key. A code stands for the user, and gives the key that is current when it is exchanged.
-        So data got before a new login does not decrypt with the key that the new code gives.
+        Every login replaces the user's session key (at WeChat it may): a user has one valid key.
+        The exchange of a code returns the current key. So data from before a login does not decrypt
+        with the key of the new code.
 
         Args:
             open_id: the user's openId; an unknown one becomes a new user.
-            union_id: the user's unionId; None keeps what an earlier login said.
+            union_id: the user's unionId; None keeps an earlier one.
             session_key: base64 of 16 bytes, to replay recorded data; None: a random one.
             app_id: the mini-program.
 
-        Returns the code: 32 letters and digits, for one exchange within 300 seconds.
-        Raises ValueError for an empty open_id, or a session_key that is not base64 of 16 bytes.
+        Returns:
+            The code: 32 letters and digits, for one exchange within 300 seconds.
+
+        Raises:
+            ValueError: open_id is empty, or session_key is not base64 of 16 bytes.
+            LookupError: the app is unknown.
+
         Source: https://developers.weixin.qq.com/miniprogram/dev/api/open-api/login/wx.login.html
         """
         if session_key is None:
@@ -218,9 +226,11 @@ class WeChatSimulator:
         return self._wechat.mini_program.issue_code(user)
 
     def get_user_info(self, open_id: str, *, app_id: str | None = None) -> SealedUserInfo:
-        """Give what `wx.getUserInfo()` gives the client, sealed with the user's current key.
+        """The result of `wx.getUserInfo()`, encrypted with the user's current session key.
 
-        Raises LookupError for a user who has not logged in.
+        Raises:
+            LookupError: the user has not logged in, or the app is unknown.
+
         Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/signature.html
         """
         user = self._known_user(open_id, app_id)
@@ -236,21 +246,26 @@ class WeChatSimulator:
         country_code: str = "86",
         app_id: str | None = None,
     ) -> PhoneNumber:
-        """Give what the phone number button gives the client, in its new form and its old one.
+        """The result of the phone number button, in its new form and its old one.
 
         Args:
             open_id: the user, who has logged in.
             phone_number: the number without the country's code.
-            country_code: digits; the number of another country than China (86) is told with it.
+            country_code: digits; that of another country than China (86) precedes `phoneNumber`.
             app_id: the mini-program.
 
-        Returns `code`, `encrypted_data` and `iv`; raises LookupError as `get_user_info` does.
+        Returns:
+            `code`, `encrypted_data` and `iv`.
+
+        Raises:
+            LookupError: the user has not logged in, or the app is unknown.
+
         Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/getPhoneNumber.html
         """
         user, now = self._known_user(open_id, app_id), self._clock()
-        told = phone_number if country_code == "86" else f"+{country_code}{phone_number}"
+        full_number = phone_number if country_code == "86" else f"+{country_code}{phone_number}"
         phone_info = {
-            "phoneNumber": told,
+            "phoneNumber": full_number,
             "purePhoneNumber": phone_number,
             "countryCode": country_code,
             "watermark": {"timestamp": int(now), "appid": user.app_id},
@@ -260,10 +275,11 @@ class WeChatSimulator:
         return PhoneNumber(code, *sealed)
 
     def get_latest_user_key(self, open_id: str, *, app_id: str | None = None) -> EncryptKey:
-        """Give what `UserCryptoManager.getLatestUserKey()` gives the client.
+        """The result of `UserCryptoManager.getLatestUserKey()`: a key is valid for 3,600 seconds.
 
-        A key is valid for 3,600 seconds, then a new one is made. Raises LookupError for a user who
-        has not logged in.
+        Raises:
+            LookupError: the user has not logged in, or the app is unknown.
+
         Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/user-encryptkey.html
         """
         user = self._state.known_user(open_id, self._state.app_id(app_id))
@@ -278,10 +294,14 @@ class WeChatSimulator:
 
         Args:
             open_id: the user, who has logged in.
-            payload: the fields. A true `watermark` is added unless there is one.
+            payload: the fields. A correct `watermark` is added unless there is one.
             app_id: the mini-program.
 
-        Returns `encrypted_data` and `iv`, both base64; raises LookupError as `get_user_info` does.
+        Returns:
+            `encrypted_data` and `iv`, both base64.
+
+        Raises:
+            LookupError: the user has not logged in, or the app is unknown.
         """
         user = self._known_user(open_id, app_id)
         return seal(user, payload, app_id=user.app_id, now=self._clock())
@@ -295,16 +315,22 @@ class WeChatSimulator:
         app_id: str | None = None,
         snapshot: bool = False,
     ) -> str:
-        """Log a user of a web page in, and give the code with which WeChat sends them back.
+        """Log a user of a web page in, and return the code with which WeChat redirects them.
 
         Args:
             open_id: the user's openid; an unknown one becomes a new user.
-            union_id: the user's unionid; None keeps what an earlier login said.
+            union_id: the user's unionid; None keeps an earlier one.
             scope: snsapi_base, snsapi_userinfo or snsapi_login.
             app_id: the Official Account or website.
-            snapshot: the user is the virtual one that a page gets which asks too early.
+            snapshot: whether this is a snapshot (virtual) account that represents no real user.
 
-        Returns the code, for one exchange within 300 seconds; ValueError: another scope.
+        Returns:
+            The code, for one exchange within 300 seconds.
+
+        Raises:
+            ValueError: open_id is empty, or the scope is unknown.
+            LookupError: the app is unknown.
+
         Source: https://developers.weixin.qq.com/doc/offiaccount/OA_Web_Apps/Wechat_webpage_authorization.html
         """
         if scope not in (known := [scope for scopes in SCOPES.values() for scope in scopes]):
@@ -315,35 +341,43 @@ class WeChatSimulator:
     def visit_as(
         self, open_id: str, union_id: str | None = None, *, declines: bool = False
     ) -> None:
-        """Say who visits the pages `/connect/…` from now on.
+        """Set the visitor of the pages `/connect/…`.
 
         Args:
-            open_id: the openid that each app sees; an empty one raises ValueError.
-            union_id: the user's unionid; None keeps what an earlier login said.
-            declines: whether the user refuses what a page asks for. The page for websites sends
-                them back with the state and no code, as WeChat's English document says (by its
-                Chinese one they stay); an Official Account's page does not send them back.
-                snsapi_base asks for nothing, so nobody can decline it.
+            open_id: the openid that each app gets.
+            union_id: the user's unionid; None keeps an earlier one.
+            declines: whether the user refuses what a page asks for. The page for websites then
+                redirects with the state and without a code, as in WeChat's English document (in
+                its Chinese one the user stays); an Official Account's page does not redirect.
+                snsapi_base asks for nothing, so it cannot be declined.
+
+        Raises:
+            ValueError: open_id is empty.
         """
         if not open_id:
             raise ValueError("open_id must not be empty.")
         self._wechat.web_oauth.visitor = Visitor(open_id, union_id, declines)
 
     def expire_access_tokens(self, app_id: str | None = None) -> None:
-        """Make all access tokens of an app dead, as when somebody else refreshed it by force.
+        """End all access tokens of an app, as a forced refresh elsewhere does.
 
-        Calls with one of them are answered with errcode 40001; users' tokens of the web stay.
+        Calls with one of them are answered with errcode 40001. Users' web tokens stay valid.
         """
         self._wechat.access.expire(self._state.app_id(app_id))
 
     def wecom_login(self, user_id: str, corp_id: str | None = None) -> str:
-        """Log a member of a company in, as `wx.qy.login()` does, and give the code for the server.
+        """Log a member of a company in, as `wx.qy.login()` does, and return the code.
 
         Args:
             user_id: the member's userid; an unknown one becomes a new member.
             corp_id: the member's company; None: the simulator's.
 
-        Returns the code, for one exchange within 300 seconds; an empty user_id raises ValueError.
+        Returns:
+            The code, for one exchange within 300 seconds.
+
+        Raises:
+            ValueError: user_id is empty.
+
         Source: https://developer.work.weixin.qq.com/document/path/96959
         """
         if not user_id:
@@ -353,9 +387,13 @@ class WeChatSimulator:
         return self._wechat.wecom.issue_code(member)
 
     def get_wecom_user_info(self, user_id: str, corp_id: str | None = None) -> SealedUserInfo:
-        """Give what `wx.qy.getEnterpriseUserInfo()` gives the client: userid, corpid and name.
+        """The result of `wx.qy.getEnterpriseUserInfo()`: userid, corpid and name.
 
-        The name is the user_id. Raises LookupError for a member who has not logged in.
+        The name is the user_id.
+
+        Raises:
+            LookupError: the member has not logged in.
+
         Source: https://developer.work.weixin.qq.com/document/path/92426
         """
         corp_id = corp_id or self.corp_id
@@ -369,15 +407,20 @@ class WeChatSimulator:
     def set_profile(
         self, open_id: str, *, app_id: str | None = None, **profile: str | bytes | int
     ) -> None:
-        """Change a user's profile, which is at first the anonymised one that WeChat gives today.
+        """Change a user's profile, which is at first WeChat's anonymous one.
 
         Args:
             open_id: the user's openId; an unknown one becomes a new user.
-            app_id: the app that sees this profile.
+            app_id: the app that gets this profile.
             profile: nickName, gender (0 unknown, 1 male, 2 female), language, city, province,
-                country, avatarUrl; what is left out stays, what is unknown raises TypeError. As
-                at WeChat, control characters are sent as they are, and so are bytes, which need not
-                be UTF-8; half a surrogate pair is sent as JSON's escape.
+                country, avatarUrl; fields that are left out stay. As at WeChat, control characters
+                are sent unescaped, and so are bytes, which need not be UTF-8; half a surrogate pair
+                is sent as JSON's escape.
+
+        Raises:
+            TypeError: a field is unknown.
+            ValueError: open_id is empty.
+            LookupError: the app is unknown.
         """
         if unknown := profile.keys() - ANONYMOUS_PROFILE.keys():
             known = ", ".join(ANONYMOUS_PROFILE)
@@ -394,18 +437,21 @@ class WeChatSimulator:
         self._user(open_id, app_id).blocked = True
 
     def fail_next(self, fault: Fault, times: int = 1) -> None:
-        """Let the next requests to WeChat's API fail, after those for which it was asked before.
+        """Let the next requests to WeChat's API fail, after those of earlier calls.
 
         Args:
             fault: how they fail.
-            times: how many of them, 1 to 10,000; anything else raises ValueError.
+            times: how many of them, 1 to 10,000.
+
+        Raises:
+            ValueError: times is not 1 to 10,000.
         """
         if not 1 <= times <= 10_000:
             raise ValueError(f"'times' must be 1 to 10,000, and is {times}.")
         self._wechat.faults.extend([fault] * times)
 
     def clear_faults(self) -> None:
-        """Let no further request fail, whatever `fail_next` was asked for."""
+        """Cancel all faults of `fail_next`."""
         self._wechat.faults.clear()
 
     @property
@@ -416,6 +462,6 @@ class WeChatSimulator:
         return self._state.user(open_id, self._state.app_id(app_id), union_id)
 
     def _known_user(self, open_id: str, app_id: str | None) -> User:
-        """Give a user without making one: who is unknown has no session key."""
+        """Return a user without saving an unknown one, who has no session key."""
         app_id = self._state.app_id(app_id)
         return self._state.known_user(open_id, app_id) or User(app_id, open_id)

@@ -1,11 +1,11 @@
-"""State: what every part of WeChat's API knows: the apps, their users, the time."""
+"""State: the apps and their users, shared by all parts of WeChat's API."""
 
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .refusals import Refused
+from .error_answers import Refused
 
 __all__ = ["ANONYMOUS_PROFILE", "State", "User", "is_secret"]
 
@@ -20,7 +20,7 @@ ANONYMOUS_PROFILE: Mapping[str, str | int] = {
 
 @dataclass(slots=True)
 class User:
-    """A user as one app sees them; to WeCom, a member of a company."""
+    """A user of one app, or a member of a company in WeCom."""
 
     app_id: str
     open_id: str
@@ -32,7 +32,7 @@ class User:
     calls: int = 0
 
     def count_call(self, now: float) -> int:
-        """Count a call; returns how many there were in this minute."""
+        """Count a call; returns the number of calls in this minute."""
         if not 0 <= now - self.minute_began < 60:
             self.minute_began, self.calls = now, 0
         self.calls += 1
@@ -43,8 +43,8 @@ class State:
     """The apps and their users.
 
     Args:
-        apps: AppIDs and their secrets; the first is meant where no app is named.
-        clock: gives the time in Unix seconds.
+        apps: AppIDs and their secrets; the first is the default.
+        clock: returns the time in Unix seconds.
     """
 
     def __init__(self, apps: Mapping[str, str], clock: Callable[[], float]) -> None:
@@ -53,15 +53,17 @@ class State:
         self._users: dict[tuple[str, str], User] = {}
 
     def app_id(self, app_id: str | None) -> str:
-        """Give the app that is meant; raises LookupError when it is none of the simulator's."""
+        """Return a known AppID, by default the first; raises LookupError if it is unknown."""
         if app_id is None:
             return next(iter(self.apps))
         if app_id not in self.apps:
-            raise LookupError(f"No app {app_id!r} here: name it and its secret in other_apps.")
+            raise LookupError(
+                f"The app {app_id!r} is unknown: pass it and its secret in other_apps."
+            )
         return app_id
 
     def user(self, open_id: str, app_id: str, union_id: str | None = None) -> User:
-        """Give a user, who may be new; a union_id that is not None replaces an earlier one."""
+        """Return a user, who may be new; a union_id replaces an earlier one."""
         if not open_id:
             raise ValueError("open_id must not be empty.")
         user = self._users.setdefault((app_id, open_id), User(app_id, open_id))
@@ -69,11 +71,11 @@ class State:
         return user
 
     def known_user(self, open_id: str, app_id: str) -> User | None:
-        """Give a user whom the simulator has met in this app."""
+        """Return a user of this app; None if they are unknown."""
         return self._users.get((app_id, open_id))
 
     def authenticate(self, parameters: Mapping[str, Any]) -> str:
-        """Give the app whose `appid` and `secret` these are.
+        """Return the app of `appid` and `secret`.
 
         Raises Refused: 41002 appid missing, 40013 invalid, 41004 secret missing, 40125 invalid.
         """
@@ -85,7 +87,7 @@ class State:
         return app_id
 
     def check_app_id(self, parameters: Mapping[str, Any]) -> str:
-        """Give the app that `appid` names; raises Refused: 41002 appid missing, 40013 invalid."""
+        """Return the app of `appid`; raises Refused: 41002 appid missing, 40013 invalid."""
         app_id = parameters.get("appid")
         if not app_id:
             raise Refused(41002)
@@ -95,6 +97,6 @@ class State:
 
 
 def is_secret(given: object, secret: str) -> bool:
-    """Whether a client gave just this secret."""
+    """Whether a client sent this secret."""
     # aiohttp's pure Python parser gives bytes that are not UTF-8 as lone surrogates.
     return hmac.compare_digest(str(given).encode(errors="replace"), secret.encode())

@@ -1,13 +1,13 @@
-"""Web OAuth 2.0: the pages that a browser is sent to, and the API that exchanges their codes."""
+"""Web OAuth 2.0: the pages for browsers, and the API that exchanges their codes."""
 
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
+from .error_answers import Refused
 from .expiring import Expiring, OneTimeCodes, random_text
-from .refusals import Refused
-from .routes import Answer, Call, Route
+from .routes import OK, Answer, Call, Route
 from .state import State, User
 
 __all__ = ["SCOPES", "Page", "Visitor", "WebOAuth"]
@@ -24,7 +24,7 @@ _REFRESH_TTL = 30 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """The browser's user, and whether they decline what a page asks them to grant."""
+    """The browser's user, and whether they decline what a page asks for."""
 
     open_id: str
     union_id: str | None
@@ -33,7 +33,7 @@ class Visitor:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a browser gets: a place to go on to, or a text to read."""
+    """The answer to a browser: a redirect or a text."""
 
     status: int
     text: str = ""
@@ -50,7 +50,7 @@ class _Grant:
 
 
 class WebOAuth:
-    """Logs users of web pages in, in whose name an app then asks for their profile.
+    """Logs users of web pages in, and answers with their profiles.
 
     Args:
         state: the apps and their users.
@@ -68,7 +68,7 @@ class WebOAuth:
         )
 
     def routes(self) -> tuple[Route, ...]:
-        """Give what it answers."""
+        """The routes of this part of the API."""
         return (
             Route(
                 "GET",
@@ -92,7 +92,7 @@ class WebOAuth:
         )
 
     def issue_code(self, user: User, scope: str, *, snapshot: bool = False) -> str:
-        """Give the code with which a page sends its user back."""
+        """Create the code with which a page redirects its user."""
         return self._codes.issue(user.app_id, _Grant(user, scope, snapshot))
 
     def visit(self, path: str, query: Mapping[str, str]) -> Page:
@@ -104,7 +104,7 @@ class WebOAuth:
         if self.visitor is None:
             return Page(400, _error_page("The simulator does not know who is visiting: visit_as()"))
         back = {"state": query["state"]} if "state" in query else {}
-        if not self.visitor.declines or query["scope"] == "snsapi_base":  # which asks nobody
+        if not self.visitor.declines or query["scope"] == "snsapi_base":  # which asks for nothing
             user = self._state.user(self.visitor.open_id, query["appid"], self.visitor.union_id)
             back = {"code": self.issue_code(user, query["scope"]), **back}
         elif path == _OFFICIAL_ACCOUNT:
@@ -124,7 +124,7 @@ class WebOAuth:
         return {**self._tokens(grant), **snapshot, **_union(grant)}
 
     def refresh(self, call: Call, app_id: str) -> Answer:
-        """Exchange `refresh_token` for an access token that lives."""
+        """Exchange `refresh_token` for a valid access token."""
         if call.query.get("grant_type") != "refresh_token":
             raise Refused(40002)
         if not call.query.get("refresh_token"):
@@ -136,7 +136,7 @@ class WebOAuth:
 
     def _what_is_wrong(self, path: str, query: Mapping[str, str]) -> str | None:
         if query.get("appid") not in self._state.apps:
-            return "AppID 参数错误: appid is missing, or is none of the simulator's apps."
+            return "AppID 参数错误: appid is missing, or not an app of the simulator."
         if not _is_http_url(query.get("redirect_uri", "")):
             return "redirect_uri 参数错误 (10003): it must be an absolute http or https URL."
         if query.get("response_type") != "code":
@@ -157,7 +157,7 @@ class WebOAuth:
         return None
 
     def _tokens(self, grant: _Grant) -> Answer:
-        """Let the access token live for two hours from now, or a new one when it has expired."""
+        """Extend the access token to two hours from now; create a new one if it has expired."""
         if not self._access.remaining(grant.access_token):
             grant.access_token = random_text(64)
         self._access.put(grant.access_token, grant)
@@ -188,7 +188,7 @@ class WebOAuth:
 
     def _check(self, call: Call) -> Answer:
         self._grant(call.query)
-        return {"errcode": 0, "errmsg": "ok"}
+        return {**OK}
 
     def _grant(self, query: Mapping[str, str]) -> _Grant:
         if not query.get("access_token"):
@@ -211,7 +211,7 @@ def _is_http_url(text: str) -> bool:
     try:
         url = urlsplit(_quoted(text))
         return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # a port or an IPv6 address that is none
+    except ValueError:  # a port or a malformed IPv6 address
         return False
 
 
@@ -222,7 +222,7 @@ def _with_query(url: str, more: Mapping[str, str]) -> str:
 
 
 def _quoted(url: str) -> str:
-    """Percent-encode what a header must not hold, as line breaks, and keep the rest as it is."""
+    """Percent-encode what a header must not contain, such as line breaks."""
     return quote(url, safe="%/:?#[]@!$&'()*+,;=~", errors="replace")
 
 

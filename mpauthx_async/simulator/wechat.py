@@ -1,4 +1,4 @@
-"""WeChat: what its servers know, and how they answer a request."""
+"""WeChat: the servers, which answer all requests."""
 
 import asyncio
 from collections import deque
@@ -9,10 +9,10 @@ from aiohttp import web
 
 from .app_access import AppAccess
 from .component import Component
+from .error_answers import Refused, api_error, sns_error
 from .faults import Fault, fail, respond
 from .mini_program import MiniProgram
 from .push import Pusher
-from .refusals import Refused, api_error, sns_error
 from .routes import SECRET_PARAMETERS, Answer, Call, Request, Route, to_json
 from .state import State
 from .web_oauth import SCOPES, WebOAuth
@@ -27,8 +27,8 @@ class WeChat:
     """WeChat's servers from one reset to the next.
 
     Args:
-        apps: AppIDs and their secrets; the first is meant where no app is named.
-        clock: gives the time in Unix seconds.
+        apps: AppIDs and their secrets; the first is the default.
+        clock: returns the time in Unix seconds.
         calls_a_minute: code exchanges for one user before errcode 45011.
         component_app_id: the third-party platform.
         corp_id: the company at WeCom.
@@ -36,11 +36,11 @@ class WeChat:
         strict_methods: whether POST is refused where GET is documented.
 
     Attributes:
-        latency: seconds between carrying a request out and answering it.
+        latency: seconds between a request's effect and its answer.
         requests: the last 1,000 requests, oldest first.
         faults: how the next requests to the API fail.
-        routes: what the API offers, by path.
-        push: makes the requests that WeChat posts to an app's own URL.
+        routes: those of the API, by path.
+        push: creates the requests that WeChat posts to an app's own URL.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class WeChat:
             return await self._call(request, route)
         if request.path in SCOPES and request.method == "GET":
             return await self._show_page(request)
-        word = sns_error if request.path.startswith("/sns/") else api_error
-        return respond(request.path, to_json(word(40066, self.state.clock())))
+        error = sns_error if request.path.startswith("/sns/") else api_error
+        return respond(request.path, to_json(error(40066, self.state.clock())))
 
     async def _call(self, request: web.Request, route: Route) -> web.Response:
         call, answer = Call(request.query, await request.read()), route.answer
@@ -128,7 +128,7 @@ class WeChat:
 
 
 def _like_a_query(request: web.Request, call: Call) -> Call:
-    """Add the fields of a form to the query, which comes first."""
+    """Add the fields of a form to the query, whose own fields win."""
     if request.content_type != _FORM:
         return call
     form = parse_qsl(call.body.decode(errors="replace"), keep_blank_values=True)

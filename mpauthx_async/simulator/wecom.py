@@ -1,26 +1,23 @@
-"""WeCom, the enterprise WeChat: the login of a company's members to a mini-program."""
+"""WeCom, the enterprise WeChat: logins of a company's members to a mini-program."""
 
-from collections.abc import Mapping
-
+from .error_answers import Refused, wecom_error
 from .expiring import Expiring, OneTimeCodes, random_text
-from .refusals import Refused, wecom_error
-from .routes import Answer, Call, Route
+from .routes import OK, Answer, Call, Route
 from .state import State, User, is_secret
 
 __all__ = ["CORP_SECRET", "WeCom"]
 
 CORP_SECRET = "7e577e57-for-tests-7e577e57-of-a-company-7e"  # noqa: S105
-_OK: Mapping[str, object] = {"errcode": 0, "errmsg": "ok"}
 _TTL = 7200
 
 
 class WeCom:
-    """A company, which has bound the mini-program.
+    """A company whose application is linked to the mini-program.
 
     Args:
-        state: keeps the members among the users, under their company in place of an app.
+        state: contains the members as users, with their company as the app.
         corp_id: the company.
-        corp_secret: the secret of the company's application that is bound to the mini-program.
+        corp_secret: the secret of the company's application.
     """
 
     def __init__(self, state: State, corp_id: str, corp_secret: str) -> None:
@@ -31,12 +28,12 @@ class WeCom:
         self._current = ""
 
     def routes(self) -> tuple[Route, ...]:
-        """Give what it answers."""
+        """The routes of this part of the API."""
         return (
             Route(
                 "GET",
                 "/cgi-bin/gettoken",
-                self._give_token,
+                self._issue_token,
                 "?corpid=…&corpsecret=…",
                 wecom_error,
             ),
@@ -50,10 +47,10 @@ class WeCom:
         )
 
     def issue_code(self, member: User) -> str:
-        """Give the code that stands for a member, of this company or another."""
+        """Create a code for a member of this or another company."""
         return self._codes.issue(self.corp_id, member)
 
-    def _give_token(self, call: Call) -> Answer:
+    def _issue_token(self, call: Call) -> Answer:
         # https://developer.work.weixin.qq.com/document/path/91039
         if not call.query.get("corpid"):
             raise Refused(41002)
@@ -67,7 +64,7 @@ class WeCom:
             self._current = random_text(150)
             self._tokens.put(self._current, self.corp_id)
         expires_in = self._tokens.seconds_left(self._current)
-        return {**_OK, "access_token": self._current, "expires_in": expires_in}
+        return {**OK, "access_token": self._current, "expires_in": expires_in}
 
     def _code_to_session(self, call: Call) -> Answer:
         # https://developer.work.weixin.qq.com/document/path/96959
@@ -81,7 +78,7 @@ class WeCom:
             raise Refused(40002)
         member = self._codes.take(call.query["js_code"], self.corp_id)
         return {
-            **_OK,
+            **OK,
             "corpid": member.app_id,
             "userid": member.open_id,
             "session_key": member.session_key,

@@ -1,4 +1,4 @@
-"""The app's access token: its own, one for all processes, or one that a platform keeps."""
+"""The app's access token: shared by all processes, or kept by a third-party platform."""
 
 import json
 import logging
@@ -26,18 +26,19 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_FORCED_EVERY = 7200  # seconds: WeChat allows 20 forced refreshes a day, in all processes
-_AHEAD = 240  # seconds before its end; WeChat gives a new one from 300 on, and both are good
+_MIN_FORCED_INTERVAL_SECONDS = 7200  # WeChat allows 20 forced refreshes a day, in all processes
+# Renew before the end: WeChat gives a new token 300 seconds before, and both are valid then.
+_RENEWAL_SECONDS = 240
 
 
 class AccessToken(Protocol):
-    """Gives the access token of an app."""
+    """The access token of an app."""
 
     async def get(self) -> str:
-        """The token."""
+        """Get the token."""
 
     async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
-        """Make a call that needs the token; when WeChat refuses it, once more with another one."""
+        """Make a call that needs the token; repeat it once with a new one if WeChat refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,15 @@ class _Kept:
 
 @methods_clear_frames()
 class AppAccessToken:
-    """Keeps the app's access token, which one process fetches for all, a little before its end.
+    """The access token that one process fetches for all, shortly before the last one ends.
 
     Args:
-        fetch: asks WeChat for the token; given True, for another one than it gave before. Returns
-            it and the seconds that it lives.
-        records: where all processes find it.
-        key: names it there.
+        fetch: gets the token from WeChat, and given True a new one; returns it and its lifetime in
+            seconds.
+        records: where all processes find the token.
+        key: the token's key there.
         sealer: encrypts it there.
-        clock: tells the time in Unix seconds.
+        clock: returns the time in Unix seconds.
     """
 
     def __init__(
@@ -78,36 +79,37 @@ class AppAccessToken:
         self._closed = False
 
     async def get(self, refused: str | None = None) -> str:
-        """The token, fetched if there is none that is good for a while.
+        """Get the token; fetch it if it is unknown or ends soon.
 
         Args:
-            refused: a token that WeChat no longer takes: then another one.
+            refused: a token that WeChat refused, to get a new one.
 
         Raises:
-            StoreError: the records could not answer.
+            StoreError: the records cannot answer.
             ClosedError: the service is closed.
-            And as `WeChatHTTP.post`.
+            WeChatAPIError: WeChat refused; errcode and hint tell why.
+            UnavailableError: WeChat did not answer in time, or not as documented.
         """
         if self._closed:
             raise ClosedError("This service is closed. Create a new one to go on.")
         known = self._known
-        if known is not None and known.token != refused and self._is_good(known):
+        if known is not None and known.token != refused and self._is_valid(known):
             return known.token
-        # Not of the text: in debug mode asyncio logs the results of futures.
+        # In debug mode asyncio logs the results of futures: the repr of `_Kept` omits the token.
         with waiting_for_wechat():
             kept = await self._renewals.join(refused, partial(self._renew, refused))
         return kept.token
 
     async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
-        """Make a call that needs the token; when WeChat refuses it, once more with another one."""
+        """Make a call that needs the token; repeat it once with a new one if WeChat refuses it."""
         return await _call(ask, self.get)
 
     async def close(self) -> None:
-        """Let what is in flight finish; the records stay open."""
+        """Wait for a renewal in progress; the records stay open."""
         self._closed = True
         await self._renewals.close()
 
-    def _is_good(self, kept: _Kept, grace: int = 0) -> bool:
+    def _is_valid(self, kept: _Kept, grace: int = 0) -> bool:
         return self._clock() < kept.until / 1000 + grace
 
     async def _renew(self, refused: str | None) -> _Kept:
@@ -115,9 +117,13 @@ class AppAccessToken:
         try:
             self._known = await self._find_or_fetch(refused)
         except MPAuthXError as error:
-            if known is None or known.token == refused or not self._is_good(known, _AHEAD):
+            if (
+                known is None
+                or known.token == refused
+                or not self._is_valid(known, _RENEWAL_SECONDS)
+            ):
                 raise
-            logger.warning("The access token was not renewed, and is good for a while: %s", error)
+            logger.warning("The access token was not renewed, but is still valid: %s", error)
             return known
         return self._known
 
@@ -132,13 +138,13 @@ class AppAccessToken:
             token, expires_in = await self._fetch(False)
             now = self._clock()
             if token == refused and now >= self._may_force_at:
-                # WeChat gives the same one for as long as it believes in it.
-                self._may_force_at = now + _FORCED_EVERY
+                # WeChat returns the same token as long as it considers it valid.
+                self._may_force_at = now + _MIN_FORCED_INTERVAL_SECONDS
                 token, expires_in = await self._fetch(True)
-            good_for = max(expires_in - _AHEAD, expires_in // 2)
-            kept = _Kept(token, int((self._clock() + good_for) * 1000))
+            ttl = max(expires_in - _RENEWAL_SECONDS, expires_in // 2)
+            kept = _Kept(token, int((self._clock() + ttl) * 1000))
             sealed = self._sealer.seal(self._key, json.dumps([kept.token, kept.until]))
-            await self._records.save(self._key, sealed, max(good_for, 1))
+            await self._records.save(self._key, sealed, max(ttl, 1))
             return kept
 
     async def _read(self) -> _Kept | None:
@@ -148,12 +154,12 @@ class AppAccessToken:
         kept = _decode(self._sealer.open(self._key, sealed))
         if kept is None:
             logger.warning(
-                "The record %r, the app's access token, does not open: it was sealed under other "
-                "signing keys, or is damaged. A new token is fetched.",
+                "The record %r with the app's access token cannot be decrypted: it was encrypted "
+                "under other signing keys, or is damaged. A new token is fetched.",
                 self._key,
             )
             return None
-        return kept if self._is_good(kept) else None
+        return kept if self._is_valid(kept) else None
 
 
 @methods_clear_frames()
@@ -161,23 +167,24 @@ class AuthorizerAccessToken:
     """The access token of an app that a third-party platform acts for.
 
     Args:
-        give: the platform's function, which keeps the token and renews it.
+        give: the platform's function that returns the token and renews it.
     """
 
     def __init__(self, give: Callable[[], Awaitable[str]]) -> None:
         self._give = give
 
     async def get(self, refused: str | None = None) -> str:
-        """The token.
+        """Get the token.
 
         Raises:
-            ConfigurationError: the function returned something else.
-            And what it raises.
+            ConfigurationError: the function did not return a token.
+            ConnectionFailedError: the function did not return in time.
+            Exception: any that the function raises.
         """
         return await token_of(self._give, "authorizer_access_token")
 
     async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
-        """Make a call that needs the token; when WeChat refuses it, once more with another one."""
+        """Make a call that needs the token; repeat it once with a new one if WeChat refuses it."""
         return await _call(ask, self.get)
 
 
@@ -195,7 +202,7 @@ async def _call(
 
 
 def _decode(text: str | None) -> _Kept | None:
-    """The token that an opened record holds; None if it holds something else."""
+    """Parse a decrypted record; None if it is malformed."""
     try:
         token, until = json.loads(text or "")
     except (ValueError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""WeChatAPI: typed calls of WeChat's HTTP API."""
+"""WeChatAPI: typed methods for WeChat's HTTP API."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,24 +18,27 @@ from .userdata import sign_user_state
 __all__ = ["WeChatAPI", "check_code", "check_lang"]
 
 _CODE = re.compile(r"[\x21-\x7e]{1,512}")
-_NOT_GOOD = STALE_TOKEN | {40003, 42007}  # or one of another user, or of a new password
-_LONGEST_LIFE = 31_536_000  # seconds: WeChat gives 7,200
+_INVALID_TOKEN = STALE_TOKEN | {40003, 42007}  # or another user's, or ended by a new password
+_MAX_LIFETIME = 31_536_000  # seconds: WeChat's is 7,200
 _LANGUAGES = ("zh_CN", "zh_TW", "en")
 _CREDENTIAL = re.compile(r"[\x20-\x7e]+")
 
 
 @methods_clear_frames()
 class WeChatAPI:
-    """WeChat's HTTP API as one app sees it.
+    """WeChat's HTTP API for one app.
 
     Args:
         app_id: the app's AppID.
         app_secret: the app's secret. It appears in no log line, repr or exception.
-        connections: whose aiohttp session to use.
+        connections: the owner of the aiohttp session.
         api_base: the server's address without a trailing slash, or several in the order in which
             to try them; by default WeChat's own, and for codes those of the exchange.
-        exchange: another way to exchange codes than with the app's own secret.
-        on_refused: is told WeChat's errcode whenever it refuses a call.
+        exchange: how to exchange codes; by default with the app's secret.
+        on_refused: called with WeChat's errcode whenever it refuses a call.
+
+    Raises:
+        ConfigurationError: app_id, app_secret or api_base is malformed.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class WeChatAPI:
                 )
             if not isinstance(value, str) or not _CREDENTIAL.fullmatch(value):
                 raise ConfigurationError(
-                    f"{name} must be a text of ASCII characters; is there a line break at its end?"
+                    f"{name} must be a text of ASCII characters: check for a line break at its end."
                 )
         self._app_id = app_id
         self._app_secret = app_secret
@@ -65,7 +68,7 @@ class WeChatAPI:
         self._http = WeChatHTTP(
             connections, API_HOSTS if api_base is None else api_base, on_refused
         )
-        self._transport = WeChatHTTP(
+        self._exchange_http = WeChatHTTP(
             connections, hosts if api_base is None else api_base, on_refused
         )
 
@@ -79,18 +82,16 @@ class WeChatAPI:
             code: what `wx.login` gave the client; it works once within 5 minutes.
 
         Raises:
-            ParameterError: this can be no code.
+            ParameterError: code is malformed.
             WeChatAPIError: WeChat refused; errcode and hint tell why.
-            HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError:
-                the answer is none, or none of WeChat's.
-            ConnectionFailedError: no connection, or no answer in time.
+            UnavailableError: WeChat did not answer in time, or not as documented.
         """
         return await self.exchange_code(code)
 
     def exchange_code(self, code: str) -> Awaitable[CodeSession]:
-        """As `code_to_session`, for a caller who clears the frames of what is raised."""
+        """As `code_to_session`, for a caller that clears the frames of exceptions itself."""
         check_code(code)
-        return self._exchange.code_to_session(self._transport, self._app_id, code)
+        return self._exchange.code_to_session(self._exchange_http, self._app_id, code)
 
     def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of a session."""
@@ -101,10 +102,13 @@ class WeChatAPI:
 
         Args:
             code: what WeChat appended to the redirect_uri; it works once within 5 minutes.
-            now: when this is, in Unix milliseconds.
+            now: the time in Unix milliseconds.
 
         Raises:
-            As `code_to_session`.
+            ParameterError: code is malformed.
+            ConfigurationError: the exchange has no web logins.
+            WeChatAPIError: WeChat refused; errcode and hint tell why.
+            UnavailableError: WeChat did not answer in time, or not as documented.
 
         Source: https://developers.weixin.qq.com/doc/offiaccount/en/OA_Web_Apps/Wechat_webpage_authorization.html
         """
@@ -112,7 +116,18 @@ class WeChatAPI:
         return _oauth_token(await self._web.web_token(self._http, self._app_id, code), now)
 
     async def refresh_oauth_token(self, refresh_token: str, now: int) -> OAuthToken:
-        """Exchange a refresh token for an access token that lives; in all else as the above."""
+        """Exchange a refresh token for a new access token.
+
+        Args:
+            refresh_token: that of the user's last token.
+            now: the time in Unix milliseconds.
+
+        Raises:
+            ParameterError: refresh_token is malformed.
+            ConfigurationError: the exchange has no web logins.
+            WeChatAPIError: WeChat refused; errcode and hint tell why.
+            UnavailableError: WeChat did not answer in time, or not as documented.
+        """
         _check_token("refresh_token", refresh_token)
         answer = await self._web.refreshed_web_token(self._http, self._app_id, refresh_token)
         return _oauth_token(answer, now)
@@ -120,15 +135,19 @@ class WeChatAPI:
     @property
     def _web(self) -> WebExchange:
         if not isinstance(self._exchange, WebExchange):
-            raise ConfigurationError("This exchange has no web logins.")
+            raise ConfigurationError(
+                "This exchange has no web logins: use one that is a WebExchange, too."
+            )
         return self._exchange
 
     async def get_oauth_user(self, token: OAuthToken, lang: str = "zh_CN") -> OAuthUser:
-        """Ask for the profile of the user whose token this is, in zh_CN, zh_TW or en.
+        """Get the profile of a token's user, in zh_CN, zh_TW or en.
 
         Raises:
-            As `code_to_session`; WeChatAPIError with 48001 when they granted no more than
-            snsapi_base.
+            ParameterError: lang or the token is malformed.
+            WeChatAPIError: WeChat refused; the errcode is 48001 if the user granted only
+                snsapi_base.
+            UnavailableError: WeChat did not answer in time, or not as documented.
         """
         check_lang(lang)
         query = {**_of_user(token.open_id, token.access_token), "lang": lang}
@@ -139,32 +158,34 @@ class WeChatAPI:
         return OAuthUser.from_wechat(token.open_id, union_id, answer)
 
     async def is_oauth_token_valid(self, open_id: str, access_token: str) -> bool:
-        """Ask whether an access token is this user's and still good.
+        """Check whether a web access token is valid and belongs to a user.
 
         Raises:
-            As `code_to_session`, for anything but a token that is not good.
+            ParameterError: open_id or access_token is malformed.
+            WeChatAPIError: WeChat refused for another reason than the token.
+            UnavailableError: WeChat did not answer in time, or not as documented.
         """
-        query = _of_user(open_id, access_token)
         try:
-            await self._http.get("/sns/auth", query)
+            await self._http.get("/sns/auth", _of_user(open_id, access_token))
         except WeChatAPIError as error:
-            if error.errcode not in _NOT_GOOD:
+            if error.errcode not in _INVALID_TOKEN:
                 raise
             return False
         return True
 
     async def get_stable_token(self, *, force_refresh: bool = False) -> tuple[str, int]:
-        """Ask for the app's own access token.
+        """Get the app's own access token.
 
         Args:
-            force_refresh: whether to get another one than before, which then is good no longer:
-                up to 20 times a day, 30 seconds apart.
+            force_refresh: whether to get a new one, which ends the one before: up to 20 times a
+                day, 30 seconds apart.
 
         Returns:
-            The token, and the seconds that it lives.
+            The token, and its lifetime in seconds.
 
         Raises:
-            As `code_to_session`.
+            WeChatAPIError: WeChat refused; errcode and hint tell why.
+            UnavailableError: WeChat did not answer in time, or not as documented.
 
         Source: https://developers.weixin.qq.com/doc/service/api/base/api_getstableaccesstoken.html
         """
@@ -187,7 +208,9 @@ class WeChatAPI:
         """Exchange the code of the phone number button for the number.
 
         Raises:
-            As `code_to_session`.
+            ParameterError: code or access_token is malformed.
+            WeChatAPIError: WeChat refused; errcode and hint tell why.
+            UnavailableError: WeChat did not answer in time, or not as documented.
 
         Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-info/phone-number/getPhoneNumber.html
         """
@@ -203,10 +226,12 @@ class WeChatAPI:
         return number
 
     async def is_session_key_valid(self, open_id: str, session_key: str, access_token: str) -> bool:
-        """Ask whether a session key is still the user's.
+        """Check whether a session key is still the user's.
 
         Raises:
-            As `code_to_session`, for anything but a key that is not.
+            ParameterError: an argument is malformed.
+            WeChatAPIError: WeChat refused for another reason than the session key.
+            UnavailableError: WeChat did not answer in time, or not as documented.
 
         Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/checkSessionKey.html
         """
@@ -216,10 +241,12 @@ class WeChatAPI:
     async def reset_session_key(
         self, open_id: str, session_key: str, access_token: str
     ) -> str | None:
-        """Have WeChat replace a session key; None when it is no longer the user's.
+        """Replace a user's session key; returns None if it is no longer the user's.
 
         Raises:
-            As `code_to_session`.
+            ParameterError: an argument is malformed.
+            WeChatAPIError: WeChat refused; errcode and hint tell why.
+            UnavailableError: WeChat did not answer in time, or not as documented.
 
         Source: https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/ResetUserSessionKey.html
         """
@@ -235,15 +262,17 @@ class WeChatAPI:
     async def get_user_encrypt_keys(
         self, open_id: str, session_key: str, access_token: str
     ) -> tuple[UserEncryptKey, ...] | None:
-        """Ask for a user's three newest encryption keys; None if session_key is not the user's.
+        """Get a user's three newest encryption keys; None if session_key is not the user's.
 
         Raises:
-            As `code_to_session`.
+            ParameterError: an argument is malformed.
+            WeChatAPIError: WeChat refused; errcode and hint tell why.
+            UnavailableError: WeChat did not answer in time, or not as documented.
 
         Source: https://developers.weixin.qq.com/miniprogram/dev/server/API/user-info/internet/api_getuserencryptkey
-            Its table lists a body, its example has all parameters in the query; and the signature
-            is that of an empty body.
         """
+        # The documented table lists a body, but the example has all parameters in the query, and
+        # the signature is that of an empty body.
         query = _signed(open_id, session_key, access_token)
         answer = await _if_signature_is_valid(
             self._http.get("/wxa/business/getuserencryptkey", query)
@@ -251,14 +280,14 @@ class WeChatAPI:
         if answer is None:
             return None
         listed = answer.get("key_info_list")
-        keys = tuple(map(UserEncryptKey.from_wechat, listed if isinstance(listed, list) else (0,)))
-        if None in keys:
+        keys = tuple(map(UserEncryptKey.from_wechat, listed)) if isinstance(listed, list) else None
+        if keys is None or None in keys:
             raise invalid_answer("WeChat's answer has no well-formed key_info_list.")
         return tuple(filter(None, keys))
 
 
 def check_code(code: object) -> None:
-    """Raise ParameterError for what can be no code of `wx.login` or of a web login."""
+    """Raise ParameterError if this is not a code of `wx.login` or of a web login."""
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         raise ParameterError(
             "code is required: the text that wx.login gives the client, or that WeChat appends to "
@@ -267,13 +296,13 @@ def check_code(code: object) -> None:
 
 
 def check_lang(lang: object) -> None:
-    """Raise ParameterError for what is no language of `/sns/userinfo`."""
+    """Raise ParameterError if this is not a language of `/sns/userinfo`."""
     if lang not in _LANGUAGES:
         raise ParameterError(f"lang must be one of {', '.join(_LANGUAGES)}.")
 
 
 def _is_lifetime(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 < value <= _LONGEST_LIFE
+    return type(value) is int and 0 < value <= _MAX_LIFETIME
 
 
 def _check_token(name: str, value: object) -> None:
@@ -282,7 +311,7 @@ def _check_token(name: str, value: object) -> None:
 
 
 def _of_user(open_id: str, access_token: str) -> dict[str, str]:
-    """The parameters that name a user and their token."""
+    """The parameters of a call for a user."""
     if not is_user_id(open_id):
         raise ParameterError("open_id is required, as WeChat gave it.")
     _check_token("access_token", access_token)
@@ -290,7 +319,7 @@ def _of_user(open_id: str, access_token: str) -> dict[str, str]:
 
 
 def _signed(open_id: str, session_key: str, access_token: str) -> dict[str, str]:
-    """The parameters of a call that a user's session key has to sign."""
+    """The parameters of a call that a user's session key signs."""
     _check_token("session_key", session_key)
     return {
         **_of_user(open_id, access_token),

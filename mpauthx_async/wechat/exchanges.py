@@ -1,4 +1,4 @@
-"""Ways to exchange the code of `wx.login` for a session, and that of a web login for tokens."""
+"""Exchanges: the code of `wx.login` for a session, and that of a web login for tokens."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,9 +20,12 @@ __all__ = [
     "token_of",
 ]
 
+_CODE_GRANT = {"grant_type": "authorization_code"}
+_REFRESH_GRANT = {"grant_type": "refresh_token"}
+
 
 class CodeExchange(Protocol):
-    """One way to exchange a code."""
+    """A way to exchange the code of `wx.login` for a session."""
 
     @property
     def hosts(self) -> Sequence[str]:
@@ -31,7 +34,7 @@ class CodeExchange(Protocol):
     def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> Awaitable[CodeSession]:
         """Exchange a code of the app; raises as `WeChatHTTP.get`.
 
-        It has to end, sooner or later: until then, one of the places at WeChat is taken.
+        Must finish: until it does it holds one of the concurrent-exchange slots.
         """
 
     def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
@@ -40,11 +43,11 @@ class CodeExchange(Protocol):
 
 @runtime_checkable
 class WebExchange(Protocol):
-    """One way to exchange the codes of web logins, for WeChatOAuth."""
+    """A way to exchange the code of a web login for the user's tokens, for WeChatOAuth."""
 
     @property
     def page_parameters(self) -> Mapping[str, str]:
-        """What the URL of the authorize page contains in addition, in this order."""
+        """The additional parameters of the authorize page's URL, in this order."""
 
     async def web_token(self, http: WeChatHTTP, app_id: str, code: str) -> dict[str, Any]:
         """Exchange a code for the user's tokens; raises as `WeChatHTTP.get`."""
@@ -57,7 +60,10 @@ class WebExchange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MiniProgramExchange:
-    """The exchange of an app that knows its own secret.
+    """The exchange of an app that knows its own secret, for MPAuthX and WeChatOAuth.
+
+    Args:
+        app_secret: the app's secret.
 
     Sources:
         https://developers.weixin.qq.com/miniprogram/en/dev/OpenApiDoc/user-login/code2Session.html
@@ -70,17 +76,8 @@ class MiniProgramExchange:
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Exchange a code of the app."""
-        return _session(
-            await http.get(
-                "/sns/jscode2session",
-                {
-                    "appid": app_id,
-                    "secret": self.app_secret,
-                    "js_code": code,
-                    "grant_type": "authorization_code",
-                },
-            )
-        )
+        query = {"appid": app_id, "secret": self.app_secret, "js_code": code, **_CODE_GRANT}
+        return _session(await http.get("/sns/jscode2session", query))
 
     def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
         """Whether decrypted user data names the user of the session."""
@@ -88,23 +85,14 @@ class MiniProgramExchange:
 
     async def web_token(self, http: WeChatHTTP, app_id: str, code: str) -> dict[str, Any]:
         """Exchange a code for the user's tokens."""
-        query = {
-            "appid": app_id,
-            "secret": self.app_secret,
-            "code": code,
-            "grant_type": "authorization_code",
-        }
+        query = {"appid": app_id, "secret": self.app_secret, "code": code, **_CODE_GRANT}
         return await http.get("/sns/oauth2/access_token", query)
 
     async def refreshed_web_token(
         self, http: WeChatHTTP, app_id: str, refresh_token: str
     ) -> dict[str, Any]:
         """Exchange a refresh token for the user's new tokens."""
-        query = {
-            "appid": app_id,
-            "grant_type": "refresh_token",
-            "refresh_token": refresh_token,
-        }
+        query = {"appid": app_id, **_REFRESH_GRANT, "refresh_token": refresh_token}
         return await http.get("/sns/oauth2/refresh_token", query)
 
 
@@ -112,16 +100,16 @@ class MiniProgramExchange:
 class ComponentExchange:
     """The exchange of a third-party platform that acts for the app, for MPAuthX and WeChatOAuth.
 
-    What its functions raise reaches the caller as it is.
+    The caller gets the exceptions of its functions unchanged.
 
     Args:
         component_app_id: the platform's own AppID.
         access_token: an async function that returns the platform's component_access_token, which
             the platform keeps.
-        authorizer_access_token: an async function that returns the authorizer_access_token of the
-            app, which the platform keeps. Phone numbers, checks of session keys, encryption keys
-            and `access_token` need it; without it they raise ConfigurationError. When WeChat
-            refuses the token, the function is called once more, and the call repeated.
+        authorizer_access_token: an async function that returns the app's authorizer_access_token,
+            which the platform keeps. Without it phone numbers, checks of session keys, encryption
+            keys and `access_token` raise ConfigurationError. When WeChat refuses the token, the
+            function is called once more and the call repeated.
 
     Sources:
         https://developers.weixin.qq.com/doc/oplatform/openApi/miniprogram-management/login/api_thirdpartycode2session.html
@@ -137,12 +125,7 @@ class ComponentExchange:
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Exchange a code of the app."""
-        query = {
-            "appid": app_id,
-            "js_code": code,
-            "grant_type": "authorization_code",
-            **await self._credentials(),
-        }
+        query = {"appid": app_id, "js_code": code, **_CODE_GRANT, **await self._credentials()}
         return _session(await http.get("/sns/component/jscode2session", query))
 
     def names_same_user(self, session: CodeSession, payload: Mapping[str, Any]) -> bool:
@@ -151,17 +134,12 @@ class ComponentExchange:
 
     @property
     def page_parameters(self) -> Mapping[str, str]:
-        """What the URL of the authorize page contains in addition."""
+        """The additional parameters of the authorize page's URL."""
         return {"component_appid": self.component_app_id}
 
     async def web_token(self, http: WeChatHTTP, app_id: str, code: str) -> dict[str, Any]:
         """Exchange a code for the user's tokens."""
-        query = {
-            "appid": app_id,
-            "code": code,
-            "grant_type": "authorization_code",
-            **await self._credentials(),
-        }
+        query = {"appid": app_id, "code": code, **_CODE_GRANT, **await self._credentials()}
         return await http.get("/sns/oauth2/component/access_token", query)
 
     async def refreshed_web_token(
@@ -170,7 +148,7 @@ class ComponentExchange:
         """Exchange a refresh token for the user's new tokens."""
         query = {
             "appid": app_id,
-            "grant_type": "refresh_token",
+            **_REFRESH_GRANT,
             **await self._credentials(),
             "refresh_token": refresh_token,
         }
@@ -183,13 +161,13 @@ class ComponentExchange:
 
 @dataclass(frozen=True, slots=True)
 class WeComExchange:
-    """The door of a mini-program inside WeCom, where the members of a company log in.
+    """The exchange of a mini-program in WeCom, where the members of a company log in.
 
     A member's openId is `userid@corpid`.
 
     Args:
-        access_token: gives the access token of the company's application, which it keeps. What it
-            raises reaches the caller of `authorize` as it is.
+        access_token: an async function that returns the access token of the company's application,
+            which the application keeps. The caller gets its exceptions unchanged.
 
     Source: https://developer.work.weixin.qq.com/document/path/96959
     """
@@ -199,11 +177,8 @@ class WeComExchange:
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Exchange a code of the app."""
-        query = {
-            "access_token": await token_of(self.access_token, "WeComExchange's access_token"),
-            "js_code": code,
-            "grant_type": "authorization_code",
-        }
+        token = await token_of(self.access_token, "WeComExchange's access_token")
+        query = {"access_token": token, "js_code": code, **_CODE_GRANT}
         answer = await http.get("/cgi-bin/miniprogram/jscode2session", query)
         return _session({**answer, "openid": _member(answer), "unionid": None})
 
@@ -217,9 +192,9 @@ async def token_of(give: Callable[[], Awaitable[str]], name: str) -> str:
 
     Raises:
         ConfigurationError: it is not a token.
-        ConnectionFailedError: the function did not return within the 10 seconds that a call has for
-            WeChat.
-        And what the function raises.
+        ConnectionFailedError: the function did not return within the 10 seconds that a call may
+            wait for WeChat.
+        Exception: any that the function raises.
     """
     with waiting_for_wechat() as seconds:
         try:
@@ -236,8 +211,8 @@ async def token_of(give: Callable[[], Awaitable[str]], name: str) -> str:
     return token
 
 
-def _member(names: Mapping[str, Any]) -> str | None:
-    user_id, corp_id = names.get("userid"), names.get("corpid")
+def _member(fields: Mapping[str, Any]) -> str | None:
+    user_id, corp_id = fields.get("userid"), fields.get("corpid")
     if not isinstance(user_id, str) or not isinstance(corp_id, str) or not user_id or not corp_id:
         return None
     return f"{user_id}@{corp_id}"

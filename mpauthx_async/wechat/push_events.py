@@ -1,59 +1,73 @@
-"""Events that WeChat pushes to an app's own URL: verified, decrypted and parsed.
+"""Events that WeChat pushes to an app's own URL: verify, decrypt, parse and handle them.
 
 Sources:
     https://developers.weixin.qq.com/miniprogram/dev/framework/server-ability/message-push.html
     https://developers.weixin.qq.com/miniprogram/dev/server/event_push/platform/authorized_user_information_changes
+    https://developers.weixin.qq.com/doc/service/guide/h5/authorization_change.html
+    https://developers.weixin.qq.com/doc/oplatform/Mobile_App/WeChat_Login/authorization_change.html
 """
 
 import binascii
 import hashlib
 import hmac
 import re
+import secrets
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
 from xml.etree import ElementTree
 
 from Crypto.Cipher import AES
 from Crypto.Util.Padding import unpad
 
+from ..concurrency.event_bus import EventBus
 from ..concurrency.frames import clears_frames
-from ..errors import ConfigurationError, InvalidPushEventError
-from ..events import PushEvent
+from ..errors import ConfigurationError, InvalidPushEventError, ParameterError
+from ..events import PushEvent, PushEventReceived
+from ..stores import KeyValueStore
 from ..untrusted_text import JSON, is_clean, is_user_id
 
-__all__ = ["MAX_PUSH_AGE", "PushEvent", "parse_push_event", "verify_push_url"]
+__all__ = ["PushEventHandler", "UserEraser", "parse_push_event", "verify_push_url"]
 
-MAX_PUSH_AGE = 300
-"""Seconds that a pushed event's timestamp may be behind the time, or ahead of it."""
-
-_MAX_BODY = 65_536  # bytes
-_PADDED_TO = 32  # bytes: WeChat pads to AES-256's key, not to its block
-_RANDOM = 16  # bytes in front of what is encrypted
-_LENGTH = 4  # bytes
+_MAX_AGE_SECONDS = 300  # of a timestamp, which may be as much ahead
+# A timestamp that is ahead is valid until it is behind by as much, and clocks differ.
+_NONCE_TTL_SECONDS = 2 * _MAX_AGE_SECONDS + 60
+_MAX_NONCES = 10_000  # in this process
+_MAX_BODY_BYTES = 65_536
+_PADDING_BYTES = 32  # WeChat pads to the size of AES-256's key, not to its block
+_RANDOM_BYTES = 16  # before the message
+_LENGTH_BYTES = 4
 _TIMESTAMP = re.compile(r"[0-9]{10}")
-# What is signed is sorted and joined without separators. As long as a nonce is too short to hold
-# the 64 characters of three blocks of `Encrypt`, no other nonce and `Encrypt` join to the same.
+# What is signed is sorted and joined without separators. A nonce that is shorter than the 64
+# characters of three blocks of `Encrypt` allows only one way to split the joined text.
 _NONCE = re.compile(r"[0-9A-Za-z_-]{1,48}")
 _ECHO = re.compile(r"[0-9A-Za-z_+/=-]{1,256}")
 _AES_KEY = re.compile(r"[0-9A-Za-z+/]{43}")
 # A DTD, which declares entities, can only stand before the root element.
 _ROOT_COMES_FIRST = re.compile(r"\s*(?:<\?xml[^<>]*\?>)?\s*<\w")
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # XML allows no escapes of them
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # not even as escapes
 _LAYOUT = " \t\r\n"
 _BLANK_IN_TAG = re.compile(r"<\s+(\w+>)")
-_USER_EVENTS = (
-    "user_info_modified",
-    "user_authorization_revoke",
-    "user_authorization_cancellation",
-)
+_MODIFIED = "user_info_modified"
+_REVOKE = "user_authorization_revoke"
+_CANCELLATION = "user_authorization_cancellation"
+_NAME_AND_AVATAR = ("nick_name", "avatar_url")
+# The withdrawn fields that are stored here; phone numbers (8), addresses and others are not.
+_WITHDRAWN: Mapping[int, Sequence[str]] = {
+    6: _NAME_AND_AVATAR,
+    19: ("nick_name",),
+    20: ("avatar_url",),
+    205: _NAME_AND_AVATAR,  # of a page inside WeChat
+    # All that was granted to a website or mobile app.
+    301: (*_NAME_AND_AVATAR, "gender", "city", "province", "country", "language"),
+}
 _FORGED = (
-    "This push event is not WeChat's, or was changed on its way: refuse it. If WeChat did send it, "
+    "This push event is not from WeChat, or was changed: refuse it. If WeChat did send it, "
     "compare token, aes_key and the encryption mode with the app's message push settings."
 )
 _STALE = (
-    "This push event is more than five minutes old, or ahead of time: refuse it. If WeChat has "
-    "just sent it, set this server's clock."
+    "This push event is more than five minutes old, or ahead of this server's clock: refuse it. "
+    "If WeChat has just sent it, set the clock."
 )
 _MALFORMED = (
     "This push event is not a JSON object or XML document as WeChat documents it: refuse it."
@@ -80,18 +94,19 @@ def parse_push_event(
         now: the time in Unix seconds; by default the system's.
 
     Returns:
-        The event. A repeated one is not detected here, but by `MPAuthX.handle_push_event`.
+        The event. `MPAuthX.handle_push_event` detects repeated ones.
 
     Raises:
-        InvalidPushEventError: it is not from WeChat, was changed, is malformed or is more than five
-            minutes old or ahead. It does not tell which check of the cryptography failed.
-        ConfigurationError: token or aes_key cannot be one.
+        InvalidPushEventError: the event is not from WeChat, was changed, is malformed, or is more
+            than five minutes old or ahead. The message does not tell which cryptographic check
+            failed.
+        ConfigurationError: token or aes_key is malformed.
     """
     try:
         return _parse_event(query, body, token, aes_key, time.time() if now is None else now)
     except (InvalidPushEventError, ConfigurationError) as error:
         refusal = type(error)(*error.args)
-    # A new one, because the traceback and context of the first tell which check failed.
+    # A new one: the traceback and context of the first tell which check failed.
     raise refusal
 
 
@@ -108,26 +123,112 @@ def verify_push_url(query: Mapping[str, str], *, token: str, now: float | None =
         `echostr`: what to answer, as text/plain.
 
     Raises:
-        InvalidPushEventError: as `parse_push_event`.
-        ConfigurationError: token cannot be one.
+        InvalidPushEventError: the request is not from WeChat, or is more than five minutes old or
+            ahead.
+        ConfigurationError: token is malformed.
     """
     try:
-        _plain_signature(query, token, time.time() if now is None else now)
+        _verify(query, "signature", token, time.time() if now is None else now)
         return _matching(_ECHO, query.get("echostr"))
     except (InvalidPushEventError, ConfigurationError) as error:
         refusal = type(error)(*error.args)
     raise refusal
 
 
+class UserEraser(Protocol):
+    """Erases users and fields of their profiles."""
+
+    def forget_user(self, user_id: str) -> Awaitable[object]:
+        """Erase a user, but not a ban."""
+
+    def clear_profile(self, user_id: str, fields: Sequence[str]) -> Awaitable[object]:
+        """Erase fields of a user's profile."""
+
+
+class PushEventHandler:
+    """Erases what the events about the users of one service tell an app to erase.
+
+    Args:
+        app_ids: the apps whose users the service knows.
+        recipients: the AppIDs that events may be encrypted for: these apps, and the third-party
+            platform that acts for them.
+        purpose: part of the keys of the nonces; unique to this service.
+        users: erases users.
+        records: remembers nonces for all processes; None to remember up to 10,000 in this one.
+        events: the listeners.
+        clock: returns the time in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        app_ids: Collection[str],
+        recipients: Collection[str],
+        purpose: str,
+        users: UserEraser,
+        records: KeyValueStore | None,
+        events: EventBus,
+        clock: Callable[[], float],
+    ) -> None:
+        self._app_ids = app_ids
+        self._recipients = recipients
+        self._purpose = purpose
+        self._users = users
+        self._records = _ProcessNonces(clock) if records is None else records
+        self._events = events
+
+    async def handle(self, event: PushEvent) -> None:
+        """Handle an event once, and emit it to listeners.
+
+        Its nonce is remembered last: WeChat repeats an event whose handling failed, and erasing
+        twice is harmless.
+
+        Raises:
+            InvalidPushEventError: the event is repeated, is about another app, or is not encrypted
+                although it erases.
+            ParameterError: event is not a PushEvent.
+            StoreError: a store cannot answer.
+        """
+        self._check(event)
+        key = f"push_nonce|{self._purpose}|{event.nonce}"
+        if await self._records.get(key) is not None:
+            raise _repeated()
+        if event.event == _CANCELLATION:
+            await self._users.forget_user(_user_id(event))
+        elif event.event == _REVOKE:
+            fields = {name for number in event.revoke_info for name in _WITHDRAWN.get(number, ())}
+            if fields:
+                await self._users.clear_profile(_user_id(event), sorted(fields))
+        if not await self._records.add(key, secrets.token_hex(8), _NONCE_TTL_SECONDS):
+            raise _repeated()
+        self._events.emit(PushEventReceived(event))
+
+    def _check(self, event: PushEvent) -> None:
+        if not isinstance(event, PushEvent):
+            raise ParameterError("event must be a PushEvent, as parse_push_event returns it.")
+        if (event.app_id is not None and event.app_id not in self._app_ids) or (
+            event.encrypted_for is not None and event.encrypted_for not in self._recipients
+        ):
+            raise InvalidPushEventError(
+                "This push event is about another app: pass it to that app's service."
+            )
+        if event.event in (_CANCELLATION, _REVOKE) and not event.is_encrypted:
+            raise InvalidPushEventError(
+                "This push event came in plain mode, whose signature does not cover the body, so "
+                "nothing is erased because of it. Set the app's message push to safe mode, and "
+                "pass its EncodingAESKey to parse_push_event as aes_key."
+            )
+
+
 def _parse_event(
     query: Mapping[str, str], body: bytes | str, token: str, aes_key: str | None, now: float
 ) -> PushEvent:
     if aes_key is None:
-        timestamp, nonce = _plain_signature(query, token, now)
+        timestamp, nonce = _verify(query, "signature", token, now)
         fields, encrypted_for = _parse(body), None
         if "Encrypt" in fields and "MsgType" not in fields:
             raise InvalidPushEventError(
-                "This push event is encrypted: give aes_key, the EncodingAESKey of the app's "
+                "This push event is encrypted: pass aes_key, the EncodingAESKey of the app's "
                 "message push settings."
             )
     else:
@@ -135,17 +236,13 @@ def _parse_event(
         encrypted = _parse(body).get("Encrypt")
         if not isinstance(encrypted, str):
             raise InvalidPushEventError(_FORGED)
-        timestamp, nonce = _signed(query, "msg_signature", token, now, encrypted)
+        timestamp, nonce = _verify(query, "msg_signature", token, now, encrypted)
         message, encrypted_for = _decrypt(encrypted, key)
         fields = _parse(message)
     return _event(fields, encrypted_for, nonce, timestamp)
 
 
-def _plain_signature(query: Mapping[str, str], token: str, now: float) -> tuple[int, str]:
-    return _signed(query, "signature", token, now)
-
-
-def _signed(
+def _verify(
     query: Mapping[str, str], name: str, token: str, now: float, *more: str
 ) -> tuple[int, str]:
     """Verify a signature and its timestamp; returns the timestamp and the nonce."""
@@ -158,7 +255,7 @@ def _signed(
     given = str(query.get(name)).encode("utf-8", "replace")
     if not hmac.compare_digest(signature.encode(), given):
         raise InvalidPushEventError(_FORGED)
-    if not abs(int(timestamp) - now) <= MAX_PUSH_AGE:
+    if not abs(int(timestamp) - now) <= _MAX_AGE_SECONDS:
         raise InvalidPushEventError(_STALE)
     return int(timestamp), nonce
 
@@ -175,17 +272,17 @@ def _decode_key(aes_key: object) -> bytes:
             "aes_key must be the EncodingAESKey of the app's message push settings: 43 letters and "
             "digits."
         )
-    return binascii.a2b_base64(aes_key + "=")  # of its last character only four bits count
+    return binascii.a2b_base64(aes_key + "=")  # only four bits of its last character count
 
 
 def _decrypt(encrypted: str, key: bytes) -> tuple[bytes, str]:
-    """Open what was signed; returns the message and the AppID that it was encrypted for."""
+    """Decrypt a message; returns it and the AppID that it was encrypted for."""
     try:
         cipher = AES.new(key, AES.MODE_CBC, key[: AES.block_size])
         raw = binascii.a2b_base64(encrypted.encode("ascii"), strict_mode=True)
-        plaintext = unpad(cipher.decrypt(raw), _PADDED_TO)
-        begin = _RANDOM + _LENGTH
-        end = begin + int.from_bytes(plaintext[_RANDOM:begin], "big")
+        plaintext = unpad(cipher.decrypt(raw), _PADDING_BYTES)
+        begin = _RANDOM_BYTES + _LENGTH_BYTES
+        end = begin + int.from_bytes(plaintext[_RANDOM_BYTES:begin], "big")
         app_id = plaintext[end:].decode("ascii")
     except ValueError:
         raise InvalidPushEventError(_FORGED) from None
@@ -198,9 +295,9 @@ def _parse(body: bytes | str) -> dict[str, Any]:
     """Parse JSON or XML; raises InvalidPushEventError for anything else."""
     if not isinstance(body, (bytes, str)):
         raise InvalidPushEventError(_MALFORMED)
-    if len(body) > _MAX_BODY:
+    if len(body) > _MAX_BODY_BYTES:
         raise InvalidPushEventError(
-            f"This push event is longer than {_MAX_BODY:,} bytes: refuse it."
+            f"This push event is longer than {_MAX_BODY_BYTES:,} bytes: refuse it."
         )
     text = body if isinstance(body, str) else body.decode(errors="replace")
     try:
@@ -209,7 +306,7 @@ def _parse(body: bytes | str) -> dict[str, Any]:
         raise InvalidPushEventError(_MALFORMED) from None
     if not isinstance(fields, dict):
         raise InvalidPushEventError(_MALFORMED)
-    # WeChat's documents show names with a blank in front.
+    # WeChat's documents show names with a leading blank.
     return {name.strip(" "): value for name, value in fields.items()}
 
 
@@ -239,7 +336,7 @@ def _event(
         return value if is_user_id(value) else None
 
     event, created_at, open_id = get("Event") or "", get("CreateTime"), user_id("OpenID")
-    if event in _USER_EVENTS and open_id is None:
+    if event in (_MODIFIED, _REVOKE, _CANCELLATION) and open_id is None:
         raise InvalidPushEventError(_MALFORMED)
     return PushEvent(
         event,
@@ -256,3 +353,36 @@ def _event(
         clean_id("OpenPID"),
         fields,
     )
+
+
+class _ProcessNonces:
+    """Remembers nonces in this process, all for the same time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._ends: dict[str, float] = {}  # oldest first
+
+    async def get(self, key: str) -> str | None:
+        return "" if self._ends.get(key, 0) > self._clock() else None
+
+    async def add(self, key: str, text: str, ttl: float) -> bool:
+        now = self._clock()
+        while self._ends:
+            oldest = next(iter(self._ends))
+            if self._ends[oldest] > now and len(self._ends) < _MAX_NONCES:
+                break
+            del self._ends[oldest]
+        if key in self._ends:
+            return False
+        self._ends[key] = now + ttl
+        return True
+
+
+def _user_id(event: PushEvent) -> str:
+    if event.open_id is None:
+        raise InvalidPushEventError("This push event names no user: refuse it.")
+    return event.open_id
+
+
+def _repeated() -> InvalidPushEventError:
+    return InvalidPushEventError("This push event was handled before: answer WeChat `success`.")

@@ -1,4 +1,4 @@
-"""WeChatHTTP: asking WeChat's servers; their errors, retries and fallback hosts."""
+"""WeChatHTTP: requests to WeChat's servers, with retries, fallback hosts and errors."""
 
 import asyncio
 import random
@@ -35,23 +35,23 @@ from ..errors import (
 )
 from ..failure_log import failures, is_expected
 from ..untrusted_text import parse_json
-from .errcodes import SYSTEM_BUSY, consumes_code, refusal
+from .errcodes import SYSTEM_BUSY, consumes_code, wechat_error
 
 __all__ = ["API_HOSTS", "WeChatHTTP", "is_address", "waiting_for_wechat"]
 
 API_HOSTS = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
-"""WeChat's general API host, and the fallback that it publishes."""
+"""WeChat's general API host, and its published fallback."""
 
-LONGEST_WAIT = 10.0  # seconds for one call, with all attempts on all hosts
-_MAX_ANSWER = 2**20  # bytes
+MAX_WAIT_SECONDS = 10.0  # for one call, with all attempts on all hosts
+_MAX_ANSWER_BYTES = 2**20
 _HEADERS = {"Accept-Encoding": "gzip"}
-_GZIP = 16  # see zlib: the format
-_CONNECTING = 0.9  # this part of the time that is left may be spent on a connection
-_REPETITION = 0.5  # seconds that a repetition needs at least
-_ATTEMPTS = 3  # on each host
-_BACKOFF = 0.1  # seconds before the first retry, at most; doubles with each
-_MAX_ERRMSG = 500  # characters
-# What follows WeChat's text: "rid: x", "hints: [ req_id: x ]", "hint: [x] rid: y", and WeCom's
+_GZIP_WBITS = zlib.MAX_WBITS | 16
+_CONNECT_SHARE = 0.9  # of the remaining time
+_MIN_RETRY_SECONDS = 0.5
+_MAX_ATTEMPTS = 3  # on each host
+_MAX_BACKOFF_SECONDS = 0.1  # before the first retry; doubles with each
+_MAX_ERRMSG_CHARS = 500
+# The end of WeChat's text: "rid: x", "hints: [ req_id: x ]", "hint: [x] rid: y", and WeCom's
 # "hint: [x], from ip: y, more info at z".
 _REQUEST_IDS = re.compile(
     r"(?:\bhints?:\s*\[\s*(?:req_id:\s*)?(?P<hint>[!-\\^-~]+)\s*\].*?)?"
@@ -69,7 +69,7 @@ _SECRETS = {
     "secret",
     "signature",
 }
-_MIN_SECRET = 6  # characters: shorter ones stand in WeChat's texts by chance
+_MIN_SECRET_CHARS = 6  # shorter ones are in WeChat's texts by chance
 _CODE_MAY_BE_CONSUMED = (
     "If a code was sent it may be consumed: the client has to get a new one, with wx.login or on "
     "the authorize page."
@@ -77,19 +77,19 @@ _CODE_MAY_BE_CONSUMED = (
 
 
 class WeChatHTTP:
-    """WeChat's servers as every call of them meets them.
+    """Sends requests to WeChat's servers.
 
-    A call is repeated only where that is safe: when no connection came about, and when WeChat says
-    that it is busy (errcode -1). Anything else may have consumed a code.
+    A call is repeated only where that is safe: if the connection failed, or if WeChat is busy
+    (errcode -1). Anything else may have consumed a code.
 
     Args:
-        connections: whose aiohttp session to use.
+        connections: the owner of the aiohttp session.
         api_base: the server's address without a trailing slash, or several in the order in which
             to try them.
-        on_refused: is told WeChat's errcode whenever it refuses a call.
+        on_refused: called with WeChat's errcode whenever it refuses a call.
 
     Raises:
-        ConfigurationError: for what is no address.
+        ConfigurationError: api_base is not a server's address.
     """
 
     def __init__(
@@ -106,49 +106,45 @@ class WeChatHTTP:
         self._on_refused = on_refused
 
     def get(self, path: str, query: Mapping[str, str]) -> Awaitable[dict[str, Any]]:
-        """Ask with GET.
+        """Send a GET request.
 
         Args:
             path: begins with a slash; percent-encoded.
-            query: the parameters in the order in which they are sent, not encoded. They are in no
-                repr, exception or trace.
+            query: the parameters, not encoded, in the order in which they are sent. No repr,
+                exception or trace contains them.
 
         Returns:
-            The JSON object that WeChat answers.
+            The JSON object in WeChat's answer.
 
         Raises:
             WeChatAPIError: WeChat refused; errcode and hint tell why.
-            HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError:
-                there is no answer, or it is not from WeChat.
-            ConnectionFailedError: no connection, or no answer in time.
+            UnavailableError: WeChat did not answer in time, or not as documented.
         """
         return self._ask(_Request("GET", path, query))
 
     def post(
         self, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None = None
     ) -> Awaitable[dict[str, Any]]:
-        """Ask with POST and a JSON body, or without a body; in all else as `get`."""
+        """Send a POST request with or without a JSON body; raises as `get`."""
         return self._ask(_Request("POST", path, query, body))
 
     async def _ask(self, request: "_Request") -> dict[str, Any]:
-        """Ask the hosts while there is time; repeat only what is safe to repeat.
+        """Ask the hosts until one answers or the time is over; repeat only what is safe.
 
-        A host that is busy is asked again. One that cannot be connected to waits until the others
-        were asked, for the time is short.
+        A host that is busy is asked again. After a failed connection the next host is asked first.
         """
-        host = self._hosts[0]  # the last that was asked
+        host = self._hosts[0]
         failure: MPAuthXError | None = None
-        asked = dict.fromkeys(self._hosts, 0)
-        hosts = deque(asked)
+        attempts = dict.fromkeys(self._hosts, 0)
+        hosts = deque(attempts)
         with waiting_for_wechat() as seconds:
             deadline = time.monotonic() + seconds
             while hosts:
-                if asked[hosts[0]]:
-                    backoff = _BACKOFF * 2 ** (asked[hosts[0]] - 1)
+                if attempt := attempts[hosts[0]]:
+                    backoff = _MAX_BACKOFF_SECONDS * 2 ** (attempt - 1)
                     await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (no secret)
                 left = deadline - time.monotonic()
-                if left <= (_REPETITION if failure else 0):
-                    failure = failure or _connection_failed(aiohttp.ConnectionTimeoutError())
+                if left <= (_MIN_RETRY_SECONDS if failure else 0):
                     break
                 if failure is not None:
                     _warn(host, failure)
@@ -159,30 +155,32 @@ class WeChatHTTP:
                 failure = answer
                 if not _is_repeatable(failure):
                     break
-                asked[host] += 1
-                if asked[host] == _ATTEMPTS:
+                attempts[host] += 1
+                if attempts[host] == _MAX_ATTEMPTS:
                     hosts.popleft()
                 elif isinstance(failure, ConnectionFailedError):
                     hosts.rotate(-1)
+        if failure is None:  # there was no time to ask
+            failure = _connection_failed(aiohttp.ConnectionTimeoutError())
         if isinstance(failure, WeChatAPIError):
             if self._on_refused is not None:
                 self._on_refused(failure.errcode)
-        elif failure is not None:
+        else:
             was_sent = not isinstance(failure, ConnectionFailedError) or failure.sent
             failure.retryable &= not (was_sent and consumes_code(request.path))
         if isinstance(failure, (OperatorError, UnavailableError)):
             _warn(host, failure)
         # Raised outside any except clause: an exception of aiohttp must not become its context.
-        raise failure or MPAuthXError("No host was asked.")
+        raise failure
 
     async def _ask_once(
         self, host: str, request: "_Request", seconds: float
     ) -> dict[str, Any] | MPAuthXError:
-        """The JSON object that WeChat answers in time; or what went wrong, as a value."""
+        """Ask one host; returns the JSON object in its answer, or an error to raise."""
         session = self._connections.http
         limits = session.timeout
-        # Shorter, so that it is known that nothing was sent.
-        connect = min(seconds * _CONNECTING, limits.connect or seconds)
+        # Shorter than the total: it ends first, so that it is known that nothing was sent.
+        connect = min(seconds * _CONNECT_SHARE, limits.connect or seconds)
         try:
             response = await session.request(
                 request.method,
@@ -191,7 +189,7 @@ class WeChatHTTP:
                 allow_redirects=False,
                 raise_for_status=False,
                 headers=_HEADERS,
-                auto_decompress=False,  # its size is bounded here
+                auto_decompress=False,  # `_read` limits the size
                 timeout=aiohttp.ClientTimeout(
                     total=min(seconds, limits.total or seconds),
                     connect=connect,
@@ -205,12 +203,12 @@ class WeChatHTTP:
         except (aiohttp.ClientError, OSError) as error:
             return _connection_failed(error)
         try:
-            # Not 'async with': reading releases the connection, at the end and when it fails.
-            if response.status != 200:  # its body is of no use, and may be anything
+            # Not 'async with': `_read` releases the connection, also when it fails.
+            if response.status != 200:
                 response.close()
                 return HTTPStatusError(
-                    f"WeChat answered with HTTP status {response.status} instead of 200; a proxy "
-                    "may stand between.",
+                    f"WeChat answered with HTTP status {response.status} instead of 200: check "
+                    "for a proxy.",
                     response.status,
                 )
             return _parse(await _read(response), request)
@@ -224,7 +222,7 @@ class WeChatHTTP:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A request to WeChat. Its repr holds no parameters: most of them are secret."""
+    """A request to WeChat. Its repr omits the parameters: most of them are secret."""
 
     method: str
     path: str
@@ -232,18 +230,18 @@ class _Request:
     body: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def secrets(self) -> Iterator[str]:
-        """What it carries that no error may repeat, in each spelling."""
+        """The secret parameters, which no error may repeat, in each encoding."""
         for name, value in (*self.query.items(), *(self.body or {}).items()):
-            if name in _SECRETS and isinstance(value, str) and len(value) >= _MIN_SECRET:
+            if name in _SECRETS and isinstance(value, str) and len(value) >= _MIN_SECRET_CHARS:
                 yield from {value, quote(value, safe=""), quote_plus(value)}
 
     async def send(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        """Send it, as a middleware of aiohttp: the URL has its parameters only in here.
+        """Send the request, as a middleware of aiohttp: only here does the URL have parameters.
 
-        aiohttp's errors, which may quote the URL, are replaced here. That also keeps aiohttp from
-        repeating a GET whose connection broke, which may have consumed the code.
+        aiohttp's errors are replaced here, because they may quote the URL. That also keeps aiohttp
+        from repeating a GET whose connection broke, which may have consumed the code.
         """
         public, lost = request.url, None
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self.query.items())
@@ -267,11 +265,11 @@ class _Request:
 
 
 class _PublicTrace:
-    """What a trace of the aiohttp session is told while a request is sent and answered.
+    """A trace of the aiohttp session that gets the URL without parameters and no bodies.
 
     Args:
         trace: the session's.
-        url: what it may know: the URL without parameters. Of bodies it is told the size alone.
+        url: the URL without parameters.
     """
 
     def __init__(self, trace: Trace, url: URL) -> None:
@@ -282,46 +280,46 @@ class _PublicTrace:
         await self._trace.send_request_headers(method, self._url, headers)
 
     async def send_request_chunk_sent(self, method: str, _: URL, chunk: bytes) -> None:
+        # Of the body only the size is shown.
         await self._trace.send_request_chunk_sent(method, self._url, bytes(len(chunk)))
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """An answer, decompressed; None if it is too long or compressed in an unknown way."""
+    """Read and decompress an answer; None if it is too long or its encoding is unknown."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     answer = bytearray()
     try:
         async for piece in response.content.iter_any():
             answer += piece
-            if len(answer) > _MAX_ANSWER:
+            if len(answer) > _MAX_ANSWER_BYTES:
                 break
     except BaseException:
         response.close()
         raise
-    if len(answer) > _MAX_ANSWER:
+    if len(answer) > _MAX_ANSWER_BYTES:
         response.close()  # the rest is not read, so the connection cannot be used again
         return None
     if encoding in ("", "identity") or not answer:
         return bytes(answer)
     if encoding != "gzip":
         return None
-    inflating = zlib.decompressobj(zlib.MAX_WBITS | _GZIP)
+    decompressor = zlib.decompressobj(_GZIP_WBITS)
     try:
-        inflated = inflating.decompress(answer, _MAX_ANSWER + 1)
+        text = decompressor.decompress(answer, _MAX_ANSWER_BYTES + 1)
     except zlib.error:
         raise aiohttp.ClientPayloadError from None
-    if len(inflated) > _MAX_ANSWER:
+    if len(text) > _MAX_ANSWER_BYTES:
         return None
-    if not inflating.eof:
+    if not decompressor.eof:
         raise aiohttp.ClientPayloadError
-    return inflated
+    return text
 
 
 def _parse(answer: bytes | None, request: _Request) -> dict[str, Any] | MPAuthXError:
-    """WeChat's answer by its content: the Content-Type says text/plain."""
+    """Parse an answer by its content, because WeChat's Content-Type is text/plain."""
     if answer is None:
         return InvalidResponseError(
-            "WeChat's answer is longer than 1 MiB, or compressed in an unknown way; a proxy may "
-            "stand between."
+            "WeChat's answer is longer than 1 MiB, or its encoding is unknown: check for a proxy."
         )
     if not answer.strip():
         return EmptyResponseError("WeChat answered with an empty body.")
@@ -330,25 +328,25 @@ def _parse(answer: bytes | None, request: _Request) -> dict[str, Any] | MPAuthXE
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        return InvalidResponseError("WeChat's answer is no JSON object; a proxy may stand between.")
+        return InvalidResponseError("WeChat's answer is not a JSON object: check for a proxy.")
     errcode = parsed.get("errcode")
-    if isinstance(errcode, str) and _NUMBER.fullmatch(errcode):  # a gateway may have put it so
+    if isinstance(errcode, str) and _NUMBER.fullmatch(errcode):  # changed by a gateway
         errcode = int(errcode)
     if errcode is None or (errcode == 0 and errcode is not False):
         return parsed
     if type(errcode) is not int:
-        return InvalidResponseError("WeChat's answer has an errcode that is no number.")
+        return InvalidResponseError("WeChat's answer has an errcode that is not a number.")
     errmsg = str(parsed.get("errmsg") or "")
     for secret in request.secrets():
         errmsg = errmsg.replace(secret, "***")
-    errmsg = errmsg[:_MAX_ERRMSG]
+    errmsg = errmsg[:_MAX_ERRMSG_CHARS]
     text, rid = _split_errmsg(errmsg)
     ip = _IP.search(errmsg)
-    return refusal(errcode, text, rid=rid, path=request.path, ip=ip and ip[1])
+    return wechat_error(errcode, text, rid=rid, path=request.path, ip=ip and ip[1])
 
 
 def _split_errmsg(errmsg: str) -> tuple[str, str | None]:
-    """WeChat's text, and the id of the request: the rid, or the hint where there is no rid."""
+    """Split an errmsg into WeChat's text and the request's id: the rid, or else the hint."""
     found = _REQUEST_IDS.search(errmsg)
     if found is None or not found[0]:
         return errmsg, None
@@ -356,18 +354,18 @@ def _split_errmsg(errmsg: str) -> tuple[str, str | None]:
 
 
 def _connection_failed(error: Exception) -> ConnectionFailedError:
-    """What became of a request that was not answered."""
+    """The error for a request without an answer."""
     name = type(error).__name__
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return ConnectionFailedError(
             f"WeChat's certificate does not verify ({name}). Check the clock of this machine, its "
-            "list of certificate authorities, and for a proxy that opens TLS.",
+            "list of certificate authorities, and for a proxy that terminates TLS.",
             sent=False,
         )
     if isinstance(error, aiohttp.ClientSSLError):
         return ConnectionFailedError(
             f"The TLS handshake with WeChat failed ({name}). Check api_base, and for a proxy or "
-            "firewall that does not speak TLS.",
+            "firewall without TLS.",
             sent=False,
         )
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
@@ -382,12 +380,12 @@ def _connection_failed(error: Exception) -> ConnectionFailedError:
 
 
 def waiting_for_wechat() -> AbstractContextManager[float]:
-    """What is awaited inside counts as waiting for WeChat; gives the seconds that are left."""
-    return trip("WeChat", LONGEST_WAIT)
+    """Count what is awaited inside as waiting for WeChat; gives the seconds that are left."""
+    return trip("WeChat", MAX_WAIT_SECONDS)
 
 
 def is_address(api_base: object) -> bool:
-    """Whether this is a server's address, such as https://api.weixin.qq.com."""
+    """Whether a value is a server's address, such as https://api.weixin.qq.com."""
     if not isinstance(api_base, str) or re.search(r"[\s?#]", api_base):
         return False
     try:
@@ -401,7 +399,7 @@ def _warn(host: str, failure: MPAuthXError) -> None:
     errcode = failure.errcode if isinstance(failure, WeChatAPIError) else None
     if errcode is not None and is_expected(errcode):
         return
-    public = URL(host).with_user(None)  # without the password for a gateway, too
+    public = URL(host).with_user(None)  # a gateway's URL may contain a password
     kind = f"{public} {type(failure).__name__} {errcode}"
     failures.warning("%s: %s", public, failure, extra={"kind": kind})
 

@@ -1,4 +1,4 @@
-"""Decrypting and verifying what WeChat seals for a user: pure functions, base64 texts in.
+"""Decrypt and verify the user data that WeChat hands to clients.
 
 Source: WeChat's "Signature verification and encryption/decryption of open data",
 https://developers.weixin.qq.com/miniprogram/en/dev/framework/open-ability/signature.html
@@ -16,8 +16,6 @@ from ..errors import DecryptionError, ParameterError
 from ..untrusted_text import JSON, is_clean
 
 __all__ = [
-    "MAX_ENCRYPTED_DATA",
-    "MAX_IV",
     "check_max_age",
     "check_sealed",
     "decrypt_user_data",
@@ -25,15 +23,11 @@ __all__ = [
     "verify_raw_data",
 ]
 
-MAX_ENCRYPTED_DATA = 16_384
-"""The most characters of sealed data; WeChat's largest payloads have a few thousand."""
-
-MAX_IV = 64
-"""The most characters of an iv: 24 as WeChat gives it, more when line breaks were added."""
-
-_MAX_AHEAD = 300  # seconds that WeChat's clock may be ahead of ours
-_MAX_MAX_AGE = 3_153_600_000  # seconds: a hundred years
-_KEY = 16  # bytes: AES-128
+_MAX_ENCRYPTED_DATA_CHARS = 16_384  # WeChat's largest payloads have a few thousand
+_MAX_IV_CHARS = 64  # 24 as WeChat gives it, more with line breaks
+_MAX_AHEAD_SECONDS = 300  # WeChat's clock, of ours
+_MAX_MAX_AGE_SECONDS = 3_153_600_000  # a hundred years
+_KEY_BYTES = 16  # AES-128
 _REPAIR = bytes.maketrans(b" -_", b"++/")
 _WIDEST = "\U0010ffff"
 _IDS = ("openId", "unionId", "openGId", "userid", "corpid")
@@ -48,60 +42,55 @@ def decrypt_user_data(
     max_age: float | None = None,
     now: float | None = None,
 ) -> dict[str, Any]:
-    """Decrypt what `wx.getUserInfo` and its kin hand to the client (AES-128-CBC, PKCS#7).
+    """Decrypt the `encryptedData` of `wx.getUserInfo` and similar calls (AES-128-CBC, PKCS#7).
 
-    Base64 that was damaged on its way is repaired: a form decoder's space for a plus, the
-    URL-safe alphabet, missing padding. Bytes that are not UTF-8 become U+FFFD.
+    Damaged base64 is repaired: spaces for plus signs, the URL-safe alphabet, missing padding. Bytes
+    that are not UTF-8 become U+FFFD.
 
-    AES-CBC does not authenticate the data: whoever has a session key can seal anything with it.
+    AES-CBC does not authenticate the data: a user who knows a session key can encrypt any payload.
 
     Args:
-        session_key: the session key of the login that the data was sealed in, base64 of 16 bytes.
+        session_key: the session key of the login that the data belongs to, base64 of 16 bytes.
         encrypted_data: the client's `encryptedData`, base64, up to 16,384 characters.
         iv: the client's `iv`, base64 of 16 bytes.
-        app_id: the app whose data this must be, as the watermark says.
-        max_age: how many seconds ago WeChat may have sealed the data, by the watermark's timestamp;
-            None for any time.
+        app_id: the AppID that the watermark must have.
+        max_age: the maximum age in seconds, by the watermark's timestamp; None for any age.
         now: the time in Unix seconds; by default the system's.
 
     Returns:
         The payload with WeChat's own field names, such as openId and nickName.
 
     Raises:
-        DecryptionError: the data is malformed, damaged, too long, sealed with another key or for
-            another app, or contains an id with a control character or U+FFFD, in one message that
-            does not tell which; or, with `max_age`, it is older or has no usable timestamp, in
-            another message.
+        DecryptionError: the data is malformed, too long, encrypted with another key or for another
+            app, or contains an id with a control character or U+FFFD: the message does not tell
+            which. With `max_age`, also if it is older or has no valid timestamp.
         ParameterError: max_age is not a positive number.
     """
     check_max_age(max_age)
     payload = _open(session_key, encrypted_data, iv, app_id)
-    del session_key, encrypted_data, iv  # a raised exception shows the locals of this frame
+    del session_key, encrypted_data, iv  # the frame of a raised exception contains them
     if payload is None:
-        # Raised here, because an exception of `_open` as its context would tell what failed.
+        # Raised here: an exception in `_open` as its context would tell what failed.
         raise DecryptionError(
             "The user data does not decrypt for this login and this app. Usually the client "
-            "called wx.getUserInfo before wx.login, or wx.login again in between, and so sealed "
-            "it with another session key: the client has to log in again, wx.login first, then "
-            "get the data, then send the code and the data together."
+            "called wx.getUserInfo before wx.login, or wx.login again in between, so the data has "
+            "another session key: the client has to log in again, wx.login first, then get the "
+            "data, then send the code and the data together."
         )
     if max_age is not None:
         timestamp = payload["watermark"].get("timestamp")
         if not _is_within(timestamp, max_age, time.time() if now is None else now):
             del payload
             raise DecryptionError(
-                f"The user data was not sealed within the last {max_age:g} seconds, or does not "
-                "tell when it was: the client has to get the data anew and send it at once. If "
-                "this happens often, check this server's clock."
+                f"The user data was not encrypted within the last {max_age:g} seconds, or has no "
+                "timestamp: the client has to get the data again and send it at once. If this "
+                "happens often, check this server's clock."
             )
     return payload
 
 
 def check_sealed(encrypted_data: object, iv: object) -> tuple[str, str]:
-    """Validate sealed data as a client sends it, before anything is done with it.
-
-    Returns:
-        The two, as they are.
+    """Validate a client's encrypted data and iv before they are used; returns both.
 
     Raises:
         ParameterError: one of the two is not a text, is empty or is too long.
@@ -109,14 +98,14 @@ def check_sealed(encrypted_data: object, iv: object) -> tuple[str, str]:
     if (
         isinstance(encrypted_data, str)
         and isinstance(iv, str)
-        and 0 < len(encrypted_data) <= MAX_ENCRYPTED_DATA
-        and 0 < len(iv) <= MAX_IV
+        and 0 < len(encrypted_data) <= _MAX_ENCRYPTED_DATA_CHARS
+        and 0 < len(iv) <= _MAX_IV_CHARS
     ):
         return encrypted_data, iv
     del encrypted_data, iv
     raise ParameterError(
-        "encrypted_data and iv come together, both texts as the client got them from WeChat, of "
-        f"at most {MAX_ENCRYPTED_DATA} and {MAX_IV} characters."
+        "encrypted_data and iv are required together, as the client got them from WeChat: texts of "
+        f"at most {_MAX_ENCRYPTED_DATA_CHARS} and {_MAX_IV_CHARS} characters."
     )
 
 
@@ -126,12 +115,12 @@ def check_max_age(max_age: object) -> None:
     Raises:
         ParameterError: it is neither None nor a positive number up to a hundred years.
     """
-    if max_age is not None and not (_is_number(max_age) and 0 < max_age <= _MAX_MAX_AGE):
+    if max_age is not None and not (_is_number(max_age) and 0 < max_age <= _MAX_MAX_AGE_SECONDS):
         raise ParameterError("max_age must be a positive number of seconds, or None.")
 
 
 def verify_raw_data(session_key: str, raw_data: str, signature: str) -> bool:
-    """Tell whether `rawData` is what WeChat signed: sha1(rawData + session_key) in hex.
+    """Verify the signature of `rawData`: sha1(rawData + session_key) in hex.
 
     Args:
         session_key: the session key, as the base64 text that WeChat gave.
@@ -139,7 +128,7 @@ def verify_raw_data(session_key: str, raw_data: str, signature: str) -> bool:
         signature: the client's `signature`, 40 hex digits.
 
     Returns:
-        True when the signature is right; False for anything else, whatever its type or form.
+        True if the signature is correct; False otherwise, also for values of another type.
     """
     if not all(isinstance(text, str) for text in (session_key, raw_data, signature)):
         return False
@@ -148,7 +137,7 @@ def verify_raw_data(session_key: str, raw_data: str, signature: str) -> bool:
 
 
 def sign_user_state(session_key: str, body: str | bytes = b"") -> str:
-    """Make the user-state signature of a server call: hmac_sha256(session_key, body) in hex.
+    """Sign a server call with a user's session key: hmac_sha256(session_key, body) in hex.
 
     Args:
         session_key: the session key, as the base64 text that WeChat gave.
@@ -165,26 +154,24 @@ def sign_user_state(session_key: str, body: str | bytes = b"") -> str:
 
 
 def _open(session_key: str, encrypted_data: str, iv: str, app_id: str) -> dict[str, Any] | None:
-    """Decrypt and parse sealed data; None if it is not a JSON object of this app.
+    """Decrypt and parse; None if the data is not a JSON object of this app.
 
-    The padding is unauthenticated, so the time that this takes must not depend on it (Vaudenay,
-    "Security Flaws Induced by CBC Padding", EUROCRYPT 2002). Padding that is checked first saves a
-    wrong one the parsing, which takes longer the more data there is. So everything is decoded and
-    parsed whatever the padding is, and the padding is compared last, in constant time, together
-    with the watermark. How far a changed text still parses as JSON shows in a few microseconds;
-    data without a MAC cannot be parsed without that.
+    The padding is unauthenticated, so the time must not depend on it (Vaudenay, "Security Flaws
+    Induced by CBC Padding", EUROCRYPT 2002). Checking it first would skip the parsing of data with
+    invalid padding. So everything is decoded and parsed, and the padding is compared last, in
+    constant time, together with the watermark. How far a changed text parses as JSON makes a
+    difference of a few microseconds, which is unavoidable for data without a MAC.
     """
     try:
-        if len(encrypted_data) > MAX_ENCRYPTED_DATA or len(iv) > MAX_IV:
+        if len(encrypted_data) > _MAX_ENCRYPTED_DATA_CHARS or len(iv) > _MAX_IV_CHARS:
             return None
         key = _decode_base64(session_key)
-        if len(key) != _KEY:
+        if len(key) != _KEY_BYTES:
             return None
         cipher = AES.new(key, AES.MODE_CBC, _decode_base64(iv))
         plaintext = cipher.decrypt(_decode_base64(encrypted_data))
-        # Behind a character of the widest kind CPython stores the text in four bytes a character
-        # from its beginning. Otherwise one byte of the padding that is not ASCII makes it copy all
-        # that is decoded so far, which takes microseconds.
+        # After a character of four bytes CPython stores four bytes for each. Otherwise a byte of
+        # the padding that is not ASCII makes it copy the decoded text, which takes microseconds.
         text = (_WIDEST.encode() + plaintext).decode(errors="replace")
         payload, end = JSON.raw_decode(text, len(_WIDEST))
     except (ValueError, TypeError, AttributeError, RecursionError):
@@ -194,7 +181,7 @@ def _open(session_key: str, encrypted_data: str, iv: str, app_id: str) -> dict[s
 
 
 def _is_padding(rest: bytes) -> bool:
-    """Tell whether this is PKCS#7 padding to AES's block."""
+    """Whether this is PKCS#7 padding to AES's block."""
     size = len(rest)
     return 0 < size <= AES.block_size and hmac.compare_digest(rest, bytes([size]) * size)
 
@@ -210,8 +197,8 @@ def _has_clean_ids(payload: object) -> bool:
 
 
 def _is_within(timestamp: object, max_age: float, now: float) -> bool:
-    # NaN is in no range.
-    return _is_number(timestamp) and now - max_age <= timestamp <= now + _MAX_AHEAD
+    # NaN is not within any range.
+    return _is_number(timestamp) and now - max_age <= timestamp <= now + _MAX_AHEAD_SECONDS
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -221,7 +208,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 def _decode_base64(text: str) -> bytes:
     encoded = text.encode("ascii")
     try:
-        return binascii.a2b_base64(encoded, strict_mode=True)  # nearly always it came undamaged
+        return binascii.a2b_base64(encoded, strict_mode=True)  # nearly all are undamaged
     except binascii.Error:
         pass
     repaired = encoded.translate(_REPAIR, b"\r\n\t").rstrip(b"=")

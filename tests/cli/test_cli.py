@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import WeChatSimulator
-from mpauthx_async.cli.demo import _Story
+from mpauthx_async.cli.demo import _Report
 from mpauthx_async.cli.main import main
 from tests.helpers.redis_server import RedisServer
 
@@ -29,7 +29,7 @@ async def command(*arguments: str) -> tuple[int | None, str, str]:
 async def test_the_demo_shows_every_step_and_succeeds() -> None:
     code, out, err = await command("demo")
     assert code == 0, err
-    assert "All 7 steps did what they say." in out
+    assert "All 7 steps passed." in out
     assert "Band" in out
     assert "FAILED" not in out
     assert not err
@@ -41,30 +41,30 @@ async def test_the_demo_runs_on_redis_and_leaves_nothing_that_lasts(
 ) -> None:
     code, out, err = await command("demo", "--redis", redis_server.url)
     assert code == 0, err
-    assert "All 7 steps did what they say." in out
+    assert "All 7 steps passed." in out
     lives = [await redis.ttl(key) for key in await redis.keys()]
     assert lives
     assert all(0 < life <= 60 for life in lives)
 
 
-async def test_the_demo_says_what_is_wrong_when_redis_is_not_there() -> None:
+async def test_the_demo_says_that_redis_does_not_answer() -> None:
     code, _, err = await command("demo", "--redis", "redis://:a-password@127.0.0.1:1")
     assert code == 1
     assert err.startswith("error: Redis did not answer")
     assert "a-password" not in err
 
 
-def test_a_step_that_does_not_do_what_it_says_is_counted(
+def test_a_check_that_fails_is_counted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    story = _Story()
-    story.step("a step")
-    story.check("right", True, True)
-    assert story.failures == 0
-    story.check("wrong", True, False)
-    assert story.failures == 1
+    report = _Report()
+    report.step("a step")
+    report.check("right", True, True)
+    assert report.failures == 0
+    report.check("wrong", True, False)
+    assert report.failures == 1
     assert "FAILED" in capsys.readouterr().out
-    assert "FAILED" in story.verdict()
+    assert "FAILED" in report.summary()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -90,7 +90,7 @@ async def test_the_simulator_runs_alone_until_it_is_interrupted(number: signal.S
 
 
 @pytest.mark.parametrize("arguments", [[], ["unknown"], ["demo", "--unknown"]])
-def test_a_command_that_is_none_is_explained(
+def test_an_invalid_command_prints_the_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:

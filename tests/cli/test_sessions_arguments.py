@@ -67,7 +67,7 @@ class TestArguments:
             (["--tokens", "default:hush@host:6379", "--sku", SKU], "named by a URL"),
         ],
     )
-    def test_what_is_missing_is_said(
+    def test_says_which_option_is_missing(
         self,
         arguments: Sequence[str],
         message: str,
@@ -98,7 +98,7 @@ class TestArguments:
             ["unknown"],
         ],
     )
-    def test_what_cannot_be_is_refused(self, no_store: Command, arguments: list[str]) -> None:
+    def test_refuses_invalid_arguments(self, no_store: Command, arguments: list[str]) -> None:
         outcome = no_store(*arguments)
         assert outcome.code == 2
         assert "usage: python -m mpauthx_async sessions" in outcome.err
@@ -121,13 +121,13 @@ class TestArguments:
         assert "hush" not in outcome.err
 
     @pytest.mark.parametrize("text", ["", "0s", "1", "h", "1w", "-1h", "1.5h", "1 h", "123456d"])
-    def test_what_is_no_duration(self, no_store: Command, text: str) -> None:
+    def test_rejects_an_invalid_duration(self, no_store: Command, text: str) -> None:
         outcome = no_store("ban", "alice", f"--for={text}")
         assert outcome.code == 2
         assert "a duration is" in outcome.err
 
     @pytest.mark.parametrize("limit", ["0", "-1", "x", "10001", "9" * 30])
-    def test_a_limit_that_is_none_is_refused(self, no_store: Command, limit: str) -> None:
+    def test_rejects_an_invalid_limit(self, no_store: Command, limit: str) -> None:
         assert no_store("online", f"--limit={limit}").code == 2
 
 

@@ -154,7 +154,7 @@ class TestLocksOfTheDead:
 async def test_a_platform_that_hangs_has_an_end(
     wx: WeChatSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 0.1)
 
     async def hang() -> str:
         await asyncio.Event().wait()

@@ -633,7 +633,7 @@ class TestMiniProgramMode:
     async def test_data_and_iv_come_together_and_of_a_limited_length(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, sealed: dict[str, str]
     ) -> None:
-        with pytest.raises(ParameterError, match="come together"):
+        with pytest.raises(ParameterError, match="required together"):
             await oauth.get_user_by_code(wx.login("bob"), **sealed)
         assert not wx.requests
 

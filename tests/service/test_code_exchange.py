@@ -301,7 +301,7 @@ async def test_each_exchange_has_its_own_hosts_and_sends_the_secret_to_no_other(
             auth = make(
                 exchange=exchange, api_base=None, tokens="sqlite:///x.db", connections=connections
             )
-            assert auth._api._transport._hosts == hosts
+            assert auth._api._exchange_http._hosts == hosts
             assert auth._api._http._hosts == wechats
             if exchange is None:
                 assert auth._own_web._api._http._hosts == wechats

@@ -211,7 +211,7 @@ async def test_a_refresh_that_is_given_up_leaves_no_token(make: Make, wx: WeChat
 
 class TestWeChat:
     async def test_without_time_nothing_is_sent(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(transport, "LONGEST_WAIT", 0)
+        monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 0)
         async with Server(success()) as server, asking(server.url) as wechat:
             with pytest.raises(ConnectionFailedError) as caught:
                 await wechat.code_to_session("code")
@@ -219,7 +219,7 @@ class TestWeChat:
         assert server.requests == []
 
     async def test_hosts_that_hang_share_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(transport, "LONGEST_WAIT", 1)
+        monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 1)
         async with Server(Act.HANG) as server, asking(server.url, server.url) as wechat:
             with pytest.raises(ConnectionFailedError) as caught:
                 await wechat.code_to_session("code")
@@ -229,7 +229,7 @@ class TestWeChat:
     async def test_a_host_that_cannot_be_reached_leaves_time_for_the_next(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(transport, "LONGEST_WAIT", 2)
+        monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 2)
         connector = aiohttp.TCPConnector(resolver=Resolver(forever=True))
         timeout = aiohttp.ClientTimeout(connect=0.9)  # three of these are too long
         async with (
@@ -242,7 +242,7 @@ class TestWeChat:
     async def test_a_time_that_ends_while_connecting_has_not_consumed_the_code(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(transport, "LONGEST_WAIT", 1)
+        monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 1)
         connector = aiohttp.TCPConnector(resolver=Resolver(forever=True))
         async with (
             aiohttp.ClientSession(connector=connector) as http,
@@ -255,7 +255,7 @@ class TestWeChat:
     async def test_a_busy_wechat_is_asked_again_only_in_time(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(transport, "LONGEST_WAIT", 1)
+        monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 1)
         monkeypatch.setattr(transport.random, "uniform", lambda *_: 1.1)
         async with Server(refused(-1)) as server, asking(server.url) as wechat:
             with pytest.raises(WeChatUnavailableError):
@@ -263,7 +263,7 @@ class TestWeChat:
         assert len(server.requests) == 1
 
     async def test_calls_of_one_call_share_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(transport, "LONGEST_WAIT", 1)
+        monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 1)
         async with Server(Act.HANG) as server, asking(server.url) as wechat:
             with one_call():
                 for _ in range(3):

@@ -34,7 +34,7 @@ async def test_decrypt_refuses_data_older_than_max_age(
     clock.now += 60
     assert (await auth.decrypt(token, *sealed, max_age=60))["openGId"] == "g1"
     clock.now += 1
-    with pytest.raises(DecryptionError, match="get the data anew"):
+    with pytest.raises(DecryptionError, match="get the data again"):
         await auth.decrypt(token, *sealed, max_age=60)
     assert (await auth.decrypt(token, *sealed))["openGId"] == "g1"
 
@@ -49,7 +49,7 @@ async def test_decrypt_phone_number_refuses_data_older_than_max_age(
     number = await auth.decrypt_phone_number(token, *sealed, max_age=60)
     assert number.phone_number == "13800138000"
     clock.now += 1
-    with pytest.raises(DecryptionError, match="get the data anew"):
+    with pytest.raises(DecryptionError, match="get the data again"):
         await auth.decrypt_phone_number(token, *sealed, max_age=60)
 
 
@@ -59,7 +59,7 @@ async def test_authorize_refuses_data_older_than_max_age_and_leaves_nothing(
     code = wx.login("bob")
     info = wx.get_user_info("bob")
     clock.now += 61
-    with pytest.raises(DecryptionError, match="get the data anew"):
+    with pytest.raises(DecryptionError, match="get the data again"):
         await auth.authorize(code, info.encrypted_data, info.iv, max_age=60)
     assert await redis.dbsize() == 0
 
@@ -79,7 +79,7 @@ async def test_data_sealed_by_a_clock_that_is_far_ahead_is_refused(
     clock.now -= 1
     assert (await auth.decrypt(token, *sealed, max_age=60))["openGId"] == "g1"
     clock.now -= 300
-    with pytest.raises(DecryptionError, match="get the data anew"):
+    with pytest.raises(DecryptionError, match="get the data again"):
         await auth.decrypt(token, *sealed, max_age=60)
 
 

@@ -32,7 +32,14 @@ from mpauthx_async import (
     WeChatAPIError,
     WeChatSimulator,
 )
-from mpauthx_async.wechat.sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+from mpauthx_async.wechat.published_sample import (
+    APP_ID,
+    ENCRYPTED_DATA,
+    IV,
+    OPEN_ID,
+    SESSION_KEY,
+    UNION_ID,
+)
 from tests.helpers.clock import Clock
 from tests.helpers.logins import Gated, login, requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers

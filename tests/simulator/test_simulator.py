@@ -526,7 +526,7 @@ async def test_a_client_that_gives_up_waiting_has_used_up_its_code(wx, http, clo
     assert await errcode(http, wx, code) == 40163
 
 
-async def test_an_answer_that_nobody_waits_for_any_more_leaves_no_task_behind(wx, http, clock):
+async def test_an_abandoned_answer_leaves_no_task_behind(wx, http, clock):
     wx.latency = 3600
     call = asyncio.create_task(exchange(http, wx, "unknown"))
     await clock.read.wait()
@@ -726,7 +726,7 @@ async def test_control_is_not_taken_for_a_request_to_wechat(wx, http):
     assert await errcode(http, wx, answer["code"]) == -1
 
 
-async def test_the_front_page_tells_what_this_is_and_its_routes(wx, http):
+async def test_the_front_page_lists_the_routes(wx, http):
     async with http.get(wx.url + "/") as response:
         assert response.status == 200
         text = await response.text()

@@ -150,7 +150,7 @@ async def test_an_unknown_path_meets_no_fault(wx, client):
     assert (await client.get(SESSION))["errcode"] == -1
 
 
-async def test_getcallbackip_tells_from_where_wechat_pushes(wx, client):
+async def test_getcallbackip_lists_the_addresses_of_wechat(wx, client):
     token = (await client.get(TOKEN, **token_form(wx)))["access_token"]
     assert await client.get(CALLBACK_IP, access_token=token) == {"ip_list": ["127.0.0.1"]}
     assert (await client.get(CALLBACK_IP))["errcode"] == 41001
@@ -213,7 +213,7 @@ async def test_other_methods_are_refused(wx, client, path):
 
 
 @pytest.mark.parametrize("path", [CHECK, CALLBACK_IP, "/cgi-bin/gettoken"])
-async def test_a_form_is_refused_where_nobody_sends_one(client, path):
+async def test_a_form_is_refused_where_wechat_accepts_only_a_query(client, path):
     assert (await client.post_form(path, {"access_token": "97_unknown"}))["errcode"] == 43001
 
 

@@ -168,7 +168,7 @@ async def test_all_tokens_of_an_app_can_be_made_dead(wx, client):
     ],
 )
 @pytest.mark.parametrize("ask", [stable, classic])
-async def test_a_token_is_for_who_knows_the_secret(client, ask, changes, number, text):
+async def test_a_token_requires_the_secret(client, ask, changes, number, text):
     answer = await ask(client, **changes)
     assert answer["errcode"] == number
     assert re.fullmatch(f"{text} {HINT} {RID}", answer["errmsg"])
@@ -317,7 +317,7 @@ async def signed(client: Client, path: str, session_key: str, **changes: str | N
     return await client.get(path, **query)
 
 
-async def test_checksession_tells_whether_a_session_key_is_current(wx, client):
+async def test_checksession_checks_whether_a_session_key_is_current(wx, client):
     session_key = await session_of(client, wx.login("bob"))
     assert await signed(client, CHECK, session_key) == {"errcode": 0, "errmsg": "ok"}
     wx.login("bob")
@@ -463,7 +463,7 @@ async def test_wecom_gives_the_same_token_for_two_hours(client, clock):
     assert (await wecom_token(client))["access_token"] != first["access_token"]
 
 
-async def test_a_new_token_is_told_to_live_7200_seconds_by_a_clock_that_runs():
+async def test_a_new_token_has_an_expires_in_of_7200_with_a_running_clock():
     async with WeChatSimulator() as wx, aiohttp.ClientSession() as http:
         client = Client(wx, http)
         for answer in (await stable(client), await classic(client), await wecom_token(client)):
@@ -481,7 +481,7 @@ async def test_a_member_is_logged_in(wx, client):
     assert payload == {"userid": "zhangsan", "corpid": wx.corp_id, "name": "zhangsan"}
 
 
-async def test_a_member_of_another_company_is_told_by_corpid(wx, client):
+async def test_a_member_of_another_company_has_its_corpid(wx, client):
     answer = await wecom_session(client, wx.wecom_login("zhangsan", "ww2"))
     assert (answer["corpid"], answer["userid"]) == ("ww2", "zhangsan")
 
@@ -527,7 +527,7 @@ async def test_wecoms_codes_and_tokens_end(wx, client, clock):
     assert (await wecom_session(client, fresh, access_token=token))["errcode"] == 42001
 
 
-async def test_a_mini_programs_code_is_none_of_wecoms(wx, client):
+async def test_wecom_refuses_a_mini_programs_code(wx, client):
     assert (await wecom_session(client, wx.login("bob")))["errcode"] == 40029
 
 
@@ -611,7 +611,7 @@ async def test_the_front_page_lists_every_route(wx, client):
         assert f"\n{line}" in text
 
 
-async def test_the_front_page_tells_what_platforms_and_wecom_ask_for(wx, client, clock):
+async def test_the_front_page_lists_the_ids_and_secrets_of_platform_and_wecom(wx, client, clock):
     told = await front_page(client)
     code = wx.login("bob")
     platform = {name: told[name] for name in ("component_appid", "component_access_token")}
@@ -623,7 +623,7 @@ async def test_the_front_page_tells_what_platforms_and_wecom_ask_for(wx, client,
     assert (await front_page(client))["component_access_token"] == wx.component_access_token
 
 
-async def test_the_front_page_tells_no_secret_that_somebody_chose():
+async def test_the_front_page_hides_custom_secrets():
     async with (
         WeChatSimulator(corp_id="ww1", corp_secret="chosen-secret") as wx,
         aiohttp.ClientSession() as http,

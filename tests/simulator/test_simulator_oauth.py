@@ -136,7 +136,7 @@ def test_an_unknown_scope_is_refused(scope):
 
 @pytest.mark.parametrize("call", ["login", "web_login", "set_profile", "block", "get_user_info"])
 def test_an_unknown_app_is_a_lookup_error_that_says_what_to_do(call):
-    with pytest.raises(LookupError, match=r"No app 'wx0' here: name it .* in other_apps"):
+    with pytest.raises(LookupError, match=r"The app 'wx0' is unknown: pass it .* in other_apps"):
         getattr(WeChatSimulator(), call)("bob", app_id="wx0")
 
 
@@ -254,7 +254,7 @@ async def test_a_token_counts_for_its_own_user_only(wx, client, path, changes, n
     assert re.fullmatch(f"{text}, {RID}", answer["errmsg"])
 
 
-async def test_auth_tells_whether_an_access_token_lives(wx, client, clock):
+async def test_auth_checks_whether_an_access_token_is_valid(wx, client, clock):
     tokens = await exchange(client, wx.web_login("bob"))
     clock.now += 7199
     assert await client.get("/sns/auth", **keys(tokens)) == {"errcode": 0, "errmsg": "ok"}
@@ -264,7 +264,7 @@ async def test_auth_tells_whether_an_access_token_lives(wx, client, clock):
     assert answer["errmsg"].startswith("access_token expired, rid: ")
 
 
-async def test_what_has_expired_is_forgotten_in_time(wx, client, clock):
+async def test_expired_values_are_removed(wx, client, clock):
     tokens = await exchange(client, wx.web_login("bob"))
     clock.now += 2 * 7200
     assert (await user_info(client, tokens))["errcode"] == 40001
@@ -299,7 +299,7 @@ async def test_another_process_can_log_in(wx, client):
     assert (
         "must be one of" in (await client.control("web_login", open_id="a", scope="b"))["message"]
     )
-    assert "No app" in (await client.control("login", open_id="a", app_id="b"))["message"]
+    assert "is unknown" in (await client.control("login", open_id="a", app_id="b"))["message"]
 
 
 async def test_the_secret_can_change_while_it_runs(wx, client):

@@ -192,19 +192,19 @@ async def test_an_official_accounts_page_keeps_a_user_who_declines(wx, client):
     assert "declined" in text
 
 
-async def test_nobody_can_decline_a_silent_login(wx, client):
+async def test_a_silent_login_cannot_be_declined(wx, client):
     wx.visit_as("bob", declines=True)
     back = await parameters_back(client, page_query(wx, scope="snsapi_base"))
     assert (await exchange(client, back["code"]))["openid"] == "bob"
 
 
 @pytest.mark.parametrize("page", [PAGE, QR_PAGE])
-async def test_a_page_says_what_is_wrong_before_anybody_can_decline(wx, client, page):
+async def test_a_page_shows_an_error_before_consent(wx, client, page):
     wx.visit_as("bob", declines=True)
     assert "AppID 参数错误" in (await visit(client, page_query(wx, appid=None), page))[2]
 
 
-async def test_who_declined_can_consent_later(wx, client):
+async def test_a_user_who_declined_can_consent_later(wx, client):
     wx.visit_as("bob", declines=True)
     query = page_query(wx, scope="snsapi_login")
     assert await parameters_back(client, query, QR_PAGE) == {"state": "s-1"}

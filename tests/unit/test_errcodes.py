@@ -20,7 +20,7 @@ from mpauthx_async import (
     WeChatUnavailableError,
 )
 from mpauthx_async.simulator import Fault
-from mpauthx_async.wechat.errcodes import refusal
+from mpauthx_async.wechat.errcodes import wechat_error
 from tests.helpers.service_calls import log_in
 
 LOGIN = "/sns/jscode2session"
@@ -64,7 +64,7 @@ PLATFORM = "/sns/component/jscode2session"
 def test_who_is_at_fault_depends_on_the_call(
     path: str, errcode: int, kind: type[WeChatAPIError], http_status: int, retryable: bool
 ) -> None:
-    error = refusal(errcode, "some error", rid=None, path=path)
+    error = wechat_error(errcode, "some error", rid=None, path=path)
     assert type(error) is kind
     assert (error.http_status, error.retryable) == (http_status, retryable)
 
@@ -92,8 +92,8 @@ def test_who_is_at_fault_depends_on_the_call(
         (WECOM, 50002, "not visible to this member"),
     ],
 )
-def test_the_operator_is_told_what_to_do(path: str, errcode: int, advice: str) -> None:
-    error = refusal(errcode, "some error", rid=None, path=path)
+def test_the_hint_for_the_operator(path: str, errcode: int, advice: str) -> None:
+    error = wechat_error(errcode, "some error", rid=None, path=path)
     assert isinstance(error, OperatorError)
     assert advice in error.hint
 
@@ -117,10 +117,10 @@ def test_the_operator_is_told_what_to_do(path: str, errcode: int, advice: str) -
     ],
 )
 def test_the_hint_depends_on_the_call(path: str, errcode: int, advice: str) -> None:
-    assert advice in refusal(errcode, "some error", rid=None, path=path).hint
+    assert advice in wechat_error(errcode, "some error", rid=None, path=path).hint
 
 
-async def test_a_wx_login_code_in_place_of_a_phone_code_is_told(
+async def test_the_hint_for_a_wx_login_code_in_place_of_a_phone_code(
     auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     with pytest.raises(WeChatRefusedError) as caught:
@@ -149,7 +149,7 @@ async def test_an_error_of_wechat_is_caught_by_its_branch(
 
 
 @pytest.mark.parametrize("kind", [HTTPStatusError, EmptyResponseError])
-def test_an_answer_that_is_none_of_wechats_is_a_bad_gateway(kind: type[MPAuthXError]) -> None:
+def test_an_answer_that_is_not_from_wechat_is_a_bad_gateway(kind: type[MPAuthXError]) -> None:
     assert kind.http_status == 502
 
 

@@ -53,7 +53,14 @@ from mpauthx_async import (
     WeChatUnavailableError,
     decrypt_user_data,
 )
-from mpauthx_async.wechat.sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+from mpauthx_async.wechat.published_sample import (
+    APP_ID,
+    ENCRYPTED_DATA,
+    IV,
+    OPEN_ID,
+    SESSION_KEY,
+    UNION_ID,
+)
 
 BOB = CodeSession("bob", SESSION_KEY)
 PROFILE = {

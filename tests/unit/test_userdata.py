@@ -21,7 +21,14 @@ from mpauthx_async import (
     sign_user_state,
     verify_raw_data,
 )
-from mpauthx_async.wechat.sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+from mpauthx_async.wechat.published_sample import (
+    APP_ID,
+    ENCRYPTED_DATA,
+    IV,
+    OPEN_ID,
+    SESSION_KEY,
+    UNION_ID,
+)
 
 # WeChat's published example of a signature.
 # https://developers.weixin.qq.com/miniprogram/en/dev/framework/open-ability/signature.html
@@ -453,18 +460,18 @@ def test_a_timestamp_up_to_five_minutes_ahead_is_taken(timestamp):
 def test_any_other_timestamp_is_refused_with_a_message_of_its_own(timestamp):
     sealed = seal_json({"watermark": {"appid": APP_ID, "timestamp": timestamp}})
     decrypt_user_data(SESSION_KEY, sealed, IV, APP_ID)
-    with pytest.raises(DecryptionError, match="get the data anew"):
+    with pytest.raises(DecryptionError, match="get the data again"):
         decrypt_user_data(SESSION_KEY, sealed, IV, APP_ID, max_age=60, now=NOW)
 
 
 def test_a_timestamp_that_is_missing_is_refused():
     sealed = seal_json({"watermark": {"appid": APP_ID}})
-    with pytest.raises(DecryptionError, match="get the data anew"):
+    with pytest.raises(DecryptionError, match="get the data again"):
         decrypt_user_data(SESSION_KEY, sealed, IV, APP_ID, max_age=60, now=NOW)
 
 
 def test_the_age_counts_by_the_systems_clock_by_default():
-    with pytest.raises(DecryptionError, match="get the data anew"):
+    with pytest.raises(DecryptionError, match="get the data again"):
         decrypt_user_data(SESSION_KEY, ENCRYPTED_DATA, IV, APP_ID, max_age=3600)
 
 

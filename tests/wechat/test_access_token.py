@@ -232,7 +232,7 @@ async def test_the_token_is_renewed_a_little_before_its_end_while_the_old_one_wo
 
 
 @pytest.mark.parametrize(("expires_in", "good_for"), [(7200, 6960), (481, 241), (480, 240), (9, 4)])
-async def test_a_token_that_somebody_fetched_before_is_good_for_what_is_left_of_it(
+async def test_a_token_fetched_elsewhere_is_used_for_its_remaining_lifetime(
     access: AppAccessToken, fetch: Fetches, clock: Clock, expires_in: int, good_for: int
 ) -> None:
     fetch.expires_in = expires_in
@@ -356,7 +356,7 @@ async def test_a_token_that_is_refused_for_good_does_not_use_up_the_days_forced_
     assert fetch.asked.count(True) == 2
 
 
-async def test_who_had_the_token_before_the_last_one_gets_the_last_one(
+async def test_a_caller_with_an_older_token_gets_the_latest(
     access: AppAccessToken, fetch: Fetches
 ) -> None:
     await access.get()
@@ -424,7 +424,7 @@ async def test_a_damaged_record_is_fetched_anew_with_a_warning(
     await records.save(key, sealer(wx).seal(key, text) if is_sealed else text, 600)
     assert await auth._api.get_phone_number(phone_code(wx), await auth.access_token())
     assert fetches(wx) == 1
-    assert f"{key!r}, the app's access token, does not open: it was sealed under" in caplog.text
+    assert f"{key!r} with the app's access token cannot be decrypted" in caplog.text
 
 
 async def test_bytes_that_are_no_text_are_damage_too(
@@ -527,7 +527,7 @@ async def test_wechats_failure_goes_to_all_and_the_next_call_asks_again(
     assert await auth.access_token()
 
 
-async def test_while_the_old_token_works_a_renewal_that_fails_fails_nobody(
+async def test_a_failed_renewal_keeps_the_old_token_while_it_is_valid(
     auth: MPAuthX, wx: WeChatSimulator, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = await auth.access_token()
@@ -564,7 +564,7 @@ async def test_a_wrong_secret_reaches_the_caller(
         '{"expires_in": 7200}',
     ],
 )
-async def test_an_answer_without_a_token_is_none(
+async def test_rejects_an_answer_without_a_token(
     make: Callable[..., MPAuthX], tokens: str, body: str
 ) -> None:
     async with Server(Answer(body)) as server, make(tokens=tokens, api_base=server.url) as auth:
@@ -575,7 +575,9 @@ async def test_an_answer_without_a_token_is_none(
 # Cancelling and closing
 
 
-async def test_a_cancelled_caller_harms_nobody(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_a_cancelled_caller_does_not_affect_others(
+    auth: MPAuthX, wx: WeChatSimulator
+) -> None:
     wx.latency = 0.2
     callers = [asyncio.create_task(auth.access_token()) for _ in range(3)]
     await requests_at(wx, 1)
@@ -602,7 +604,7 @@ async def test_the_token_is_kept_even_if_all_callers_are_cancelled(
     assert fetch.asked == [False]
 
 
-async def test_a_failure_that_nobody_waits_for_is_logged(
+async def test_a_failure_without_a_waiting_caller_is_logged(
     access: AppAccessToken, fetch: Fetches, caplog: pytest.LogCaptureFixture
 ) -> None:
     fetch.failure = WeChatAPIError(40125, "invalid appsecret")

@@ -36,7 +36,7 @@ async def push(
     await auth.handle_push_event(event)
 
 
-async def test_who_closes_their_account_is_forgotten(
+async def test_a_user_with_a_closed_account_is_forgotten(
     auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     heard = hear(auth)
@@ -52,9 +52,7 @@ async def test_who_closes_their_account_is_forgotten(
     assert len(of_kind(heard, UserForgotten)) == len(of_kind(heard, PushEventReceived)) == 1
 
 
-async def test_nobody_lifts_a_ban_by_closing_their_account(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_closing_an_account_does_not_lift_a_ban(auth: MPAuthX, wx: WeChatSimulator) -> None:
     await auth.authorize(wx.login("bob"))
     await auth.ban("bob", reason="spam")
     await push(auth, wx, CANCEL)

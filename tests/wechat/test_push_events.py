@@ -309,7 +309,7 @@ CIPHERTEXTS = {
 
 
 @pytest.mark.parametrize("plaintext", CIPHERTEXTS.values(), ids=CIPHERTEXTS)
-def test_what_does_not_decrypt_is_refused_like_what_is_forged(plaintext: bytes):
+def test_data_that_does_not_decrypt_is_refused_as_forged(plaintext: bytes):
     forged = refusal(SAFE_QUERY, SAFE_BODY, token="other", aes_key=AES_KEY, now=SAFE_TIME)
     error = refusal(*encrypted(plaintext), token=TOKEN, aes_key=AES_KEY, now=NOW)
     assert error.code is StatusCode.invalid_push_event
@@ -318,7 +318,7 @@ def test_what_does_not_decrypt_is_refused_like_what_is_forged(plaintext: bytes):
     assert error.__cause__ is error.__context__ is None
 
 
-def test_another_key_or_no_base64_is_refused_like_what_is_forged():
+def test_another_key_or_invalid_base64_is_refused_as_forged():
     forged = refusal(SAFE_QUERY, SAFE_BODY, token="other", aes_key=AES_KEY, now=SAFE_TIME)
     other = "B" + AES_KEY[1:]
     error = refusal(SAFE_QUERY, SAFE_BODY, token=TOKEN, aes_key=other, now=SAFE_TIME)
@@ -380,7 +380,7 @@ def test_with_a_key_nothing_plain_is_taken():
 
 def test_an_encrypted_event_without_a_key_says_what_is_missing():
     error = refusal(SAFE_QUERY, SAFE_BODY, token=TOKEN, now=SAFE_TIME)
-    assert "give aes_key" in str(error)
+    assert "pass aes_key" in str(error)
 
 
 @pytest.mark.parametrize(

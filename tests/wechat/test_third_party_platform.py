@@ -151,7 +151,7 @@ async def test_without_authorizer_access_token_the_error_names_it(
 
 
 @pytest.mark.parametrize("token", ["", None, "a\nb", "a\ufffdb"])
-async def test_what_is_not_an_authorizer_token_is_a_configuration_error(
+async def test_an_invalid_authorizer_token_is_a_configuration_error(
     make: Callable[..., MPAuthX], wx: WeChatSimulator, token: Any
 ) -> None:
     exchange = ComponentExchange(**PLATFORM, authorizer_access_token=giving(token))
@@ -162,7 +162,9 @@ async def test_what_is_not_an_authorizer_token_is_a_configuration_error(
     assert not wx.requests
 
 
-async def test_what_the_function_raises_reaches_the_caller(make: Callable[..., MPAuthX]) -> None:
+async def test_exceptions_of_the_token_function_reach_the_caller(
+    make: Callable[..., MPAuthX],
+) -> None:
     async def broken() -> str:
         raise ZeroDivisionError
 

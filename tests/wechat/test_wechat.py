@@ -98,7 +98,7 @@ async def test_the_unionid_comes_along_where_there_is_one(wx, connections):
 
 
 @pytest.mark.parametrize("union_id", [..., None, ""])
-async def test_a_unionid_that_is_empty_is_none(union_id):
+async def test_an_empty_unionid_is_read_as_missing(union_id):
     async with Server(success(unionid=union_id)) as server, asking(server.url) as wechat:
         assert (await wechat.code_to_session("code")).union_id is None
 
@@ -447,7 +447,7 @@ async def test_wechats_errors_come_with_number_text_rid_and_a_hint(errcode, errm
         (61004, f"access clientip is not registered hint: [x] requestIP: 203.0.113.7 rid: {RID}"),
     ],
 )
-async def test_the_operator_is_told_which_address_wechat_saw(errcode, errmsg):
+async def test_the_hint_names_the_address_that_wechat_saw(errcode, errmsg):
     async with Server(refused(errcode, errmsg)) as server, asking(server.url) as wechat:
         with pytest.raises(WeChatOperatorError, match=r"WeChat saw 203\.0\.113\.7\."):
             await wechat.code_to_session("code")
@@ -476,7 +476,7 @@ async def test_an_unknown_errcode_has_no_hint():
     ("errmsg", "told"),
     [("invalid code", "invalid code"), ("", ""), (..., ""), ("rid is not here", "rid is not here")],
 )
-async def test_an_error_without_a_rid_has_none(errmsg, told):
+async def test_an_error_without_a_rid_keeps_its_text(errmsg, told):
     async with Server(refused(40029, errmsg)) as server, asking(server.url) as wechat:
         with pytest.raises(WeChatAPIError) as caught:
             await wechat.code_to_session("code")
@@ -540,7 +540,7 @@ async def test_a_cut_leaves_no_part_of_a_secret():
         ("/wxa/unknown", "invalid url"),
     ],
 )
-async def test_rid_and_text_of_each_api_are_told_apart(wx, connections, path, errmsg):
+async def test_separates_the_rid_from_the_text_of_each_api(wx, connections, path, errmsg):
     with pytest.raises(WeChatAPIError) as caught:
         await WeChatHTTP(connections, wx.url).get(path, {})
     assert caught.value.errmsg == errmsg
@@ -684,7 +684,7 @@ async def test_a_connection_that_does_not_come_in_time_has_not_consumed_the_code
     assert caught.value.sent is False
 
 
-async def test_the_last_error_is_the_one_that_is_told(wx, connections):
+async def test_raises_the_last_error(wx, connections):
     with refusing_host() as host:
         with pytest.raises(WeChatAPIError) as caught:
             await api(connections, host, wx.url).code_to_session("never-given")
@@ -752,7 +752,7 @@ def test_the_search_finds_a_secret_wherever_an_error_could_hold_it():
 
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-async def test_no_failure_tells_the_app_secret_or_the_session_key(failure, debugging):
+async def test_failures_do_not_contain_the_app_secret_or_session_key(failure, debugging):
     async with Server(failure.act) as server, asking(server.url) as wechat:
         with pytest.raises(failure.error) as caught:
             await wechat.code_to_session("code")
@@ -763,7 +763,7 @@ async def test_no_failure_tells_the_app_secret_or_the_session_key(failure, debug
     assert SECRET_WORD not in everything_logged(debugging.records)
 
 
-async def test_no_timeout_tells_the_app_secret(debugging):
+async def test_timeouts_do_not_contain_the_app_secret(debugging):
     async with (
         Server(Act.HANG) as server,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_read=0.1)) as http,
@@ -777,7 +777,7 @@ async def test_no_timeout_tells_the_app_secret(debugging):
     assert SECRET_WORD not in everything_logged(debugging.records)
 
 
-async def test_no_busy_answer_tells_the_app_secret(debugging):
+async def test_busy_errors_do_not_contain_the_app_secret(debugging):
     async with Server(refused(-1)) as server, asking(server.url) as wechat:
         with pytest.raises(WeChatAPIError) as caught:
             await wechat.code_to_session("code")
@@ -787,7 +787,7 @@ async def test_no_busy_answer_tells_the_app_secret(debugging):
     assert SECRET_WORD not in everything_logged(debugging.records)
 
 
-async def test_no_refused_connection_tells_the_app_secret(connections, debugging):
+async def test_connection_errors_do_not_contain_the_app_secret(connections, debugging):
     with refusing_host() as host, pytest.raises(ConnectionFailedError) as caught:
         await api(connections, host).code_to_session("code")
     assert SECRET_WORD not in everything_told(caught.value)
@@ -795,7 +795,7 @@ async def test_no_refused_connection_tells_the_app_secret(connections, debugging
     assert SECRET_WORD not in everything_logged(debugging.records)
 
 
-async def test_no_success_tells_the_app_secret_or_the_session_key(wx, connections, debugging):
+async def test_successful_calls_log_no_secrets(wx, connections, debugging):
     code = wx.login("bob", session_key=SESSION_KEY)
     session = await api(connections, wx.url).code_to_session(code)
     assert session.session_key == SESSION_KEY
@@ -803,7 +803,7 @@ async def test_no_success_tells_the_app_secret_or_the_session_key(wx, connection
     assert SECRET_WORD not in everything_logged(debugging.records)
 
 
-async def test_no_cancelled_call_tells_the_app_secret(debugging):
+async def test_cancelled_calls_do_not_contain_the_app_secret(debugging):
     async with Server(Act.HANG) as server, asking(server.url) as wechat:
         call = asyncio.create_task(wechat.code_to_session("code"))
         await server.asked.wait()

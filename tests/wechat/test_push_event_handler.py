@@ -26,7 +26,7 @@ from mpauthx_async import (
 )
 from mpauthx_async.concurrency.event_bus import EventBus
 from mpauthx_async.events import PushEventReceived
-from mpauthx_async.wechat.push_handling import PushEventHandler
+from mpauthx_async.wechat.push_events import PushEventHandler
 from tests.helpers.clock import Clock
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
@@ -125,7 +125,7 @@ async def test_a_revocation_clears_what_it_names(
 
 
 @pytest.mark.parametrize("revoke_info", [[], [8], [1, 2, 3, 4, 5, 7, 201, 202, 203, 204, 206, 207]])
-async def test_a_revocation_of_what_is_not_kept_is_only_told(
+async def test_a_revocation_of_fields_that_are_not_stored_is_only_emitted(
     auth: Recorder, wx: WeChatSimulator, revoke_info: list[int]
 ) -> None:
     heard = hear(auth)
@@ -137,7 +137,7 @@ async def test_a_revocation_of_what_is_not_kept_is_only_told(
 
 
 @pytest.mark.parametrize("mode", ["safe", "compatible", "plain"])
-async def test_a_modification_is_only_told_to_listeners(
+async def test_a_modification_is_only_emitted_to_listeners(
     auth: Recorder, wx: WeChatSimulator, mode: str
 ) -> None:
     heard = hear(auth)
@@ -214,7 +214,7 @@ async def test_a_repeated_event_is_refused_for_as_long_as_it_could_be_parsed(
     assert len(auth.erased) == len(of_kind(heard, PushEventReceived)) == 2
 
 
-async def test_what_is_stored_of_an_event_ends(
+async def test_stored_nonces_expire(
     make: Callable[..., Recorder], wx: WeChatSimulator, redis: Redis
 ) -> None:
     async with make() as auth:
@@ -225,7 +225,7 @@ async def test_what_is_stored_of_an_event_ends(
     assert 600_000 < await redis.pttl(key) <= 660_000
 
 
-async def test_of_concurrent_repetitions_one_is_told(auth: Recorder, wx: WeChatSimulator) -> None:
+async def test_concurrent_repetitions_are_emitted_once(auth: Recorder, wx: WeChatSimulator) -> None:
     heard = hear(auth)
     event = pushed(wx, CANCEL)
     outcomes = await asyncio.gather(
@@ -369,7 +369,7 @@ async def test_an_event_made_by_hand_without_a_user_is_refused(
 
 
 @pytest.mark.parametrize("event", [None, {}, "event", PushEventReceived])
-async def test_what_is_no_event_is_refused(auth: Recorder, event: Any) -> None:
+async def test_rejects_what_is_not_a_push_event(auth: Recorder, event: Any) -> None:
     with pytest.raises(ParameterError, match="parse_push_event"):
         await auth.handle_push_event(event)
 

@@ -1,15 +1,15 @@
-"""How each of WeChat's APIs refuses a request: the errcode, in its own words."""
+"""The answers with an errcode, in the format of each of WeChat's APIs."""
 
 import secrets
 from typing import Any
 
-from ..wechat.errcodes import ERRMSGS, WECOM_ERRMSGS
+from ..wechat.errcodes import ERRCODES, WECOM_ERRMSGS
 
 __all__ = ["Refused", "api_error", "sns_error", "wecom_error"]
 
 
 class Refused(Exception):
-    """WeChat answers this request with an errcode, and carries nothing out."""
+    """The request is answered with an errcode and has no effect."""
 
     def __init__(self, errcode: int) -> None:
         super().__init__(f"errcode {errcode}")
@@ -17,20 +17,23 @@ class Refused(Exception):
 
 
 def sns_error(errcode: int, now: float) -> dict[str, Any]:
-    """The answer of the APIs below /sns."""
-    return {"errcode": errcode, "errmsg": f"{ERRMSGS[errcode]}, rid: {_rid(now)}"}
+    """The error answer of the APIs under /sns."""
+    return {"errcode": errcode, "errmsg": f"{ERRCODES[errcode].errmsg}, rid: {_rid(now)}"}
 
 
 def api_error(errcode: int, now: float) -> dict[str, Any]:
-    """The answer of the APIs below /cgi-bin and /wxa."""
+    """The error answer of the APIs under /cgi-bin and /wxa."""
     nonce = secrets.token_hex(8)
     hint = f"{nonce[:9]}-{nonce[9:15]}"
-    return {"errcode": errcode, "errmsg": f"{ERRMSGS[errcode]} hint: [{hint}] rid: {_rid(now)}"}
+    return {
+        "errcode": errcode,
+        "errmsg": f"{ERRCODES[errcode].errmsg} hint: [{hint}] rid: {_rid(now)}",
+    }
 
 
 def wecom_error(errcode: int, now: float) -> dict[str, Any]:
-    """The answer of WeCom, which has hints where WeChat has rids."""
-    text = WECOM_ERRMSGS.get(errcode) or ERRMSGS[errcode]
+    """The error answer of WeCom, which has a hint in place of a rid."""
+    text = WECOM_ERRMSGS.get(errcode) or ERRCODES[errcode].errmsg
     hint = f"{int(now)}_1_{secrets.token_hex(16)}"
     more = f"more info at https://open.work.weixin.qq.com/devtool/query?e={errcode}"
     return {"errcode": errcode, "errmsg": f"{text}, hint: [{hint}], from ip: 127.0.0.1, {more}"}

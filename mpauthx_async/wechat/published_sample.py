@@ -1,4 +1,4 @@
-"""The sealed user data that WeChat publishes: the one real payload that everybody can decrypt.
+"""The encrypted user data in WeChat's documentation, whose session key is published, too.
 
 Source: the code samples of
 https://developers.weixin.qq.com/miniprogram/en/dev/framework/open-ability/signature.html
