@@ -53,6 +53,7 @@ from .models import (
     Subject,
     User,
     UserEncryptKey,
+    WeChatProfile,
 )
 from .oauth.client import WeChatOAuth
 from .service import MPAuthX
@@ -152,6 +153,7 @@ __all__ = [
     "WeChatAPIError",
     "WeChatOAuth",
     "WeChatOperatorError",
+    "WeChatProfile",
     "WeChatRefusedError",
     "WeChatSimulator",
     "WeChatUnavailableError",

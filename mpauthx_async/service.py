@@ -22,6 +22,7 @@ from .login.erasure import Erasure
 from .login.issuing import Issuer
 from .login.pipeline import Logins
 from .models import (
+    PROFILE_FIELDS,
     AuthResult,
     Ban,
     Identity,
@@ -955,13 +956,7 @@ class MPAuthX:
         return User(
             found.open_id,
             found.union_id,
-            found.nick_name,
-            found.gender,
-            found.city,
-            found.province,
-            found.country,
-            found.language,
-            found.avatar_url,
+            **{name: getattr(found, name) for name in PROFILE_FIELDS},
             created_at=now,
             updated_at=now,
             app_id=web.app_id,

@@ -11,6 +11,7 @@ StoreError or ConfigurationError when it cannot serve; by default `MPAuthX.check
 """
 
 from .oauth_tokens import FunctionOAuthTokenStore, KeyValueOAuthTokenStore, OAuthTokenFunctions
+from .profiles import complete_profile, merge_profile
 from .protocols import (
     Checkable,
     KeyValueStore,
@@ -43,7 +44,9 @@ __all__ = [
     "SqliteUserStore",
     "TokenStore",
     "UserStore",
+    "complete_profile",
     "longest_wait",
+    "merge_profile",
     "open_key_value_store",
     "open_token_store",
     "open_user_store",

@@ -193,7 +193,7 @@ class UserStore(Protocol):
         to them. Two known persons become one when a user is saved with the open_id of one and the
         union_id of the other. Stored openIds never change, and no row is deleted.
 
-        What is empty or anonymous never replaces what is known (`User.updated_by`). The app_id of
+        What is empty or anonymous never replaces what is known (`merge_profile`). The app_id of
         a user is kept with their open_id, for `forget`.
 
         Returns:

@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
-from ...models import PROFILE_FIELDS, User
+from ...models import User
+from ..profiles import complete_profile, merge_profile
 from .refusals import is_about_data
 from .tables import Statement, UserTable, insert_rows
 
@@ -207,11 +208,11 @@ class People:
         others = [row.user for row in rows[1:]] if is_merger else []
         row = self._row_to_update(person, login)
         if row is None:
-            user = _completed(known, others).updated_by(login)
+            user = merge_profile(complete_profile(known, others), login)
             self._insert(person, replace(user, open_id=login.open_id), now)
         else:
-            user = row.user if row.user is known else row.user.updated_by(known)
-            user = _completed(user, others).updated_by(login)
+            user = row.user if row.user is known else merge_profile(row.user, known)
+            user = merge_profile(complete_profile(user, others), login)
             self._update(person, row, user, now)
         return False
 
@@ -341,11 +342,3 @@ def _age(user: User) -> tuple[float, str]:
     """Orders rows, the oldest first; an application's column may hold something else than times."""
     created_at: object = user.created_at
     return (created_at if isinstance(created_at, int) else math.inf), str(user.open_id)
-
-
-def _completed(user: User, others: Iterable[User]) -> User:
-    """A user with what others know of their profile and they do not."""
-    for other in others:
-        known = other.updated_by(user)
-        user = replace(user, **{name: getattr(known, name) for name in PROFILE_FIELDS})
-    return user
