@@ -80,7 +80,7 @@ async def test_a_ban_without_an_end_or_a_reason_has_none(
     ban = await auth.ban_of("bob")
     assert ban is not None
     assert (ban.reason, ban.until) == ("", None)
-    with pytest.raises(BannedError, match="banned for ever: no reason was given"):
+    with pytest.raises(BannedError, match="banned permanently: no reason was given"):
         await log_in(auth, wx)
 
 

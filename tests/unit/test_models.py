@@ -325,8 +325,7 @@ def test_an_error_tells_what_it_knows():
     partial = PartialStoreError([1, StoreError("It is damaged."), None])
     assert partial.answers[::2] == [1, None]
     assert str(partial) == (
-        "The store could not answer for 1 of 3 items, which `answers` has with the others. "
-        "It is damaged."
+        "The store could not answer for 1 of 3 items; see `answers`. It is damaged."
     )
     revoked = InvalidTokenError("Log in again.", TokenStatus.revoked)
     error = WeChatAPIError(40029, "invalid code", rid="6129ee10", hint="Log in again.")
@@ -335,9 +334,9 @@ def test_an_error_tells_what_it_knows():
     assert str(error) == (
         "WeChat answered errcode 40029, 'invalid code' (rid 6129ee10): Log in again."
     )
-    assert str(BannedError("bob", "spam", None)) == "This user is banned for ever: spam"
+    assert str(BannedError("bob", "spam", None)) == "This user is banned permanently: spam"
     assert str(BannedError("bob", "", 1_500)) == (
-        "This user is banned until 1970-01-01 00:00:01+00:00: no reason was given"
+        "This user is banned until 1970-01-01 00:00:01 UTC: no reason was given"
     )
     assert (str(revoked), revoked.status) == ("Log in again.", TokenStatus.revoked)
     assert str(WeChatAPIError(99999, "oh")) == "WeChat answered errcode 99999, 'oh'"
