@@ -32,7 +32,7 @@ __all__ = ["Connections", "RedisClient"]
 
 RedisClient: TypeAlias = Redis | RedisCluster
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _MAX_HTTP_CONNECTIONS = 4096
 _HTTP_KEEPALIVE = 15  # seconds that an idle connection stays open
@@ -94,7 +94,7 @@ class Connections:
         self._owns_redis = redis is None
         self._owns_executor = executor is None
         self._calls = InFlight(self, "This Connections object")
-        self.redis_epoch = 0
+        self.redis_epoch: int = 0
         self.is_eviction_known = False
 
     @property

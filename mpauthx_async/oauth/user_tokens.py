@@ -17,7 +17,7 @@ from ..wechat.transport import waiting_for_wechat
 
 __all__ = ["UserTokens", "code_used", "has_profile"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _PROFILE_SCOPES = {"snsapi_userinfo", "snsapi_login"}
 

@@ -18,7 +18,7 @@ from .database import Database, SqliteDatabase, transaction
 
 __all__ = ["SqliteKeyValueStore"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT = 5.0  # seconds
 _POLL = 0.05  # seconds between two looks at a lock that another holds, at most
