@@ -245,7 +245,7 @@ class BatchFinished:
     """A batch of calls is answered.
 
     Attributes:
-        name: the batch's name, such as issue.
+        name: the batch's name, such as lookup.
         size: how many calls it merged.
     """
 
@@ -263,7 +263,7 @@ class WeChatFailed:
 
 @dataclass(frozen=True, slots=True)
 class StoreFailed:
-    """An operation of a store, such as issue, failed."""
+    """An operation of a store, such as lookup, failed."""
 
     operation: str
 
