@@ -76,6 +76,8 @@ class Connections:
         ConfigurationError: for both `redis_url` and `redis`, or a URL that redis-py refuses.
     """
 
+    redis_epoch: int
+
     def __init__(
         self,
         redis_url: str | None = None,
@@ -94,7 +96,7 @@ class Connections:
         self._owns_redis = redis is None
         self._owns_executor = executor is None
         self._calls = InFlight(self, "This Connections object")
-        self.redis_epoch: int = 0
+        self.redis_epoch = 0
         self.is_eviction_known = False
 
     @property

@@ -114,8 +114,8 @@ class WeChatOAuth:
         keys = [app_secret] if signing_keys is None else signing_keys
         self._states = StateSigner(app_id=app_id, keys=keys)
         self._opened: KeyValueOAuthTokenStore | None = None
-        self._store = self._open(tokens, keys)
-        self._tokens = UserTokens(self._api, self._store, self._now)
+        self._tokens = self._open(tokens, keys)
+        self._user_tokens = UserTokens(self._api, self._tokens, self._now)
         self._calls = InFlight(self, "This service", name=repr(self))
 
     def __repr__(self) -> str:
@@ -225,7 +225,7 @@ class WeChatOAuth:
             now = self._now()
             verified = self._states.verify(state, now, session)
             seconds = (verified.ends_at - now) / 1000 + _CLOCK_SKEW_SECONDS
-            if not await self._store.spend_state(verified.nonce, seconds):
+            if not await self._tokens.spend_state(verified.nonce, seconds):
                 raise InvalidStateError("This state was used before: let the user log in again.")
             return verified.payload
 
@@ -247,7 +247,7 @@ class WeChatOAuth:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._tokens.exchange(code)
+            return await self._user_tokens.exchange(code)
 
     async def refresh_access_token(self, refresh_token: str) -> OAuthToken:
         """Exchange a refresh token for an access token that is valid for another two hours.
@@ -266,7 +266,7 @@ class WeChatOAuth:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._tokens.refresh(refresh_token)
+            return await self._user_tokens.refresh(refresh_token)
 
     async def get_user(self, open_id: str, lang: str = "zh_CN") -> OAuthUser:
         """Get the profile of a user who has logged in, with their stored token.
@@ -288,14 +288,14 @@ class WeChatOAuth:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            token = await self._tokens.valid(open_id)
+            token = await self._user_tokens.valid(open_id)
             try:
                 return await self._api.get_oauth_user(token, lang)
             except WeChatAPIError as error:
                 if error.errcode not in STALE_TOKEN:
                     raise
             # It has expired by WeChat's clock, or was revoked.
-            return await self._api.get_oauth_user(await self._tokens.refreshed(token), lang)
+            return await self._api.get_oauth_user(await self._user_tokens.refreshed(token), lang)
 
     async def get_user_by_code(
         self,
@@ -392,7 +392,7 @@ class WeChatOAuth:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            await self._tokens.delete(open_id)
+            await self._user_tokens.delete(open_id)
 
     async def get_session_key(self, code: str) -> CodeSession:
         """Exchange the code of a mini-program's `wx.login` for the session key and ids.
@@ -434,7 +434,7 @@ class WeChatOAuth:
             ConfigurationError: in another event loop or process than the calls.
         """
         await self._calls.close()
-        await self._tokens.close()
+        await self._user_tokens.close()
         if self._opened is not None:
             await self._opened.close()
         if self._owns_connections:
@@ -447,7 +447,7 @@ class WeChatOAuth:
         await self.close()
 
     async def _exchange_for_real_user(self, code: str) -> OAuthToken:
-        token = await self._tokens.exchange(code)
+        token = await self._user_tokens.exchange(code)
         if token.is_snapshot_user:
             raise SnapshotUserError(
                 "WeChat showed this page to a snapshot account, because it authorizes before the "

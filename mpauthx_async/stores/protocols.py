@@ -187,7 +187,7 @@ class TokenStore(Protocol):
 
 @runtime_checkable
 class SessionKeyStore(Protocol):
-    """Optional for a TokenStore: it keeps WeChat's session keys, encrypted.
+    """Optional for a TokenStore: it keeps the session keys of WeChat, encrypted.
 
     `issue` receives them as `NewSession.sealed_key`: texts of a few hundred characters without
     white space or controls. A key is erased together with its session.
