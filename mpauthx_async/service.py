@@ -22,7 +22,6 @@ from .login.erasure import Erasure
 from .login.issuing import Issuer
 from .login.pipeline import Logins
 from .models import (
-    PROFILE_FIELDS,
     AuthResult,
     Ban,
     Identity,
@@ -956,7 +955,13 @@ class MPAuthX:
         return User(
             found.open_id,
             found.union_id,
-            **{name: getattr(found, name) for name in PROFILE_FIELDS},
+            found.nick_name,
+            found.gender,
+            found.city,
+            found.province,
+            found.country,
+            found.language,
+            found.avatar_url,
             created_at=now,
             updated_at=now,
             app_id=web.app_id,
