@@ -53,6 +53,7 @@ from .models import (
     Subject,
     User,
     UserEncryptKey,
+    WeChatProfile,
 )
 from .oauth.client import WeChatOAuth
 from .service import MPAuthX
@@ -152,6 +153,7 @@ __all__ = [
     "WeChatAPIError",
     "WeChatOAuth",
     "WeChatOperatorError",
+    "WeChatProfile",
     "WeChatRefusedError",
     "WeChatSimulator",
     "WeChatUnavailableError",
@@ -167,10 +169,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the simulator when it is first asked for: a server in production needs none."""
-    if name not in _OF_THE_SIMULATOR:
+    """Import the simulator when it is first used, so that servers in production do not load it."""
+    if name not in _SIMULATOR_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(".simulator", __name__), name)
 
 
-_OF_THE_SIMULATOR = ("SealedUserInfo", "WeChatSimulator")
+_SIMULATOR_NAMES = ("SealedUserInfo", "WeChatSimulator")

@@ -32,7 +32,7 @@ __all__ = ["Connections", "RedisClient"]
 
 RedisClient: TypeAlias = Redis | RedisCluster
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _MAX_HTTP_CONNECTIONS = 4096
 _HTTP_KEEPALIVE = 15  # seconds that an idle connection stays open
@@ -75,6 +75,8 @@ class Connections:
     Raises:
         ConfigurationError: for both `redis_url` and `redis`, or a URL that redis-py refuses.
     """
+
+    redis_epoch: int
 
     def __init__(
         self,

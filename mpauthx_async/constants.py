@@ -1,4 +1,4 @@
-"""The status codes that results and errors carry, and what can have become of a token."""
+"""The status codes of results and errors, and the states of tokens."""
 
 from enum import IntEnum
 
@@ -6,10 +6,9 @@ __all__ = ["StatusCode", "TokenStatus"]
 
 
 class StatusCode(IntEnum):
-    """What became of a call: 1 is success, all else a failure.
+    """The outcome of a call: 1 is success, all others are failures.
 
-    Numbers below 6100 and 9999 are mpauthx's own, so that its clients go on unchanged; the ones
-    from 6100 up are new here.
+    9999 and the numbers below 6100 are those of mpauthx, so that its clients work unchanged.
     """
 
     success = 1
@@ -39,18 +38,18 @@ class StatusCode(IntEnum):
 
 
 class TokenStatus(IntEnum):
-    """What has become of a token. Those below zero are remembered, for a time, of dead sessions."""
+    """The state of a token. Stores keep those below zero for a time after a session ended."""
 
     active = 1
     unknown = 0
-    """Expired, or never given out here."""
+    """Expired, or never issued by this service."""
     replaced = -1
-    """A newer login took its place."""
+    """A newer login replaced its session."""
     revoked = -2
-    """Logged out, or thrown out."""
+    """Its session was revoked."""
     banned = -3
     """Its user was banned."""
     rotated = -4
-    """`rotate` gave the client another token in its place, which may be alive."""
+    """`rotate` replaced it by another token, which may be valid."""
     reused = -5
-    """A token that had been rotated away was used again, a sign of theft: its session ended."""
+    """A rotated token was used again, which is a sign of theft, so its session was ended."""

@@ -1,9 +1,9 @@
-"""One exception class for each way to fail, in a tree that tells who can mend it.
+"""One exception class for each way to fail, in a tree that tells who can correct it.
 
 MPAuthXError
-    RefusedError: the client's doing; it has to send something else, or the user has to log in.
-    UnavailableError: a store or WeChat does not answer as it should; later it may.
-    OperatorError: only whoever runs the service can mend it.
+    RefusedError: the client, which has to send something else, or whose user has to log in.
+    UnavailableError: a store or WeChat, which may answer later.
+    OperatorError: the operator of the service.
 """
 
 from collections.abc import Sequence
@@ -46,14 +46,14 @@ __all__ = [
 
 
 class MPAuthXError(Exception):
-    """The base of every error here.
+    """The base of all errors of this package.
 
     Attributes:
-        code: its StatusCode.
-        http_status: the HTTP status for a client that meets it: 400, 401 where they have to log in
-            again, 403, 429, 502 or 503.
-        retryable: whether the same call with the same arguments may succeed later without anybody's
-            action. It is False where a code was used up.
+        code: the StatusCode.
+        http_status: the HTTP status for the client: 400, 401 if the user has to log in again, 403,
+            429, 502 or 503.
+        retryable: whether the same call may succeed later with no change by client or operator.
+            False if the call has used up a code.
     """
 
     code: ClassVar[StatusCode] = StatusCode.unknown_error
@@ -62,23 +62,23 @@ class MPAuthXError(Exception):
 
 
 class RefusedError(MPAuthXError):
-    """The base of errors that are the client's doing."""
+    """The base of errors that the client caused."""
 
     http_status = 400
 
 
 class UnavailableError(MPAuthXError):
-    """The base of errors of stores and servers that do not answer as they should."""
+    """The base of errors for stores and servers that do not answer, or not as documented."""
 
     retryable = True
 
 
 class OperatorError(MPAuthXError):
-    """The base of errors that only whoever runs the service can mend."""
+    """The base of errors that only the operator of the service can correct."""
 
 
 class StoreError(UnavailableError):
-    """A store could not answer: the question is still open.
+    """A store could not answer; whether it has carried the call out is unknown.
 
     Attributes:
         is_logged: whether this package has logged it.
@@ -89,29 +89,29 @@ class StoreError(UnavailableError):
 
 
 class PartialStoreError(StoreError):
-    """A store could answer for some items of a batch only; services tell each caller their own.
+    """A store could answer for some items of a batch only. A service's callers never meet it.
 
     Attributes:
-        answers: of each item the answer or a StoreError, in the order of the batch.
+        answers: for each item the answer or a StoreError, in the order of the batch.
     """
 
     def __init__(self, answers: Sequence[Any]) -> None:
         failures = [answer for answer in answers if isinstance(answer, StoreError)]
         super().__init__(
-            f"The store could not answer for {len(failures)} of {len(answers)} items, which "
-            f"`answers` has with the others. {failures[0] if failures else ''}"
+            f"The store could not answer for {len(failures)} of {len(answers)} items; see "
+            f"`answers`. {failures[0] if failures else ''}"
         )
         self.answers = answers
 
 
 class ParameterError(RefusedError):
-    """A required parameter is missing, or is not what it has to be."""
+    """A parameter is missing or malformed."""
 
     code = StatusCode.required_params_missing_error
 
 
 class HTTPStatusError(UnavailableError):
-    """WeChat answered with an HTTP status other than 200, which is in `status`."""
+    """WeChat answered with an HTTP status other than 200: `status`."""
 
     code = StatusCode.http_error
     http_status = 502
@@ -140,7 +140,7 @@ class InvalidResponseError(UnavailableError):
 
 
 class IncompleteResponseError(UnavailableError):
-    """WeChat's answer broke off while it was read."""
+    """WeChat's answer ended early."""
 
     code = StatusCode.http_response_error_event
     http_status = 502
@@ -150,7 +150,7 @@ class ConnectionFailedError(UnavailableError):
     """WeChat could not be reached, or did not answer in time.
 
     Attributes:
-        sent: whether the request may have reached WeChat, which then has consumed the code.
+        sent: whether WeChat may have received the request, and so have consumed its code.
     """
 
     code = StatusCode.http_request_error_event
@@ -161,15 +161,14 @@ class ConnectionFailedError(UnavailableError):
 
 
 class WeChatAPIError(MPAuthXError):
-    """WeChat refused the call: the base of one class each for the client's, WeChat's own and the
-    operator's doing.
+    """WeChat refused the call. The base of one class for each side that can correct it.
 
     Attributes:
-        errcode: WeChat's number for what happened.
-        errmsg: WeChat's text, without rid and hint; at most 500 characters.
-        rid: the request's id, which WeChat's support asks for: the rid, or the hint in an answer
-            without a rid, such as WeCom's; None in an answer without either.
-        hint: what a developer can do about it; empty for an errcode that is not known here.
+        errcode: WeChat's error number.
+        errmsg: WeChat's message without rid and hint, at most 500 characters.
+        rid: the request's id for WeChat's support: the answer's rid, or its hint if it has no rid,
+            as with WeCom; None if it has neither.
+        hint: what a developer can do; empty if the errcode is unknown to this package.
     """
 
     code = StatusCode.session_key_and_open_id_request_error
@@ -190,28 +189,28 @@ class WeChatAPIError(MPAuthXError):
 
 
 class WeChatRefusedError(WeChatAPIError, RefusedError):
-    """WeChat refused what the client sent, such as a code that is unknown or used."""
+    """WeChat refused what the client sent, such as an unknown or used code."""
 
 
 class WeChatUnavailableError(WeChatAPIError, UnavailableError):
-    """WeChat is busy, or was asked too often: errcodes -1, 45009 and 45011."""
+    """WeChat is busy or limits the rate of calls: errcodes -1, 45009 and 45011."""
 
 
 class WeChatOperatorError(WeChatAPIError, OperatorError):
-    """WeChat refused the app or this server, or for a reason that is not known here."""
+    """WeChat refused the app or this server, or with an errcode unknown to this package."""
 
     http_status = 502
 
 
 class NoOAuthTokenError(RefusedError):
-    """No web OAuth token of this user is kept, or it does not open: they have to authorize."""
+    """No web OAuth token of this user is stored, or it does not decrypt: they have to authorize."""
 
     code = StatusCode.invalid_access_token
     http_status = 401
 
 
 class IdentityMismatchError(RefusedError):
-    """The user data belongs to somebody else than the code."""
+    """The user data and the code belong to different users."""
 
     code = StatusCode.open_id_or_union_id_not_match
 
@@ -224,31 +223,31 @@ class UserNotFoundError(RefusedError):
 
 
 class DecryptionError(RefusedError):
-    """The user data could not be decrypted, or is not meant for this app."""
+    """The user data does not decrypt, or belongs to another app."""
 
     code = StatusCode.user_info_decryption_error
 
 
 class ClosedError(OperatorError):
-    """The service, or what it stands on, is closed or closing."""
+    """The service, or a store or connection that it uses, is closed or closing."""
 
     code = StatusCode.closed
 
 
 class ConfigurationError(OperatorError):
-    """Something was set up in a way that cannot work."""
+    """The configuration, or the way a method is used, cannot work."""
 
     code = StatusCode.invalid_configuration
 
 
 class InvalidStateError(RefusedError):
-    """The state of a web login is forged, expired, used up or another browser's."""
+    """The state of a web login is forged, expired, used, or from another browser."""
 
     code = StatusCode.invalid_state
 
 
 class InvalidPushEventError(RefusedError):
-    """A pushed event is not from WeChat, is malformed, stale or repeated, or is another app's."""
+    """A pushed event is not from WeChat, malformed, stale, repeated, or for another app."""
 
     code = StatusCode.invalid_push_event
 
@@ -263,28 +262,24 @@ class SnapshotUserError(RefusedError):
 class InvalidTokenError(RefusedError):
     """The token was not issued for this app and sku, or is no longer valid.
 
-    Its HTTP status is 401, but 403 for a token that ended when its user was banned: a new login
-    would be refused.
+    The HTTP status is 401; it is 403 if the user is banned, since a new login would be refused.
 
     Attributes:
-        status: why, as far as it is known.
+        status: the reason, TokenStatus.unknown if it is not known.
     """
 
     code = StatusCode.invalid_token
-    http_status = 401
+    http_status: int = 401
 
     def __init__(self, message: str, status: TokenStatus = TokenStatus.unknown) -> None:
-        super().__init__(message, status)
+        super().__init__(message)
         self.status = status
         if status is TokenStatus.banned:
             self.http_status = 403
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 class SessionKeyLostError(RefusedError):
-    """No session key is kept for this token, or WeChat replaced it: the client has to log in."""
+    """No session key is stored for this token, or WeChat replaced it: the user has to log in."""
 
     code = StatusCode.session_key_lost
     http_status = 401
@@ -294,9 +289,9 @@ class BannedError(RefusedError):
     """The user is banned.
 
     Attributes:
-        user_id: who is.
-        reason: why, as whoever banned them put it.
-        until: when the ban ends by itself, in Unix milliseconds; None for never.
+        user_id: the user.
+        reason: the reason given to `ban`; may be empty.
+        until: when the ban ends, in Unix milliseconds; None if it is permanent.
     """
 
     code = StatusCode.banned
@@ -309,17 +304,13 @@ class BannedError(RefusedError):
         self.until = until
 
     def __str__(self) -> str:
-        end = "for ever"
+        end = "permanently"
         if self.until is not None:
-            until = datetime.fromtimestamp(self.until / 1000, UTC)
-            end = f"until {until.isoformat(' ', timespec='seconds')}"
+            end = f"until {datetime.fromtimestamp(self.until / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
         return f"This user is banned {end}: {self.reason or 'no reason was given'}"
 
 
 class OverloadedError(UnavailableError):
-    """The login did not begin, because too many others wait. Its code was not used.
-
-    The same call may succeed later.
-    """
+    """Too many logins are waiting. This one was not started, and its code not used."""
 
     code = StatusCode.overloaded

@@ -1,4 +1,8 @@
-"""Events: what happens in a service, and what WeChat pushes."""
+"""The events that a service emits, and the events that WeChat pushes.
+
+In all of them `sku` is the project or build, `ended` is how many sessions ended, and `seconds` is
+the duration.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,13 +36,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn:
-    """A login gave a session.
+    """A login succeeded.
 
     Attributes:
-        session: the one that the client's token stands for.
-        user: as stored.
-        is_new_user: whether this was their first login ever.
-        seconds: how long the login took.
+        session: the session of the client's token.
+        user: the user as stored.
+        is_new_user: whether this was the user's first login.
     """
 
     session: Session
@@ -52,8 +55,7 @@ class LoginFailed:
     """A login failed.
 
     Attributes:
-        error: what its caller was raised.
-        seconds: how long it took to fail.
+        error: the exception that its caller received.
     """
 
     error: Exception
@@ -62,14 +64,17 @@ class LoginFailed:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """A session's life was begun anew; it is as it is now."""
+    """A session was renewed; `session` is its new state."""
 
     session: Session
 
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """A session was given another token, or the client had it repeated; it is as it is now."""
+    """A token was rotated, or a client repeated that within its grace.
+
+    `session` is its session's new state.
+    """
 
     session: Session
 
@@ -80,7 +85,7 @@ class Replaced:
 
     Attributes:
         ref: the session that ended.
-        by: the one that took its place.
+        by: the session that replaced it.
     """
 
     ref: SessionRef
@@ -89,11 +94,10 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """A user was logged out, or thrown out.
+    """Sessions of a user were revoked.
 
     Attributes:
-        session_id: the session that was ended; None for all of the user's, but for a spared one.
-        ended: how many sessions it ended.
+        session_id: the revoked session; None if all sessions were revoked, or all but one.
     """
 
     sku: str
@@ -104,11 +108,7 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class Banned:
-    """A user was banned.
-
-    Attributes:
-        ended: how many sessions it ended.
-    """
+    """A user was banned."""
 
     ban: Ban
     sku: str
@@ -117,7 +117,7 @@ class Banned:
 
 @dataclass(frozen=True, slots=True)
 class Unbanned:
-    """A user may log in again."""
+    """A ban was lifted."""
 
     sku: str
     user_id: str
@@ -125,12 +125,12 @@ class Unbanned:
 
 @dataclass(frozen=True, slots=True)
 class UserLinked:
-    """WeChat gave a known user another unionId, or their first; further logins are under it.
+    """WeChat gave a known user a first or another unionId, which is their user id from now on.
 
-    Tokens given before keep the earlier id.
+    Earlier tokens keep the earlier id.
 
     Attributes:
-        old_id: under which the user was known.
+        old_id: the user's id before.
         new_id: the unionId.
     """
 
@@ -144,8 +144,7 @@ class UserForgotten:
     """A user was erased.
 
     Attributes:
-        user_id: the id that the caller named.
-        ended: how many sessions it ended.
+        user_id: the id that the caller passed.
     """
 
     sku: str
@@ -158,8 +157,8 @@ class ProfileCleared:
     """Fields of a user's profile were erased.
 
     Attributes:
-        user_id: the id that the caller named.
-        fields: which, by their names in `User`.
+        user_id: the id that the caller passed.
+        fields: names of attributes of `User`.
     """
 
     user_id: str
@@ -168,32 +167,35 @@ class ProfileCleared:
 
 @dataclass(frozen=True, slots=True)
 class TokenReuseDetected:
-    """A token that had been rotated away was used again, a sign of theft: its session ended."""
+    """A rotated token was used again, which is a sign of theft, so its session was ended.
+
+    `ref` has the generation of the reused token.
+    """
 
     ref: SessionRef
 
 
 @dataclass(frozen=True, slots=True)
 class PushEvent:
-    """An event that WeChat pushed, or another message.
+    """An event or message that WeChat pushed.
 
     Attributes:
-        event: its name, such as user_authorization_revoke; empty for a message that is no event.
-        open_id: the user in the app that it is about; None if it names none.
-        union_id: the user's unionId, likewise.
-        app_id: the app that it is about: the AppID that it names, else the one it was encrypted
-            for; None in plain mode without either.
-        encrypted_for: the AppID that it was encrypted for: the app's, or that of the third-party
-            platform that acts for it; None in plain mode.
-        is_encrypted: whether it came in safe mode. Only then is it proven that WeChat said so: the
+        event: its name, such as user_authorization_revoke; empty for a message.
+        open_id: the user's openId in the app; None if the event does not name a user.
+        union_id: the user's unionId; None if the event does not have it.
+        app_id: the app's AppID: the one that the event names, else `encrypted_for`; None in plain
+            mode if the event does not name one.
+        encrypted_for: the AppID that it was encrypted for, which is the app's or that of its
+            third-party platform; None in plain mode.
+        is_encrypted: whether it came in safe mode. Only then it is proven to come from WeChat: the
             signature of plain mode does not cover the body.
-        nonce: occurs once; `MPAuthX.handle_push_event` refuses a repeated one.
-        timestamp: when it was sent, in Unix seconds, as signed.
+        nonce: unique to the event; `MPAuthX.handle_push_event` refuses a repeated one.
+        timestamp: when it was sent, in Unix seconds; covered by the signature.
         created_at: when it happened, in Unix milliseconds; None without CreateTime.
-        revoke_info: WeChat's numbers of what the user withdrew, such as 6 for name and avatar.
-        plugin_id: the AppID of the plugin in which the user withdrew it; None outside of plugins.
-        open_pid: the user in the plugin, likewise.
-        fields: all that WeChat sent, under its own names. XML gives texts only.
+        revoke_info: WeChat's numbers of the withdrawn permissions, such as 6 for name and avatar.
+        plugin_id: the AppID of the plugin in which the user withdrew them; None outside of plugins.
+        open_pid: the user's id in the plugin; None outside of plugins.
+        fields: all fields under WeChat's names. Values from XML are strings.
     """
 
     event: str
@@ -213,11 +215,11 @@ class PushEvent:
 
 @dataclass(frozen=True, slots=True)
 class PushEventReceived:
-    """WeChat pushed an event, and what it asks for was done.
+    """A pushed event was handled.
 
     Attributes:
-        event: as parsed. One with `is_encrypted` False may be forged by whoever has seen the URL of
-            another: erase nothing because of it.
+        event: the event. If `is_encrypted` is False, anyone who has seen the URL of another event
+            can forge it: never erase data because of it.
     """
 
     event: PushEvent
@@ -225,12 +227,12 @@ class PushEventReceived:
 
 @dataclass(frozen=True, slots=True)
 class TokensValidated:
-    """Tokens were looked at: those of one trip to the store, or of one tick without a trip.
+    """Tokens were validated in one batch, or in one tick of the loop without asking the store.
 
     Attributes:
-        valid: how many were good.
+        valid: how many were valid.
         refused: how many were not.
-        seconds: how long the trip took; 0 without one.
+        seconds: 0 if the store was not asked.
     """
 
     valid: int
@@ -240,12 +242,11 @@ class TokensValidated:
 
 @dataclass(frozen=True, slots=True)
 class BatchFinished:
-    """Calls that were merged into one trip are answered.
+    """A batch of calls is answered.
 
     Attributes:
-        name: which kind of call.
-        size: how many calls.
-        seconds: how long the trip took.
+        name: the batch's name, such as lookup.
+        size: how many calls it merged.
     """
 
     name: str
@@ -255,14 +256,14 @@ class BatchFinished:
 
 @dataclass(frozen=True, slots=True)
 class WeChatFailed:
-    """WeChat refused a call, with this errcode of its own."""
+    """WeChat refused a call with this errcode."""
 
     errcode: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFailed:
-    """A store could not do this operation."""
+    """An operation of a store, such as lookup, failed."""
 
     operation: str
 

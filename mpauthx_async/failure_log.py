@@ -15,7 +15,7 @@ _INTERVAL = 1.0  # seconds
 _MAX_KINDS = 1_000
 _OTHERS = ""
 
-failures = logging.getLogger(f"{__package__}.failures")
+failures: logging.Logger = logging.getLogger(f"{__package__}.failures")
 """The logger of these failures. Each record's `kind` is given in `extra`."""
 
 

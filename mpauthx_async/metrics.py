@@ -1,5 +1,7 @@
-"""Metrics: a listener that counts for Prometheus."""
+"""Metrics: a listener that exports events to Prometheus."""
 
+from .constants import StatusCode
+from .errors import MPAuthXError
 from .events import (
     Banned,
     BatchFinished,
@@ -17,31 +19,28 @@ from .events import (
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "mpauthx_async.metrics needs prometheus_client: pip install 'mpauthx-async[prometheus]'"
-    ) from error
-
-from .constants import StatusCode
-from .errors import MPAuthXError
+    ) from _error
 
 __all__ = ["Metrics"]
 
-# A trip to a store next door takes less than a millisecond, and a login what WeChat takes.
-_TRIP_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+# A batch at a store on the same network takes under a millisecond; a login takes as long as WeChat.
+_BATCH_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _LOGIN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCH_SIZES = tuple(2**power for power in range(10))
 
 
 class Metrics:
-    """Counts what happens in one service or several: `auth.subscribe(Metrics())`.
+    """Counts the events of one or several services: `auth.subscribe(Metrics())`.
 
     Args:
-        registry: where to; None for the registry of the whole process, which
-            `prometheus_client.start_http_server` and the like give out.
+        registry: where the metrics are registered; None for the process's default registry, which
+            `prometheus_client.start_http_server` exports.
 
     Raises:
-        ValueError: the registry has such metrics already. One Metrics does for all services.
+        ValueError: the registry already has these metrics; subscribe one Metrics to all services.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -53,23 +52,28 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"mpauthx_{name}", text, labels, registry=registry, buckets=buckets)
 
-        self._logins = counter("logins_total", "Logins, by their status.", "outcome")
+        self._logins = counter("logins_total", "Logins by outcome.", "outcome")
         self._login_seconds = histogram(
-            "login_seconds", "How long logins took, failed ones too.", _LOGIN_SECONDS
+            "login_seconds", "Duration of logins, failed ones included.", _LOGIN_SECONDS
         )
-        self._validations = counter("validations_total", "Tokens looked at.", "result")
+        self._validations = counter("validations_total", "Tokens validated.", "result")
         self._validation_seconds = histogram(
-            "validation_seconds", "How long the store took to look at tokens.", _TRIP_SECONDS
+            "validation_seconds", "Duration of the store's batches of validations.", _BATCH_SECONDS
         )
         self._batch_size = histogram("batch_size", "Calls in a batch.", _BATCH_SIZES, "batch")
         self._batch_seconds = histogram(
-            "batch_seconds", "How long batches took.", _TRIP_SECONDS, "batch"
+            "batch_seconds", "Duration of batches.", _BATCH_SECONDS, "batch"
         )
         self._wechat_errors = counter("wechat_errors_total", "Calls WeChat refused.", "errcode")
         self._store_errors = counter("store_errors_total", "Failures of stores.", "operation")
-        self._ended = counter("sessions_ended_total", "Sessions ended before time.", "reason")
-        self._reuse = counter("token_reuse_total", "Rotated tokens that were used again.")
-        self._start_at_zero()
+        self._ended = counter("sessions_ended_total", "Sessions ended early.", "reason")
+        self._reuse = counter("token_reuse_total", "Rotated tokens that were reused.")
+        # `rate()` misses the first event of a series that is new, so known series start at 0.
+        self._logins.labels("ok")
+        for result in ("valid", "refused"):
+            self._validations.labels(result)
+        for reason in ("replaced", "revoked", "banned", "forgotten", "reused"):
+            self._ended.labels(reason)
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
@@ -77,7 +81,7 @@ class Metrics:
             case TokensValidated():
                 self._validations.labels("valid").inc(event.valid)
                 self._validations.labels("refused").inc(event.refused)
-                if event.seconds:  # else the store was not asked
+                if event.seconds:  # 0 if the store was not asked
                     self._validation_seconds.observe(event.seconds)
             case BatchFinished():
                 self._batch_size.labels(event.name).observe(event.size)
@@ -104,14 +108,6 @@ class Metrics:
             case StoreFailed():
                 self._store_errors.labels(event.operation).inc()
 
-    def _start_at_zero(self) -> None:
-        """Show what is known beforehand: a rate misses the first of what comes out of nothing."""
-        self._logins.labels("ok")
-        for result in ("valid", "refused"):
-            self._validations.labels(result)
-        for reason in ("replaced", "revoked", "banned", "forgotten", "reused"):
-            self._ended.labels(reason)
-
 
 def _outcome(error: Exception) -> str:
     code = error.code if isinstance(error, MPAuthXError) else StatusCode.unknown_error
@@ -119,7 +115,7 @@ def _outcome(error: Exception) -> str:
 
 
 def _errcode(errcode: object) -> str:
-    """The label of an errcode; whatever WeChat answers, there are not too many of them."""
+    """The label of an errcode: one for all outside of WeChat's range, to bound their number."""
     if type(errcode) is int and (errcode == -1 or 40_000 <= errcode < 1_000_000):
         return str(errcode)
     return "other"

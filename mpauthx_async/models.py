@@ -1,9 +1,9 @@
-"""The values that services and stores pass to each other and to the application."""
+"""The values that services, stores and applications exchange."""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
 from .errors import ConfigurationError
 from .untrusted_text import is_clean, is_credential, is_user_id, profile_text
@@ -25,11 +25,12 @@ __all__ = [
     "Subject",
     "User",
     "UserEncryptKey",
+    "WeChatProfile",
     "is_user_id",
 ]
 
 _ANONYMOUS_NICK_NAME = "微信用户"
-_MAX_SESSIONS = 1000  # of a user, because a login reads all of them
+_MAX_SESSIONS = 1000  # per user, because a login reads all of them
 PROFILE_FIELDS = (
     "nick_name",
     "gender",
@@ -39,20 +40,20 @@ PROFILE_FIELDS = (
     "language",
     "avatar_url",
 )
-"""The attributes of `User` that are its profile."""
+"""The attributes of `WeChatProfile` that are not ids."""
 
 
 class Subject(NamedTuple):
-    """A user of one sku: whose sessions belong together."""
+    """A user of one sku. Policies, revocations and bans apply to its sessions together."""
 
     sku: str
     user_id: str
 
 
 class SessionRef(NamedTuple):
-    """Names one session, and one of its tokens; it comes out of a verified token.
+    """Names a session and one of its tokens, as a verified token does.
 
-    `generation` tells how often the session's token had been rotated when this one was given out.
+    `generation` is how often the session's token had been rotated when this one was issued.
     """
 
     sku: str
@@ -67,14 +68,14 @@ class SessionRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who makes a request, proven by their token.
+    """The user and session of a verified token.
 
     Attributes:
-        user_id: the id under which the token was issued: the user's unionId, or openId if they had
-            none.
-        session_id: the id of the token's session, as `Session.id` and `revoke_session` have it.
+        user_id: the id under which the token was issued: the unionId if the user had one, else the
+            openId.
+        session_id: the session's id, as in `Session.id` and `revoke_session`.
         sku: the project or build.
-        token: the token itself. It is left out of the repr.
+        token: the token itself. The repr leaves it out.
     """
 
     user_id: str
@@ -85,18 +86,18 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class LoginPolicy:
-    """Which sessions of a user live side by side; by default the 100 newest.
+    """Which sessions of a user may be active at the same time; by default the 100 newest.
 
     Attributes:
-        max_sessions: how many sessions, from 1 to 1,000; when there are more, the oldest are
-            replaced. It does not apply with shared_token.
-        one_per_kind: whether a new session replaces those of the same kind of device. Logins that
-            say neither device nor kind are of one kind.
-        shared_token: whether a login while a session lives gives its token again, with its life
-            begun anew, in place of a session of its own. It excludes one_per_kind.
+        max_sessions: how many sessions, from 1 to 1,000. Beyond that the oldest are replaced. It
+            has no effect with shared_token.
+        one_per_kind: whether a new session replaces those of the same kind of device. Logins with
+            neither device nor device_kind count as one kind.
+        shared_token: whether a login renews the user's active session and returns its token, if
+            there is one. It excludes one_per_kind.
 
     Raises:
-        ConfigurationError: if an option is out of range or the options conflict.
+        ConfigurationError: an option is out of range, or the options conflict.
     """
 
     max_sessions: int = 100
@@ -104,35 +105,34 @@ class LoginPolicy:
     shared_token: bool = False
 
     def __post_init__(self) -> None:
-        most = self.max_sessions
-        if type(most) is not int or not 1 <= most <= _MAX_SESSIONS:
+        if type(self.max_sessions) is not int or not 1 <= self.max_sessions <= _MAX_SESSIONS:
             raise ConfigurationError(
-                f"max_sessions must be a whole number from 1 to {_MAX_SESSIONS:,}; leave it out "
-                "for the default of 100."
+                f"max_sessions must be an int from 1 to {_MAX_SESSIONS:,}; omit it for the default "
+                "of 100."
             )
         if type(self.one_per_kind) is not bool or type(self.shared_token) is not bool:
             raise ConfigurationError("one_per_kind and shared_token must be True or False.")
         if self.shared_token and self.one_per_kind:
             raise ConfigurationError(
-                "one_per_kind has no effect with shared_token, which keeps one session: choose one "
-                "of the two."
+                "one_per_kind has no effect with shared_token, which keeps one session: choose one."
             )
 
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """A session that is to begin; when that is, the store says.
+    """A session for `TokenStore.issue` to begin.
 
     Attributes:
-        ref: its name; its generation is 0.
-        ttl: how long it lives, in milliseconds.
-        policy: which sessions of the subject it ends, in the same step.
-        sealed_key: WeChat's session key, encrypted, to be kept for as long as the session lives;
-            None when there is none. A store that keeps none leaves it.
-        device: what the user would know the device by, on one line without tabs.
-        device_kind: such as phone or desktop, likewise; None when the device's name is its kind.
-        absolute_ttl: how long it lives at most, however often it is renewed or rotated, in
-            milliseconds; None leaves that to the arguments of `rotate` and `renew`.
+        ref: the session's name, of generation 0.
+        ttl: its lifetime in milliseconds.
+        policy: which other sessions of the subject end in the same step.
+        sealed_key: WeChat's session key, encrypted, kept as long as the session lives; None if
+            there is no key to keep. Only a SessionKeyStore keeps it.
+        device: the device's name for the user, on one line without tabs.
+        device_kind: such as phone or desktop, on one line without tabs; None if `device` serves as
+            the kind.
+        absolute_ttl: its maximum lifetime in milliseconds, whatever renewals and rotations; None
+            leaves that to the arguments of `rotate` and `renew`.
     """
 
     ref: SessionRef
@@ -146,17 +146,17 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session that a store keeps. Times are Unix milliseconds, by the store's own clock.
+    """A stored session. Times are Unix milliseconds by the store's clock.
 
     Attributes:
-        ref: its name, with the generation of the token that is good now.
+        ref: the session's name, with the generation of its current token.
         issued_at: when it began.
         expires_at: when it ends unless it is renewed.
-        device: what the user would know the device by; None when the login did not say.
-        device_kind: such as phone or desktop; None when the login did not say.
-        last_seen: when its life was last begun anew, by use, rotation or a login that shares it;
-            None for one whose life never was.
-        replaced: what its login ended, for whoever began it.
+        device: the device's name for the user; None if the login gave no name.
+        device_kind: such as phone or desktop; None if the login gave no kind.
+        last_seen: when use, rotation or a login with shared_token last renewed it; None if it was
+            never renewed.
+        replaced: the sessions that its login ended; only `TokenStore.issue` fills it.
     """
 
     ref: SessionRef
@@ -169,7 +169,7 @@ class Session:
 
     @property
     def id(self) -> str:
-        """Names the session among those of its user, for as long as it lives. It is no secret."""
+        """The session's id, unique among the user's sessions. It is not a secret."""
         return self.ref.nonce
 
     @property
@@ -183,13 +183,13 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Ban:
-    """That a user may not log in.
+    """A ban, under which a user cannot log in.
 
     Attributes:
-        user_id: whom it is about.
-        reason: why, as whoever banned them put it.
-        banned_at: since when, in Unix milliseconds.
-        until: when it ends by itself, in Unix milliseconds; None for never.
+        user_id: the banned user.
+        reason: the reason given to `ban`; may be empty.
+        banned_at: when it began, in Unix milliseconds.
+        until: when it ends, in Unix milliseconds; None if it is permanent.
     """
 
     user_id: str
@@ -199,7 +199,7 @@ class Ban:
 
 
 class OnlinePage(NamedTuple):
-    """Some of the users who are online, and where the next page begins; None after the last."""
+    """A page of the users who are online, and the cursor of the next; None after the last."""
 
     user_ids: Sequence[str]
     cursor: str | None
@@ -207,13 +207,14 @@ class OnlinePage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CodeSession:
-    """What WeChat gives for a code.
+    """WeChat's answer to a code of `wx.login`.
 
     Attributes:
-        open_id: the user in this app.
-        session_key: base64 of the 16-byte key that seals the user's data. Never send it to a
+        open_id: the user's id in this app.
+        session_key: base64 of the 16-byte key that encrypts the user's data. Never send it to a
             client.
-        union_id: the user in all apps of one Open Platform account; None when this app is in none.
+        union_id: the user's id in all apps of one Open Platform account; None if this app does not
+            belong to such an account.
     """
 
     open_id: str
@@ -222,18 +223,13 @@ class CodeSession:
 
 
 @dataclass(frozen=True, slots=True)
-class User:
-    """A person and the profile that WeChat gave of them; None or empty where it gave nothing.
+class WeChatProfile:
+    """A user's ids and profile as WeChat gave them; None or empty where WeChat gave no value.
 
     Attributes:
-        open_id: the user in one app: of a login that app, from a store the one where they were
-            first seen.
-        union_id: the user in all apps of one Open Platform account.
+        open_id: the user's id in one app.
+        union_id: the user's id in all apps of one Open Platform account; None if it is unknown.
         gender: 0 unknown, 1 male, 2 female.
-        created_at: first login, in Unix milliseconds; None from a table without that column.
-        updated_at: last change of what is stored, in Unix milliseconds, or None likewise.
-        app_id: the app whose openId `open_id` is; None if it is not known.
-        linked_ids: the person's other ids: openIds of other apps, and earlier unionIds.
     """
 
     open_id: str
@@ -245,25 +241,42 @@ class User:
     country: str | None = None
     language: str | None = None
     avatar_url: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The user id: the unionId if there is one, else the openId."""
+        return self.union_id or self.open_id
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether the profile is the placeholder that WeChat gives instead of a real one."""
+        return self.nick_name == _ANONYMOUS_NICK_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class User(WeChatProfile):
+    """A user of mini-programs or web pages, as stores keep them.
+
+    In the result of a login, `open_id` belongs to the app of that login; from a store, to the app
+    where the user first logged in.
+
+    Attributes:
+        created_at: first login, in Unix milliseconds; None if the table does not have that column.
+        updated_at: last change of the stored user, in Unix milliseconds; None if the table does not
+            have that column.
+        app_id: the app that `open_id` belongs to; None if it is unknown.
+        linked_ids: the user's other ids: openIds in other apps, and earlier unionIds.
+    """
+
     created_at: int | None = None
     updated_at: int | None = None
     app_id: str | None = None
     linked_ids: tuple[str, ...] = ()
 
     @property
-    def id(self) -> str:
-        """The user id that tokens carry: the unionId where there is one, else the openId."""
-        return self.union_id or self.open_id
-
-    @property
     def ids(self) -> tuple[str, ...]:
-        """All ids of the person, each once, `id` first."""
+        """All ids of the user without duplicates, `id` first."""
         return tuple(dict.fromkeys((self.id, self.open_id, *self.linked_ids)))
-
-    @property
-    def is_anonymous(self) -> bool:
-        """Whether the profile is the stand-in that WeChat gives instead of a real one."""
-        return self.nick_name == _ANONYMOUS_NICK_NAME
 
     @classmethod
     def from_wechat(
@@ -272,70 +285,44 @@ class User:
         payload: Mapping[str, Any],
         now: int | None = None,
         app_id: str | None = None,
-    ) -> "User":
-        """Make a user of what WeChat gave.
+    ) -> Self:
+        """Create a user from WeChat's answers.
 
-        The ids are those that came with the code. Sealed data is not authenticated: clients know
-        their session key and can seal any id with it.
+        The ids are those of the code. Ids in the payload are ignored: a client knows its session
+        key, so it can encrypt any id.
 
         Args:
-            session: what WeChat gave for the code.
-            payload: the decrypted user data, for the profile; empty when the client sent the code
-                alone.
-            now: when this is, in Unix milliseconds, for a user who may be new.
-            app_id: the app that the code is of.
+            session: WeChat's answer to the code.
+            payload: the decrypted user data, for the profile; empty for a login by code alone.
+            now: the time in Unix milliseconds, for created_at and updated_at.
+            app_id: the app of the code.
         """
-        if not payload:
-            return cls(
-                session.open_id, session.union_id, created_at=now, updated_at=now, app_id=app_id
-            )
-        get = payload.get
         return cls(
             session.open_id,
             session.union_id,
-            profile_text(get("nickName")),
-            _gender(get("gender")),
-            profile_text(get("city")),
-            profile_text(get("province")),
-            profile_text(get("country")),
-            profile_text(get("language")),
-            profile_text(get("avatarUrl")),
-            now,
-            now,
-            app_id,
+            **(_profile(payload) if payload else {}),
+            created_at=now,
+            updated_at=now,
+            app_id=app_id,
         )
-
-    def updated_by(self, newer: "User") -> "User":
-        """This stored user, kept current by a newer login of the same person.
-
-        A new value replaces an old one; an empty one never does, nor one of an anonymous profile.
-        """
-        changes = {}
-        for name in PROFILE_FIELDS:
-            new, old = getattr(newer, name), getattr(self, name)
-            if new and new != old and not (old and newer.is_anonymous):
-                changes[name] = new
-        if newer.union_id and newer.union_id != self.union_id:
-            changes["union_id"] = newer.union_id
-        return replace(self, **changes) if changes else self
 
 
 @dataclass(frozen=True, slots=True)
 class OAuthToken:
-    """What WeChat gives for the code of a web login.
+    """WeChat's answer to the code of a web login.
 
-    To keep it in a table of your own: `dataclasses.asdict(token)`, and `OAuthToken(**row)`.
+    To store it in your own table, use `dataclasses.asdict(token)` and `OAuthToken(**row)`.
 
     Attributes:
-        open_id: the user in this app.
-        access_token: opens the user's profile. Never send it to a client.
+        open_id: the user's id in this app.
+        access_token: gives access to the user's profile. Never send it to a client.
         refresh_token: gives new access tokens for 30 days. Never send it to a client.
-        expires_in: how long the access token lives, in seconds.
-        scope: what the user has granted, such as snsapi_userinfo.
-        created_at: when it was asked for, in Unix milliseconds.
-        union_id: the user in all apps of one Open Platform account; None when this app is in none.
-        is_snapshot_user: whether this is a virtual account, behind which no particular user
-            stands. Such a token is never stored.
+        expires_in: the access token's lifetime in seconds.
+        scope: the scopes that the user has granted, such as snsapi_userinfo.
+        created_at: when it was requested, in Unix milliseconds.
+        union_id: the user's id in all apps of one Open Platform account; None if it is unknown.
+        is_snapshot_user: whether this is a snapshot (virtual) account that represents no real user.
+            Such a token is never stored.
     """
 
     open_id: str
@@ -351,72 +338,35 @@ class OAuthToken:
         """Whether the access token has not expired.
 
         Args:
-            now: when this is, in Unix milliseconds; by default the real time.
+            now: the time in Unix milliseconds; by default the system's.
         """
         now = time.time() * 1000 if now is None else now
         return bool(self.access_token) and now < self.created_at + self.expires_in * 1000
 
 
 @dataclass(frozen=True, slots=True)
-class OAuthUser:
-    """The profile of a user of a web login; None where WeChat gave nothing.
-
-    Not a `User`: that is a person as a store keeps them, and has no privileges.
+class OAuthUser(WeChatProfile):
+    """The user of a web login.
 
     Attributes:
-        open_id: the user in this app.
-        union_id: the user in all apps of one Open Platform account; None when this app is in none.
-        gender: 0 unknown, 1 male, 2 female.
         privilege: WeChat's names of the user's privileges, such as chinaunicom.
     """
 
-    open_id: str
-    union_id: str | None = None
-    nick_name: str | None = None
-    gender: int | None = None
-    city: str | None = None
-    province: str | None = None
-    country: str | None = None
-    language: str | None = None
-    avatar_url: str | None = None
     privilege: tuple[str, ...] = ()
 
-    @property
-    def id(self) -> str:
-        """The user id: the unionId where there is one, else the openId."""
-        return self.union_id or self.open_id
-
     @classmethod
-    def from_wechat(
-        cls, open_id: str, union_id: str | None, payload: Mapping[str, Any]
-    ) -> "OAuthUser":
-        """Make a user of what WeChat gave.
+    def from_wechat(cls, open_id: str, union_id: str | None, payload: Mapping[str, Any]) -> Self:
+        """Create a user from WeChat's answers.
 
         Args:
-            open_id: whose profile it is.
+            open_id: the user's openId.
             union_id: the user's unionId, if WeChat gave one.
-            payload: the profile of `/sns/userinfo`, or the decrypted data of a mini-program. Ids
-                in it are ignored.
+            payload: the answer of `/sns/userinfo`, or the decrypted data of a mini-program. Ids in
+                it are ignored.
         """
-
-        def get(name: str, name_in_mini_program: str = "") -> object:
-            return payload.get(name, payload.get(name_in_mini_program))
-
-        privilege, sex = get("privilege"), get("sex", "gender")
-        return cls(
-            open_id,
-            union_id,
-            profile_text(get("nickname", "nickName")),
-            _gender(int(sex) if sex in ("0", "1", "2") else sex),
-            profile_text(get("city")),
-            profile_text(get("province")),
-            profile_text(get("country")),
-            profile_text(get("language")),
-            profile_text(get("headimgurl", "avatarUrl")),
-            tuple(
-                filter(None, map(profile_text, privilege if isinstance(privilege, list) else ()))
-            ),
-        )
+        listed = payload.get("privilege")
+        privilege = map(profile_text, listed if isinstance(listed, list) else ())
+        return cls(open_id, union_id, **_profile(payload), privilege=tuple(filter(None, privilege)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,8 +374,8 @@ class PhoneNumber:
     """A user's phone number.
 
     Attributes:
-        phone_number: with the country code, for a foreign number.
-        pure_phone_number: without it.
+        phone_number: the number; if it is foreign, with its country code.
+        pure_phone_number: the number without the country code.
         country_code: such as 86.
     """
 
@@ -435,7 +385,7 @@ class PhoneNumber:
 
     @classmethod
     def from_wechat(cls, payload: Mapping[str, Any]) -> "PhoneNumber | None":
-        """Make a phone number of what WeChat gave; None if it is missing or malformed."""
+        """Create a phone number from WeChat's answer; None if it is missing or malformed."""
         get = payload.get
         number, pure, country = get("phoneNumber"), get("purePhoneNumber"), get("countryCode")
         if not isinstance(number, str) or not number:
@@ -446,14 +396,14 @@ class PhoneNumber:
 
 @dataclass(frozen=True, slots=True)
 class UserEncryptKey:
-    """A key that a mini-program's client and its server share, from `UserCryptoManager`.
+    """A key of `UserCryptoManager`, which a mini-program's client and server share.
 
     Attributes:
-        encrypt_key: base64 of the key. The user's own client has it; send it to no other.
-        iv: the initialization vector, a text of 16 characters.
-        version: the key's number, which the client sends with what it encrypted.
-        expires_in: for how many seconds from now the key is valid; 0 if it has expired.
-        created_at: when it was made, in Unix milliseconds.
+        encrypt_key: base64 of the key. Never send it to another user's client.
+        iv: the initialization vector, 16 characters.
+        version: the key's number, which the client sends with encrypted data.
+        expires_in: for how many seconds the key is still valid; 0 if it has expired.
+        created_at: when it was created, in Unix milliseconds.
     """
 
     encrypt_key: str = field(repr=False)
@@ -464,7 +414,7 @@ class UserEncryptKey:
 
     @classmethod
     def from_wechat(cls, key_info: object) -> "UserEncryptKey | None":
-        """Make a key of an item of WeChat's `key_info_list`; None if it is malformed."""
+        """Create a key from an item of WeChat's `key_info_list`; None if it is malformed."""
         if not isinstance(key_info, Mapping):
             return None
         encrypt_key, iv = key_info.get("encrypt_key"), key_info.get("iv")
@@ -481,19 +431,17 @@ class UserEncryptKey:
         return cls(encrypt_key, iv, version, expires_in, created_at * 1000)
 
 
-def _gender(value: object) -> int | None:
-    return value if type(value) is int and value in (0, 1, 2) else None
-
-
 @dataclass(frozen=True, slots=True)
 class AuthResult:
-    """What a login gave; `to_dict()` is the answer that mpauthx's clients know.
+    """The result of a login; `to_dict()` is the answer that mpauthx's clients expect.
 
     Attributes:
+        status_code: StatusCode.success.
+        status_message: a text for logs.
         response: the token; also as `token`.
-        user: the user as stored, for `authorize`.
-        is_new_user: whether this was their first login ever.
-        session: the session that the token stands for.
+        user: the user as stored.
+        session: the token's session.
+        is_new_user: whether this was the user's first login.
     """
 
     status_code: int
@@ -515,3 +463,24 @@ class AuthResult:
             "status_message": self.status_message,
             "response": self.response,
         }
+
+
+def _profile(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile in the data of a mini-program or of `/sns/userinfo`, whose names differ."""
+    get = payload.get
+    return {
+        "nick_name": profile_text(get("nickName", get("nickname"))),
+        "gender": _gender(payload),
+        "city": profile_text(get("city")),
+        "province": profile_text(get("province")),
+        "country": profile_text(get("country")),
+        "language": profile_text(get("language")),
+        "avatar_url": profile_text(get("avatarUrl", get("headimgurl"))),
+    }
+
+
+def _gender(payload: Mapping[str, Any]) -> int | None:
+    value = payload.get("gender", payload.get("sex"))
+    if "sex" in payload and value in ("0", "1", "2"):  # `/sns/userinfo` gives a number or its text
+        value = int(value)
+    return value if type(value) is int and value in (0, 1, 2) else None

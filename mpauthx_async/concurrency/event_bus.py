@@ -20,7 +20,7 @@ from ..store_boundary import only_store_errors
 
 __all__ = ["EventBus"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

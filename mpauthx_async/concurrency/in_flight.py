@@ -39,7 +39,7 @@ class InFlight:
         self._warning: weakref.finalize[..., object] | None = None
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.is_open = False
+        self.is_open: bool = False
 
     def check_open(self) -> None:
         """Raise ClosedError after `close()`, and ConfigurationError in a forked child process."""

@@ -10,7 +10,7 @@ from .deadlines import one_call, without_call
 
 __all__ = ["SingleFlight"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")

@@ -41,7 +41,7 @@ from .queue import LoginQueue
 
 __all__ = ["Logins"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _MAX_BATCH = 256  # logins that are finished together
 

@@ -28,7 +28,7 @@ class MiniProgram:
     """
 
     def __init__(self, state: State, access: AppAccess, calls_a_minute: float) -> None:
-        self.encrypt_keys = EncryptKeys(state)
+        self.encrypt_keys: EncryptKeys = EncryptKeys(state)
         self._state = state
         self._access = access
         self._calls_a_minute = calls_a_minute

@@ -48,7 +48,7 @@ class State:
     """
 
     def __init__(self, apps: Mapping[str, str], clock: Callable[[], float]) -> None:
-        self.apps = dict(apps)
+        self.apps: dict[str, str] = dict(apps)
         self.clock = clock
         self._users: dict[tuple[str, str], User] = {}
 

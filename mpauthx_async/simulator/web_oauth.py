@@ -13,7 +13,7 @@ from .state import State, User
 __all__ = ["SCOPES", "Page", "Visitor", "WebOAuth"]
 
 _OFFICIAL_ACCOUNT = "/connect/oauth2/authorize"
-SCOPES = {  # of each page
+SCOPES: dict[str, tuple[str, ...]] = {  # of each page
     _OFFICIAL_ACCOUNT: ("snsapi_base", "snsapi_userinfo"),
     "/connect/qrconnect": ("snsapi_login",),
 }

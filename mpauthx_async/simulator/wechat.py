@@ -54,16 +54,18 @@ class WeChat:
         corp_secret: str,
         strict_methods: bool,
     ) -> None:
-        self.latency = 0.0
+        self.latency: float = 0.0
         self.requests: deque[Request] = deque(maxlen=1000)
         self.faults: deque[Fault] = deque()
-        self.state = State(apps, clock)
-        self.access = AppAccess(self.state)
-        self.mini_program = MiniProgram(self.state, self.access, calls_a_minute)
-        self.web_oauth = WebOAuth(self.state, component_app_id)
-        self.component = Component(self.state, self.mini_program, self.web_oauth, component_app_id)
-        self.wecom = WeCom(self.state, corp_id, corp_secret)
-        self.push = Pusher(self.state)
+        self.state: State = State(apps, clock)
+        self.access: AppAccess = AppAccess(self.state)
+        self.mini_program: MiniProgram = MiniProgram(self.state, self.access, calls_a_minute)
+        self.web_oauth: WebOAuth = WebOAuth(self.state, component_app_id)
+        self.component: Component = Component(
+            self.state, self.mini_program, self.web_oauth, component_app_id
+        )
+        self.wecom: WeCom = WeCom(self.state, corp_id, corp_secret)
+        self.push: Pusher = Pusher(self.state)
         self.routes: Mapping[str, Route] = {
             route.path: route
             for route in (

@@ -1,16 +1,16 @@
-"""What a store has to do, and opening one by URL.
+"""The contracts of stores, the stores of this package, and opening one by URL.
 
-Stores speak in sequences, because the services ask for many callers at once; what is asked for
-rarely, OAuth tokens and other records, goes one by one. A store that cannot answer raises
-StoreError; it never guesses. A batch is answered item by item: when a row is refused or cannot be
-read, its item has a StoreError among the `answers` of a PartialStoreError, and all other items are
-written and answered as ever. What else a token or user store raises, MPAuthX turns into a
-StoreError with that cause. A store may have `async def check() -> None` beside, which raises
-StoreError or ConfigurationError when it cannot serve; by default `MPAuthX.check` reads from it.
-`conformance` has the tests that every store passes.
+Token and user stores take batches, because a service merges concurrent calls; OAuth tokens and
+key-value records, which are rare, are taken one by one. A store that cannot answer raises
+StoreError. A batch is answered item by item: if a row is refused or unreadable, PartialStoreError
+has a StoreError among its `answers`, and all other items are written and answered as usual. MPAuthX
+turns every other exception of a store into a StoreError with that cause. A store may have
+`async def check() -> None`, which raises StoreError or ConfigurationError if the store cannot
+serve; without it `MPAuthX.check` reads from the store. All stores pass the tests in `conformance`.
 """
 
 from .oauth_tokens import FunctionOAuthTokenStore, KeyValueOAuthTokenStore, OAuthTokenFunctions
+from .profiles import complete_profile, merge_profile
 from .protocols import (
     Checkable,
     KeyValueStore,
@@ -43,7 +43,9 @@ __all__ = [
     "SqliteUserStore",
     "TokenStore",
     "UserStore",
+    "complete_profile",
     "longest_wait",
+    "merge_profile",
     "open_key_value_store",
     "open_token_store",
     "open_user_store",

@@ -29,207 +29,234 @@ __all__ = [
 
 
 class TokenStore(Protocol):
-    """Keeps which sessions are alive, and for a time why others died.
+    """Keeps the active sessions, and for a time why others ended.
 
-    Every method raises StoreError when it cannot answer, or PartialStoreError when it can for some
-    items of a batch. Time is the store's own, one clock for all who use it. What a method does to
-    one session or subject is one atomic step. A store may repeat a call whose answer was lost: then
-    an answer may say False, or count too few, for what the first call did.
+    Every method raises StoreError when it cannot answer, or PartialStoreError when it can answer
+    for some items of a batch. Time is the store's own, one clock for all processes. A change of one
+    session or subject is atomic. A store may repeat a call whose answer was lost; then the answer
+    may be False, or count too few, for what the first call did.
     """
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
-        """Begin sessions; each is wholly there or not at all.
+        """Begin sessions, in the order given.
 
-        They begin in the order given, each under its policy: what it replaces ends in the same
-        step; the new one does not. A repetition changes nothing, and does not end what began since.
+        Each session is stored completely or not at all. The sessions that its policy replaces end
+        in the same step. Issuing a stored session again changes nothing.
+
+        Args:
+            sessions: the sessions; each ref is new.
 
         Returns:
-            The session begun for each, in the same order, with what it `replaced`; under a policy
-            of shared_token the one that lives already, if one does: the newest, its life begun
-            anew. The ban where the subject is banned; then nothing began.
+            For each item the session, with the sessions that it `replaced`; with shared_token, the
+            subject's newest active session, renewed, if there is one. The ban if the subject is
+            banned; then no session begins.
         """
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
-        """Tell when sessions end, in Unix milliseconds: above zero is alive. The hot path.
+        """Tell when sessions end. The hot path.
+
+        Args:
+            refs: the sessions and the generations of their tokens.
 
         Returns:
-            Below zero the TokenStatus of a session that died, for as long as it would have lived,
-            30 days at most; TokenStatus.rotated for a ref of an earlier generation than the
-            session's; None for one that is not known, or expired.
+            For each ref the end in Unix milliseconds, above zero, if the token is valid. Below zero
+            the TokenStatus of a session that ended, kept until it would have expired, 30 days at
+            most; TokenStatus.rotated for an earlier generation than the session's. None for a
+            session that is unknown or expired.
         """
 
     async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
-        """Read sessions in full; None for each that `lookup` would not call alive."""
+        """Read sessions; None for each whose token is not valid."""
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
-        """End sessions, of whatever generation; True for each that was alive, once when named
-        twice.
+        """End sessions, whatever the generation.
+
+        Returns:
+            True for each session that was active; once if it is named twice.
         """
 
     async def sessions(self, subject: Subject) -> Sequence[Session]:
-        """List the sessions of a subject that are alive, newest first."""
+        """List the active sessions of a subject, newest first."""
 
     async def revoke_subject(self, subject: Subject, *, spared: str | None = None) -> int:
-        """End all sessions of a subject but the one of a nonce; returns how many were alive."""
+        """End all sessions of a subject.
+
+        Args:
+            subject: the subject.
+            spared: the nonce of a session that stays; None to end all.
+
+        Returns:
+            How many sessions ended.
+        """
 
     async def forget_subject(self, subject: Subject) -> int:
-        """End and erase all sessions of a subject; a ban stays. Returns how many were alive.
+        """End and erase all sessions of a subject; a ban stays.
 
-        Erases devices, session keys and the position among who is online. Until a session would
-        have ended, its nonce and status may be remembered.
+        Erases devices, session keys and the entry in `online`. The nonce and status of a session
+        may stay until it would have expired.
+
+        Returns:
+            How many sessions ended.
         """
 
     async def rotate(
         self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None
     ) -> Sequence[Session | TokenStatus]:
-        """Put the next generation in the place of each, its life begun anew.
+        """Replace each session's token by one of the next generation, and renew the session.
 
         Args:
-            refs: each names the generation that is good now.
-            ttl: how long the session lives from now on, in milliseconds, up to its absolute end.
-            grace: for how long a repetition gets the same answer, in milliseconds.
-            absolute_ttl: how long sessions that began without an absolute end live at most, counted
-                from their beginning, in milliseconds; None for no limit. A session that ends later
-                than that keeps its end.
+            refs: the sessions with their current generations.
+            ttl: the new lifetime from now on, in milliseconds, up to the absolute end.
+            grace: for how many milliseconds a repetition returns the same result.
+            absolute_ttl: the maximum lifetime of sessions that began without an absolute end,
+                counted from their beginning, in milliseconds; None for no limit. It never shortens
+                a session.
 
         Returns:
-            The session, of the next generation; also for a ref of the generation before, within
-            its grace. Else why not: what `lookup` says, and TokenStatus.unknown.
+            The session with its new generation; also for a ref of the generation before, within the
+            grace. Otherwise the TokenStatus; TokenStatus.unknown if the session is unknown or
+            expired.
         """
 
     async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
-        """End the sessions whose tokens of an earlier generation were used.
+        """End the sessions whose tokens of an earlier generation were used again.
 
-        Left alone are the generation that is good now, and the one before within its grace.
+        Args:
+            refs: the sessions and the generations that were used. A ref of the current generation,
+                or of the one before within its grace, ends nothing.
 
         Returns:
-            True for each session that this ended; its status is TokenStatus.reused from then on.
+            True for each session that this ended; its status is then TokenStatus.reused.
         """
 
     async def renew(
         self, refs: Sequence[SessionRef], *, ttl: int, absolute_ttl: int | None = None
     ) -> Sequence[int | None]:
-        """Let the lives of sessions count from now, up to their absolute ends.
+        """Renew sessions, up to their absolute ends.
 
-        Written only where a tenth of the life has passed since the last time.
+        A store writes only if a tenth of the lifetime has passed since the last renewal.
 
         Args:
-            refs: of the generation that is good now.
-            ttl: how long they live, in milliseconds.
-            absolute_ttl: how long those live at most that began without an absolute end, in
-                milliseconds; None for no such end.
+            refs: the sessions with their current generations.
+            ttl: the lifetime from now on, in milliseconds.
+            absolute_ttl: the maximum lifetime of sessions that began without an absolute end, in
+                milliseconds; None for no limit.
 
         Returns:
-            As `lookup`.
+            For each ref the same as `lookup`, after the renewal.
         """
 
     async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
-        """Refuse the logins of a subject, and end all its sessions; returns how many were alive.
+        """Refuse the logins of a subject, and end all its sessions.
 
         Args:
-            subject: whom; a ban that there is already is replaced.
-            reason: why: a text, which may be empty.
-            ttl: for how many milliseconds; None for ever.
+            subject: the subject; an earlier ban is replaced.
+            reason: the reason, which may be empty.
+            ttl: for how many milliseconds; None for a permanent ban.
+
+        Returns:
+            How many sessions ended.
         """
 
     async def unban(self, subject: Subject) -> bool:
-        """Let a subject log in again; False when it was not banned."""
+        """Lift the ban of a subject; False if it was not banned."""
 
     async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
-        """Read the bans of subjects; None for one that is not banned, or no longer."""
+        """Read the bans of subjects; None for each that is not banned."""
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
-        """Page through the users with a living session, those who came online last first.
+        """List the users with an active session in pages, the latest to come online first.
 
-        Where lives differ in length, who has the longer one may count as later. Whoever stays
-        online while all pages are read is on one of them, and on one only.
+        If lifetimes differ, a user with a longer one may count as later. A user who stays online
+        while all pages are read is on exactly one of them.
 
         Args:
-            sku: whose users.
-            cursor: of the page before; None for the first.
-            limit: how many users at most, at least 1. A page may have fewer before the last, even
-                none.
+            sku: the project or build.
+            cursor: that of the page before; None for the first.
+            limit: the maximum number of users, at least 1. Any page may have fewer or be empty;
+                only the cursor tells the last.
 
         Raises:
-            ParameterError: for a malformed cursor.
+            ParameterError: cursor is malformed.
+            StoreError: the store cannot answer.
         """
 
     async def online_count(self, sku: str) -> int:
-        """Count the users with a living session."""
+        """Count the users with an active session."""
 
 
 @runtime_checkable
 class SessionKeyStore(Protocol):
-    """What a TokenStore does beside, if it keeps the session keys of WeChat, encrypted.
+    """Optional for a TokenStore: it keeps the session keys of WeChat, encrypted.
 
-    `issue` takes them along (`NewSession.sealed_key`): texts of a few hundred characters without
-    white space or controls. One leaves together with its session.
+    `issue` receives them as `NewSession.sealed_key`: texts of a few hundred characters without
+    white space or controls. A key is erased together with its session.
     """
 
     async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
-        """Read the sealed session keys; None for each that `lookup` would not call alive."""
+        """Read the encrypted session keys; None for each ref whose token is not valid."""
 
     async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
-        """Keep another sealed session key; False when the session is no longer alive."""
+        """Replace an encrypted session key; False if the session is not active."""
 
 
 class UserStore(Protocol):
-    """Keeps the users, their profiles, and which ids are one person.
+    """Keeps users, their profiles, and which ids belong to the same user.
 
     Every method raises StoreError when it cannot answer. `save` and `get` raise PartialStoreError
-    when they can answer for some items of a batch: a user who cannot be saved or read fails alone,
-    and the others are saved. What is written of one user is written as a whole or not at all.
+    when they can answer for some items of a batch: a user who cannot be saved or read fails alone.
+    What is written of one user is written as a whole or not at all.
 
-    An id is an openId or a unionId, and one of each with the same text are two ids. All ids that a
-    person was ever seen with lead to that person. What links them are the users passed to `save`:
-    a user's `open_id` and `union_id` are one person.
+    An id is an openId or a unionId; an openId and a unionId with the same text are two ids. All ids
+    that a user was ever seen with lead to that user. Users passed to `save` link ids: their
+    `open_id` and `union_id` belong to the same user.
     """
 
     async def save(self, users: Sequence[User]) -> Sequence[bool]:
-        """Add users that are new, keep the profiles of the others current, and link ids.
+        """Add new users, update the profiles of others, and link ids.
 
-        An open_id is compared with open_ids and a union_id with union_ids. The union_id saved last
-        is the person's: with a union_id that was unknown before, all ids of the person stay linked
-        to them. Two known persons become one when a user is saved with the open_id of one and the
-        union_id of the other. Stored openIds never change, and no row is deleted.
+        An open_id is compared with open_ids, and a union_id with union_ids. The union_id saved last
+        is the user's current one; earlier ids stay linked. Two known users become one if a user is
+        saved with the open_id of one and the union_id of the other. Stored openIds never change,
+        and no row is deleted.
 
-        What is empty or anonymous never replaces what is known (`User.updated_by`). The app_id of
-        a user is kept with their open_id, for `forget`.
+        Profiles are merged by `merge_profile`. The app_id of a user is kept with their open_id, for
+        `forget`.
 
         Returns:
-            True for each user that is new; when a person stands in the batch twice, once.
+            True for each user that is new; once if the batch has a user twice.
         """
 
     async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
-        """Find users by any of their ids; None for an unknown one.
+        """Find users by any of their ids; None for an unknown id.
 
-        An id that is both a union_id and an open_id is taken for the union_id. Each user comes
-        with the union_id that was saved last, and with all other ids in `linked_ids`.
+        An id that is both a union_id and an open_id is taken for the union_id. Each user has the
+        union_id that was saved last, and all other ids in `linked_ids`.
         """
 
     async def forget(self, user_id: str, *, app_ids: Collection[str]) -> bool:
-        """Erase a person as far as these apps know them.
+        """Erase a user as far as these apps know them.
 
-        If an openId of another app is linked, what that app needs stays: the person, their profile
-        and its links. Otherwise all rows and links of the person are erased.
+        If an openId of another app is linked, the user, their profile and that app's links stay.
+        Otherwise all rows and links of the user are erased.
 
         Args:
-            user_id: any id of the person, as for `get`.
-            app_ids: the apps. An openId whose app is not known counts as one of theirs.
+            user_id: any id of the user, as for `get`.
+            app_ids: the apps. An openId of an unknown app counts as one of theirs.
 
         Returns:
-            False if the person is not known.
+            False if the user is unknown.
         """
 
     async def clear(self, user_id: str, fields: Collection[str]) -> bool:
-        """Erase fields of a person's profile, wherever they are stored.
+        """Erase fields of a user's profile, wherever they are stored.
 
         Args:
-            user_id: any id of the person, as for `get`.
-            fields: names of `models.PROFILE_FIELDS`, such as nick_name.
+            user_id: any id of the user, as for `get`.
+            fields: attributes of `WeChatProfile` but ids, such as nick_name.
 
         Returns:
-            False if the person is not known.
+            False if the user is unknown.
         """
 
 
@@ -240,41 +267,46 @@ class OAuthTokenStore(Protocol):
     """
 
     async def get(self, open_id: str) -> OAuthToken | None:
-        """Read the token of a user; None when no token is kept.
+        """Read the token of a user; None if there is no token.
 
-        It may raise NoOAuthTokenError for a token that it keeps and cannot decrypt: the user has
-        to authorize again.
+        Raises:
+            NoOAuthTokenError: the token does not decrypt; the user has to authorize again.
+            StoreError: the store cannot answer.
         """
 
     async def save(self, open_id: str, token: OAuthToken) -> None:
-        """Keep the token of a user, in place of an earlier one."""
+        """Write the token of a user, in place of an earlier one."""
 
     async def delete(self, open_id: str) -> None:
         """Delete the token of a user, if there is one."""
 
     def lock(self, open_id: str) -> AbstractAsyncContextManager[None]:
-        """Keep all others who would refresh this user's token out while `async with` lasts.
+        """Lock the token of a user in all processes, for `async with`.
 
-        It is to end by itself some seconds after its holder died. Other users' are not touched.
+        It ends by itself some seconds after its holder died. Other users are not affected.
         """
 
     async def spend_state(self, nonce: str, ttl: float) -> bool:
-        """Use the state of a login up; True for the first who does.
+        """Consume the state of a login.
 
         Args:
-            nonce: the state's name, 16 letters and digits.
-            ttl: for how many seconds to remember it.
+            nonce: the state's nonce, 16 letters and digits.
+            ttl: how many seconds to remember it.
+
+        Returns:
+            True for the first call, False for all others.
         """
 
 
 class KeyValueStore(Protocol):
-    """Keeps named texts for all processes. Every method raises StoreError when it cannot answer.
+    """Keeps texts under keys, for all processes.
 
-    A key is any text of a few hundred characters, with its purpose in front.
+    Every method raises StoreError when it cannot answer. A key is a text of up to a few hundred
+    characters, with its purpose in front.
     """
 
     async def get(self, key: str) -> str | None:
-        """Read a record; None when it does not exist, or its time is over."""
+        """Read a record; None if it does not exist or has expired."""
 
     async def save(self, key: str, text: str, ttl: float) -> None:
         """Write a record, in place of an earlier one, for `ttl` seconds."""
@@ -283,20 +315,20 @@ class KeyValueStore(Protocol):
         """Delete a record, if there is one."""
 
     async def add(self, key: str, text: str, ttl: float) -> bool:
-        """Write a record for `ttl` seconds if it does not exist; one of all who try gets True.
+        """Write a record for `ttl` seconds if it does not exist; True for one of all who try.
 
-        The text has to be nobody else's: a store may repeat the write when its answer was lost.
+        The text must be unique to the caller: a store may repeat a write whose answer was lost.
         """
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
-        """Keep all others out, in any process, while `async with` lasts.
+        """Lock a key in all processes, for `async with`.
 
-        Who holds it has to be quick: after some seconds it ends by itself, so that a process which
-        died keeps nobody waiting. Entering raises StoreError when the wait gets too long.
+        It ends by itself after some seconds, in case its holder died, so work inside must be
+        quick. Entering raises StoreError after too long a wait.
         """
 
     async def close(self) -> None:
-        """Close what was opened here, after what is in progress; may be called again."""
+        """Wait for calls in progress, and close; closing again does nothing."""
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ from .transport import waiting_for_wechat
 
 __all__ = ["AccessToken", "AppAccessToken", "AuthorizerAccessToken"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ..errors import ConfigurationError, ConnectionFailedError
 from ..failure_log import invalid_answer
@@ -71,8 +71,12 @@ class MiniProgramExchange:
     """
 
     app_secret: str = field(repr=False)
-    hosts: ClassVar[Sequence[str]] = API_HOSTS
-    page_parameters: ClassVar[Mapping[str, str]] = {}
+    hosts: Sequence[str] = field(default=API_HOSTS, init=False, repr=False)
+
+    @property
+    def page_parameters(self) -> Mapping[str, str]:
+        """The additional parameters of the authorize page's URL."""
+        return {}
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Exchange a code of the app."""
@@ -121,7 +125,7 @@ class ComponentExchange:
     authorizer_access_token: Callable[[], Awaitable[str]] | None = field(
         default=None, repr=False, kw_only=True
     )
-    hosts: ClassVar[Sequence[str]] = API_HOSTS
+    hosts: Sequence[str] = field(default=API_HOSTS, init=False, repr=False)
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Exchange a code of the app."""
@@ -173,7 +177,7 @@ class WeComExchange:
     """
 
     access_token: Callable[[], Awaitable[str]] = field(repr=False)
-    hosts: ClassVar[Sequence[str]] = ("https://qyapi.weixin.qq.com",)
+    hosts: Sequence[str] = field(default=("https://qyapi.weixin.qq.com",), init=False, repr=False)
 
     async def code_to_session(self, http: WeChatHTTP, app_id: str, code: str) -> CodeSession:
         """Exchange a code of the app."""

@@ -20,6 +20,7 @@ from mpauthx_async import (
     TokenStatus,
     User,
 )
+from mpauthx_async.stores import merge_profile
 from mpauthx_async.stores.online_cursor import OnlineCursor
 
 __all__ = [
@@ -257,13 +258,13 @@ class MemoryUsers:
         if known[0] is not person:
             person.apps |= known[0].apps
             person.user = replace(
-                known[0].user.updated_by(person.user), open_id=person.user.open_id
+                merge_profile(known[0].user, person.user), open_id=person.user.open_id
             )
         person.apps.setdefault(ids[0])
         person.apps[ids[0]] = person.apps[ids[0]] or user.app_id
         person.apps |= dict.fromkeys(ids[1:])
         self._people |= dict.fromkeys(person.apps, person)
-        newer = person.user.updated_by(user)
+        newer = merge_profile(person.user, user)
         if newer != person.user:
             person.user = replace(newer, updated_at=_now())
         return is_new

@@ -374,7 +374,7 @@ class TestVerifyToken:
 
 class TestProfiles:
     async def test_who_never_authorized_has_to(self, oauth: WeChatOAuth) -> None:
-        with pytest.raises(NoOAuthTokenError, match="'bob' is saved: authorize first") as caught:
+        with pytest.raises(NoOAuthTokenError, match="'bob' is stored: authorize first") as caught:
             await oauth.get_user("bob")
         assert caught.value.code == StatusCode.invalid_access_token == 6007
 

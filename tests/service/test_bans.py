@@ -55,7 +55,7 @@ async def test_a_ban_may_have_no_end_and_no_reason(auth: MPAuthX, wx: WeChatSimu
     ban = await auth.ban_of("bob")
     assert ban is not None
     assert (ban.reason, ban.until) == ("", None)
-    with pytest.raises(BannedError, match="banned for ever: no reason was given"):
+    with pytest.raises(BannedError, match="banned permanently: no reason was given"):
         await log_in(auth, wx)
 
 

@@ -289,7 +289,7 @@ async def test_the_stricter_ban_of_two_persons_who_are_one_holds(
     await auth.authorize(wx.login("bob", "union-bob"))
     await auth.ban("bob", 60, "rude")
     await auth.ban("bob-game", None, "spam")
-    with pytest.raises(BannedError, match="for ever: spam"):
+    with pytest.raises(BannedError, match="permanently: spam"):
         await play(game, wx, "union-bob")
     bans = await bans_in_store(tokens, "bob", "bob-game", "union-bob")
     assert [ban and (ban.reason, ban.until) for ban in bans] == [("spam", None)] * 3

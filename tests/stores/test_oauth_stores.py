@@ -156,7 +156,7 @@ async def test_a_token_is_kept_sealed_for_its_app_and_user(records: KeyValueStor
     await records.save(f"oauth_token|{APP}|bob", sealed, 60)
     await records.save("oauth_token|wx0|alice", sealed, 60)
     for moved_to, open_id in ((store, "bob"), (tokens(records, "wx0"), "alice")):
-        with pytest.raises(NoOAuthTokenError, match="does not open"):
+        with pytest.raises(NoOAuthTokenError, match="does not decrypt"):
             await moved_to.get(open_id)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpauthx_async import SqliteUserStore, User
+from mpauthx_async.stores import merge_profile
 from tests.helpers.sqlite_files import data_version, query
 
 ATTRIBUTES = {
@@ -185,7 +186,7 @@ class Model:
             assert known is None
             self.users[name] = login
         else:
-            self.users[name] = known.updated_by(login)
+            self.users[name] = merge_profile(known, login)
         self.seen.add(name)
         return known is None
 

@@ -93,9 +93,7 @@ async def run(make: Callable[..., MPAuthX], wx: WeChatSimulator) -> Any:
         pytest.param("oneFlight", [200] * 5, 1, id="calls at the same time share one login"),
         pytest.param("revoked", [200] * 3, 2, id="a 401 logs in again, once for all"),
         pytest.param("unavailable", [503, 200, True], 1, id="a 503 keeps the token"),
-        pytest.param(
-            "lostAnswer", [200, True], 1, id="a rotation whose answer is lost is repeated"
-        ),
+        pytest.param("lostAnswer", [200, True], 1, id="a lost answer is asked for again"),
         pytest.param("oldToken", [200, True], 1, id="an old token is rotated first"),
         pytest.param("oldTokenWhileUnavailable", [503, True], 1, id="or kept while that fails"),
         pytest.param("banned", [403, 403], 2, id="a ban is no reason to log in again"),

@@ -30,7 +30,7 @@ from redis.utils import str_if_bytes
 
 __all__ = ["ClusterNodes", "Command"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _UNANSWERED = (ConnectionError, TimeoutError, OSError)
 _PATIENCE = 1.0  # seconds for a node to tell the slots, before another one is asked

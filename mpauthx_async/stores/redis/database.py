@@ -64,14 +64,17 @@ class RedisDatabase:
 
     def __init__(self, redis: AnyRedis) -> None:
         self._owns_connections = not isinstance(redis, Connections)
+        self.connections: Connections
         if isinstance(redis, Connections):
             self.connections = redis
         elif isinstance(redis, str):
             self.connections = Connections(redis)
         else:
             self.connections = Connections(redis=redis)
-        self.client = self.connections.configured_redis
-        self.nodes = ClusterNodes(self.client) if isinstance(self.client, RedisCluster) else None
+        self.client: RedisClient = self.connections.configured_redis
+        self.nodes: ClusterNodes | None = (
+            ClusterNodes(self.client) if isinstance(self.client, RedisCluster) else None
+        )
         self._repeats_by_itself = _repeats_by_itself(self.client)
         self._eviction = EvictionCheck(self.connections)
         self._calls = InFlight(self, "This Redis store")

@@ -12,7 +12,7 @@ from ...connections import Connections
 
 __all__ = ["EvictionCheck"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 1.0  # seconds
 

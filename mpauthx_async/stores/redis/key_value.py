@@ -22,7 +22,7 @@ from .database import AnyRedis, RedisDatabase
 
 __all__ = ["RedisKeyValueStore"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _POLL = 0.1  # seconds between two looks at a lock that another holds, at most
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"

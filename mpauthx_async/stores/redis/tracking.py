@@ -26,7 +26,7 @@ from ..near_cache import LONGEST_SILENCE, ChangeListener
 
 __all__ = ["RedisTracking"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _REFUSAL = re.compile(
     r"unknown|unsupported|NOPROTO|NOPERM|permission|TRACKING|HELLO|RESP|syntax", re.I

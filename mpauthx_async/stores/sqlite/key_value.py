@@ -18,7 +18,7 @@ from .store import SqliteStore
 
 __all__ = ["SqliteKeyValueStore"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _MAX_POLL = 0.05  # seconds between two attempts to take a lock
 

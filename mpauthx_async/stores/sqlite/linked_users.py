@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
-from ...models import PROFILE_FIELDS, User
+from ...models import User
+from ..profiles import complete_profile, merge_profile
 from .bad_rows import is_bad_row
 from .user_table import Statement, UserTable, insert_rows
 
@@ -174,8 +175,8 @@ class LinkedUsers:
         is_merger = any(other is not person for other in found)
         others = [row.user for row in rows[1:]] if is_merger else []
         row = self._row_to_update(person, login)
-        stored = known if row is None or row.user is known else row.user.updated_by(known)
-        user = _completed(stored, others).updated_by(login)
+        stored = known if row is None or row.user is known else merge_profile(row.user, known)
+        user = merge_profile(complete_profile(stored, others), login)
         if row is None:
             self._insert(person, replace(user, open_id=login.open_id), now)
         else:
@@ -328,11 +329,3 @@ def _age(user: User) -> tuple[float, str]:
     """A sort key, the oldest first; an application's column may hold other values than times."""
     created_at: object = user.created_at
     return (created_at if isinstance(created_at, int) else math.inf), str(user.open_id)
-
-
-def _completed(user: User, others: Iterable[User]) -> User:
-    """Add to a user's profile what only the others have."""
-    for other in others:
-        known = other.updated_by(user)
-        user = replace(user, **{name: getattr(known, name) for name in PROFILE_FIELDS})
-    return user

@@ -70,13 +70,13 @@ class UserTable:
             for column in columns
             if column.numeric and column.name in ("openId", "unionId")
         ]
-        self.has_union_id = "unionId" in self._names
+        self.has_union_id: bool = "unionId" in self._names
         union_ids = "(SELECT value FROM json_each(:union_ids))"
         self._rows = (
             "FROM user WHERE openId IN (SELECT value FROM json_each(:open_ids))"  # noqa: S608
             f" OR {'unionId' if self.has_union_id else 'openId'} IN {union_ids}"
         )
-        self.select = (
+        self.select: str = (
             f"(SELECT json_group_array(json_array({', '.join(self._names)})) {self._rows})"
         )
         self._insert = f"INSERT INTO user ({', '.join(self._names)}) VALUES "  # noqa: S608
