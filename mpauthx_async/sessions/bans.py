@@ -1,4 +1,4 @@
-"""Bans: who may not log in, under whatever id."""
+"""Bans: refuses the logins of banned users, under all their ids."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,7 +13,7 @@ from ..events import Banned, Unbanned
 from ..models import Ban, Subject, User
 from ..parts import Parts
 from ..untrusted_text import is_one_line
-from .subjects import Subjects
+from .linked_ids import LinkedIds
 
 __all__ = ["Bans"]
 
@@ -27,20 +27,20 @@ _SAME_END = 60_000  # milliseconds by which the bans of a user's ids may differ
 
 
 class Bans:
-    """Bans users, and refuses the logins of those who are banned.
+    """Bans users, and refuses the logins of banned users.
 
-    The token store bans single ids and begins no session under a banned one. A person may have
+    The token store bans single ids and begins no session under a banned one. A user may have
     several ids, so a ban of one is copied to the others: before any of them gets a token, and
-    before the user store forgets that they are one person.
+    before the user store forgets that they are linked.
 
     Args:
         parts: what the service shares.
-        subjects: finds the ids of a user.
+        linked_ids: finds the ids of a user.
     """
 
-    def __init__(self, parts: Parts, subjects: Subjects) -> None:
+    def __init__(self, parts: Parts, linked_ids: LinkedIds) -> None:
         self._sku = parts.settings.sku
-        self._subjects = subjects
+        self._linked_ids = linked_ids
         self._tokens = parts.tokens
         self._events = parts.events
         self._clock = parts.settings.clock
@@ -53,7 +53,7 @@ class Bans:
         # then. Here the ids are read again after the bans are written. So of a login at the same
         # time either that login finds a ban, or its new id is found and banned here.
         ban = partial(self._tokens.ban, reason=reason, ttl=ttl)
-        ended = sum(await self._subjects.for_each(user_id, self._asking("ban", ban)))
+        ended = sum(await self._linked_ids.for_each(user_id, self._asking("ban", ban)))
         now = int(self._clock() * 1000)
         until = None if ttl is None else now + ttl
         self._events.emit(Banned(Ban(user_id, reason, now, until), self._sku, ended))
@@ -62,23 +62,23 @@ class Bans:
     async def unban(self, user_id: str) -> bool:
         """Let a user log in again; False when they were not banned."""
         unban = self._asking("unban", self._tokens.unban)
-        was_banned = any(await self._subjects.for_each(user_id, unban))
+        was_banned = any(await self._linked_ids.for_each(user_id, unban))
         if was_banned:
             self._events.emit(Unbanned(self._sku, user_id))
         return was_banned
 
     async def find(self, user_id: str) -> Ban | None:
         """Read the ban of a user; None when there is none."""
-        return _strictest(await self._of(await self._subjects.find(user_id)))
+        return _strictest(await self._of(await self._linked_ids.find(user_id)))
 
     async def spread(self, user_id: str) -> None:
         """Copy the ban of a user, if there is one, to all their ids."""
-        subjects = await self._subjects.find(user_id)
+        subjects = await self._linked_ids.find(user_id)
         await self._spread(subjects, await self._of(subjects))
 
     def subjects_of(self, user: User) -> list[Subject]:
         """Whose bans are read, and copied, when this user logs in."""
-        return self._subjects.of(user)
+        return self._linked_ids.of(user)
 
     async def refusals(self, users: Sequence[User]) -> list[Exception | None]:
         """Tell which users may not get a token, because one of their other ids is banned.
@@ -88,7 +88,7 @@ class Bans:
             their ids; None for the others. A user of one id is left to `TokenStore.issue`.
         """
         refusals: list[Exception | None] = [None] * len(users)
-        subjects = [self._subjects.of(user) for user in users]
+        subjects = [self._linked_ids.of(user) for user in users]
         several = [i for i, own in enumerate(subjects) if len(own) > 1]
         if not several:
             return refusals

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from ..concurrency.frames import methods_clear_frames
+from ..concurrency.in_flight import closed
 from ..concurrency.single_flight import SingleFlight
-from ..errors import ClosedError, MPAuthXError, WeChatAPIError
+from ..errors import MPAuthXError, WeChatAPIError
 from ..failure_log import mending
 from ..stores import KeyValueStore
 from ..stores.key_value import within_lock
@@ -89,7 +90,7 @@ class AppAccessToken:
             And as `WeChatHTTP.post`.
         """
         if self._closed:
-            raise ClosedError("This service is closed. Create a new one to go on.")
+            raise closed()
         known = self._known
         if known is not None and known.token != refused and self._is_good(known):
             return known.token
@@ -106,6 +107,10 @@ class AppAccessToken:
         """Let what is in flight finish; the records stay open."""
         self._closed = True
         await self._renewals.close()
+
+    def cut_off(self) -> None:
+        """Cancel what is in flight."""
+        self._renewals.cut_off()
 
     def _is_good(self, kept: _Kept, grace: int = 0) -> bool:
         return self._clock() < kept.until / 1000 + grace
