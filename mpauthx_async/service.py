@@ -1,6 +1,7 @@
 """MPAuthX: the mini-program service."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Self
@@ -315,15 +316,25 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         validator = self._validator
-        if validator.knows(token):
+        knows = validator.knows
+        if knows is not None and knows(token):
             return True
         try:
+            if not self._calls.is_open:  # asked here, because calling check_here() takes longer
+                self._calls.check_here()
             ref = validator.verify(token)
-            return ref is not None and await validator.status(ref, token) is TokenStatus.active
+            if ref is None:
+                return False
+            begun_at = time.monotonic()
+            status = await validator.look_up(ref, token)
+            if status is TokenStatus.active:
+                return True
+            await validator.end_if_reused(ref, status, begun_at)
         except BaseException as error:  # here, because a decorator would take its time
             del token
             clear_frames(error)
             raise
+        return False
 
     async def authenticate(self, token: object) -> Identity:
         """Tell whose request it is by its token: the first call of a request handler.
@@ -339,16 +350,21 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         validator = self._validator
-        if validator.knows(token):
+        knows = validator.knows
+        if knows is not None and knows(token):
             user_id, sku, _ = str(token).split("|")
             return Identity(user_id, nonce_of(str(token)), sku, str(token))
         try:
+            if not self._calls.is_open:  # as in is_token_valid
+                self._calls.check_here()
             status = TokenStatus.unknown
             ref = validator.verify(token)
             if ref is not None:
-                status = await validator.status(ref, token)
+                begun_at = time.monotonic()
+                status = await validator.look_up(ref, token)
                 if status is TokenStatus.active:
                     return Identity(ref.user_id, ref.nonce, ref.sku, str(token))
+                status = await validator.end_if_reused(ref, status, begun_at)
         except BaseException as error:  # here, because a decorator would take its time
             del token
             clear_frames(error)

@@ -5,11 +5,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
+from ..concurrency.coalescer import answers_of
 from ..concurrency.deadlines import one_call
 from ..concurrency.shards import AnyCoalescer, subject_of
 from ..constants import TokenStatus
-from ..errors import InvalidTokenError
+from ..errors import InvalidTokenError, StoreError
 from ..events import Listener, TokensValidated
 from ..models import SessionRef
 from ..parts import Parts
@@ -27,21 +29,23 @@ _RENEWAL_INTERVAL = 0.1  # of token_ttl
 class TokenValidator:
     """Decides whether tokens are valid.
 
-    A caller asks `knows`, then `verify`, then `status`, and stops at the first that decides.
+    A caller asks `knows`, then `verify`, then `look_up`, and stops at the first that decides. The
+    first two are functions of others where nothing has to be counted, because they are so frequent.
 
     Args:
         parts: what the service shares.
         end_reused: ends a session whose rotated token is used; returns whether that is reuse.
 
     Attributes:
-        knows: tells from memory, in any event loop, that a token is valid. False decides nothing.
+        knows: tells from memory, in any event loop, that a token is valid. False decides nothing;
+            None stands for a function that always returns False.
+        verify: reads the session of a token; None if the token is malformed or forged.
     """
 
     def __init__(self, parts: Parts, end_reused: Callable[[SessionRef], Awaitable[bool]]) -> None:
         settings, tokens = parts.settings, parts.tokens
         self._signer = parts.signer
         self._tokens = tokens
-        self._calls = parts.calls
         self._events = parts.events
         self._clock = settings.clock
         self._ttl_ms = settings.token_ttl_ms
@@ -52,30 +56,23 @@ class TokenValidator:
         self._renewals: AnyCoalescer[SessionRef, int | None] = parts.batched(
             parts.events.watched("renew", self._renew), subject_of, max_in_flight=1, waits_for=()
         )
-        self._lookups = parts.batched(self._lookup, subject_of, max_in_flight=2)
+        self._lookups: AnyCoalescer[SessionRef, TokenStatus] = parts.batched(
+            self._look_up_all, subject_of, max_in_flight=2
+        )
+        self._near_lookups: AnyCoalescer[_Asked, TokenStatus] = parts.batched(
+            self._look_up_and_keep, lambda asked: (asked.ref.subject,), max_in_flight=2
+        )
         self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None
         self._renew_at: dict[SessionRef, float] = {}  # Unix milliseconds
         self._without_trip = [0, 0]  # invalid and valid tokens of this tick that needed no trip
-        self.knows: Callable[[object], bool] = _knows_nothing
-        self._choose_knows()
+        self.knows: Callable[[object], bool] | None = None
+        self.verify: Callable[[object], SessionRef | None] = self._signer.verify
+        self._choose_fastest()
 
-    def verify(self, token: object) -> SessionRef | None:
-        """Read the session of a token; None if the token is malformed or forged.
+    def look_up(self, ref: SessionRef, token: object) -> Awaitable[TokenStatus]:
+        """Ask the store for the status of a token that has verified; this renews a sliding life.
 
-        Raises:
-            ClosedError: the service is closed.
-        """
-        if not self._calls.is_open:  # asked here, because calling check_here() takes longer
-            self._calls.check_here()
-        ref = self._signer.verify(token)
-        if ref is None and self._events.has_listeners:
-            self._count_without_trip(is_valid=False)
-        return ref
-
-    async def status(self, ref: SessionRef, token: object) -> TokenStatus:
-        """Ask the store for the status of a token that has verified, and count this as a use.
-
-        A use renews a sliding life. The use of a token that was rotated away ends its session.
+        The caller passes any status but active to `end_if_reused`.
 
         Args:
             ref: the session.
@@ -84,16 +81,24 @@ class TokenValidator:
         Raises:
             StoreError: the store could not answer.
         """
-        begun_at = time.monotonic()
         if self._near is None:
-            end = await self._lookups.submit(ref)
-        else:
-            end = await self._look_up_and_keep(ref, str(token), self._near)
-        status = _status_of(end)
-        if status is TokenStatus.active:
-            if self._slides:
-                self._renew_if_due(ref)
-        elif status is TokenStatus.rotated:
+            return self._lookups.submit(ref)
+        return self._near_lookups.submit(_Asked(ref, str(token)))
+
+    async def end_if_reused(
+        self, ref: SessionRef, status: TokenStatus, begun_at: float
+    ) -> TokenStatus:
+        """End a session whose token was rotated away and is now used; returns the final status.
+
+        Args:
+            ref: the session.
+            status: what `look_up` returned.
+            begun_at: when the call began, by `time.monotonic()`.
+
+        Raises:
+            StoreError: the store could not answer.
+        """
+        if status is TokenStatus.rotated:
             with one_call(begun_at):
                 if await self._end_reused(ref):
                     return TokenStatus.reused
@@ -102,43 +107,52 @@ class TokenValidator:
     async def status_without_use(self, token: object) -> TokenStatus:
         """Ask the store for the status of a token, without counting this as a use."""
         ref = self._signer.verify(token)
-        return TokenStatus.unknown if ref is None else _status_of(await self._lookups.submit(ref))
+        return TokenStatus.unknown if ref is None else await self._lookups.submit(ref)
 
     async def session_of(self, token: object) -> SessionRef:
         """Read the session of a valid token; raises InvalidTokenError for any other."""
         ref = self._signer.verify(token)
         if ref is None:
             raise invalid_token(TokenStatus.unknown)
-        if not self.knows(token):
-            status = await self.status(ref, token)
+        if self.knows is None or not self.knows(token):
+            begun_at = time.monotonic()
+            status = await self.look_up(ref, token)
             if status is not TokenStatus.active:
-                raise invalid_token(status)
+                raise invalid_token(await self.end_if_reused(ref, status, begun_at))
         return ref
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Register a listener for events; returns a function that ends the subscription."""
         unsubscribe = self._events.subscribe(listener)
-        self._choose_knows()
+        self._choose_fastest()
 
         def end() -> None:
             unsubscribe()
-            self._choose_knows()
+            self._choose_fastest()
 
         return end
 
     def refuse_more(self) -> None:
         """Answer nothing from memory, because the service is closed."""
         self._near = None
-        self._choose_knows()
+        self._choose_fastest()
 
-    def _choose_knows(self) -> None:
-        """Ask the near cache alone, unless its answers have to be counted or renew a session."""
+    def _choose_fastest(self) -> None:
+        """Ask near cache and signer alone, unless that is to be counted or renews a session."""
+        has_listeners = self._events.has_listeners
+        self.verify = self._verify_and_count if has_listeners else self._signer.verify
         if self._near is None:
-            self.knows = _knows_nothing
-        elif self._slides or self._events.has_listeners:
+            self.knows = None
+        elif self._slides or has_listeners:
             self.knows = partial(self._use_if_known, self._near)
         else:
             self.knows = self._near.knows
+
+    def _verify_and_count(self, token: object) -> SessionRef | None:
+        ref = self._signer.verify(token)
+        if ref is None:
+            self._count_without_trip(is_valid=False)
+        return ref
 
     def _use_if_known(self, near: NearCache, token: object) -> bool:
         if not near.knows(token):
@@ -150,25 +164,46 @@ class TokenValidator:
             self._renew_if_due(ref)
         return True
 
-    async def _look_up_and_keep(self, ref: SessionRef, token: str, near: NearCache) -> int | None:
-        expected, end = near.expect(ref.nonce), None
-        try:
-            end = await self._lookups.submit(ref)
-        finally:
-            near.keep(expected, ref.nonce, token, end)
-        return end
+    async def _look_up_all(self, refs: Sequence[SessionRef]) -> list[TokenStatus | Exception]:
+        return self._statuses(refs, await self._ends(refs))
 
-    async def _lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
+    async def _look_up_and_keep(self, asked: "Sequence[_Asked]") -> list[TokenStatus | Exception]:
+        """Look sessions up, and have the near cache keep their tokens."""
+        near = self._near
+        refs = [one.ref for one in asked]
+        expected = [None if near is None else near.expect(ref.nonce) for ref in refs]
+        ends: Sequence[int | StoreError | None] = [None] * len(refs)
+        try:
+            ends = await self._ends(refs)
+        finally:
+            if near is not None:
+                for (ref, token), expectation, end in zip(asked, expected, ends, strict=True):
+                    near.keep(expectation, ref.nonce, token, end if isinstance(end, int) else None)
+        return self._statuses(refs, ends)
+
+    async def _ends(self, refs: Sequence[SessionRef]) -> Sequence[int | StoreError | None]:
+        """Ask the store when sessions end, or ended for what."""
         events = self._events
         if not events.has_listeners:
             with only_store_errors():
-                return await self._tokens.lookup(refs)
+                return await answers_of(self._tokens.lookup(refs))
         started = time.perf_counter()
-        ends = await events.watched("lookup", self._tokens.lookup)(refs)
-        valid = sum(end is not None and end > 0 for end in ends)
+        ends = await answers_of(events.watched("lookup", self._tokens.lookup)(refs))
+        valid = sum(isinstance(end, int) and end > 0 for end in ends)
         seconds = time.perf_counter() - started
         events.emit(TokensValidated(valid, len(ends) - valid, seconds))
         return ends
+
+    def _statuses(
+        self, refs: Sequence[SessionRef], ends: Sequence[int | StoreError | None]
+    ) -> list[TokenStatus | Exception]:
+        """Decide by their sessions' ends which tokens are valid; this renews sliding lives."""
+        if self._slides:
+            for ref, end in zip(refs, ends, strict=True):
+                if isinstance(end, int) and end > 0:
+                    self._renew_if_due(ref)
+        active = TokenStatus.active
+        return [active if isinstance(end, int) and end > 0 else _refusal(end) for end in ends]
 
     def _count_without_trip(self, *, is_valid: bool) -> None:
         if not any(self._without_trip):
@@ -203,6 +238,18 @@ class TokenValidator:
             logger.warning("A session was not renewed; its next use tries again: %s", error)
 
 
+class _Asked(NamedTuple):
+    """A session that is looked up, and its token, which the near cache may keep."""
+
+    ref: SessionRef
+    token: str
+
+
+def _refusal(end: int | StoreError | None) -> TokenStatus | StoreError:
+    """The status of a token whose session does not live; a StoreError as it is."""
+    return end if isinstance(end, StoreError) else TokenStatus(end or 0)
+
+
 def invalid_token(status: TokenStatus) -> InvalidTokenError:
     """The error of a token that is not valid, for this reason."""
     return InvalidTokenError(_ADVICE.get(status, _ADVICE[TokenStatus.unknown]), status)
@@ -217,14 +264,3 @@ _ADVICE = {
     TokenStatus.reused: "A token of this session was used after it had been rotated, which is a "
     "sign of theft: the session is over. Log in again.",
 }
-
-
-def _status_of(end: int | None) -> TokenStatus:
-    """The status of a token, by what the store answers for its session."""
-    if end is None:
-        return TokenStatus.unknown
-    return TokenStatus.active if end > 0 else TokenStatus(end)
-
-
-def _knows_nothing(_: object) -> bool:
-    return False

@@ -58,7 +58,7 @@ def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
 
 
 def cache_of(auth: MPAuthX) -> NearCache:
-    cache = auth._sessions._near
+    cache = auth._validator._near
     assert cache is not None
     return cache
 

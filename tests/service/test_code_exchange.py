@@ -333,7 +333,7 @@ async def test_each_door_has_its_own_hosts_and_the_secret_goes_to_no_other(
             assert auth._api._transport._hosts == hosts
             assert auth._api._http._hosts == wechats
             if exchange is None:
-                assert auth._own_web._api._http._hosts == wechats
+                assert auth._web._api._http._hosts == wechats
             else:
                 with pytest.raises(ConfigurationError, match="exchange"):
                     await auth.access_token()

@@ -106,9 +106,9 @@ async def test_a_forgotten_user_who_logs_in_again_is_new(
 
 async def test_session_keys_are_forgotten(auth: MPAuthX, wx: WeChatSimulator) -> None:
     result = await log_in(auth, wx)
-    assert await auth._tokens.sealed_keys([result.session.ref]) != [None]  # type: ignore[attr-defined]
+    assert await auth._parts.tokens.sealed_keys([result.session.ref]) != [None]  # type: ignore[attr-defined]
     await auth.forget_user("bob")
-    assert await auth._tokens.sealed_keys([result.session.ref]) == [None]  # type: ignore[attr-defined]
+    assert await auth._parts.tokens.sealed_keys([result.session.ref]) == [None]  # type: ignore[attr-defined]
 
 
 async def test_a_stranger_is_not_forgotten(auth: MPAuthX, wx: WeChatSimulator) -> None:
