@@ -6,7 +6,7 @@ import re
 import sys
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self, TypeAlias
 from urllib.request import getproxies
 
@@ -88,12 +88,10 @@ class Connections:
             raise ConfigurationError("Give Connections either redis_url or redis, not both.")
         self._redis_url = redis_url
         self._http = http
-        self._redis = redis if redis_url is None else _open_redis(redis_url)
         self._executor = executor
         self._owns_http = http is None
-        self._owns_redis = redis is None
-        self._owns_executor = executor is None
         self._calls = InFlight(self, "This Connections object")
+        self._redis = redis if redis_url is None else self._open_redis(redis_url)
         self.redis_epoch = 0
         self.is_eviction_known = False
 
@@ -116,6 +114,7 @@ class Connections:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=_HTTP_TIMEOUT,
             )
+            self._calls.on_close(self._http.close)
         elif self._http.closed:
             raise ClosedError("The aiohttp session that these Connections were given is closed.")
         return self._http
@@ -159,6 +158,8 @@ class Connections:
         self._calls.check_here()
         if self._executor is None:
             self._executor = ThreadPoolExecutor(_EXECUTOR_THREADS, thread_name_prefix="mpauthx")
+            # In a thread: its own may be at work, and waiting here would block the event loop.
+            self._calls.on_close(partial(asyncio.to_thread, self._executor.shutdown))
         return self._executor
 
     def use_redis(self, url: str) -> None:
@@ -169,7 +170,7 @@ class Connections:
         """
         self._calls.check_open()
         if self._redis is None:
-            self._redis = _open_redis(url)
+            self._redis = self._open_redis(url)
             self._redis_url = url
         elif self._redis_url != url:
             raise ConfigurationError(
@@ -205,25 +206,26 @@ class Connections:
                 await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
-        """Close what was opened here and leave ready-made parts open; may be called again."""
-        self._calls.refuse_more()
-        if self._owns_http and self._http is not None:
-            await self._http.close()
-        if self._owns_redis and self._redis is not None:
-            try:
-                await self._redis.aclose()
-            except RedisError as error:  # they are given up all the same
-                logger.warning("Connections to Redis did not close in time: %s", error)
-        if self._owns_executor and self._executor is not None:
-            executor = self._executor
-            # Its threads may be at work; waiting for them here would hold up the event loop.
-            await asyncio.to_thread(executor.shutdown)
+        """Close what was opened here and leave ready-made parts open.
+
+        It waits for the work in the thread pool, which cannot be cancelled. It may be called again
+        and concurrently. If it is cancelled, closing goes on.
+
+        Raises:
+            ConfigurationError: in another event loop or process than the first use.
+        """
+        await self._calls.close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def _open_redis(self, url: str) -> Redis:
+        client = _open_redis(url)
+        self._calls.on_close(partial(_close_redis, client))
+        return client
 
 
 def _half_of_descriptors() -> list[int]:
@@ -254,6 +256,13 @@ def _open_redis(url: str) -> Redis:
         "This is no URL of a Redis that redis-py takes: redis://[[user]:password@]host[:port]/[db],"
         " rediss:// or unix://, special characters of the password percent-encoded."
     )
+
+
+async def _close_redis(client: Redis) -> None:
+    try:
+        await client.aclose()
+    except RedisError as error:  # the connections are dropped all the same
+        logger.warning("Connections to Redis did not close in time: %s", error)
 
 
 def _pool_of(url: str) -> BlockingConnectionPool | None:
