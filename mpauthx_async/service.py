@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from .login.device import Device
 from .login.erasure import Erasure
 from .login.issuing import Issuer
 from .login.pipeline import Logins
+from .login.web_logins import WebLogins, create_web
 from .models import (
     AuthResult,
     Ban,
@@ -37,15 +38,13 @@ from .sessions.rotation import Rotations
 from .sessions.session_keys import SessionKeys
 from .sessions.token_validation import TokenValidator, invalid_token
 from .settings import Settings
-from .stores import KeyValueOAuthTokenStore, TokenStore, UserStore
+from .stores import TokenStore, UserStore
 from .stores.readiness import check_stores
 from .tokens.format import new_nonce, nonce_of, parse_token
-from .tokens.record_sealer import RecordSealer
-from .wechat.access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
 from .wechat.api import WeChatAPI, check_code
+from .wechat.app_access import create_access_token
 from .wechat.exchanges import CodeExchange, ComponentExchange
 from .wechat.push_handling import PushEventHandler
-from .wechat.transport import API_HOSTS
 from .wechat.userdata import check_max_age, check_sealed
 
 __all__ = ["MPAuthX"]
@@ -60,8 +59,8 @@ class MPAuthX:
 
     The first call binds it to the running event loop and the process. In a forked child process
     every call raises ConfigurationError, and in another loop every call that needs more than memory
-    (`is_token_valid` answers for forged tokens, and from a near cache). The connections stay as
-    they are. After `close()` every call raises ClosedError.
+    (`is_token_valid` answers for forged tokens, and from a near cache). After `close()` every call
+    raises ClosedError.
 
     Args:
         app_id: the mini-program's AppID.
@@ -83,12 +82,10 @@ class MPAuthX:
         absolute_ttl: how long a session lives at most, in seconds. If given, lives slide:
             `token_ttl` counts from a token's last use. By default they do not slide, and a session
             that is rotated ends 90 days after its login, or `token_ttl` after it if that is longer.
-        rotation_grace: for how long a client that lost the answer of `rotate` gets it again, in
-            seconds. The Redis client, which repeats lost calls, needs it too.
-        login_timeout: how long a login may wait to begin, in seconds. One that cannot begin in
-            time raises OverloadedError.
-        max_waiting_logins: how many logins may wait to begin; one more raises OverloadedError at
-            once.
+        rotation_grace: for how long a repeated `rotate` gets the same answer, in seconds. Clients
+            and the Redis client repeat calls whose answer was lost.
+        login_timeout: how long a login may wait to begin, in seconds; then OverloadedError.
+        max_waiting_logins: how many logins may wait to begin; one more raises OverloadedError.
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to exchange the codes of `authorize` than the app's own: a
             ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and
@@ -153,8 +150,8 @@ class MPAuthX:
         # Once, because thousands of logins may wait and the garbage collector traces each method.
         self._exchange_code = self._api.exchange_code
         self._parts = Parts.create(self._settings, self._calls, users, tokens, connections)
-        self._access_token = self._create_access_token()
-        self._web = self._create_web(api_base) if web is None else web
+        self._access_token = create_access_token(self._parts, self._api, exchange)
+        self._web = create_web(self._parts, exchange, api_base) if web is None else web
         self._compose()
 
     def __repr__(self) -> str:
@@ -245,11 +242,7 @@ class MPAuthX:
         """
         with self._calls.one():
             check_code(code)
-            web = self._web
-            if web is None:
-                raise _no_records("authorize_web needs `web`, or")
-            known_as = Device.checked(device, device_kind)
-            return await self._log_in(partial(self._identify, web), code, known_as, on_web=True)
+            return await self._web_logins.log_in(code, Device.checked(device, device_kind))
 
     async def issue_session(
         self,
@@ -263,12 +256,10 @@ class MPAuthX:
 
         NOTHING IS VERIFIED HERE: whoever chooses these ids is logged in as that user, so never pass
         what a client can choose. Tencent's cloud hosting proves X-WX-OPENID and X-WX-UNIONID in
-        requests with X-WX-SOURCE; a client that reaches the server past its gateway can send these
-        headers, too.
+        requests with X-WX-SOURCE, unless a client can reach the server past its gateway.
 
-        The rest is as in `authorize`: the user is saved, bans and the policy apply, and listeners
-        are called. There is no session key: `decrypt` and others raise SessionKeyLostError. Each
-        call issues a session of its own.
+        Each call issues a session of its own, without a session key, so `decrypt` and others raise
+        SessionKeyLostError. Bans and the policy apply as in `authorize`.
 
         Args:
             open_id: the user in this app.
@@ -277,7 +268,7 @@ class MPAuthX:
             device_kind: as for `authorize`.
 
         Raises:
-            ParameterError: an id is malformed, or device or device_kind is not as for `authorize`.
+            ParameterError: an argument is missing, malformed or too long.
             BannedError: the user is banned.
             OverloadedError: the login could not begin.
             StoreError: the user or the token could not be stored; no token was issued.
@@ -299,7 +290,7 @@ class MPAuthX:
                 return user
 
             # A code of its own keeps concurrent calls apart.
-            return await self._log_in(identify, new_nonce(), known_as, has_code=False)
+            return await self._logins.log_in_as(identify, new_nonce(), known_as, has_code=False)
 
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is valid: issued for this app and sku, and still alive.
@@ -308,8 +299,7 @@ class MPAuthX:
             token: what the client sent, of any type.
 
         Returns:
-            False for anything that is not a living token. A forged or malformed one is refused
-            without asking the store.
+            False for anything but a living token. The store is not asked about forged ones.
 
         Raises:
             StoreError: the store could not answer, so the token may be valid or not.
@@ -339,7 +329,7 @@ class MPAuthX:
     async def authenticate(self, token: object) -> Identity:
         """Tell whose request it is by its token: the first call of a request handler.
 
-        It costs what `is_token_valid` does: the ids are those in the token, which its MAC proves.
+        It costs what `is_token_valid` does: the ids are in the token, and its MAC proves them.
 
         Args:
             token: what the client sent, of any type.
@@ -399,11 +389,8 @@ class MPAuthX:
         The old token ends in the same step. A client that lost the answer may repeat the call for
         `rotation_grace`, unless the new token was rotated meanwhile, and gets the same new token.
         Any later use of an old token, but by `token_status` and `revoke`, is a sign of theft: the
-        session ends (TokenStatus.reused). So this is what an endpoint for clients calls;
-        `refresh_token` asks for nothing but a user id.
-
-        The session then ends `token_ttl` from now, and at the latest `absolute_ttl` after its
-        login, which is 90 days by default.
+        session ends (TokenStatus.reused). Otherwise it ends `token_ttl` from now, and at the latest
+        `absolute_ttl` after its login, which is 90 days by default.
 
         Args:
             token: what the client sent.
@@ -423,10 +410,9 @@ class MPAuthX:
     async def token_status(self, token: object) -> TokenStatus:
         """Tell the status of a token, for an app that explains it to its user.
 
-        A dead session is remembered until it would have ended, for 30 days at most.
-
         Returns:
-            TokenStatus.active, or why it is not; unknown if it is forged or has expired.
+            TokenStatus.active, or why it is not; unknown if it is forged or has expired. The reason
+            is remembered until the session would have ended, for 30 days at most.
 
         Raises:
             StoreError: the store could not answer.
@@ -559,13 +545,12 @@ class MPAuthX:
         Erases their sessions for this sku under all their ids, with the session keys; the saved
         tokens of their web logins; and their row in the user store with all that links it, unless
         it also holds the openId of an app that is neither this service's nor that of its web
-        logins. An openId whose app is not known, because it was stored before its user logged in
-        here, counts as this app's. A ban stays, under all ids that the user had. A session that a
-        login in progress in this service begins is erased, too; a login in progress in another
-        process may leave one until it expires, or until a call with the user id of its token.
+        logins. An openId whose app is not known counts as this app's. A ban stays, under all ids
+        that the user had. A session that a login in progress begins is erased, too, but for one in
+        another process, which stays until it expires or this is called with its token's user id.
 
-        After a failure, call it again: it finds what is left. The user may log in again, and
-        is new then if the row was erased.
+        After a failure, call it again: it finds what is left. The user may log in again, and is
+        new if the row was erased.
 
         Args:
             user_id: any id of the user.
@@ -577,8 +562,7 @@ class MPAuthX:
 
         Raises:
             ParameterError: user_id is malformed.
-            ConfigurationError: `web` keeps its tokens with a pair of functions, which cannot delete
-                them; nothing was erased.
+            ConfigurationError: `web` cannot delete its tokens; nothing was erased.
             StoreError: a store could not answer; some of it may be erased.
             ClosedError: the service is closed.
         """
@@ -674,21 +658,18 @@ class MPAuthX:
             token: the token of that login.
             encrypted_data: the client's `encryptedData`.
             iv: the client's `iv`.
-            max_age: how many seconds ago WeChat may have encrypted the data, by the timestamp in
-                its watermark and this service's clock; None for no limit.
+            max_age: how many seconds ago WeChat may have encrypted it, by the timestamp in its
+                watermark; None for no limit.
 
         Returns:
             The payload with WeChat's own field names.
 
         Raises:
-            ParameterError: encrypted_data or iv is not a text, is empty or is too long; or max_age
-                is not a positive number.
+            ParameterError: an argument is malformed.
             InvalidTokenError: the token is not valid.
-            SessionKeyLostError: no session key is kept for this token; the client has to log in
-                again.
-            DecryptionError: the data was encrypted with another key, because the client has called
-                wx.login since, or is damaged: the client has to log in again. Or it is older than
-                max_age: the client has to get it anew.
+            SessionKeyLostError: no session key is kept for this token.
+            DecryptionError: the data is damaged, or encrypted with another key, because the client
+                has called wx.login since: it has to log in again. Or it is older than max_age.
             ConfigurationError: the token store keeps no session keys.
             StoreError: the store could not answer.
             ClosedError: the service is closed.
@@ -701,7 +682,7 @@ class MPAuthX:
     ) -> PhoneNumber:
         """Decrypt the phone number that the phone number button gave an old client.
 
-        Newer clients get a code: see `get_phone_number`. The arguments are those of `decrypt`.
+        Newer clients get a code for `get_phone_number`. The arguments are those of `decrypt`.
 
         Raises:
             ParameterError: an argument is malformed.
@@ -741,12 +722,12 @@ class MPAuthX:
             ParameterError: the code is malformed.
             WeChatAPIError: WeChat refused.
             UnavailableError: WeChat or the store did not answer as it should.
-            ConfigurationError: the service has no access token; see `access_token`.
+            ConfigurationError: there is no access token.
             ClosedError: the service is closed.
         """
         with self._calls.one():
             check_code(code)
-            return await self._app_access().call(partial(self._api.get_phone_number, code))
+            return await self._access_token.call(partial(self._api.get_phone_number, code))
 
     async def check_session_key(self, token: object) -> bool:
         """Ask WeChat whether the session key of a token is still the user's.
@@ -760,12 +741,11 @@ class MPAuthX:
             SessionKeyLostError: no session key is kept for this token.
             WeChatAPIError: WeChat refused.
             UnavailableError: WeChat or a store did not answer as it should.
-            ConfigurationError: the token store keeps no session keys, or the service has no access
-                token; see `access_token`.
+            ConfigurationError: the store keeps no session keys, or there is no access token.
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._session_keys.check(token, self._app_access())
+            return await self._session_keys.check(token, self._access_token)
 
     async def reset_session_key(self, token: object) -> None:
         """Have WeChat replace the session key of a token; the new one is kept.
@@ -775,45 +755,39 @@ class MPAuthX:
 
         Raises:
             InvalidTokenError: the token is not valid.
-            SessionKeyLostError: no session key is kept for this token, or WeChat has replaced it;
-                the client has to log in again.
+            SessionKeyLostError: no session key is kept for this token, or WeChat has replaced it.
             WeChatAPIError: WeChat refused.
             UnavailableError: WeChat or a store did not answer as it should.
-            ConfigurationError: the token store keeps no session keys, or the service has no access
-                token; see `access_token`.
+            ConfigurationError: the store keeps no session keys, or there is no access token.
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            await self._session_keys.reset(token, self._app_access())
+            await self._session_keys.reset(token, self._access_token)
 
     async def user_encrypt_keys(self, token: object) -> Sequence[UserEncryptKey]:
         """Ask WeChat for the keys that the client of a token encrypts with (`UserCryptoManager`).
-
-        WeChat wants a signature with the session key, which stays in this service.
 
         Returns:
             The user's three newest keys, in WeChat's order. Each is valid for an hour.
 
         Raises:
             InvalidTokenError: the token is not valid.
-            SessionKeyLostError: no session key is kept for this token, or WeChat has replaced it;
-                the client has to log in again.
+            SessionKeyLostError: no session key is kept for this token, or WeChat has replaced it.
             WeChatAPIError: WeChat refused.
             UnavailableError: WeChat or a store did not answer as it should.
-            ConfigurationError: the token store keeps no session keys, or the service has no access
-                token; see `access_token`.
+            ConfigurationError: the store keeps no session keys, or there is no access token.
             ClosedError: the service is closed.
 
         Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/user-encryptkey.html
         """
         with self._calls.one():
-            return await self._session_keys.encrypt_keys(token, self._app_access())
+            return await self._session_keys.encrypt_keys(token, self._access_token)
 
     async def access_token(self) -> str:
         """Get the app's access token, for calls to WeChat of your own.
 
-        It is kept for all processes, and fetched by one of them a little before its end. With a
-        ComponentExchange it is what `authorizer_access_token` returns.
+        One process fetches it for all. With a ComponentExchange it is what
+        `authorizer_access_token` returns.
 
         Raises:
             WeChatAPIError: WeChat refused.
@@ -823,7 +797,7 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._app_access().get()
+            return await self._access_token.get()
 
     async def handle_push_event(self, event: PushEvent) -> None:
         """Handle an event that WeChat pushed: erase the user, or parts of their profile.
@@ -839,9 +813,8 @@ class MPAuthX:
         Raises:
             InvalidPushEventError: it was handled before, is about another app, or would erase
                 something although it came in plain mode, whose signature does not cover the body.
-            ParameterError: it is not a PushEvent, or names its user by a malformed id.
-            ConfigurationError: `web` keeps its tokens with a pair of functions, which cannot delete
-                them; nothing was erased.
+            ParameterError: it is not a PushEvent, or its user id is malformed.
+            ConfigurationError: `web` cannot delete its tokens; nothing was erased.
             StoreError: a store could not answer; some of it may be erased.
             ClosedError: the service is closed.
 
@@ -852,18 +825,13 @@ class MPAuthX:
 
     @staticmethod
     def extract_open_id(token: object) -> str | None:
-        """The user id in a token, which is proven only if `is_token_valid` returns True.
-
-        Returns:
-            The unionId if WeChat gave one, else the openId; None if the token does not have three
-            parts.
-        """
+        """The user id in a token, unverified; None if the token does not have three parts."""
         parts = parse_token(token)
         return parts and parts.open_id
 
     @staticmethod
     def extract_sku(token: object) -> str | None:
-        """The sku in a token; None if the token does not have three parts."""
+        """The sku in a token, unverified; None if the token does not have three parts."""
         parts = parse_token(token)
         return parts and parts.sku
 
@@ -906,6 +874,7 @@ class MPAuthX:
             bans=self._bans,
         )
         self._calls.on_close(self._logins.close, self._logins.cut_off)
+        self._web_logins = WebLogins(parts, self._logins, web)
         self._erasure = Erasure(
             parts, web=web, linked_ids=linked_ids, bans=self._bans, logins=self._logins
         )
@@ -921,87 +890,6 @@ class MPAuthX:
             clock=settings.clock,
         )
 
-    def _create_access_token(self) -> AccessToken | None:
-        """Create what keeps the app's access token; None if this service cannot."""
-        if isinstance(self._exchange, ComponentExchange):
-            give = self._exchange.authorizer_access_token
-            return AuthorizerAccessToken(give) if give else None
-        settings, records = self._settings, self._parts.records
-        if self._exchange is not None or records is None:  # the app's own secret is not known
-            return None
-        access_token = AppAccessToken(
-            lambda force: self._api.get_stable_token(force_refresh=force),
-            records,
-            f"access_token|{settings.app_id}",
-            RecordSealer(b"mpauthx access", app_id=settings.app_id, keys=settings.keys),
-            settings.clock,
-        )
-        self._calls.on_close(access_token.close, access_token.cut_off)
-        return access_token
-
-    def _create_web(self, api_base: str | Sequence[str] | None) -> WeChatOAuth | None:
-        """Create the web logins with the app's own secret; None if this service cannot."""
-        settings, records = self._settings, self._parts.records
-        if self._exchange is not None or records is None:
-            return None
-        web = WeChatOAuth(
-            app_id=settings.app_id,
-            app_secret=settings.app_secret,
-            tokens=KeyValueOAuthTokenStore(records, app_id=settings.app_id, keys=settings.keys),
-            connections=self._parts.connections,
-            api_base=API_HOSTS if api_base is None else api_base,
-            signing_keys=settings.keys,
-            clock=settings.clock,
-        )
-        self._calls.on_close(web.close)
-        return web
-
-    def _app_access(self) -> AccessToken:
-        if self._access_token is not None:
-            return self._access_token
-        if isinstance(self._exchange, ComponentExchange):
-            raise ConfigurationError(
-                "This call needs the app's access token: give ComponentExchange, which is the "
-                "`exchange`, an authorizer_access_token, an async function that returns it."
-            )
-        raise _no_records("The app's access token needs")
-
-    async def _log_in(
-        self,
-        identify: Callable[[str], Awaitable[User]],
-        code: str,
-        device: Device,
-        *,
-        on_web: bool = False,
-        has_code: bool = True,
-    ) -> AuthResult:
-        login, caller = self._logins.log_in(
-            identify, code, device=device, on_web=on_web, has_code=has_code
-        )
-        try:
-            return await caller
-        except asyncio.CancelledError:
-            self._logins.leave(login, caller)
-            raise
-
-    async def _identify(self, web: WeChatOAuth, code: str) -> User:
-        found = await web.identify(code)
-        now = self._settings.now_ms()
-        return User(
-            found.open_id,
-            found.union_id,
-            found.nick_name,
-            found.gender,
-            found.city,
-            found.province,
-            found.country,
-            found.language,
-            found.avatar_url,
-            created_at=now,
-            updated_at=now,
-            app_id=web.app_id,
-        )
-
 
 def _check_parts(connections: object, web: object, exchange: object) -> None:
     """Raise ConfigurationError for ready-made parts of other types."""
@@ -1015,10 +903,3 @@ def _check_parts(connections: object, web: object, exchange: object) -> None:
             raise ConfigurationError(
                 f"{name} must be {wanted}, or None: this is a {type(part).__name__}."
             )
-
-
-def _no_records(what: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"{what} the app's own secret, so no `exchange`, and a place that all processes share: "
-        "give `tokens` as a URL, or `connections` with a Redis."
-    )

@@ -149,6 +149,23 @@ class Logins:
             self._overload(login, "max_waiting_logins are waiting already.")
         return login, caller
 
+    async def log_in_as(
+        self,
+        identify: Callable[[str], Awaitable[User]],
+        code: str,
+        device: Device,
+        *,
+        on_web: bool = False,
+        has_code: bool = True,
+    ) -> AuthResult:
+        """Log a user in whom `identify` returns; the arguments are those of `log_in`."""
+        login, caller = self.log_in(identify, code, device=device, on_web=on_web, has_code=has_code)
+        try:
+            return await caller
+        except asyncio.CancelledError:
+            self.leave(login, caller)
+            raise
+
     def leave(self, login: "Login", caller: "asyncio.Future[AuthResult]") -> None:
         """Let a caller who was cancelled leave a login, which goes on if it has begun."""
         login.remove(caller)
