@@ -226,9 +226,9 @@ async def test_what_is_done_within_a_lock_raises_as_it_is(
     oauth = WeChatOAuth(app_id="wx0", app_secret="x" * 32, tokens=DictOAuthTokenStore())
     async with oauth:
         with pytest.raises(DriverError):
-            async with oauth._parts.tokens.lock("bob"):
+            async with oauth._tokens.lock("bob"):
                 raise DriverError
-        async with oauth._parts.tokens.lock("bob"):  # it is free again
+        async with oauth._tokens.lock("bob"):  # it is free again
             pass
     assert failure_lines() == []
 
