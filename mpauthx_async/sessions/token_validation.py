@@ -59,6 +59,9 @@ class TokenValidator:
         self._lookups: AnyCoalescer[SessionRef, TokenStatus] = parts.batched(
             self._look_up_all, subject_of, max_in_flight=2
         )
+        self._status_reads: AnyCoalescer[SessionRef, TokenStatus] = parts.batched(
+            self._read_all, subject_of, max_in_flight=2
+        )
         self._near_lookups: AnyCoalescer[_Asked, TokenStatus] = parts.batched(
             self._look_up_and_keep, lambda asked: (asked.ref.subject,), max_in_flight=2
         )
@@ -107,7 +110,7 @@ class TokenValidator:
     async def status_without_use(self, token: object) -> TokenStatus:
         """Ask the store for the status of a token, without counting this as a use."""
         ref = self._signer.verify(token)
-        return TokenStatus.unknown if ref is None else await self._lookups.submit(ref)
+        return TokenStatus.unknown if ref is None else await self._status_reads.submit(ref)
 
     async def session_of(self, token: object) -> SessionRef:
         """Read the session of a valid token; raises InvalidTokenError for any other."""
@@ -165,7 +168,12 @@ class TokenValidator:
         return True
 
     async def _look_up_all(self, refs: Sequence[SessionRef]) -> list[TokenStatus | Exception]:
-        return self._statuses(refs, await self._ends(refs))
+        statuses = await self._read_all(refs)
+        self._renew_active(refs, statuses)
+        return statuses
+
+    async def _read_all(self, refs: Sequence[SessionRef]) -> list[TokenStatus | Exception]:
+        return _statuses(await self._ends(refs))
 
     async def _look_up_and_keep(self, asked: "Sequence[_Asked]") -> list[TokenStatus | Exception]:
         """Look sessions up, and have the near cache keep their tokens."""
@@ -179,7 +187,9 @@ class TokenValidator:
             if near is not None:
                 for (ref, token), expectation, end in zip(asked, expected, ends, strict=True):
                     near.keep(expectation, ref.nonce, token, end if isinstance(end, int) else None)
-        return self._statuses(refs, ends)
+        statuses = _statuses(ends)
+        self._renew_active(refs, statuses)
+        return statuses
 
     async def _ends(self, refs: Sequence[SessionRef]) -> Sequence[int | StoreError | None]:
         """Ask the store when sessions end, or ended for what."""
@@ -194,16 +204,13 @@ class TokenValidator:
         events.emit(TokensValidated(valid, len(ends) - valid, seconds))
         return ends
 
-    def _statuses(
-        self, refs: Sequence[SessionRef], ends: Sequence[int | StoreError | None]
-    ) -> list[TokenStatus | Exception]:
-        """Decide by their sessions' ends which tokens are valid; this renews sliding lives."""
+    def _renew_active(
+        self, refs: Sequence[SessionRef], statuses: Sequence[TokenStatus | Exception]
+    ) -> None:
         if self._slides:
-            for ref, end in zip(refs, ends, strict=True):
-                if isinstance(end, int) and end > 0:
+            for ref, status in zip(refs, statuses, strict=True):
+                if status is TokenStatus.active:
                     self._renew_if_due(ref)
-        active = TokenStatus.active
-        return [active if isinstance(end, int) and end > 0 else _refusal(end) for end in ends]
 
     def _count_without_trip(self, *, is_valid: bool) -> None:
         if not any(self._without_trip):
@@ -245,8 +252,13 @@ class _Asked(NamedTuple):
     token: str
 
 
+def _statuses(ends: Sequence[int | StoreError | None]) -> list[TokenStatus | Exception]:
+    """Decide by the ends of their sessions which tokens are valid."""
+    active = TokenStatus.active
+    return [active if isinstance(end, int) and end > 0 else _refusal(end) for end in ends]
+
+
 def _refusal(end: int | StoreError | None) -> TokenStatus | StoreError:
-    """The status of a token whose session does not live; a StoreError as it is."""
     return end if isinstance(end, StoreError) else TokenStatus(end or 0)
 
 
