@@ -747,7 +747,7 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._session_keys.check(token, self._access_token)
+            return await self._session_keys.check(token)
 
     async def reset_session_key(self, token: object) -> None:
         """Have WeChat replace the session key of a token; the new one is kept.
@@ -764,7 +764,7 @@ class MPAuthX:
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            await self._session_keys.reset(token, self._access_token)
+            await self._session_keys.reset(token)
 
     async def user_encrypt_keys(self, token: object) -> Sequence[UserEncryptKey]:
         """Ask WeChat for the keys that the client of a token encrypts with (`UserCryptoManager`).
@@ -783,7 +783,7 @@ class MPAuthX:
         Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/user-encryptkey.html
         """
         with self._calls.one():
-            return await self._session_keys.encrypt_keys(token, self._access_token)
+            return await self._session_keys.encrypt_keys(token)
 
     async def access_token(self) -> str:
         """Get the app's access token, for calls to WeChat of your own.
@@ -868,7 +868,7 @@ class MPAuthX:
         self._rotations = Rotations(parts)
         self._validator = TokenValidator(parts, self._rotations.end_reused)
         self._sessions = ActiveSessions(parts, linked_ids, self._validator)
-        self._session_keys = SessionKeys(parts, api=self._api, validator=self._validator)
+        self._session_keys = SessionKeys(parts, self._api, self._access_token, self._validator)
         self._logins = Logins(
             parts,
             names_same_user=self._api.names_same_user,

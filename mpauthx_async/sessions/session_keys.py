@@ -40,13 +40,17 @@ class SessionKeys:
     Args:
         parts: what the service shares.
         api: asks WeChat about session keys.
+        access_token: the app's, for these calls.
         validator: decides whether a token is valid.
     """
 
-    def __init__(self, parts: Parts, *, api: WeChatAPI, validator: TokenValidator) -> None:
+    def __init__(
+        self, parts: Parts, api: WeChatAPI, access_token: AccessToken, validator: TokenValidator
+    ) -> None:
         self._app_id = parts.settings.app_id
         self._clock = parts.settings.clock
         self._api = api
+        self._access_token = access_token
         self._validator = validator
         self._sealer = parts.sealer
         self._tokens = parts.tokens
@@ -87,33 +91,31 @@ class SessionKeys:
         session = await self.of(token)
         return verify_raw_data(session.session_key, raw_data, signature)
 
-    async def check(self, token: object, access_token: AccessToken) -> bool:
+    async def check(self, token: object) -> bool:
         """Ask WeChat whether the session key of a token is still the user's."""
         session = await self.of(token)
-        return await access_token.call(
+        return await self._access_token.call(
             partial(self._api.is_session_key_valid, session.open_id, session.session_key)
         )
 
-    async def encrypt_keys(
-        self, token: object, access_token: AccessToken
-    ) -> tuple[UserEncryptKey, ...]:
+    async def encrypt_keys(self, token: object) -> tuple[UserEncryptKey, ...]:
         """Ask WeChat for the newest encryption keys of the user of a token."""
         session = await self.of(token)
-        keys = await access_token.call(
+        keys = await self._access_token.call(
             partial(self._api.get_user_encrypt_keys, session.open_id, session.session_key)
         )
         if keys is None:
             raise _replaced()
         return keys
 
-    async def reset(self, token: object, access_token: AccessToken) -> None:
+    async def reset(self, token: object) -> None:
         """Have WeChat replace the session key of a token; concurrent calls are one."""
         ref = await self._validator.session_of(token)
-        await self._resets.join(ref, partial(self._reset, ref, access_token))
+        await self._resets.join(ref, partial(self._reset, ref))
 
-    async def _reset(self, ref: SessionRef, access_token: AccessToken) -> None:
+    async def _reset(self, ref: SessionRef) -> None:
         session = await self._finds.submit(ref)
-        session_key = await access_token.call(
+        session_key = await self._access_token.call(
             partial(self._api.reset_session_key, session.open_id, session.session_key)
         )
         if session_key is None:
@@ -132,26 +134,20 @@ class SessionKeys:
 
     async def _find(self, refs: Sequence[SessionRef]) -> list[CodeSession | Exception]:
         sealed_keys = await answers_of(self._store.sealed_keys(refs))
-        opened = await asyncio.get_running_loop().run_in_executor(
-            self._connections.executor, self._open_all, refs, sealed_keys
-        )
-        return [session or _lost() for session in opened]
-
-    def _open_all(
-        self, refs: Sequence[SessionRef], sealed_keys: Sequence[str | StoreError | None]
-    ) -> list[CodeSession | StoreError | None]:
         items = [
             (ref.nonce, *split_open_id(stored if isinstance(stored, str) else "", ref.user_id))
             for ref, stored in zip(refs, sealed_keys, strict=True)
         ]
-        sessions: list[CodeSession | StoreError | None] = [
-            None if session_key is None else CodeSession(open_id, session_key)
-            for (_, open_id, _), session_key in zip(items, self._sealer.open(items), strict=True)
-        ]
-        return [
-            stored if isinstance(stored, StoreError) else session
-            for stored, session in zip(sealed_keys, sessions, strict=True)
-        ]
+        session_keys = await asyncio.get_running_loop().run_in_executor(
+            self._connections.executor, self._sealer.open, items
+        )
+        found: list[CodeSession | Exception] = []
+        for stored, item, session_key in zip(sealed_keys, items, session_keys, strict=True):
+            if isinstance(stored, StoreError):
+                found.append(stored)
+            else:
+                found.append(CodeSession(item[1], session_key) if session_key else _lost())
+        return found
 
     async def _decrypt(self, sealed: "Sequence[_Sealed]") -> list[Any]:
         return await asyncio.get_running_loop().run_in_executor(
