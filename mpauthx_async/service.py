@@ -307,10 +307,10 @@ class MPAuthX:
             StoreError: the store could not answer, so the token may be valid or not.
             ClosedError: the service is closed.
         """
-        validator = self._validator
-        knows = validator.knows
+        knows = self._validator.knows
         if knows is not None and knows(token):
             return True
+        validator = self._validator
         try:
             if not self._calls.is_open:  # asked here, because calling check_here() takes longer
                 self._calls.check_here()
@@ -341,11 +341,11 @@ class MPAuthX:
             StoreError: the store could not answer, so the token may be valid or not.
             ClosedError: the service is closed.
         """
-        validator = self._validator
-        knows = validator.knows
+        knows = self._validator.knows
         if knows is not None and knows(token):
             user_id, sku, _ = str(token).split("|")
             return Identity(user_id, nonce_of(str(token)), sku, str(token))
+        validator = self._validator
         try:
             if not self._calls.is_open:  # as in is_token_valid
                 self._calls.check_here()
