@@ -1,16 +1,34 @@
-"""Parts: what the parts of one service share."""
+"""Parts: what the parts of one service share: its settings, keys, stores and connections."""
 
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from .concurrency.event_bus import EventBus
 from .concurrency.in_flight import InFlight
+from .concurrency.shards import AnyCoalescer, coalescer_for
 from .connections import Connections
+from .errors import ConfigurationError
+from .models import Subject
 from .settings import Settings
-from .stores import TokenStore, UserStore
+from .stores import (
+    KeyValueStore,
+    RedisKeyValueStore,
+    TokenStore,
+    UserStore,
+    longest_wait,
+    open_key_value_store,
+    open_token_store,
+    open_user_store,
+    system_of,
+)
 from .tokens.format import TokenSigner
 from .tokens.sealing import SessionKeySealer
 
 __all__ = ["Parts"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +41,8 @@ class Parts:
         sealer: encrypts the session keys that are stored with them.
         users: the user store.
         tokens: the token store.
-        connections: its ways out of the process.
+        records: keeps other records for all processes; None if no such place is known.
+        connections: its connections to WeChat and Redis, and its thread pool.
         events: is told what happens.
         calls: those in progress on the service.
     """
@@ -33,6 +52,89 @@ class Parts:
     sealer: SessionKeySealer
     users: UserStore
     tokens: TokenStore
+    records: KeyValueStore | None
     connections: Connections
     events: EventBus
     calls: InFlight
+
+    @classmethod
+    def create(
+        cls,
+        settings: Settings,
+        calls: InFlight,
+        users: str | UserStore,
+        tokens: str | TokenStore,
+        connections: Connections,
+    ) -> "Parts":
+        """Create the parts. What is created here is closed with the service.
+
+        Raises:
+            ConfigurationError: if an argument cannot work.
+        """
+        app_id, keys, clock = settings.app_id, settings.keys, settings.clock
+        signer = TokenSigner(app_id=app_id, sku=settings.sku, keys=keys)
+        events = EventBus()
+        calls.on_close(events.close)
+        if isinstance(users, str):
+            users = open_user_store(users, clock)
+            calls.on_close(users.close)
+        _check_store(users, "save")
+        records: KeyValueStore | None = None
+        if isinstance(tokens, str):
+            url = tokens
+            tokens = open_token_store(url, connections, clock)
+            calls.on_close(tokens.close)
+            records = open_key_value_store(url, connections, clock)
+            calls.on_close(records.close)
+        elif connections.knows_redis:
+            records = RedisKeyValueStore(connections)
+        _check_store(tokens, "lookup")
+        return cls(
+            settings,
+            signer,
+            SessionKeySealer(app_id=app_id, keys=keys),
+            users,
+            tokens,
+            records,
+            connections,
+            events,
+            calls,
+        )
+
+    def batched(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        subjects_of: Callable[[Item], Iterable[Subject]],
+        *,
+        max_in_flight: int = 4,
+        waits_for: Sequence[object] | None = None,
+    ) -> AnyCoalescer[Item, Result]:
+        """Batch calls to the token store. The batches are closed with the service.
+
+        Args:
+            run: as for a Coalescer.
+            subjects_of: returns the subjects that an item is about.
+            max_in_flight: as for a Coalescer.
+            waits_for: the stores whose longest wait a caller waits; by default the token store,
+                and () for no limit.
+        """
+        stores = (self.tokens,) if waits_for is None else waits_for
+        coalescer: AnyCoalescer[Item, Result] = coalescer_for(
+            self.tokens,
+            run,
+            subjects_of=subjects_of,
+            max_in_flight=max_in_flight,
+            longest_wait=longest_wait(*stores) if stores else None,
+            system=system_of(self.tokens) if waits_for is None else None,
+            calls=self.calls,
+        )
+        self.calls.on_close(coalescer.close, coalescer.cut_off)
+        return coalescer
+
+
+def _check_store(store: Any, method: str) -> None:
+    if not hasattr(store, method):
+        raise ConfigurationError(
+            "users and tokens must be URLs, such as sqlite:///users.db, or stores: this one is "
+            f"a {type(store).__name__}."
+        )

@@ -2,26 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Self
 
-from .concurrency.event_bus import EventBus
 from .concurrency.frames import clear_frames, methods_clear_frames
 from .concurrency.in_flight import InFlight
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
-from .errors import (
-    ConfigurationError,
-    DecryptionError,
-    ParameterError,
-)
+from .errors import ConfigurationError, DecryptionError, ParameterError
 from .events import Listener, PushEvent, WeChatFailed
 from .login.device import Device
 from .login.erasure import Erasure
 from .login.issuing import Issuer
 from .login.pipeline import Logins
+from .login.web_logins import WebLogins, create_web
 from .models import (
     AuthResult,
     Ban,
@@ -36,48 +32,39 @@ from .models import (
 )
 from .oauth.client import WeChatOAuth
 from .parts import Parts
+from .sessions.active_sessions import ActiveSessions
 from .sessions.bans import Bans
-from .sessions.lifecycle import Sessions, invalid_token
+from .sessions.linked_ids import LinkedIds
+from .sessions.rotation import Rotations
 from .sessions.session_keys import SessionKeys
-from .sessions.subjects import Subjects
+from .sessions.token_validation import TokenValidator, invalid_token
+from .sessions.until_revoked import SessionWatch, UntilRevoked
 from .settings import Settings
-from .stores import (
-    KeyValueOAuthTokenStore,
-    KeyValueStore,
-    RedisKeyValueStore,
-    TokenStore,
-    UserStore,
-    open_key_value_store,
-    open_token_store,
-    open_user_store,
-)
+from .stores import TokenStore, UserStore
 from .stores.readiness import check_stores
-from .tokens.format import TokenSigner, new_nonce, nonce_of, parse_token
-from .tokens.record_sealer import RecordSealer
-from .tokens.sealing import SessionKeySealer
-from .wechat.access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
+from .tokens.format import new_nonce, nonce_of, parse_token
 from .wechat.api import WeChatAPI, check_code
+from .wechat.app_access import create_access_token
 from .wechat.exchanges import CodeExchange, ComponentExchange
 from .wechat.push_events import PushEventHandler
-from .wechat.transport import API_HOSTS
-from .wechat.userdata import check_max_age, check_sealed, verify_raw_data
+from .wechat.userdata import check_max_age, check_sealed
 
 __all__ = ["MPAuthX"]
 
-_LONGEST_TTL = 315_360_000  # seconds: ten years
+_ACTIVE, _UNKNOWN = TokenStatus.active, TokenStatus.unknown  # looked up once, for speed
 
 
 @methods_clear_frames("authenticate", "authorize", "is_token_valid")
 class MPAuthX:
-    """Logs mini-program users in and answers for their tokens.
+    """Logs mini-program users in and validates their tokens.
 
     It opens its connections when they are first used, so it can be created anywhere, and may serve
     thousands of concurrent calls. Use it as `async with`, or call `close()` at the end.
 
     The first call binds it to the running event loop and the process. In a forked child process
     every call raises ConfigurationError, and in another loop every call that needs more than memory
-    (`is_token_valid` answers for forged tokens, and from a near cache). The connections stay as
-    they are.
+    (`is_token_valid` answers for forged tokens, and from a near cache). After `close()` every call
+    raises ClosedError.
 
     Args:
         app_id: the mini-program's AppID.
@@ -96,24 +83,22 @@ class MPAuthX:
             the app_secret alone signs, which travels in the URLs of calls to WeChat.
             `[old_key, new_key]` lets earlier tokens outlive a change.
         policy: which sessions of a user live side by side; by default the 100 newest.
-        absolute_ttl: how long a session lives at most, in seconds. When it is given, lives slide:
+        absolute_ttl: how long a session lives at most, in seconds. If given, lives slide:
             `token_ttl` counts from a token's last use. By default they do not slide, and a session
             that is rotated ends 90 days after its login, or `token_ttl` after it if that is longer.
-        rotation_grace: for how long a client that lost the answer of `rotate` gets it again, in
-            seconds; so does the Redis client here, which repeats what was lost.
-        login_timeout: how long a login may wait to begin, in seconds. What cannot begin in time
-            raises OverloadedError.
-        max_waiting_logins: how many logins may wait to begin; one more raises OverloadedError at
-            once.
+        rotation_grace: for how long a repeated `rotate` gets the same answer, in seconds. Clients
+            and the Redis client repeat calls whose answer was lost.
+        login_timeout: how long a login may wait to begin, in seconds; then OverloadedError.
+        max_waiting_logins: how many logins may wait to begin; one more raises OverloadedError.
         web: the web logins of `authorize_web`, which stay open; by default those of this app.
         exchange: another way to exchange the codes of `authorize` than the app's own: a
             ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and
             methods that need the app's access token raise ConfigurationError, unless the
             ComponentExchange has an `authorizer_access_token`.
-        clock: tells the time in Unix seconds.
+        clock: returns the time in Unix seconds.
 
     Raises:
-        ConfigurationError: for arguments that cannot work.
+        ConfigurationError: if an argument cannot work.
     """
 
     constants = StatusCode
@@ -126,103 +111,55 @@ class MPAuthX:
         sku: str,
         users: str | UserStore,
         tokens: str | TokenStore,
-        token_ttl: float = 259_200,
+        token_ttl: float = Settings.token_ttl,
         connections: Connections | None = None,
         api_base: str | Sequence[str] | None = None,
         signing_keys: Sequence[str | bytes] | None = None,
         policy: LoginPolicy | None = None,
-        absolute_ttl: float | None = None,
-        rotation_grace: float = 10.0,
-        login_timeout: float = 30.0,
-        max_waiting_logins: int = 10_000,
+        absolute_ttl: float | None = Settings.absolute_ttl,
+        rotation_grace: float = Settings.rotation_grace,
+        login_timeout: float = Settings.login_timeout,
+        max_waiting_logins: int = Settings.max_waiting_logins,
         web: WeChatOAuth | None = None,
         exchange: CodeExchange | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = Settings.clock,
     ) -> None:
-        settings = Settings(
+        self._settings = Settings(
             app_id=app_id,
+            app_secret=app_secret,
             sku=sku,
+            policy=LoginPolicy() if policy is None else policy,
+            signing_keys=signing_keys,
             token_ttl=token_ttl,
             absolute_ttl=absolute_ttl,
             rotation_grace=rotation_grace,
-            policy=LoginPolicy() if policy is None else policy,
             login_timeout=login_timeout,
             max_waiting_logins=max_waiting_logins,
             clock=clock,
         )
         _check_parts(connections, web, exchange)
-        self._app_id = app_id
-        self._sku = sku
         self._calls = InFlight(self, "This service", name=repr(self))
-        self._clock = clock
-        self._slides = absolute_ttl is not None
-        self._events = EventBus()
-        self._owns_connections = connections is None
-        self._connections = Connections() if connections is None else connections
+        if connections is None:
+            connections = Connections()
+            self._calls.on_close(connections.close)
+        self._exchange = exchange
         self._api = WeChatAPI(
             app_id=app_id,
             app_secret=app_secret,
-            connections=self._connections,
+            connections=connections,
             api_base=api_base,
             exchange=exchange,
-            on_refused=lambda errcode: self._events.emit(WeChatFailed(errcode)),
+            on_refused=lambda errcode: self._parts.events.emit(WeChatFailed(errcode)),
         )
-        # Once: a bound method for each login that waits is more for the garbage collector to trace.
+        # Once, because thousands of logins may wait and the garbage collector traces each method.
         self._exchange_code = self._api.exchange_code
-        keys = [app_secret] if signing_keys is None else signing_keys
-        self._signer = TokenSigner(app_id=app_id, sku=sku, keys=keys)
-        self._opened: list[Any] = []  # the stores that were opened here
-        self._users: UserStore = self._open(users, lambda url: open_user_store(url, clock))
-        self._tokens: TokenStore = self._open(
-            tokens, lambda url: open_token_store(url, self._connections, clock)
-        )
-        parts = Parts(
-            settings,
-            self._signer,
-            SessionKeySealer(app_id=app_id, keys=keys),
-            self._users,
-            self._tokens,
-            self._connections,
-            self._events,
-            self._calls,
-        )
-        self._subjects = Subjects(parts)
-        self._bans = Bans(parts, self._subjects)
-        self._logins = Logins(
-            parts,
-            names_same_user=self._api.names_same_user,
-            issuer=Issuer(parts, self._bans),
-            bans=self._bans,
-        )
-        self._sessions = Sessions(parts, self._subjects)
-        self._near_cache = self._sessions.near_cache  # asked first; None for not at all
-        self._session_keys = SessionKeys(parts, api=self._api, sessions=self._sessions)
-        self._exchange = exchange
-        self._access_token: AccessToken | None = None
-        self._own_web: WeChatOAuth | None = None
-        self._records = records = self._open_records(tokens)
-        if exchange is None and records is not None:  # else the app's own secret is not known
-            self._open_app(app_id, app_secret, records, api_base, keys)
-        if isinstance(exchange, ComponentExchange) and exchange.authorizer_access_token:
-            self._access_token = AuthorizerAccessToken(exchange.authorizer_access_token)
-        self._web = web or self._own_web
-        self._erasure = Erasure(
-            parts, web=self._web, subjects=self._subjects, bans=self._bans, logins=self._logins
-        )
-        app_ids = {app_id} if web is None else {app_id, web.app_id}
-        platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()
-        self._push_events = PushEventHandler(
-            app_ids=app_ids,
-            recipients=app_ids | platform,
-            purpose=f"{app_id}|{sku}",
-            users=self,
-            records=records,
-            events=self._events,
-            clock=clock,
-        )
+        self._parts = Parts.create(self._settings, self._calls, users, tokens, connections)
+        self._access_token = create_access_token(self._parts, self._api, exchange)
+        self._web = create_web(self._parts, exchange, api_base) if web is None else web
+        self._compose()
 
     def __repr__(self) -> str:
-        return f"<MPAuthX {self._app_id} sku={self._sku}>"
+        return f"<MPAuthX {self._settings.app_id} sku={self._settings.sku}>"
 
     async def authorize(
         self,
@@ -234,39 +171,31 @@ class MPAuthX:
         device_kind: str | None = None,
         max_age: float | None = None,
     ) -> AuthResult:
-        """Log a user in: exchange the code at WeChat, keep the user, give a token.
+        """Log a user in: exchange the code at WeChat, save the user, issue a token.
 
         Concurrent calls with one code, and the same data and device, are one login and share a
-        token: revoking it ends it for all of them. encrypted_data and iv are part of the key, so
-        every caller's data is verified. A user may log in on several devices; each has a token of
-        its own.
+        token. encrypted_data and iv are part of the key, so every caller's data is verified.
 
         Args:
             code: what `wx.login` gave the client.
-            encrypted_data: what `wx.getUserInfo` gave it, sealed in the session of this code;
-                together with `iv` or not at all.
+            encrypted_data: what `wx.getUserInfo` gave it in the session of this code, with `iv`.
             iv: likewise.
-            device: what the user would know the device by, such as "iPhone 15": one line of at
-                most 64 characters and 200 bytes of UTF-8.
+            device: the user's name for the device, such as "iPhone 15": one line of at most 64
+                characters and 200 bytes of UTF-8.
             device_kind: such as "phone" or "desktop", likewise; by default the device's name.
-            max_age: how many seconds ago WeChat may have sealed the data; None for any time.
+            max_age: how many seconds ago WeChat may have encrypted the data; None for no limit.
 
         Returns:
             The result, with the token in `response`.
 
         Raises:
-            ParameterError: the code is missing, or one of encrypted_data and iv is; or they are
-                too long; or for a device or max_age that is not as above.
+            ParameterError: an argument is missing, malformed or too long.
             WeChatAPIError: WeChat refused the code.
-            HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError,
-            ConnectionFailedError: WeChat did not answer as it should.
-            DecryptionError: the data was not sealed in the session of this code, is damaged, or
-                older than max_age.
-            IdentityMismatchError: the data belongs to somebody else.
+            DecryptionError: the data is damaged, of another session or older than max_age.
+            IdentityMismatchError: the data belongs to another user.
             BannedError: the user is banned.
-            OverloadedError: `max_waiting_logins` others wait already, or the login could not begin
-                within `login_timeout`. The code was not used.
-            StoreError: the user or the token could not be stored; no token was given.
+            OverloadedError: the login could not begin; the code was not used.
+            UnavailableError: WeChat or a store did not answer as it should; no token was issued.
             ClosedError: the service is closed, or was while this call waited for its turn.
         """
         login = caller = None
@@ -296,8 +225,8 @@ class MPAuthX:
     ) -> AuthResult:
         """Log a user of an Official Account page or a website in, with the same kind of token.
 
-        A person whom WeChat gives a unionId has one id and one row, whichever door they come
-        through. The profile is kept where the user has granted it (any scope but snsapi_base).
+        A user with a unionId has the same id and row for mini-program and web logins. The profile
+        is kept where the user has granted it (any scope but snsapi_base).
 
         Args:
             code: what WeChat appended to the redirect_uri. Verify the state that came with it
@@ -306,18 +235,18 @@ class MPAuthX:
             device_kind: as for `authorize`.
 
         Raises:
-            SnapshotUserError: the page was shown to a virtual account.
-            ConfigurationError: `tokens` is no URL, and no `web` was given.
-            And as `authorize`.
+            ParameterError: an argument is missing, malformed or too long.
+            WeChatAPIError: WeChat refused the code.
+            SnapshotUserError: the page was shown to a snapshot (virtual) account.
+            BannedError: the user is banned.
+            OverloadedError: the login could not begin; the code was not used.
+            UnavailableError: WeChat or a store did not answer as it should; no token was issued.
+            ConfigurationError: `tokens` is not a URL, and no `web` was given.
+            ClosedError: the service is closed, or was while this call waited for its turn.
         """
-        check_code(code)
-        web = self._web
-        if web is None:
-            raise _no_records("authorize_web needs `web`, or")
-        known_as = Device.checked(device, device_kind)
-        self._calls.check_here()
-        identify = partial(self._identify, web)
-        return await self._log_in(identify, code, known_as, on_web=True)
+        with self._calls.one():
+            check_code(code)
+            return await self._web_logins.log_in(code, Device.checked(device, device_kind))
 
     async def issue_session(
         self,
@@ -331,12 +260,10 @@ class MPAuthX:
 
         NOTHING IS VERIFIED HERE: whoever chooses these ids is logged in as that user, so never pass
         what a client can choose. Tencent's cloud hosting proves X-WX-OPENID and X-WX-UNIONID in
-        requests with X-WX-SOURCE; anybody who reaches the server past its gateway can send these
-        headers, too.
+        requests with X-WX-SOURCE, unless a client can reach the server past its gateway.
 
-        The rest is as in `authorize`: the user is saved, bans and the policy apply, and listeners
-        are told. There is no session key: `decrypt` and others raise SessionKeyLostError. Each
-        call issues a session of its own.
+        Each call issues a session of its own, without a session key, so `decrypt` and others raise
+        SessionKeyLostError. Bans and the policy apply as in `authorize`.
 
         Args:
             open_id: the user in this app.
@@ -345,97 +272,93 @@ class MPAuthX:
             device_kind: as for `authorize`.
 
         Raises:
-            ParameterError: an id is malformed, or device or device_kind is not as for `authorize`.
+            ParameterError: an argument is missing, malformed or too long.
             BannedError: the user is banned.
-            OverloadedError: as for `authorize`.
-            StoreError: the user or the token could not be stored; no token was given.
+            OverloadedError: the login could not begin.
+            StoreError: the user or the token could not be stored; no token was issued.
             ClosedError: the service is closed, or was while this call waited for its turn.
 
         Source: https://developers.weixin.qq.com/miniprogram/dev/wxcloudservice/wxcloudrun/src/development/weixin/index.html
         """
-        union_id = union_id or None
-        if not is_user_id(open_id) or not (union_id is None or is_user_id(union_id)):
-            raise ParameterError(
-                "open_id must be an openId as WeChat gives it, and union_id a unionId or None."
-            )
-        known_as = Device.checked(device, device_kind)
-        self._calls.check_here()
-        now = int(self._clock() * 1000)
-        user = User(open_id, union_id, created_at=now, updated_at=now, app_id=self._app_id)
+        with self._calls.one():
+            union_id = union_id or None
+            if not is_user_id(open_id) or not (union_id is None or is_user_id(union_id)):
+                raise ParameterError(
+                    "open_id must be an openId as WeChat gives it, and union_id a unionId or None."
+                )
+            known_as = Device.checked(device, device_kind)
+            now, app_id = self._settings.now_ms(), self._settings.app_id
+            user = User(open_id, union_id, created_at=now, updated_at=now, app_id=app_id)
 
-        async def identify(_: str) -> User:
-            return user
+            async def identify(_: str) -> User:
+                return user
 
-        # A code of its own keeps concurrent calls apart.
-        return await self._log_in(identify, new_nonce(), known_as, has_code=False)
+            # A code of its own keeps concurrent calls apart.
+            return await self._logins.log_in_as(identify, new_nonce(), known_as, has_code=False)
 
     async def is_token_valid(self, token: object) -> bool:
-        """Tell whether a token is good: given out by this app and sku, and still alive.
+        """Tell whether a token is valid: issued for this app and sku, and still alive.
 
         Args:
-            token: what the client sent, whatever it is.
+            token: what the client sent, of any type.
 
         Returns:
-            False for anything that is no living token, of any type or form. A forged or malformed
-            one is refused without asking the store.
+            False for anything but a living token. The store is not asked about forged ones.
 
         Raises:
-            StoreError: the store could not answer, so the token may be good or not.
+            StoreError: the store could not answer, so the token may be valid or not.
             ClosedError: the service is closed.
         """
-        near_cache = self._near_cache
-        if near_cache is not None and near_cache.knows(token):
+        knows = self._validator.knows
+        if knows is not None and knows(token):
             return True
+        validator = self._validator
         try:
-            if not self._calls.is_open:  # asked here, for to call check_here() takes its time
+            if not self._calls.is_open:  # asked here, because calling check_here() takes longer
                 self._calls.check_here()
-            ref = self._signer.verify(token)
+            ref = validator.verify(token)
             if ref is None:
-                self._sessions.count_refused()
                 return False
             begun_at = time.monotonic()
-            end = await self._sessions.end_of(ref, token)
-            if end is not None and end > 0 and not self._slides:
-                return True  # by far the most frequent case
-            return await self._sessions.conclude(ref, end, begun_at) is TokenStatus.active
+            status = await validator.look_up(ref, token)
+            if status is _ACTIVE:
+                return True
+            await validator.end_if_reused(ref, status, begun_at)
         except BaseException as error:  # here, because a decorator would take its time
             del token
             clear_frames(error)
             raise
+        return False
 
     async def authenticate(self, token: object) -> Identity:
-        """Tell whose request it is by its token: what a handler asks first.
+        """Tell whose request it is by its token: the first call of a request handler.
 
-        It costs what `is_token_valid` does: the ids are those in the token, which its MAC proves.
+        It costs what `is_token_valid` does: the ids are in the token, and its MAC proves them.
 
         Args:
-            token: what the client sent, whatever it is.
+            token: what the client sent, of any type.
 
         Raises:
-            InvalidTokenError: the token is not good; its `status` tells why.
-            StoreError: the store could not answer, so the token may be good or not.
+            InvalidTokenError: the token is not valid; its `status` tells why.
+            StoreError: the store could not answer, so the token may be valid or not.
             ClosedError: the service is closed.
         """
-        near_cache = self._near_cache
-        if near_cache is not None and near_cache.knows(token):
+        knows = self._validator.knows
+        if knows is not None and knows(token):
             user_id, sku, _ = str(token).split("|")
             return Identity(user_id, nonce_of(str(token)), sku, str(token))
+        validator = self._validator
         try:
-            if not self._calls.is_open:  # as in is_token_valid, for it is as frequent
+            if not self._calls.is_open:  # as in is_token_valid
                 self._calls.check_here()
-            ref = self._signer.verify(token)
-            status = TokenStatus.unknown
-            if ref is None:
-                self._sessions.count_refused()
-            else:
+            status = _UNKNOWN
+            ref = validator.verify(token)
+            if ref is not None:
                 begun_at = time.monotonic()
-                end = await self._sessions.end_of(ref, token)
-                if end is None or end <= 0 or self._slides:
-                    status = await self._sessions.conclude(ref, end, begun_at)
-                else:
-                    status = TokenStatus.active
-                if status is TokenStatus.active:
+                status = await validator.look_up(ref, token)
+                if status is _ACTIVE:
                     return Identity(ref.user_id, ref.nonce, ref.sku, str(token))
+                status = await validator.end_if_reused(ref, status, begun_at)
         except BaseException as error:  # here, because a decorator would take its time
             del token
             clear_frames(error)
@@ -464,86 +387,82 @@ class MPAuthX:
             StoreError: when it is entered, if the store could not answer.
             ClosedError: when it is entered, if the service is closed; when the service is closed.
         """
-        return self._sessions.until_revoked(token)
+        return UntilRevoked(self._watch, self._calls, self._validator, token)
 
     async def refresh_token(self, user_id: str) -> AuthResult:
-        """Give a user a new token; every earlier one of theirs for this sku dies.
+        """Issue a new token to a user; every earlier one of theirs for this sku ends.
 
-        For trusted server code only: a user id is no secret, so never let a client call this. What
-        a client may call is `rotate`, for which it has to show its token.
+        For trusted server code only: a user id is no secret, so never let a client call this.
+        Clients call `rotate`, which verifies their token.
 
         Args:
             user_id: the user's unionId, or openId if they have none.
 
         Raises:
             ParameterError: the user id is missing.
-            UserNotFoundError: nobody with this id has ever logged in.
+            UserNotFoundError: no user with this id has ever logged in.
             BannedError: the user is banned.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
         """
-        if not isinstance(user_id, str) or not user_id:
-            raise ParameterError("user_id is required, as a text.")
-        self._calls.check_here()
-        return await self._logins.refresh(user_id)
+        with self._calls.one():
+            if not isinstance(user_id, str) or not user_id:
+                raise ParameterError("user_id is required, as a text.")
+            return await self._logins.refresh(user_id)
 
     async def rotate(self, token: object) -> AuthResult:
-        """Give a client a new token in place of its own, whose session goes on.
+        """Replace a client's token with a new one, whose session goes on.
 
-        The old token dies in the same step. A client that lost the answer may repeat the call for
+        The old token ends in the same step. A client that lost the answer may repeat the call for
         `rotation_grace`, unless the new token was rotated meanwhile, and gets the same new token.
-        Whenever an old token is used after that, in whatever call but `token_status` and `revoke`,
-        somebody has it who should not: the session ends (TokenStatus.reused). So this is what an
-        endpoint for clients calls; `refresh_token` asks for nothing but a user id.
-
-        The session then ends `token_ttl` from now, and at the latest `absolute_ttl` after its
-        login, which is 90 days by default.
+        Any later use of an old token, but by `token_status` and `revoke`, is a sign of theft: the
+        session ends (TokenStatus.reused). Otherwise it ends `token_ttl` from now, and at the latest
+        `absolute_ttl` after its login, which is 90 days by default.
 
         Args:
             token: what the client sent.
 
         Raises:
-            InvalidTokenError: the token is not good; its `status` tells why.
-            ConfigurationError: the policy has all devices share a token.
-            UserNotFoundError: the user is in the user store no more.
+            InvalidTokenError: the token is not valid; its `status` tells why.
+            ConfigurationError: under the policy all devices share a token.
+            UserNotFoundError: the user is no longer in the user store.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
 
         Source: RFC 9700, section 4.14.2.
         """
-        self._calls.check_here()
-        return await self._sessions.rotate(token)
+        with self._calls.one():
+            return await self._rotations.rotate(token)
 
     async def token_status(self, token: object) -> TokenStatus:
-        """Tell what has become of a token, for an app that wants to tell its user.
-
-        A dead session is remembered until it would have ended, for 30 days at most.
+        """Tell the status of a token, for an app that explains it to its user.
 
         Returns:
-            TokenStatus.active, or why it is not; unknown for what is forged or has expired.
+            TokenStatus.active, or why it is not; unknown if it is forged or has expired. The reason
+            is remembered until the session would have ended, for 30 days at most.
 
         Raises:
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        self._calls.check_here()
-        return await self._sessions.status(token)
+        with self._calls.one():
+            return await self._validator.status_without_use(token)
 
     async def session(self, token: object) -> Session | None:
-        """Read the session that a token stands for; None when the token is not good.
+        """Read the session of a token; None if the token is not valid.
 
         Raises:
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        self._calls.check_here()
-        return await self._sessions.find(token)
+        with self._calls.one():
+            return await self._sessions.find(token)
 
     async def sessions(self, user_id: str) -> list[Session]:
         """List the living sessions of a user, newest first: their devices.
 
         Raises:
-            ParameterError: this can be no user's id.
+            ParameterError: user_id is malformed.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
         """
@@ -558,14 +477,14 @@ class MPAuthX:
             step because its first answer was lost.
 
         Raises:
-            StoreError: the store could not answer; the token may be good still.
+            StoreError: the store could not answer; the token may still be valid.
             ClosedError: the service is closed.
         """
         with self._calls.one():
             return await self._sessions.revoke(token)
 
     async def revoke_session(self, user_id: str, session_id: str) -> bool:
-        """Throw a device of a user out.
+        """End one of a user's sessions.
 
         Args:
             user_id: whose it is. Take it from the caller's own token, not from what they send.
@@ -576,7 +495,7 @@ class MPAuthX:
             because its first answer was lost.
 
         Raises:
-            ParameterError: for a user_id or session_id that can be none.
+            ParameterError: user_id is malformed, or session_id is empty or not a text.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
         """
@@ -587,14 +506,14 @@ class MPAuthX:
         """End all sessions of a user.
 
         Args:
-            user_id: whose.
+            user_id: any id of the user.
             except_token: the token of the one session that goes on, such as the caller's own.
 
         Returns:
             How many were alive; too few if the store repeated a step whose first answer was lost.
 
         Raises:
-            ParameterError: this can be no user's id; or except_token is no token of theirs.
+            ParameterError: user_id is malformed, or except_token is not a token of this user.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
         """
@@ -605,16 +524,16 @@ class MPAuthX:
         """Refuse the logins of a user for this sku, and end all their sessions.
 
         Args:
-            user_id: whom; they need not have logged in before.
+            user_id: any id of the user; they need not have logged in before.
             seconds: for how long; None for ever.
-            reason: why: one line of at most 1,000 characters. BannedError carries it.
+            reason: one line of at most 1,000 characters. BannedError carries it.
 
         Returns:
             How many sessions were alive; too few if the store repeated a step whose first answer
             was lost.
 
         Raises:
-            ParameterError: for arguments that cannot be.
+            ParameterError: an argument is malformed.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
         """
@@ -622,18 +541,25 @@ class MPAuthX:
             return await self._bans.ban(user_id, seconds, reason)
 
     async def unban(self, user_id: str) -> bool:
-        """Let a user log in again; False when they were not banned. Raises as `ban_of`.
+        """Let a user log in again.
 
-        It is also False if the store repeated the step because its first answer was lost.
+        Returns:
+            False if they were not banned; also if the store repeated the step because its first
+            answer was lost.
+
+        Raises:
+            ParameterError: user_id is malformed.
+            StoreError: a store could not answer.
+            ClosedError: the service is closed.
         """
         with self._calls.one():
             return await self._bans.unban(user_id)
 
     async def ban_of(self, user_id: str) -> Ban | None:
-        """Read the ban of a user; None when there is none, or it is over.
+        """Read the ban of a user; None if there is no ban, or it is over.
 
         Raises:
-            ParameterError: this can be no user's id.
+            ParameterError: user_id is malformed.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
         """
@@ -646,13 +572,12 @@ class MPAuthX:
         Erases their sessions for this sku under all their ids, with the session keys; the saved
         tokens of their web logins; and their row in the user store with all that links it, unless
         it also holds the openId of an app that is neither this service's nor that of its web
-        logins. An openId whose app is not known, because it was stored before its user logged in
-        here, counts as this app's. A ban stays, under all ids that the user had. A session that a
-        login in progress in this service begins is erased, too; a login in progress in another
-        process may leave one until it expires, or until a call with the user id of its token.
+        logins. An openId whose app is not known counts as this app's. A ban stays, under all ids
+        that the user had. A session that a login in progress begins is erased, too, but for one in
+        another process, which stays until it expires or this is called with its token's user id.
 
-        After a failure, call it again: it finds whatever is left. The user may log in again, and
-        is new then if the row was erased.
+        After a failure, call it again: it finds what is left. The user may log in again, and is
+        new if the row was erased.
 
         Args:
             user_id: any id of the user.
@@ -664,8 +589,7 @@ class MPAuthX:
 
         Raises:
             ParameterError: user_id is malformed.
-            ConfigurationError: `web` keeps its tokens with a pair of functions, which cannot delete
-                them; nothing was erased.
+            ConfigurationError: `web` cannot delete its tokens; nothing was erased.
             StoreError: a store could not answer; some of it may be erased.
             ClosedError: the service is closed.
         """
@@ -681,7 +605,7 @@ class MPAuthX:
                 login with sealed data, or on the web, fills them again.
 
         Returns:
-            False if the user is not known.
+            False if the user store does not know the user.
 
         Raises:
             ParameterError: user_id is malformed, or fields are empty or name something else.
@@ -692,19 +616,19 @@ class MPAuthX:
             return await self._erasure.clear(user_id, fields)
 
     async def online(self, cursor: str | None = None, limit: int = 100) -> OnlinePage:
-        """Page through the users who have a living session, those who came online last first.
+        """Page through the users who have a living session, the newest first.
 
-        Whoever stays online while all pages are read is on exactly one of them.
+        A user who stays online while all pages are read is on exactly one of them.
 
         Args:
-            cursor: of the page before; None for the first.
+            cursor: that of the page before; None for the first page.
             limit: how many users at most, up to 1,000. A page may have fewer before the last.
 
         Returns:
             `user_ids`, and the `cursor` of the next page, which is None after the last.
 
         Raises:
-            ParameterError: for a cursor or a limit that is none.
+            ParameterError: cursor or limit is malformed.
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
@@ -728,16 +652,16 @@ class MPAuthX:
 
         Raises:
             StoreError: a store cannot serve; the message names it.
-            ConfigurationError: the version of a store's server does not serve.
+            ConfigurationError: the version of a store's server is not supported.
             ClosedError: the service is closed.
         """
-        self._calls.check_here()
-        await check_stores(self._users, self._tokens, self._records)
+        with self._calls.one():
+            await check_stores(self._parts.users, self._parts.tokens, self._parts.records)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Tell a listener what happens here: logins, their failures, sessions that end …
+        """Register a listener for events: logins, their failures, sessions that end …
 
-        Nothing here ever waits for a listener, nor fails with it: see `Events`.
+        Listeners never delay or fail a call.
 
         Args:
             listener: an async function, or a plain one, which is called in a thread. It takes an
@@ -745,63 +669,75 @@ class MPAuthX:
 
         Returns:
             Ends the subscription when called.
+
+        Raises:
+            ParameterError: the listener cannot be called.
+            ClosedError: the service is closed.
         """
-        self._near_cache = None  # what it knows is counted too from now on, behind `is_valid`
-        return self._events.subscribe(listener)
+        return self._validator.subscribe(listener)
 
     async def decrypt(
         self, token: object, encrypted_data: str, iv: str, *, max_age: float | None = None
     ) -> dict[str, Any]:
-        """Decrypt what a client got sealed in the session of its login: share info, run data …
+        """Decrypt what WeChat encrypted for a client in the session of its login, such as run data.
 
         Args:
-            token: what the login gave.
+            token: the token of that login.
             encrypted_data: the client's `encryptedData`.
             iv: the client's `iv`.
-            max_age: how many seconds ago WeChat may have sealed the data, by the timestamp in its
-                watermark and this service's clock; None for any time.
+            max_age: how many seconds ago WeChat may have encrypted it, by the timestamp in its
+                watermark; None for no limit.
 
         Returns:
             The payload with WeChat's own field names.
 
         Raises:
-            ParameterError: encrypted_data or iv is not a text, is empty or is too long; or max_age
-                is not a positive number.
+            ParameterError: an argument is malformed.
             InvalidTokenError: the token is not valid.
-            SessionKeyLostError: no session key is kept for this token; the client has to log in
-                again.
-            DecryptionError: the data was sealed with another key, because the client has called
-                wx.login since, or is damaged: the client has to log in again. Or it is older than
-                max_age: the client has to get it anew.
+            SessionKeyLostError: no session key is kept for this token.
+            DecryptionError: the data is damaged, or encrypted with another key, because the client
+                has called wx.login since: it has to log in again. Or it is older than max_age.
             ConfigurationError: the token store keeps no session keys.
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        check_sealed(encrypted_data, iv)
-        check_max_age(max_age)
         with self._calls.one():
-            now = self._clock()
-            return await self._session_keys.decrypt(token, encrypted_data, iv, max_age, now)
+            return await self._session_keys.decrypt(token, encrypted_data, iv, max_age)
 
     async def decrypt_phone_number(
         self, token: object, encrypted_data: str, iv: str, *, max_age: float | None = None
     ) -> PhoneNumber:
-        """Decrypt the phone number that the button gave the client; raises as `decrypt`.
+        """Decrypt the phone number that the phone number button gave an old client.
 
-        It is the old form; today's clients get a code: `get_phone_number`.
+        Newer clients get a code for `get_phone_number`. The arguments are those of `decrypt`.
+
+        Raises:
+            ParameterError: an argument is malformed.
+            InvalidTokenError: the token is not valid.
+            SessionKeyLostError: no session key is kept for this token.
+            DecryptionError: the data does not decrypt, is too old, or holds no phone number.
+            ConfigurationError: the token store keeps no session keys.
+            StoreError: the store could not answer.
+            ClosedError: the service is closed.
         """
-        number = PhoneNumber.from_wechat(
-            await self.decrypt(token, encrypted_data, iv, max_age=max_age)
-        )
+        payload = await self.decrypt(token, encrypted_data, iv, max_age=max_age)
+        number = PhoneNumber.from_wechat(payload)
         if number is None:
             raise DecryptionError("The data holds no phone number.")
         return number
 
     async def verify_raw_data(self, token: object, raw_data: str, signature: str) -> bool:
-        """Tell whether `rawData` is what WeChat signed in the session; raises as `decrypt`."""
+        """Tell whether `rawData` is what WeChat signed in the session of a token.
+
+        Raises:
+            InvalidTokenError: the token is not valid.
+            SessionKeyLostError: no session key is kept for this token.
+            ConfigurationError: the token store keeps no session keys.
+            StoreError: the store could not answer.
+            ClosedError: the service is closed.
+        """
         with self._calls.one():
-            session = await self._session_keys.of(token)
-            return verify_raw_data(session.session_key, raw_data, signature)
+            return await self._session_keys.verify_raw_data(token, raw_data, signature)
 
     async def get_phone_number(self, code: str) -> PhoneNumber:
         """Exchange the code that the phone number button gave the client.
@@ -810,81 +746,93 @@ class MPAuthX:
             code: works once within 5 minutes; it is not the one of wx.login.
 
         Raises:
-            As `access_token`, and ParameterError: this can be no code.
+            ParameterError: the code is malformed.
+            WeChatAPIError: WeChat refused.
+            UnavailableError: WeChat or the store did not answer as it should.
+            ConfigurationError: there is no access token.
+            ClosedError: the service is closed.
         """
-        check_code(code)
         with self._calls.one():
-            return await self._app_access().call(partial(self._api.get_phone_number, code))
+            check_code(code)
+            return await self._access_token.call(partial(self._api.get_phone_number, code))
 
     async def check_session_key(self, token: object) -> bool:
-        """Ask WeChat whether the session key behind a token is still the user's.
+        """Ask WeChat whether the session key of a token is still the user's.
 
         Returns:
-            False when WeChat has replaced it: data that the client gets from now on does not
+            False if WeChat has replaced it: data that the client gets from now on does not
             decrypt until it has logged in again.
 
         Raises:
-            As `decrypt` for the token, and as `access_token`.
+            InvalidTokenError: the token is not valid.
+            SessionKeyLostError: no session key is kept for this token.
+            WeChatAPIError: WeChat refused.
+            UnavailableError: WeChat or a store did not answer as it should.
+            ConfigurationError: the store keeps no session keys, or there is no access token.
+            ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._session_keys.check(token, self._app_access())
+            return await self._session_keys.check(token)
 
     async def reset_session_key(self, token: object) -> None:
-        """Have WeChat replace the session key behind a token; the new one is kept.
+        """Have WeChat replace the session key of a token; the new one is kept.
 
-        Concurrent calls with the same token are one. It goes on when a caller is cancelled: else
-        the key that WeChat gave would be lost.
+        Concurrent calls with the same token are one. It goes on when a caller is cancelled, because
+        the new key would be lost.
 
         Raises:
-            SessionKeyLostError: WeChat has replaced it before; the client has to log in again.
-            And as `check_session_key`.
+            InvalidTokenError: the token is not valid.
+            SessionKeyLostError: no session key is kept for this token, or WeChat has replaced it.
+            WeChatAPIError: WeChat refused.
+            UnavailableError: WeChat or a store did not answer as it should.
+            ConfigurationError: the store keeps no session keys, or there is no access token.
+            ClosedError: the service is closed.
         """
         with self._calls.one():
-            await self._session_keys.reset(token, self._app_access())
+            await self._session_keys.reset(token)
 
     async def user_encrypt_keys(self, token: object) -> Sequence[UserEncryptKey]:
         """Ask WeChat for the keys that the client of a token encrypts with (`UserCryptoManager`).
-
-        WeChat wants a signature with the session key, which stays in this service.
 
         Returns:
             The user's three newest keys, in WeChat's order. Each is valid for an hour.
 
         Raises:
-            SessionKeyLostError: WeChat has replaced the session key; the client has to log in
-                again.
-            And as `check_session_key`.
+            InvalidTokenError: the token is not valid.
+            SessionKeyLostError: no session key is kept for this token, or WeChat has replaced it.
+            WeChatAPIError: WeChat refused.
+            UnavailableError: WeChat or a store did not answer as it should.
+            ConfigurationError: the store keeps no session keys, or there is no access token.
+            ClosedError: the service is closed.
 
         Source: https://developers.weixin.qq.com/miniprogram/dev/framework/open-ability/user-encryptkey.html
         """
         with self._calls.one():
-            return await self._session_keys.encrypt_keys(token, self._app_access())
+            return await self._session_keys.encrypt_keys(token)
 
     async def access_token(self) -> str:
-        """The app's own access token, for calls to WeChat of your own.
+        """Get the app's access token, for calls to WeChat of your own.
 
-        It is kept for all processes, and fetched by one of them a little before its end. With a
-        ComponentExchange it is what `authorizer_access_token` returns.
+        One process fetches it for all. With a ComponentExchange it is what
+        `authorizer_access_token` returns.
 
         Raises:
             WeChatAPIError: WeChat refused.
-            HTTPStatusError, EmptyResponseError, InvalidResponseError, IncompleteResponseError,
-            ConnectionFailedError: WeChat did not answer as it should.
+            UnavailableError: WeChat or the store did not answer as it should.
             ConfigurationError: `tokens` is not a URL and the connections have no Redis; or there
                 is an `exchange`, without an `authorizer_access_token`.
-            StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
         with self._calls.one():
-            return await self._app_access().get()
+            return await self._access_token.get()
 
     async def handle_push_event(self, event: PushEvent) -> None:
         """Handle an event that WeChat pushed: erase the user, or parts of their profile.
 
         user_authorization_cancellation forgets the user (a ban stays), user_authorization_revoke
-        clears the fields of the profile that `revoke_info` names; any other is only told to
-        listeners, as a PushEventReceived. Repeat the call when it fails with anything but
-        InvalidPushEventError: what was done already does no harm.
+        clears the fields of the profile that `revoke_info` names; any other only becomes a
+        PushEventReceived for listeners. Repeat the call when it fails with anything but
+        InvalidPushEventError: repeating what was done does no harm.
 
         Args:
             event: what `parse_push_event` returned.
@@ -892,10 +840,10 @@ class MPAuthX:
         Raises:
             InvalidPushEventError: it was handled before, is about another app, or would erase
                 something although it came in plain mode, whose signature does not cover the body.
-            ParameterError: it is not a PushEvent.
-            StoreError: a store could not answer.
+            ParameterError: it is not a PushEvent, or its user id is malformed.
+            ConfigurationError: `web` cannot delete its tokens; nothing was erased.
+            StoreError: a store could not answer; some of it may be erased.
             ClosedError: the service is closed.
-            And as `forget_user` and `clear_profile`.
 
         Source: https://developers.weixin.qq.com/miniprogram/dev/server/event_push/platform/authorized_user_information_changes
         """
@@ -904,40 +852,32 @@ class MPAuthX:
 
     @staticmethod
     def extract_open_id(token: object) -> str | None:
-        """The user id that a token names; proven only once `is_token_valid` says True.
-
-        Returns:
-            The unionId where WeChat gave one, else the openId; None without three parts.
-        """
+        """The user id in a token, unverified; None if the token does not have three parts."""
         parts = parse_token(token)
         return parts and parts.open_id
 
     @staticmethod
     def extract_sku(token: object) -> str | None:
-        """The sku that a token names; None for one without three parts."""
+        """The sku in a token, unverified; None if the token does not have three parts."""
         parts = parse_token(token)
         return parts and parts.sku
 
-    async def close(self) -> None:
-        """Let what is in flight finish, refuse what waits, close what was opened here.
+    async def close(self, timeout: float | None = None) -> None:
+        """Let calls in flight finish, refuse waiting logins, and close what was opened here.
 
-        May be called again.
+        It may be called again and concurrently. If it is cancelled, closing goes on.
+
+        Args:
+            timeout: after how many seconds calls in flight are cancelled and raise ClosedError. A
+                store may still do what it was asked. None lets them take as long as they need.
+
+        Raises:
+            ConfigurationError: in another event loop or process than the first call's.
         """
         self._calls.refuse_more()
-        self._near_cache = None
-        await self._logins.close()
-        await self._calls.close()
-        await self._session_keys.close()
-        await self._sessions.close()
-        if isinstance(self._access_token, AppAccessToken):
-            await self._access_token.close()
-        if self._own_web is not None:
-            await self._own_web.close()
-        for store in self._opened:
-            await store.close()
-        await self._events.close()
-        if self._owns_connections:
-            await self._connections.close()
+        self._validator.refuse_more()
+        self._logins.refuse_waiting()
+        await self._calls.close(timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -945,105 +885,42 @@ class MPAuthX:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _app_access(self) -> AccessToken:
-        if self._access_token is not None:
-            return self._access_token
-        if isinstance(self._exchange, ComponentExchange):
-            raise ConfigurationError(
-                "This call needs the app's access token: give ComponentExchange, which is the "
-                "`exchange`, an authorizer_access_token, an async function that returns it."
-            )
-        raise _no_records("The app's access token needs")
-
-    async def _log_in(
-        self,
-        identify: Callable[[str], Awaitable[User]],
-        code: str,
-        device: Device,
-        *,
-        on_web: bool = False,
-        has_code: bool = True,
-    ) -> AuthResult:
-        login, caller = self._logins.log_in(
-            identify, code, device=device, on_web=on_web, has_code=has_code
+    def _compose(self) -> None:
+        """Create what the calls are delegated to. It is closed in the reverse order."""
+        parts, settings, exchange, web = self._parts, self._settings, self._exchange, self._web
+        linked_ids = LinkedIds(parts)
+        self._bans = Bans(parts, linked_ids)
+        self._rotations = Rotations(parts)
+        self._validator = TokenValidator(parts, self._rotations.end_reused)
+        self._watch = SessionWatch(parts)
+        self._sessions = ActiveSessions(parts, linked_ids, self._validator)
+        self._session_keys = SessionKeys(parts, self._api, self._access_token, self._validator)
+        self._logins = Logins(
+            parts,
+            names_same_user=self._api.names_same_user,
+            issuer=Issuer(parts, self._bans),
+            bans=self._bans,
         )
-        try:
-            return await caller
-        except asyncio.CancelledError:
-            self._logins.leave(login, caller)
-            raise
-
-    async def _identify(self, web: WeChatOAuth, code: str) -> User:
-        found = await web.identify(code)
-        now = int(self._clock() * 1000)
-        return User(
-            found.open_id,
-            found.union_id,
-            found.nick_name,
-            found.gender,
-            found.city,
-            found.province,
-            found.country,
-            found.language,
-            found.avatar_url,
-            created_at=now,
-            updated_at=now,
-            app_id=web.app_id,
+        self._calls.on_close(self._logins.close, self._logins.cut_off)
+        self._web_logins = WebLogins(parts, self._logins, web)
+        self._erasure = Erasure(
+            parts, web=web, linked_ids=linked_ids, bans=self._bans, logins=self._logins
         )
-
-    def _open_app(
-        self,
-        app_id: str,
-        app_secret: str,
-        records: KeyValueStore,
-        api_base: str | Sequence[str] | None,
-        keys: Sequence[str | bytes],
-    ) -> None:
-        """Make what needs the app's own secret, and a place for what it keeps."""
-        self._access_token = AppAccessToken(
-            lambda force: self._api.get_stable_token(force_refresh=force),
-            records,
-            f"access_token|{app_id}",
-            RecordSealer(b"mpauthx access", app_id=app_id, keys=keys),
-            self._clock,
+        app_ids = {settings.app_id} if web is None else {settings.app_id, web.app_id}
+        platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()
+        self._push_events = PushEventHandler(
+            app_ids=app_ids,
+            recipients=app_ids | platform,
+            purpose=f"{settings.app_id}|{settings.sku}",
+            users=self,
+            records=parts.records,
+            events=parts.events,
+            clock=settings.clock,
         )
-        self._own_web = WeChatOAuth(
-            app_id=app_id,
-            app_secret=app_secret,
-            tokens=KeyValueOAuthTokenStore(records, app_id=app_id, keys=keys),
-            connections=self._connections,
-            api_base=API_HOSTS if api_base is None else api_base,
-            signing_keys=keys,
-            clock=self._clock,
-        )
-
-    def _open_records(self, tokens: str | TokenStore) -> KeyValueStore | None:
-        """Where all processes find what is kept beside the tokens; None where there is nothing."""
-        if isinstance(tokens, str):
-            records: KeyValueStore = self._open(
-                tokens, lambda url: open_key_value_store(url, self._connections, self._clock)
-            )
-            return records
-        return RedisKeyValueStore(self._connections) if self._connections.knows_redis else None
-
-    def _open(self, store: Any, opener: Callable[[str], Any]) -> Any:
-        if (
-            not isinstance(store, str)
-            and not hasattr(store, "lookup")
-            and not hasattr(store, "save")
-        ):
-            raise ConfigurationError(
-                "users and tokens must be URLs, such as sqlite:///users.db, or stores: this one is "
-                f"a {type(store).__name__}."
-            )
-        if isinstance(store, str):
-            store = opener(store)
-            self._opened.append(store)
-        return store
 
 
 def _check_parts(connections: object, web: object, exchange: object) -> None:
-    """Raise ConfigurationError for ready-made parts that are something else."""
+    """Raise ConfigurationError for ready-made parts of other types."""
     parts = (
         ("connections", "a Connections", connections, isinstance(connections, Connections)),
         ("web", "a WeChatOAuth", web, isinstance(web, WeChatOAuth)),
@@ -1054,10 +931,3 @@ def _check_parts(connections: object, web: object, exchange: object) -> None:
             raise ConfigurationError(
                 f"{name} must be {wanted}, or None: this is a {type(part).__name__}."
             )
-
-
-def _no_records(what: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"{what} the app's own secret, so no `exchange`, and a place that all processes share: "
-        "give `tokens` as a URL, or `connections` with a Redis."
-    )

@@ -1,4 +1,4 @@
-"""The boundary to a store: a method answers, or raises an exception of this package."""
+"""The boundary to a store: its methods raise exceptions of this package only."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,13 +14,13 @@ __all__ = ["GuardedLock", "log_store_error", "only_store_errors", "raises_store_
 
 Store = TypeVar("Store")
 
-_KIND = 200  # characters of a message: they name the store and what is wrong
+_MAX_KIND_CHARACTERS = 200  # of a message: they name the store and what is wrong
 
 
 def raises_store_errors(store_class: type[Store]) -> type[Store]:
-    """Decorate a store class whose methods raise no exceptions but those of this package.
+    """Decorate a store class, so that its methods raise exceptions of this package only.
 
-    These are its public async methods, and those that return an async context manager.
+    This applies to its public async methods, and to those that return an async context manager.
     """
     for name, method in list(vars(store_class).items()):
         if name.startswith("_") or not inspect.isfunction(method):
@@ -33,7 +33,7 @@ def raises_store_errors(store_class: type[Store]) -> type[Store]:
 
 
 class GuardedLock:
-    """A store's lock, of which only StoreErrors come; what is done inside raises as it is.
+    """A store's lock, which raises StoreErrors only; its block raises what it raises.
 
     Args:
         lock: the store's.
@@ -58,7 +58,7 @@ class GuardedLock:
 
 @contextmanager
 def only_store_errors() -> Iterator[None]:
-    """Turn whatever a store does not document into a StoreError with its cause, and log it."""
+    """Turn an exception that a store does not document into a logged StoreError."""
     try:
         yield
     except StoreError as error:
@@ -76,16 +76,16 @@ def only_store_errors() -> Iterator[None]:
 
 
 def log_store_error(error: StoreError) -> None:
-    """Log an error, unless an inner boundary has logged it; of a batch, each that is in it."""
+    """Log an error, or each error of a batch, unless an inner boundary has logged it."""
     if error.is_logged:
         return
-    if isinstance(error, PartialStoreError):  # its own text has numbers, so each were a kind
+    if isinstance(error, PartialStoreError):  # its text has numbers, so each would be another kind
         for answer in error.answers:
             if isinstance(answer, StoreError):
                 log_store_error(answer)
         return
     error.is_logged = True
-    kind = f"{type(error).__name__} {str(error)[:_KIND]}"
+    kind = f"{type(error).__name__} {str(error)[:_MAX_KIND_CHARACTERS]}"
     failures.warning("%s", error, extra={"kind": kind})
 
 

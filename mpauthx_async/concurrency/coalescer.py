@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain, islice, repeat
 from typing import Generic, TypeVar
 
-from ..errors import ClosedError, MPAuthXError, PartialStoreError, StoreError
+from ..errors import MPAuthXError, PartialStoreError, StoreError
 from ..store_boundary import log_store_error
 from .deadlines import begin_trip, running_call, without_call
 from .frames import clear_frames
-from .in_flight import InFlight, belongs_elsewhere
+from .in_flight import InFlight, belongs_elsewhere, closed
 
 __all__ = ["Coalescer", "answers_of", "settle"]
 
@@ -92,7 +92,7 @@ class Coalescer(Generic[Item, Result]):
             ConfigurationError: in another event loop than the first call's.
         """
         if self._closed:
-            raise ClosedError("This service is closed: it takes no more calls.")
+            raise closed()
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             if self._loop is not None:
@@ -121,6 +121,16 @@ class Coalescer(Generic[Item, Result]):
             self._dispatch()
             if self._in_flight:
                 await asyncio.wait(set(self._in_flight))
+
+    def cut_off(self) -> None:
+        """Take no more calls, and give those that wait for an answer a ClosedError."""
+        self._closed = True
+        batches = [self._waiting, *(batch for _, batch in self._in_flight.values())]
+        self._waiting, self._waiting_since = {}, {}
+        for task in self._in_flight:
+            task.cancel()
+        callers = chain.from_iterable(batch.values() for batch in batches)
+        settle(chain.from_iterable(callers), closed())
 
     def _charge(self, future: "asyncio.Future[Result]") -> None:
         """Let the running call wait no longer than what it has left."""

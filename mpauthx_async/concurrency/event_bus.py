@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TypeAlias, TypeVar
 
-from ..errors import ClosedError, ParameterError, StoreError
+from ..errors import ParameterError, StoreError
 from ..events import BatchFinished, Event, Listener, StoreFailed
 from ..store_boundary import only_store_errors
+from .in_flight import closed
 
 __all__ = ["EventBus"]
 
@@ -86,7 +87,7 @@ class EventBus:
             ClosedError: after `close()`.
         """
         if self._closed:
-            raise ClosedError("This service is closed: there is nothing more to listen to.")
+            raise closed()
         if not callable(listener):
             raise ParameterError("A listener is a function that takes an event.")
         queue = _Queue(listener, self._shared)

@@ -1,19 +1,21 @@
-"""InFlight: the calls in progress on something that one event loop uses and that can be closed."""
+"""InFlight: the calls in progress on an object that one event loop uses, and how it closes."""
 
 import asyncio
 import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from ..errors import ClosedError, ConfigurationError, MPAuthXError
+from ..errors import ClosedError, ConfigurationError
 from .forks import never_free, unwatch, watch
 
-__all__ = ["InFlight", "belongs_elsewhere"]
+__all__ = ["InFlight", "belongs_elsewhere", "closed"]
 
 
 class InFlight:
-    """Counts the calls in progress, so that closing can wait for them.
+    """Admits the calls on an object, and closes what the object opened once they are done.
 
     The first call binds the owner to its event loop and process. Calls in another loop, or in a
     forked child process, raise ConfigurationError; before the first call both are free.
@@ -25,16 +27,19 @@ class InFlight:
         owner: what is called and closed.
         what: names it in errors.
         name: names it in the ResourceWarning that is given if it is never closed; by default there
-            is none.
+            is no warning.
     """
 
     def __init__(self, owner: object, what: str, name: str | None = None) -> None:
         self._owner = weakref.ref(owner)
         self._what = what
         self._name = name
-        self._count = 0
+        self._calls: set[_Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._exits: list[Callable[[], Awaitable[object]]] = []
+        self._cut_offs: list[Callable[[], object]] = []
+        self._closing: asyncio.Task[None] | None = None
         self._is_inherited = False
         self._warning: weakref.finalize[..., object] | None = None
         self._is_closed = False
@@ -43,17 +48,18 @@ class InFlight:
 
     def check_open(self) -> None:
         """Raise ClosedError after `close()`, and ConfigurationError in a forked child process."""
+        if self._is_inherited:
+            raise belongs_elsewhere(self._what, "process")
         if self._is_closed:
-            raise self._refusal()
+            raise closed(self._what)
 
     def check_here(self) -> None:
         """Check that a call may be made in the running event loop, which the first call binds."""
         self.check_open()
-        loop = asyncio.get_running_loop()
         if self._loop is None:
-            self._bind(loop)
-        elif loop is not self._loop:
-            raise belongs_elsewhere(self._what, "event loop")
+            self._bind(asyncio.get_running_loop())
+        else:
+            self.check_loop()
 
     def check_loop(self) -> None:
         """Check that this is the event loop of the first call, if there was one; closed or not."""
@@ -62,16 +68,35 @@ class InFlight:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """One call, for the end of which `close()` waits; raises as `check_here`."""
+        """Admit one call, for the end of which `close()` waits; raises as `check_here`.
+
+        A call that is cut off raises ClosedError.
+        """
         self.check_here()
-        self._count += 1
+        task = asyncio.current_task()
+        call = _Call(task, task.cancelling() if task else 0)
+        self._calls.add(call)
         self._idle.clear()
         try:
             yield
-        finally:
-            self._count -= 1
-            if not self._count:
-                self._idle.set()
+        except BaseException as error:
+            if self._end(call) and isinstance(error, asyncio.CancelledError):
+                raise closed(self._what) from error
+            raise
+        self._end(call)
+
+    def on_close(
+        self, close: Callable[[], Awaitable[object]], cut_off: Callable[[], object] | None = None
+    ) -> None:
+        """Close a part after the calls, and before the parts that were registered earlier.
+
+        Args:
+            close: closes the part. If it fails or is cancelled, the other parts are still closed.
+            cut_off: cancels what the part has in flight, so that `close` returns soon.
+        """
+        self._exits.append(close)
+        if cut_off is not None:
+            self._cut_offs.append(cut_off)
 
     def refuse_more(self) -> None:
         """Take no more calls.
@@ -79,9 +104,9 @@ class InFlight:
         Raises:
             ConfigurationError: in another event loop or process than the first call's.
         """
+        if self._is_inherited:
+            self.check_open()
         if self._is_closed:
-            if self._is_inherited:
-                raise self._refusal()
             return
         self.check_loop()
         self._is_closed, self.is_open = True, False
@@ -89,10 +114,36 @@ class InFlight:
         if self._warning is not None:
             self._warning.detach()
 
-    async def close(self) -> None:
-        """Take no more calls, and return when those in progress are done; as `refuse_more`."""
+    async def close(self, timeout: float | None = None) -> None:
+        """Take no more calls, and close all parts once the calls in progress are done.
+
+        All callers share one closing, which goes on when a caller is cancelled.
+
+        Args:
+            timeout: seconds after which what is in flight is cut off; None for no limit.
+
+        Raises:
+            ConfigurationError: in another event loop or process than the first call's.
+        """
         self.refuse_more()
-        await self._idle.wait()
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        elif self._closing.done():
+            return
+        self.check_loop()
+        if timeout is not None:
+            timer = asyncio.get_running_loop().call_later(timeout, self.cut_off)
+            self._closing.add_done_callback(lambda _: timer.cancel())
+        await asyncio.shield(self._closing)
+
+    def cut_off(self) -> None:
+        """Cancel what is in flight; its callers get a ClosedError."""
+        for cut_off in reversed(self._cut_offs):
+            cut_off()
+        for call in self._calls:
+            if call.task is not None and not call.is_cut_off:
+                call.is_cut_off = True
+                call.task.cancel()
 
     def leave_to_parent(self) -> None:
         """Refuse all calls in a forked child process, and never free what the parent uses."""
@@ -105,6 +156,21 @@ class InFlight:
         never_free(self._owner())
         never_free(self._loop)
 
+    def _end(self, call: "_Call") -> bool:
+        """End a call; returns whether its task was cancelled here and by nobody else."""
+        self._calls.discard(call)
+        if not self._calls:
+            self._idle.set()
+        if call.task is None or not call.is_cut_off:
+            return False
+        return call.task.uncancel() <= call.cancelling
+
+    async def _close(self) -> None:
+        async with AsyncExitStack() as stack:
+            for close in self._exits:
+                stack.push_async_callback(close)
+            await self._idle.wait()
+
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop, self.is_open = loop, True
         watch(self)
@@ -112,10 +178,17 @@ class InFlight:
         if self._name is not None and owner is not None:
             self._warning = weakref.finalize(owner, _warn, self._name)
 
-    def _refusal(self) -> MPAuthXError:
-        if self._is_inherited:
-            return belongs_elsewhere(self._what, "process")
-        return ClosedError(f"{self._what} is closed. Create a new one to go on.")
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    task: asyncio.Task[Any] | None
+    cancelling: int  # how often the task had been cancelled before
+    is_cut_off: bool = False
+
+
+def closed(what: str = "This service") -> ClosedError:
+    """The error of a call on something that is closed."""
+    return ClosedError(f"{what} is closed. Create a new one to go on.")
 
 
 def belongs_elsewhere(what: str, where: str) -> ConfigurationError:

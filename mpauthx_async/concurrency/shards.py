@@ -70,6 +70,11 @@ class ShardedCoalescer(Generic[Item, Result]):
         self._calls.refuse_more()
         await asyncio.gather(*(coalescer.close() for coalescer in self._shards.values()))
 
+    def cut_off(self) -> None:
+        """Take no more calls, and give those that wait for an answer a ClosedError."""
+        for coalescer in self._shards.values():
+            coalescer.cut_off()
+
 
 AnyCoalescer: TypeAlias = Coalescer[Item, Result] | ShardedCoalescer[Item, Result]
 

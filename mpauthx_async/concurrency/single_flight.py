@@ -48,6 +48,11 @@ class SingleFlight(Generic[Key, Result]):
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    def cut_off(self) -> None:
+        """Cancel all that was begun, and its callers."""
+        for task in self._tasks:
+            task.cancel()
+
     async def _do(self, key: Key, work: Callable[[], Awaitable[Result]]) -> None:
         without_call()
         try:

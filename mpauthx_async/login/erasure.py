@@ -8,7 +8,7 @@ from ..models import PROFILE_FIELDS, Subject, is_user_id
 from ..oauth.client import WeChatOAuth
 from ..parts import Parts
 from ..sessions.bans import Bans
-from ..sessions.subjects import Subjects, check_user_id
+from ..sessions.linked_ids import LinkedIds, check_user_id
 from .pipeline import Logins
 
 __all__ = ["Erasure"]
@@ -20,7 +20,7 @@ class Erasure:
     Args:
         parts: what the service shares.
         web: the app's web logins, which are forgotten too; None for an app without.
-        subjects: finds the ids of a user.
+        linked_ids: finds the ids of a user.
         bans: the users who may not log in.
         logins: the logins under way in this process.
     """
@@ -30,7 +30,7 @@ class Erasure:
         parts: Parts,
         *,
         web: WeChatOAuth | None,
-        subjects: Subjects,
+        linked_ids: LinkedIds,
         bans: Bans,
         logins: Logins,
     ) -> None:
@@ -39,7 +39,7 @@ class Erasure:
         self._app_ids = {app_id} if web is None else {app_id, web.app_id}
         self._web = web
         self._users = parts.users
-        self._subjects = subjects
+        self._linked_ids = linked_ids
         self._tokens = parts.tokens
         self._bans = bans
         self._logins = logins
@@ -51,13 +51,13 @@ class Erasure:
         Their ids are erased last. So after a failure a second call finds all of them again.
         """
         if self._web is not None:  # first, for it raises if the web tokens cannot be deleted
-            await self._subjects.for_each(user_id, self._forget_web)
+            await self._linked_ids.for_each(user_id, self._forget_web)
         if lift_ban:
             await self._bans.unban(user_id)
         else:
             await self._bans.spread(user_id)
-        ended = sum(await self._subjects.for_each(user_id, self._forget_sessions))
-        subjects = await self._subjects.find(user_id)
+        ended = sum(await self._linked_ids.for_each(user_id, self._forget_sessions))
+        subjects = await self._linked_ids.find(user_id)
         with self._events.store_failures("forget"):
             was_known = await self._users.forget(user_id, app_ids=self._app_ids)
         # A login that saved its user before that may begin a session of theirs only now.

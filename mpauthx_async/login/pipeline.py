@@ -13,9 +13,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..concurrency.coalescer import Coalescer, answers_of, settle
 from ..concurrency.deadlines import one_call, without_call
+from ..concurrency.in_flight import closed
 from ..concurrency.shards import ShardedCoalescer, sharding_of
 from ..errors import (
-    ClosedError,
     IdentityMismatchError,
     MPAuthXError,
     OverloadedError,
@@ -149,6 +149,23 @@ class Logins:
             self._overload(login, "max_waiting_logins are waiting already.")
         return login, caller
 
+    async def log_in_as(
+        self,
+        identify: Callable[[str], Awaitable[User]],
+        code: str,
+        device: Device,
+        *,
+        on_web: bool = False,
+        has_code: bool = True,
+    ) -> AuthResult:
+        """Log a user in whom `identify` returns; the arguments are those of `log_in`."""
+        login, caller = self.log_in(identify, code, device=device, on_web=on_web, has_code=has_code)
+        try:
+            return await caller
+        except asyncio.CancelledError:
+            self.leave(login, caller)
+            raise
+
     def leave(self, login: "Login", caller: "asyncio.Future[AuthResult]") -> None:
         """Let a caller who was cancelled leave a login, which goes on if it has begun."""
         login.remove(caller)
@@ -178,12 +195,29 @@ class Logins:
         if self._issuing:
             await asyncio.wait(set(self._issuing))
 
-    async def close(self) -> None:
-        """Refuse what waits for its turn, and let what has begun finish."""
+    def refuse_waiting(self) -> None:
+        """Take no more logins, and refuse those that wait for their turn."""
         self._closed = True
         for login in self._waiting.drain():
             del self._under_way[login.key]
-            settle(login.callers, _closed())
+            settle(login.callers, closed())
+
+    def cut_off(self) -> None:
+        """Cancel the logins and refreshes in flight; their callers get a ClosedError."""
+        for login in self._under_way.values():
+            if login.exchange_task is not None:
+                settle(login.callers, closed())
+                login.exchange_task.cancel()
+        self._exchanged.cut_off()
+        self._refreshes.cut_off()
+        if self._issues is not None:
+            self._issues.cut_off()
+        for withdrawal in self._withdrawals:
+            withdrawal.cancel()
+
+    async def close(self) -> None:
+        """Take no more logins, and return when those that have begun are done."""
+        self.refuse_waiting()
         if exchanges := [
             one.exchange_task for one in self._under_way.values() if one.exchange_task
         ]:
@@ -197,7 +231,7 @@ class Logins:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise _closed()
+            raise closed()
 
     def _begin(self, login: "Login") -> None:
         login.exchange_task = asyncio.create_task(self._exchange_for(login), context=login.context)
@@ -475,7 +509,3 @@ def _outcome_of(answer: "asyncio.Future[Result]") -> Result | BaseException:
 
 def _not_found() -> UserNotFoundError:
     return UserNotFoundError("No user with this id has logged in: authorize first.")
-
-
-def _closed() -> ClosedError:
-    return ClosedError("This service is closed. Create a new one to go on.")

@@ -101,22 +101,24 @@ class WeChatOAuth:
         self._app_id = app_id
         self._page_base = page_base
         self._clock = clock
-        self._owns_connections = connections is None
-        self._connections = Connections() if connections is None else connections
+        self._calls = InFlight(self, "This service", name=repr(self))
+        if connections is None:
+            connections = Connections()
+            self._calls.on_close(connections.close)
+        self._connections = connections
         self._api = WeChatAPI(
             app_id=app_id,
             app_secret=app_secret,
-            connections=self._connections,
+            connections=connections,
             api_base=api_base,
             exchange=exchange,
         )
         self._page_parameters = {} if exchange is None else exchange.page_parameters
         keys = [app_secret] if signing_keys is None else signing_keys
         self._states = StateSigner(app_id=app_id, keys=keys)
-        self._opened: KeyValueOAuthTokenStore | None = None
         self._tokens = self._open(tokens, keys)
         self._user_tokens = UserTokens(self._api, self._tokens, self._now)
-        self._calls = InFlight(self, "This service", name=repr(self))
+        self._calls.on_close(self._user_tokens.close, self._user_tokens.cut_off)
 
     def __repr__(self) -> str:
         return f"<WeChatOAuth {self._app_id}>"
@@ -425,20 +427,19 @@ class WeChatOAuth:
         """
         return decrypt_user_data(session_key, encrypted_data, iv, self._app_id)
 
-    async def close(self) -> None:
-        """Wait for the calls in progress, and close what this service has opened.
+    async def close(self, timeout: float | None = None) -> None:
+        """Let calls in flight finish, and close what was opened here.
 
-        Closing again does nothing.
+        It may be called again and concurrently. If it is cancelled, closing goes on.
+
+        Args:
+            timeout: after how many seconds calls in flight are cancelled and raise ClosedError.
+                None lets them take as long as they need.
 
         Raises:
-            ConfigurationError: in another event loop or process than the calls.
+            ConfigurationError: in another event loop or process than the first call's.
         """
-        await self._calls.close()
-        await self._user_tokens.close()
-        if self._opened is not None:
-            await self._opened.close()
-        if self._owns_connections:
-            await self._connections.close()
+        await self._calls.close(timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -476,8 +477,9 @@ class WeChatOAuth:
     ) -> OAuthTokenStore:
         if isinstance(tokens, str):
             records = open_key_value_store(tokens, self._connections, self._clock)
-            self._opened = KeyValueOAuthTokenStore(records, app_id=self._app_id, keys=keys)
-            return self._opened
+            store = KeyValueOAuthTokenStore(records, app_id=self._app_id, keys=keys)
+            self._calls.on_close(store.close)
+            return store
         functions: Any
         if isinstance(tokens, (tuple, list)):
             functions = tokens

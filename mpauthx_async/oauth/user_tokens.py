@@ -78,6 +78,10 @@ class UserTokens:
         """Wait for the refreshes in progress."""
         await self._refreshes.close()
 
+    def cut_off(self) -> None:
+        """Cancel the refreshes in progress."""
+        self._refreshes.cut_off()
+
     async def _refresh(self, stale: OAuthToken) -> OAuthToken:
         async with within_lock(self._store.lock(stale.open_id)):
             stored = await self._get(stale.open_id)

@@ -1,1 +1,1 @@
-"""What becomes of sessions."""
+"""Sessions once they are issued: validating, rotating, listing and ending them, and bans."""

@@ -1,11 +1,9 @@
-"""Bans: who may not log in, under whatever id."""
+"""Bans: refuses the logins of banned users, under all their ids."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
-from typing import TypeVar
 
 from ..concurrency.coalescer import answers_of
 from ..errors import BannedError, MPAuthXError, ParameterError, StoreError
@@ -13,96 +11,94 @@ from ..events import Banned, Unbanned
 from ..models import Ban, Subject, User
 from ..parts import Parts
 from ..untrusted_text import is_one_line
-from .subjects import Subjects
+from .linked_ids import LinkedIds
 
 __all__ = ["Bans"]
 
-Answer = TypeVar("Answer")
-
-_MAX_REASON = 1000  # characters
-_MAX_BAN = 3_153_600_000  # seconds: a hundred years
-_MIN_COPY = 60_000  # milliseconds, so that a copy can be read back
-_CLOCK_TOLERANCE = 100  # milliseconds
-_SAME_END = 60_000  # milliseconds by which the bans of a user's ids may differ
+_MAX_REASON_CHARACTERS = 1000
+_MAX_BAN_SECONDS = 3_153_600_000  # a hundred years
+_MIN_COPY_MS = 60_000  # so that a copy can be read back
+_CLOCK_TOLERANCE_MS = 100
+_SAME_END_MS = 60_000  # by which the ends of a user's bans may differ
 
 
 class Bans:
-    """Bans users, and refuses the logins of those who are banned.
+    """Bans users, and refuses the logins of banned users.
 
-    The token store bans single ids and begins no session under a banned one. A person may have
+    The token store bans single ids and begins no session under a banned one. A user may have
     several ids, so a ban of one is copied to the others: before any of them gets a token, and
-    before the user store forgets that they are one person.
+    before the user store forgets that they are linked.
 
     Args:
         parts: what the service shares.
-        subjects: finds the ids of a user.
+        linked_ids: finds the ids of a user.
     """
 
-    def __init__(self, parts: Parts, subjects: Subjects) -> None:
+    def __init__(self, parts: Parts, linked_ids: LinkedIds) -> None:
         self._sku = parts.settings.sku
-        self._subjects = subjects
+        self._now_ms = parts.settings.now_ms
+        self._linked_ids = linked_ids
         self._tokens = parts.tokens
         self._events = parts.events
-        self._clock = parts.settings.clock
 
     async def ban(self, user_id: str, seconds: float | None, reason: str) -> int:
         """Refuse the logins of a user and end their sessions; returns how many were alive."""
-        ttl = _ban_ttl(seconds)
+        ttl = _ban_ttl_ms(seconds)
         _check_reason(reason)
+
+        async def ban_one(subject: Subject) -> int:
+            with self._events.store_failures("ban"):
+                return await self._tokens.ban(subject, reason=reason, ttl=ttl)
+
         # A login saves its user first, which may link another id, and reads the bans of all ids
         # then. Here the ids are read again after the bans are written. So of a login at the same
         # time either that login finds a ban, or its new id is found and banned here.
-        ban = partial(self._tokens.ban, reason=reason, ttl=ttl)
-        ended = sum(await self._subjects.for_each(user_id, self._asking("ban", ban)))
-        now = int(self._clock() * 1000)
+        ended = sum(await self._linked_ids.for_each(user_id, ban_one))
+        now = self._now_ms()
         until = None if ttl is None else now + ttl
         self._events.emit(Banned(Ban(user_id, reason, now, until), self._sku, ended))
         return ended
 
     async def unban(self, user_id: str) -> bool:
-        """Let a user log in again; False when they were not banned."""
-        unban = self._asking("unban", self._tokens.unban)
-        was_banned = any(await self._subjects.for_each(user_id, unban))
+        """Let a user log in again; False if they were not banned."""
+
+        async def unban_one(subject: Subject) -> bool:
+            with self._events.store_failures("unban"):
+                return await self._tokens.unban(subject)
+
+        was_banned = any(await self._linked_ids.for_each(user_id, unban_one))
         if was_banned:
             self._events.emit(Unbanned(self._sku, user_id))
         return was_banned
 
     async def find(self, user_id: str) -> Ban | None:
-        """Read the ban of a user; None when there is none."""
-        return _strictest(await self._of(await self._subjects.find(user_id)))
+        """Read the ban of a user; None if there is no ban."""
+        return _strictest(await self._of(await self._linked_ids.find(user_id)))
 
     async def spread(self, user_id: str) -> None:
         """Copy the ban of a user, if there is one, to all their ids."""
-        subjects = await self._subjects.find(user_id)
+        subjects = await self._linked_ids.find(user_id)
         await self._spread(subjects, await self._of(subjects))
 
     def subjects_of(self, user: User) -> list[Subject]:
-        """Whose bans are read, and copied, when this user logs in."""
-        return self._subjects.of(user)
+        """The subjects whose bans are read, and copied, when this user logs in."""
+        return self._linked_ids.of(user)
 
     async def refusals(self, users: Sequence[User]) -> list[Exception | None]:
         """Tell which users may not get a token, because one of their other ids is banned.
 
         Returns:
-            For each user a BannedError, or what kept their bans from being read or copied to all
-            their ids; None for the others. A user of one id is left to `TokenStore.issue`.
+            For each user a BannedError, or the error for which their bans were not read or copied
+            to all their ids; None for the others. Users of one id are left to `TokenStore.issue`.
         """
-        refusals: list[Exception | None] = [None] * len(users)
-        subjects = [self._subjects.of(user) for user in users]
-        several = [i for i, own in enumerate(subjects) if len(own) > 1]
-        if not several:
-            return refusals
-        found = await answers_of(
-            self._tokens.bans([subject for i in several for subject in subjects[i]])
-        )
-        if any(found):
-            left = iter(found)
-            bans = {i: list(islice(left, len(subjects[i]))) for i in several}
-            banned = [i for i in several if any(bans[i])]
-            answers = await asyncio.gather(*(self._refusal(subjects[i], bans[i]) for i in banned))
-            for i, answer in zip(banned, answers, strict=True):
-                refusals[i] = answer
-        return refusals
+        subjects = [self._linked_ids.of(user) for user in users]
+        asked = [subject for own in subjects if len(own) > 1 for subject in own]
+        found = await answers_of(self._tokens.bans(asked)) if asked else ()
+        if not any(found):  # by far the most frequent case
+            return [None] * len(users)
+        left = iter(found)
+        bans = [list(islice(left, len(own))) if len(own) > 1 else [] for own in subjects]
+        return list(await asyncio.gather(*map(self._refusal, subjects, bans)))
 
     async def _refusal(
         self, subjects: Sequence[Subject], bans: Sequence[Ban | StoreError | None]
@@ -133,29 +129,20 @@ class Bans:
 
     async def _copy(self, ban: Ban, subject: Subject) -> None:
         """Ban another id of a user for the same time; this may end sessions."""
-        left = None if ban.until is None else ban.until - int(self._clock() * 1000)
-        ttl = None if left is None else max(left, _MIN_COPY)
+        left = None if ban.until is None else ban.until - self._now_ms()
+        ttl = None if left is None else max(left, _MIN_COPY_MS)
         ended = await self._tokens.ban(subject, reason=ban.reason, ttl=ttl)
         if ended:
             self._events.emit(Banned(replace(ban, user_id=subject.user_id), self._sku, ended))
-        # The store counts by a clock of its own: the copy shows it.
+        # The copy shows the store's own clock, by which it ends.
         (copy,) = await self._of([subject])
-        if copy and ban.until and abs((copy.until or 0) - ban.until) > _CLOCK_TOLERANCE:
+        if copy and ban.until and abs((copy.until or 0) - ban.until) > _CLOCK_TOLERANCE_MS:
             ttl = max(ban.until - copy.banned_at, 1)
             await self._tokens.ban(subject, reason=ban.reason, ttl=ttl)
 
     async def _of(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
         with self._events.store_failures("bans"):
             return await self._tokens.bans(subjects)
-
-    def _asking(
-        self, operation: str, work: Callable[[Subject], Awaitable[Answer]]
-    ) -> Callable[[Subject], Awaitable[Answer]]:
-        async def ask(subject: Subject) -> Answer:
-            with self._events.store_failures(operation):
-                return await work(subject)
-
-        return ask
 
 
 def _known(ban: Ban | StoreError | None) -> Ban | None:
@@ -177,16 +164,16 @@ def _ends_before(ban: Ban, other: Ban) -> bool:
     """Whether a ban ends noticeably before another."""
     if ban.until is None or other.until is None:
         return ban.until is not None and other.until is None
-    return ban.until + _SAME_END < other.until
+    return ban.until + _SAME_END_MS < other.until
 
 
-def _ban_ttl(seconds: object) -> int | None:
+def _ban_ttl_ms(seconds: object) -> int | None:
     if seconds is None:
         return None
     if (
         not isinstance(seconds, (int, float))
         or isinstance(seconds, bool)
-        or not 0.001 <= seconds <= _MAX_BAN
+        or not 0.001 <= seconds <= _MAX_BAN_SECONDS
     ):
         raise ParameterError(
             "seconds must be a number above zero, up to a hundred years, or None for ever."
@@ -195,7 +182,11 @@ def _ban_ttl(seconds: object) -> int | None:
 
 
 def _check_reason(reason: object) -> None:
-    if not isinstance(reason, str) or len(reason) > _MAX_REASON or not is_one_line(reason):
+    if (
+        not isinstance(reason, str)
+        or len(reason) > _MAX_REASON_CHARACTERS
+        or not is_one_line(reason)
+    ):
         raise ParameterError(
-            f"reason must be a text of one line, of at most {_MAX_REASON} characters."
+            f"reason must be a text of one line, of at most {_MAX_REASON_CHARACTERS} characters."
         )

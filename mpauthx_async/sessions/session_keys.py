@@ -1,4 +1,4 @@
-"""SessionKeys: WeChat's session keys, sealed where the sessions are stored, and what needs them."""
+"""SessionKeys: the encrypted session keys behind tokens, and the calls that need them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..concurrency.coalescer import Coalescer, answers_of
-from ..concurrency.shards import AnyCoalescer, coalescer_for, subject_of
+from ..concurrency.shards import AnyCoalescer, subject_of
 from ..concurrency.single_flight import SingleFlight
 from ..constants import TokenStatus
 from ..errors import (
@@ -19,91 +19,103 @@ from ..errors import (
 from ..failure_log import invalid_answer
 from ..models import CodeSession, SessionRef, UserEncryptKey
 from ..parts import Parts
-from ..stores import SessionKeyStore, longest_wait, system_of
+from ..stores import SessionKeyStore
 from ..tokens.sealing import SessionKeySealer, split_open_id, with_open_id
 from ..wechat.access_token import AccessToken
 from ..wechat.api import WeChatAPI
-from ..wechat.userdata import decrypt_user_data
-from .lifecycle import Sessions, invalid_token
+from ..wechat.userdata import (
+    check_max_age,
+    check_sealed,
+    decrypt_user_data,
+    verify_raw_data,
+)
+from .token_validation import TokenValidator, invalid_token
 
 __all__ = ["SessionKeys", "replace_session_key"]
 
 
 class SessionKeys:
-    """Finds the session key that stands behind a token, and opens with it what a client sends.
+    """Finds the session key of a token's session, and decrypts with it what a client sends.
 
     Args:
         parts: what the service shares.
         api: asks WeChat about session keys.
-        sessions: tells whose token is good.
+        access_token: the app's, for these calls.
+        validator: decides whether a token is valid.
     """
 
-    def __init__(self, parts: Parts, *, api: WeChatAPI, sessions: Sessions) -> None:
-        tokens, events = parts.tokens, parts.events
+    def __init__(
+        self, parts: Parts, api: WeChatAPI, access_token: AccessToken, validator: TokenValidator
+    ) -> None:
         self._app_id = parts.settings.app_id
+        self._clock = parts.settings.clock
         self._api = api
-        self._sessions = sessions
+        self._access_token = access_token
+        self._validator = validator
         self._sealer = parts.sealer
-        self._tokens = tokens
+        self._tokens = parts.tokens
         self._connections = parts.connections
-        self._finds: AnyCoalescer[SessionRef, CodeSession] = coalescer_for(
-            tokens,
-            events.watched("session_key", self._find),
-            subjects_of=subject_of,
-            max_in_flight=2,
-            longest_wait=longest_wait(tokens),
-            system=system_of(tokens),
+        self._finds: AnyCoalescer[SessionRef, CodeSession] = parts.batched(
+            parts.events.watched("session_key", self._find), subject_of, max_in_flight=2
         )
         self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
         self._resets: SingleFlight[SessionRef, None] = SingleFlight()
+        for part in (self._decryptions, self._resets):
+            parts.calls.on_close(part.close, part.cut_off)
 
     async def of(self, token: object) -> CodeSession:
-        """Find what WeChat gave for the session that a token stands for.
+        """Find what WeChat returned for the session of a token.
 
         Raises:
-            InvalidTokenError: the token is none, or no longer alive.
-            SessionKeyLostError: no key is kept for it, or it does not open.
+            InvalidTokenError: the token is not valid.
+            SessionKeyLostError: no key is kept for it, or the key does not decrypt.
             ConfigurationError: the token store keeps no session keys.
             StoreError: the store could not answer.
         """
-        return await self._finds.submit(await self._sessions.current(token))
+        return await self._finds.submit(await self._validator.session_of(token))
 
     async def decrypt(
-        self, token: object, encrypted_data: str, iv: str, max_age: float | None, now: float
+        self, token: object, encrypted_data: str, iv: str, max_age: float | None
     ) -> dict[str, Any]:
-        """Decrypt what a client got sealed in the session of its token."""
+        """Decrypt what a client got encrypted in the session of its token."""
+        check_sealed(encrypted_data, iv)
+        check_max_age(max_age)
+        now = self._clock()
         session = await self.of(token)
         sealed = _Sealed(session.session_key, encrypted_data, iv, max_age, now)
         payload: dict[str, Any] = await self._decryptions.submit(sealed)
         return payload
 
-    async def check(self, token: object, access_token: AccessToken) -> bool:
+    async def verify_raw_data(self, token: object, raw_data: str, signature: str) -> bool:
+        """Tell whether `rawData` is what WeChat signed in the session of a token."""
+        session = await self.of(token)
+        return verify_raw_data(session.session_key, raw_data, signature)
+
+    async def check(self, token: object) -> bool:
         """Ask WeChat whether the session key of a token is still the user's."""
         session = await self.of(token)
-        return await access_token.call(
+        return await self._access_token.call(
             partial(self._api.is_session_key_valid, session.open_id, session.session_key)
         )
 
-    async def encrypt_keys(
-        self, token: object, access_token: AccessToken
-    ) -> tuple[UserEncryptKey, ...]:
+    async def encrypt_keys(self, token: object) -> tuple[UserEncryptKey, ...]:
         """Ask WeChat for the newest encryption keys of the user of a token."""
         session = await self.of(token)
-        keys = await access_token.call(
+        keys = await self._access_token.call(
             partial(self._api.get_user_encrypt_keys, session.open_id, session.session_key)
         )
         if keys is None:
             raise _replaced()
         return keys
 
-    async def reset(self, token: object, access_token: AccessToken) -> None:
-        """Have WeChat replace the session key of a token, once for all who ask meanwhile."""
-        ref = await self._sessions.current(token)
-        await self._resets.join(ref, partial(self._reset, ref, access_token))
+    async def reset(self, token: object) -> None:
+        """Have WeChat replace the session key of a token; concurrent calls are one."""
+        ref = await self._validator.session_of(token)
+        await self._resets.join(ref, partial(self._reset, ref))
 
-    async def _reset(self, ref: SessionRef, access_token: AccessToken) -> None:
+    async def _reset(self, ref: SessionRef) -> None:
         session = await self._finds.submit(ref)
-        session_key = await access_token.call(
+        session_key = await self._access_token.call(
             partial(self._api.reset_session_key, session.open_id, session.session_key)
         )
         if session_key is None:
@@ -111,12 +123,6 @@ class SessionKeys:
         replacement = CodeSession(session.open_id, session_key)
         if not await replace_session_key(self._sealer, self._store, ref, replacement):
             raise invalid_token(TokenStatus.unknown)
-
-    async def close(self) -> None:
-        """Take no more calls, and return when all that were taken are answered."""
-        await self._resets.close()
-        await self._finds.close()
-        await self._decryptions.close()
 
     @property
     def _store(self) -> SessionKeyStore:
@@ -128,26 +134,20 @@ class SessionKeys:
 
     async def _find(self, refs: Sequence[SessionRef]) -> list[CodeSession | Exception]:
         sealed_keys = await answers_of(self._store.sealed_keys(refs))
-        opened = await asyncio.get_running_loop().run_in_executor(
-            self._connections.executor, self._open_all, refs, sealed_keys
-        )
-        return [session or _lost() for session in opened]
-
-    def _open_all(
-        self, refs: Sequence[SessionRef], sealed_keys: Sequence[str | StoreError | None]
-    ) -> list[CodeSession | StoreError | None]:
         items = [
             (ref.nonce, *split_open_id(stored if isinstance(stored, str) else "", ref.user_id))
             for ref, stored in zip(refs, sealed_keys, strict=True)
         ]
-        sessions: list[CodeSession | StoreError | None] = [
-            None if session_key is None else CodeSession(open_id, session_key)
-            for (_, open_id, _), session_key in zip(items, self._sealer.open(items), strict=True)
-        ]
-        return [
-            stored if isinstance(stored, StoreError) else session
-            for stored, session in zip(sealed_keys, sessions, strict=True)
-        ]
+        session_keys = await asyncio.get_running_loop().run_in_executor(
+            self._connections.executor, self._sealer.open, items
+        )
+        found: list[CodeSession | Exception] = []
+        for stored, item, session_key in zip(sealed_keys, items, session_keys, strict=True):
+            if isinstance(stored, StoreError):
+                found.append(stored)
+            else:
+                found.append(CodeSession(item[1], session_key) if session_key else _lost())
+        return found
 
     async def _decrypt(self, sealed: "Sequence[_Sealed]") -> list[Any]:
         return await asyncio.get_running_loop().run_in_executor(

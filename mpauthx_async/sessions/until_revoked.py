@@ -3,18 +3,20 @@
 import asyncio
 import heapq
 import time
-from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-from ..concurrency.shards import AnyCoalescer
+from ..concurrency.in_flight import InFlight, closed
+from ..concurrency.shards import AnyCoalescer, subject_of
 from ..constants import TokenStatus
 from ..errors import ClosedError, MPAuthXError
 from ..models import Identity, SessionRef
+from ..parts import Parts
 from ..stores.near_cache import ChangeListener
+from .token_validation import TokenValidator, invalid_token
 
 __all__ = ["PushesChanges", "SessionWatch", "UntilRevoked"]
 
@@ -41,19 +43,22 @@ class UntilRevoked:
 
     Args:
         watch: looks the session up.
-        authenticate: checks the token at the beginning; it is not called again.
-        invalid_token: makes the exception for a status.
+        calls: those in progress on the service.
+        validator: checks the token at the beginning.
+        token: what the client sent.
     """
 
     def __init__(
         self,
         watch: "SessionWatch",
-        authenticate: Callable[[], Awaitable[tuple[Identity, SessionRef]]],
-        invalid_token: Callable[[TokenStatus], MPAuthXError],
+        calls: InFlight,
+        validator: TokenValidator,
+        token: object,
     ) -> None:
         self._watch = watch
-        self._authenticate = authenticate
-        self._invalid_token = invalid_token
+        self._calls = calls
+        self._validator = validator
+        self._token = token
         self._task: asyncio.Task[Any] | None = None
         self._cancelling = 0
         self._error: MPAuthXError | None = None
@@ -65,10 +70,12 @@ class UntilRevoked:
         self._task = asyncio.current_task()
         if self._task is None:
             raise RuntimeError("until_revoked(...) must be entered in a task.")
-        identity, self._ref = await self._authenticate()
+        with self._calls.one():
+            ref = await self._validator.session_of(self._token)
         self._cancelling = self._task.cancelling()
-        self._watch.add(self, self._ref)
-        return identity
+        self._watch.add(self, ref)
+        self._ref, token, self._token = ref, str(self._token), None
+        return Identity(ref.user_id, ref.nonce, ref.sku, token)
 
     async def __aexit__(
         self,
@@ -88,7 +95,7 @@ class UntilRevoked:
         """Cancel the block, which then raises the reason."""
         if self._error is None and self._task is not None:
             if isinstance(reason, TokenStatus):
-                reason = self._invalid_token(reason)
+                reason = invalid_token(reason)
             self._error = reason
             self._task.cancel()
 
@@ -112,13 +119,14 @@ class SessionWatch:
     answer ends no block: the lookup is repeated.
 
     Args:
-        lookups: tells when sessions end, as `TokenStore.lookup` does.
-        store: the token store, which may push changes.
+        parts: what the service shares. Its token store may push changes.
     """
 
-    def __init__(self, lookups: AnyCoalescer[SessionRef, int | None], store: object) -> None:
-        self._lookups = lookups
-        self._store = store
+    def __init__(self, parts: Parts) -> None:
+        self._lookups: AnyCoalescer[SessionRef, int | None] = parts.batched(
+            parts.tokens.lookup, subject_of
+        )
+        self._store = parts.tokens
         self._sessions: dict[str, _Watched] = {}  # by nonce
         self._schedule: list[tuple[float, int, _Watched]] = []  # a heap; outdated ones are skipped
         self._numbers = count()  # so that the heap never compares sessions
@@ -126,6 +134,7 @@ class SessionWatch:
         self._ahead: float | None = None  # of the store's clock, in seconds, while it pushes
         self._has_subscribed = False
         self._is_closed = False
+        parts.calls.on_close(self.close)
 
     def add(self, block: UntilRevoked, ref: SessionRef) -> None:
         """Cancel a block when a session ends.
@@ -134,7 +143,7 @@ class SessionWatch:
             ClosedError: after `close()`.
         """
         if self._is_closed:
-            raise _closed()
+            raise closed()
         if not self._has_subscribed:
             self._has_subscribed = True
             if isinstance(self._store, PushesChanges):
@@ -157,11 +166,11 @@ class SessionWatch:
             self._schedule.clear()
             self._set_timer()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End all blocks with a ClosedError; may be called again."""
         self._is_closed = True
         for watched in list(self._sessions.values()):
-            self._end(watched, _closed())
+            self._end(watched, closed())
 
     # The methods of a ChangeListener, for a store that pushes changes.
 
@@ -279,7 +288,3 @@ class SessionWatch:
         del self._sessions[watched.ref.nonce]
         for block in watched.blocks:
             block.end(reason)
-
-
-def _closed() -> ClosedError:
-    return ClosedError("This service is closed: it no longer watches sessions.")

@@ -1,4 +1,4 @@
-"""NearCache: good tokens that this process knows, until they end or their session changes."""
+"""NearCache: valid tokens that this process remembers until their sessions change or end."""
 
 import time
 from collections import OrderedDict
@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 from ..concurrency.forks import watch
 from ..tokens.format import nonce_of
 
-__all__ = ["LONGEST_SILENCE", "ChangeListener", "NearCache", "NearCaching"]
+__all__ = ["MAX_SILENCE_SECONDS", "ChangeListener", "NearCache", "NearCaching"]
 
-LONGEST_SILENCE = 1.5  # seconds for which a cache is trusted after its store was last heard of
+MAX_SILENCE_SECONDS = 1.5  # for which a cache is trusted after its store was last heard of
 
 
 class ChangeListener(Protocol):
@@ -38,28 +38,26 @@ class ChangeListener(Protocol):
 
 @runtime_checkable
 class NearCaching(Protocol):
-    """What a TokenStore does beside, if it can keep near caches current."""
+    """What a TokenStore also does if it can keep near caches current."""
 
     def open_near_cache(self) -> "NearCache | None":
-        """A near cache for one service; None when this store is to have none."""
+        """Open a near cache for one service; None if this store is configured without."""
 
 
 class NearCache:
-    """Remembers good tokens, so that the store need not be asked about them again.
+    """Remembers valid tokens, so that the store need not be asked about them again.
 
-    It is of use only while it hears of every change in the store. Whoever tells it calls `open`
-    when no change can be missed from now on, `forget` or `forget_all` for what has changed, and
-    `shut` when changes may be missed: until it is opened again it is empty, and keeps nothing.
-
-    Nor is it of use when nobody has called `synchronize` for LONGEST_SILENCE, though its process
-    be so busy, or stopped, that nobody came to call `shut` either.
+    The store reports every change: it calls `open` when no change can be missed from now on,
+    `forget` or `forget_all` for what has changed, and `shut` when changes may be missed. A shut
+    cache is empty and keeps nothing. A cache for which `synchronize` was not called for
+    MAX_SILENCE_SECONDS knows nothing, in case the process was too busy to call `shut`.
 
     An answer that was on its way when its session changed is not kept: `expect` is called before
     the store is asked, and `keep` with the answer.
 
     Args:
-        size: how many tokens to remember; the least recently used leave first.
-        clock: tells the time in seconds since whenever; it must not be set back.
+        size: how many tokens to remember; the least recently used are dropped first.
+        clock: returns the time in seconds from any start; it must not be set back.
     """
 
     def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -77,33 +75,33 @@ class NearCache:
         return len(self._ends)
 
     def knows(self, token: Any) -> bool:
-        """Tell whether a token, whatever it is, is known to be good. The hottest path of all."""
+        """Tell whether a token, of any type, is known to be valid. The hottest path."""
         try:
             end, now = self._ends[token], self.clock()
             if end > now + self._ahead and now < self._trusted_until:
                 self._ends.move_to_end(token)
                 return True
-        except (KeyError, TypeError):  # not known; or of a type that no token has
+        except (KeyError, TypeError):  # unknown, or not hashable
             pass
         return False
 
     def expect(self, nonce: str) -> object:
-        """Say that the store is asked about a session; returns what `keep` wants to have."""
+        """Announce that the store is asked about a session; returns an argument for `keep`."""
         return self._expected.setdefault(nonce, object()) if self._is_open else None
 
     def keep(self, expected: object, nonce: str, token: str, end: int | None) -> None:
         """Remember the token that the store was asked about.
 
         Args:
-            expected: what `expect` gave. If the session has changed since, nothing is kept.
+            expected: what `expect` returned. If the session has changed since, nothing is kept.
             nonce: the session's.
             token: its token.
             end: when that ends, in Unix milliseconds by the store's clock; None or not above zero
-                when it is not good, or there was no answer.
+                if it is not valid, or there was no answer.
         """
         if expected is None or self._expected.get(nonce) is not expected:
             return
-        self.forget(nonce)  # what was expected, and an earlier token
+        self.forget(nonce)  # the expectation, and an earlier token
         if end is None or end <= 0:
             return
         self._ends[token] = end / 1000
@@ -113,21 +111,21 @@ class NearCache:
             del self._tokens[nonce_of(least_used)]
 
     def open(self, store_time: float, at: float) -> None:
-        """Keep what is asked about from now on. For the arguments see `synchronize`."""
+        """Keep answers from now on; the arguments are those of `synchronize`."""
         self.shut()
         watch(self)
         self._is_open = True
         self.synchronize(store_time, at)
 
     def synchronize(self, store_time: float, at: float) -> None:
-        """Learn how far the store's clock is ahead, and that no change was missed till then.
+        """Learn how far the store's clock is ahead, and that no change was missed until then.
 
         Args:
-            store_time: what it said, in Unix seconds.
-            at: when it was asked, by the clock of this cache: so tokens end early, if anything.
+            store_time: the store's time, in Unix seconds.
+            at: when it was asked, by the clock of this cache, so that tokens never end late.
         """
         self._ahead = store_time - at
-        self._trusted_until = at + LONGEST_SILENCE
+        self._trusted_until = at + MAX_SILENCE_SECONDS
 
     def forget(self, nonce: str) -> None:
         """The session of this nonce has changed."""
@@ -148,5 +146,5 @@ class NearCache:
         self.forget_all()
 
     def leave_to_parent(self) -> None:
-        """In a forked child process nobody hears of changes."""
+        """A forked child process does not hear of changes."""
         self.shut()

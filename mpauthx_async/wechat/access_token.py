@@ -9,8 +9,9 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from ..concurrency.frames import methods_clear_frames
+from ..concurrency.in_flight import closed
 from ..concurrency.single_flight import SingleFlight
-from ..errors import ClosedError, MPAuthXError, WeChatAPIError
+from ..errors import MPAuthXError, WeChatAPIError
 from ..failure_log import mending
 from ..stores import KeyValueStore
 from ..stores.key_value import within_lock
@@ -91,7 +92,7 @@ class AppAccessToken:
             UnavailableError: WeChat did not answer in time, or not as documented.
         """
         if self._closed:
-            raise ClosedError("This service is closed. Create a new one to go on.")
+            raise closed()
         known = self._known
         if known is not None and known.token != refused and self._is_valid(known):
             return known.token
@@ -108,6 +109,10 @@ class AppAccessToken:
         """Wait for a renewal in progress; the records stay open."""
         self._closed = True
         await self._renewals.close()
+
+    def cut_off(self) -> None:
+        """Cancel what is in flight."""
+        self._renewals.cut_off()
 
     def _is_valid(self, kept: _Kept, grace: int = 0) -> bool:
         return self._clock() < kept.until / 1000 + grace

@@ -55,7 +55,7 @@ def _service(tokens: str, path: Path) -> _Used:
         tokens=tokens,
     )
     ref = new_session("bob").ref
-    token = auth._signer.mint(ref.user_id, ref.nonce, 0)
+    token = auth._parts.signer.mint(ref.user_id, ref.nonce, 0)
     calls: dict[str, Call] = {
         **store_calls(auth, token, "x"),
         "authorize": lambda: auth.authorize("code"),
@@ -208,7 +208,7 @@ class TestAnotherEventLoop:
         auth = MPAuthX(**settings, sku="shop")
         first.run(_await(auth.online_count))
         for call in (auth.is_token_valid, auth.authenticate, auth.session, auth.token_status):
-            token = auth._signer.mint("bob", "A" * 16)
+            token = auth._parts.signer.mint("bob", "A" * 16)
             with pytest.raises(ConfigurationError, match="event loop"):
                 second.run(_await(partial(call, token)))
         assert first.run(_await(partial(auth.is_token_valid, token))) is False

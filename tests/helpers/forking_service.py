@@ -107,12 +107,12 @@ def _calls(auth: MPAuthX, token: str) -> Calls:
         "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
         "handle_push_event": lambda: auth.handle_push_event(EVENT),
         "close": lambda: auth.close(),
-        "lookup": lambda: auth._tokens.lookup([new_session("bob").ref]),
-        "bans": lambda: auth._tokens.bans([Subject("shop", "bob")]),
-        "get": lambda: auth._users.get(["bob"]),
-        "http": lambda: _get(lambda: auth._connections.http),
-        "executor": lambda: _get(lambda: auth._connections.executor),
-        "close connections": lambda: auth._connections.close(),
+        "lookup": lambda: auth._parts.tokens.lookup([new_session("bob").ref]),
+        "bans": lambda: auth._parts.tokens.bans([Subject("shop", "bob")]),
+        "get": lambda: auth._parts.users.get(["bob"]),
+        "http": lambda: _get(lambda: auth._parts.connections.http),
+        "executor": lambda: _get(lambda: auth._parts.connections.executor),
+        "close connections": lambda: auth._parts.connections.close(),
     }
 
 
@@ -134,7 +134,7 @@ async def _outcomes(calls: Calls) -> dict[str, str]:
 async def _log_in(auth: MPAuthX, codes: list[str]) -> list[str]:
     """Log users in; their tokens are good in the near cache, too, if there is one."""
     tokens = [(await auth.authorize(code)).response for code in codes]
-    near_cache = auth._sessions.near_cache
+    near_cache = auth._validator._near
 
     async def are_good() -> bool:
         is_known = near_cache is None or all(map(near_cache.knows, tokens))
@@ -163,7 +163,7 @@ async def _until_refused(auth: MPAuthX, token: str) -> bool:
 
 def _ports(auth: MPAuthX) -> list[int]:
     """Our ends of the idle connections to Redis."""
-    pool = getattr(auth._connections._redis, "connection_pool", None)
+    pool = getattr(auth._parts.connections._redis, "connection_pool", None)
     idle = pool._available_connections if pool else []
     return sorted(one._writer.get_extra_info("sockname")[1] for one in idle)
 

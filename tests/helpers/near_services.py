@@ -51,7 +51,7 @@ def maker(wx: WeChatSimulator, server: RedisServer, directory: Path) -> Make:
 
 
 def cache_of(auth: MPAuthX) -> NearCache:
-    cache = auth._sessions._near
+    cache = auth._validator._near
     assert cache is not None
     return cache
 

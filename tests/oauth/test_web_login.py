@@ -258,8 +258,8 @@ async def test_a_cancelled_caller_leaves_no_token_and_harms_nobody(
     async with make(tokens=tokens) as successor:
         assert await successor.is_token_valid(result.response)
         subject = result.session.ref.subject
-        assert list(await successor._tokens.sessions(subject)) == [result.session]
-        assert not list(await successor._tokens.sessions(subject._replace(user_id="leaving")))
+        assert list(await successor._parts.tokens.sessions(subject)) == [result.session]
+        assert not list(await successor._parts.tokens.sessions(subject._replace(user_id="leaving")))
 
 
 async def test_close_lets_a_web_login_finish(

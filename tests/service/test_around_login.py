@@ -242,7 +242,7 @@ async def test_a_forged_token_is_refused(auth: MPAuthX, wx: WeChatSimulator) -> 
 
 async def test_a_revoked_token_is_refused(auth: MPAuthX, wx: WeChatSimulator) -> None:
     result = await auth.authorize(wx.login("bob"))
-    await auth._tokens.revoke([result.session.ref])
+    await auth._parts.tokens.revoke([result.session.ref])
     assert await outcomes(key_calls(auth, result.response)) == [InvalidTokenError] * 5
     token = await log_in(auth, wx)
     await auth.refresh_token("bob")
@@ -302,8 +302,8 @@ async def test_a_key_moved_to_another_session_does_not_open(
     async with make() as auth:
         bob, eve = [await auth.authorize(wx.login(name)) for name in ("bob", "eve")]
         refs = [bob.session.ref, eve.session.ref]
-        (sealed_key,) = await auth._tokens.sealed_keys(refs[:1])
-        await auth._tokens.replace_sealed_key(refs[1], sealed_key)
+        (sealed_key,) = await auth._parts.tokens.sealed_keys(refs[:1])
+        await auth._parts.tokens.replace_sealed_key(refs[1], sealed_key)
         assert await outcomes(key_calls(auth, eve.response)) == [SessionKeyLostError] * 5
 
 
@@ -314,10 +314,10 @@ async def test_a_key_whose_open_id_was_changed_does_not_open(
 ) -> None:
     result = await auth.authorize(wx.login("bob", union_id))
     ref = result.session.ref
-    (stored,) = await auth._tokens.sealed_keys([ref])
+    (stored,) = await auth._parts.tokens.sealed_keys([ref])
     sealed_key, _, open_id = stored.partition("|")
     assert open_id == ("bob" if union_id else "")
-    await auth._tokens.replace_sealed_key(ref, sealed_key + suffix)
+    await auth._parts.tokens.replace_sealed_key(ref, sealed_key + suffix)
     is_unchanged = union_id is None and suffix in ("|", "")  # the openId is the user's id
     expected = DecryptionError if is_unchanged else SessionKeyLostError
     assert (await outcomes([auth.decrypt(result.response, "data", "iv")])) == [expected]

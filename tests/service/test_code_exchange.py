@@ -304,7 +304,7 @@ async def test_each_exchange_has_its_own_hosts_and_sends_the_secret_to_no_other(
             assert auth._api._exchange_http._hosts == hosts
             assert auth._api._http._hosts == wechats
             if exchange is None:
-                assert auth._own_web._api._http._hosts == wechats
+                assert auth._web._api._http._hosts == wechats
             else:
                 with pytest.raises(ConfigurationError, match="exchange"):
                     await auth.access_token()

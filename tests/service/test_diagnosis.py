@@ -184,7 +184,7 @@ async def test_a_proxy_of_the_environment_is_said_to_be_ignored(
     monkeypatch.setenv("https_proxy", "http://user:secret@proxy.example:3128")
     async with Connections() as connections:
         assert connections.http is connections.http
-    assert caplog.text.count("HTTPS_PROXY is set and not heeded") == 1
+    assert caplog.text.count("HTTPS_PROXY is set and ignored") == 1
     assert "secret" not in caplog.text
 
 

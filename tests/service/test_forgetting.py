@@ -90,9 +90,9 @@ async def test_a_user_is_forgotten_by_any_id(
 
 async def test_session_keys_are_forgotten(auth: MPAuthX, wx: WeChatSimulator) -> None:
     result = await log_in(auth, wx)
-    assert await auth._tokens.sealed_keys([result.session.ref]) != [None]  # type: ignore[attr-defined]
+    assert await auth._parts.tokens.sealed_keys([result.session.ref]) != [None]  # type: ignore[attr-defined]
     await auth.forget_user("bob")
-    assert await auth._tokens.sealed_keys([result.session.ref]) == [None]  # type: ignore[attr-defined]
+    assert await auth._parts.tokens.sealed_keys([result.session.ref]) == [None]  # type: ignore[attr-defined]
 
 
 async def test_sessions_of_a_user_without_a_row_are_forgotten(

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mpauthx_async.stores.near_cache import LONGEST_SILENCE, NearCache
+from mpauthx_async.stores.near_cache import MAX_SILENCE_SECONDS, NearCache
 from tests.helpers.clock import Clock
 
 SIZE = 4
@@ -139,7 +139,7 @@ def test_a_cache_that_was_never_opened_keeps_nothing(clock: Clock) -> None:
 
 def test_a_cache_whose_store_was_not_heard_of_is_not_used(cache: NearCache, clock: Clock) -> None:
     token, at = keep(cache, clock, NONCES[0]), clock.now
-    clock.now = at + LONGEST_SILENCE
+    clock.now = at + MAX_SILENCE_SECONDS
     assert not cache.knows(token)
     cache.synchronize(clock.now + AHEAD, clock.now)
     assert cache.knows(token)
@@ -278,7 +278,7 @@ class Model(RuleBasedStateMachine):
         left = None
         if known is not None and known[0] == token:
             left = known[1] / 1000 - self.ahead - self.clock.now
-            trusted = self.heard + LONGEST_SILENCE - self.clock.now
+            trusted = self.heard + MAX_SILENCE_SECONDS - self.clock.now
             if min(abs(left), abs(trusted)) < 1e-3:
                 return  # too close for floats
             left = min(left, trusted)

@@ -203,7 +203,7 @@ async def test_by_default_there_is_none(
 ) -> None:
     async with make(tokens=server.url + query) as auth:
         assert await auth.is_token_valid((await log_in(auth, wx)).response)
-        assert auth._sessions._near is None
+        assert auth._validator._near is None
         assert await trackers(admin) == []
 
 
@@ -249,7 +249,7 @@ async def use_without_cache(
         return "stay off" in caplog.text
 
     await until(is_given_up)
-    tracking = auth._tokens._tracking  # type: ignore[attr-defined]
+    tracking = auth._parts.tokens._tracking  # type: ignore[attr-defined]
     await asyncio.wait([tracking._task])
     for _ in range(20):
         assert await auth.is_token_valid(token)

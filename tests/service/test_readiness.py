@@ -64,8 +64,8 @@ async def test_a_store_that_hangs_fails_in_time(
 ) -> None:
     async with make(tokens=server.url) as auth:
         await auth.check()  # from now on the users' file is open
-        assert readiness._LONGEST_CHECK == 2
-        monkeypatch.setattr(readiness, "_LONGEST_CHECK", 0.5)
+        assert readiness._TIMEOUT == 2
+        monkeypatch.setattr(readiness, "_TIMEOUT", 0.5)
         server.pause()
         try:
             told = await failure(auth)

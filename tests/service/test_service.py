@@ -550,7 +550,7 @@ async def test_a_caller_cancelled_at_any_stage_leaves_no_token_and_harms_nobody(
             results
         )
         for result in results:
-            assert await auth._tokens.revoke([result.session.ref]) == [True]
+            assert await auth._parts.tokens.revoke([result.session.ref]) == [True]
     await stage.close()
     assert await deaths(redis) == {TokenStatus.revoked}
 

@@ -92,7 +92,8 @@ async def main(settings, codes):
     async with MPAuthX(**settings) as auth:
         results = await asyncio.gather(*map(auth.authorize, codes), return_exceptions=True)
         failures = [repr(result) for result in results if isinstance(result, BaseException)]
-        print(json.dumps([auth._connections.http.connector.limit, len(results), failures[:3]]))
+        limit = auth._parts.connections.http.connector.limit
+        print(json.dumps([limit, len(results), failures[:3]]))
 
 asyncio.run(main(**json.load(sys.stdin)))
 """

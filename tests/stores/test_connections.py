@@ -315,7 +315,7 @@ async def test_use_redis_refuses_a_second_redis(redis, redis_server):
     for connections in (used, Connections(redis_server.url), Connections(redis=redis)):
         async with connections:
             client = connections.redis
-            with pytest.raises(ConfigurationError, match="already hold"):
+            with pytest.raises(ConfigurationError, match="already have"):
                 connections.use_redis("redis://:geheim@localhost:6379/1")
             assert connections.redis is client
 

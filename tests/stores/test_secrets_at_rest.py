@@ -43,7 +43,7 @@ async def use_everything(wx: WeChatSimulator, auth: MPAuthX, oauth: WeChatOAuth)
         rotated = await auth.rotate(result.response)
         web = await auth.authorize_web(wx.web_login(open_id, union_id))
         secrets |= {rotated.response[-21:], web.response[-21:]}
-        own = await auth._own_web._tokens.get(open_id)
+        own = await auth._web._tokens.get(open_id)
         given = await oauth.get_access_token(wx.web_login(open_id, union_id))
         renewed = await oauth.refresh_access_token(given.refresh_token)
         for token in (own, given, renewed):

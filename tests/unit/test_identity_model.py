@@ -247,7 +247,7 @@ class Walk:
             assert await token.auth.is_token_valid(token.text) == (token in model.good)
 
     async def ids_in_store(self, user_id: str) -> set[str]:
-        (user,) = await self.any_service()._users.get([user_id])
+        (user,) = await self.any_service()._parts.users.get([user_id])
         return set() if user is None else set(user.ids)
 
     def any_id(self) -> str:

@@ -22,7 +22,7 @@ from redis.exceptions import (
 
 from ..._compat import pushes_as_read
 from ...connections import Connections
-from ..near_cache import LONGEST_SILENCE, ChangeListener
+from ..near_cache import MAX_SILENCE_SECONDS, ChangeListener
 
 __all__ = ["RedisTracking"]
 
@@ -136,7 +136,7 @@ class RedisTracking:
         pushes_as_read(connection)
         await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
         # When its time is over, read_response returns None, and can be called again.
-        if await connection.read_response(timeout=LONGEST_SILENCE) is None:
+        if await connection.read_response(timeout=MAX_SILENCE_SECONDS) is None:
             raise TimeoutError
 
     async def _listen(self, connection: Any, epoch: int) -> None:
@@ -152,7 +152,7 @@ class RedisTracking:
                 await connection.send_command("TIME")
                 due = now + _HEARTBEAT
             # When this process was busy for long, the answer may lie there, and is read first.
-            is_late = now >= heard + LONGEST_SILENCE
+            is_late = now >= heard + MAX_SILENCE_SECONDS
             answer = await connection.read_response(timeout=due - now, push_request=True)
             if answer is None and is_late:
                 raise TimeoutError

@@ -1,4 +1,4 @@
-"""Subjects: the ids under which a user's sessions and bans are kept."""
+"""LinkedIds: the ids that belong to one user, under which their sessions and bans are kept."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -7,12 +7,12 @@ from ..errors import ParameterError
 from ..models import Subject, User, is_user_id
 from ..parts import Parts
 
-__all__ = ["Subjects", "check_user_id"]
+__all__ = ["LinkedIds", "check_user_id"]
 
 Answer = TypeVar("Answer")
 
 
-class Subjects:
+class LinkedIds:
     """Finds the subjects of a user: one for each id that the user store links to them.
 
     Args:
@@ -37,16 +37,17 @@ class Subjects:
         return [Subject(self._sku, user_id)] if user is None else self.of(user)
 
     def of(self, user: User) -> list[Subject]:
-        """The subjects of a user as the store gave them."""
+        """The subjects of a user as the store returned them."""
         return [Subject(self._sku, user_id) for user_id in user.ids]
 
     async def for_each(
         self, user_id: str, work: Callable[[Subject], Awaitable[Answer]]
     ) -> list[Answer]:
-        """Do something with each subject of a user, also with those that are linked meanwhile.
+        """Do something with each subject of a user, including those that are linked meanwhile.
 
         Raises:
-            As `find`, and what `work` raises.
+            ParameterError: user_id is malformed.
+            StoreError: the user store could not answer.
         """
         answers: dict[Subject, Answer] = {}
         while new := [one for one in await self.find(user_id) if one not in answers]:
