@@ -52,8 +52,7 @@ from .stores import (
 )
 from .stores.readiness import check_stores
 from .tokens.format import TokenSigner, new_nonce, nonce_of, parse_token
-from .tokens.record_sealer import RecordSealer
-from .tokens.sealing import SessionKeySealer
+from .tokens.sealing import RecordSealer, SessionKeySealer
 from .wechat.access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
 from .wechat.api import WeChatAPI, check_code
 from .wechat.exchanges import CodeExchange, ComponentExchange

@@ -32,7 +32,7 @@ from mpauthx_async import (
 )
 from mpauthx_async.stores import FunctionOAuthTokenStore, open_key_value_store
 from mpauthx_async.stores.conformance import OAuthTokenStoreConformance, new_oauth_token
-from mpauthx_async.tokens.record_sealer import RecordSealer
+from mpauthx_async.tokens.sealing import RecordSealer
 from tests.helpers.redis_server import RedisServer
 
 APP = "wx4f4bc4dec97d474b"
