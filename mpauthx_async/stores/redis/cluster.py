@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
@@ -28,30 +28,14 @@ from redis.exceptions import (
 )
 from redis.utils import str_if_bytes
 
-__all__ = ["ClusterNodes", "Command"]
+from .commands import Command
+
+__all__ = ["ClusterNodes"]
 
 logger = logging.getLogger(__name__)
 
 _UNANSWERED = (ConnectionError, TimeoutError, OSError)
 _PATIENCE = 1.0  # seconds for a node to tell the slots, before another one is asked
-
-
-class Command(NamedTuple):
-    """A command for keys of one slot.
-
-    Attributes:
-        key: one of these keys.
-        words: the command and its arguments.
-        script: the text of the script that an EVALSHA runs.
-    """
-
-    key: str
-    words: tuple[Any, ...]
-    script: str = ""
-
-    def with_script(self) -> "Command":
-        """This EVALSHA as an EVAL, for a node that does not know the script yet."""
-        return self._replace(words=("EVAL", self.script, *self.words[2:]))
 
 
 class ClusterNodes:
@@ -114,8 +98,8 @@ class ClusterNodes:
             for i, answer in zip(places, found, strict=True):
                 answers[i] = answer
         for i, answer in enumerate(answers):
-            if isinstance(answer, TryAgainError) and commands[i].words[0] == "MGET":
-                answers[i] = await self._get_each(commands[i].words[1:])
+            if isinstance(answer, TryAgainError) and commands[i].args[0] == "MGET":
+                answers[i] = await self._get_each(commands[i].args[1:])
         return answers
 
     async def learn_slots(self, error: Exception | None = None) -> None:
@@ -198,11 +182,7 @@ class ClusterNodes:
         answers = await self._trip(node, commands, asking)
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
-            taught: set[str] = set()
-            again = []
-            for command in (commands[i] for i in unknown):
-                again.append(command if command.script in taught else command.with_script())
-                taught.add(command.script)
+            again = [commands[i].with_script() for i in unknown]
             for i, answer in zip(unknown, await self._trip(node, again, asking), strict=True):
                 answers[i] = answer
         return answers
@@ -215,7 +195,7 @@ class ClusterNodes:
     async def _trip(
         self, node: ClusterNode, commands: Sequence[Command], asking: bool
     ) -> list[Any]:
-        sent = [PipelineCommand(i, *command.words) for i, command in enumerate(commands)]
+        sent = [PipelineCommand(i, *command.args) for i, command in enumerate(commands)]
         if asking:  # it counts for the one command that follows it on this connection
             pairs = [(PipelineCommand(one.position, "ASKING"), one) for one in sent]
             await self._execute(node, [one for pair in pairs for one in pair])

@@ -1,8 +1,5 @@
 """SqliteKeyValueStore: named texts with a lifetime, in a SQLite database."""
 
-import asyncio
-import logging
-import random
 import secrets
 import sqlite3
 import time
@@ -11,17 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from ...concurrency.frames import methods_clear_frames
-from ...errors import MPAuthXError, StoreError
 from ...store_boundary import raises_store_errors
-from ..key_value import LOCK_TTL, LONGEST_LOCK_WAIT
+from ..key_value import LOCK_TTL, expiring_lock
 from .database import Database, SqliteDatabase, transaction
 
 __all__ = ["SqliteKeyValueStore"]
 
-logger = logging.getLogger(__name__)
-
 _BUSY_TIMEOUT = 5.0  # seconds
-_POLL = 0.05  # seconds between two looks at a lock that another holds, at most
+_LOCK_POLL = 0.05  # seconds
 
 # When SQLite's text is no UTF-8, its exception quotes it: as a blob it is only damaged.
 _GET = "SELECT CAST(text AS BLOB) FROM mpauthx_record WHERE key = ? AND expires_at > ?"
@@ -88,20 +82,13 @@ class SqliteKeyValueStore:
     async def lock(self, key: str) -> AsyncIterator[None]:
         """Keep all others out, in any process, while `async with` lasts."""
         row = (f"lock|{key}", secrets.token_hex(16))
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + min(2 * self._lock_ttl, LONGEST_LOCK_WAIT)
-        while not await self._write(_ADD, (*row, self._now(self._lock_ttl), self._now())):
-            if loop.time() > deadline:
-                raise StoreError("Another process holds a lock in SQLite for too long; call again.")
-            await asyncio.sleep(random.uniform(0, _POLL))  # noqa: S311 (jitter, no secret)
-        try:
+        async with expiring_lock(
+            lambda: self._write(_ADD, (*row, self._now(self._lock_ttl), self._now())),
+            lambda: self._write(_RELEASE, row),
+            ttl=self._lock_ttl,
+            poll=_LOCK_POLL,
+        ):
             yield
-        finally:
-            try:
-                await self._write(_RELEASE, row)
-            except MPAuthXError as error:
-                # What was done under it is done, so this is no failure of it.
-                logger.warning("A lock in SQLite was not released, and ends by itself: %s", error)
 
     async def close(self) -> None:
         """Close the database if it was opened here; may be called again."""
