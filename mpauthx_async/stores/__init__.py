@@ -1,13 +1,13 @@
-"""What a store has to do, and opening one by URL.
+"""The contracts of stores, and opening a store by URL.
 
-Stores speak in sequences, because the services ask for many callers at once; what is asked for
-rarely, OAuth tokens and other records, goes one by one. A store that cannot answer raises
-StoreError; it never guesses. A batch is answered item by item: when a row is refused or cannot be
-read, its item has a StoreError among the `answers` of a PartialStoreError, and all other items are
-written and answered as ever. What else a token or user store raises, MPAuthX turns into a
-StoreError with that cause. A store may have `async def check() -> None` beside, which raises
-StoreError or ConfigurationError when it cannot serve; by default `MPAuthX.check` reads from it.
-`conformance` has the tests that every store passes.
+A store's methods for sessions and users take a sequence, because concurrent calls are batched;
+those for OAuth tokens and key-value records take one item. A store that cannot answer raises
+StoreError. Each item of a batch fails alone: the `answers` of a PartialStoreError contain a
+StoreError for an item that cannot be written or read, and the answers of all others. MPAuthX turns
+any other exception of a store into a StoreError with that cause. A store may have
+`async def check() -> None`, which raises StoreError or ConfigurationError if it cannot serve;
+without it, `MPAuthX.check` reads from the store. `conformance` has the tests that every store must
+pass.
 """
 
 from .oauth_tokens import FunctionOAuthTokenStore, KeyValueOAuthTokenStore, OAuthTokenFunctions

@@ -11,7 +11,7 @@ FOLDER = files("mpauthx_async.stores.redis") / "scripts"
 TEXTS = {file.name: file.read_text("utf-8") for file in FOLDER.iterdir()}
 SHARED = {"prelude.lua", "login_policy.lua"}
 SCRIPTS = sorted(name.removesuffix(".lua") for name in set(TEXTS) - SHARED)
-MAX_LINES = 352
+MAX_LINES = 353
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

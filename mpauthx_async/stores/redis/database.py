@@ -181,10 +181,6 @@ class RedisDatabase:
         """
         self._calls.check_here()
 
-    def refuse_more(self) -> None:
-        """Refuse further calls."""
-        self._calls.refuse_more()
-
     async def close(self) -> None:
         """Wait for the calls in progress and close the pool if it was opened here; repeatable."""
         # redis-py would open new connections for the calls in progress, and never close them.

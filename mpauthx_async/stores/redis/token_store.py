@@ -270,10 +270,9 @@ class RedisTokenStore:
 
     async def close(self) -> None:
         """Wait for the calls in progress and close the pool if it was opened here; repeatable."""
-        self._database.refuse_more()
+        await self._database.close()
         if self._tracking is not None:
             await self._tracking.close()
-        await self._database.close()
 
     async def __aenter__(self) -> Self:
         return self

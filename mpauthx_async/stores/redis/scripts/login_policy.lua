@@ -16,6 +16,7 @@ local function take_kind(user, kind)
   return found
 end
 
+-- Returns the nonce and generation of each session that it ended.
 local function make_room(user, kind, max_sessions, one_per_kind)
   local replaced = {}
   local function replace(session)
