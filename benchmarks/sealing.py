@@ -13,7 +13,7 @@ from typing import Any
 
 from Crypto.Cipher import AES
 
-from mpauthx_async.tokens.format import new_nonces
+from mpauthx_async.tokens.format import new_nonce
 from mpauthx_async.tokens.sealing import SessionKeySealer
 
 from .measurement import (
@@ -51,7 +51,7 @@ _QUICK = _Size(rounds=3, batches=20)
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:
     size = _QUICK if settings.quick else _FULL
-    nonces = new_nonces(_BATCH)
+    nonces = [new_nonce() for _ in range(_BATCH)]
     open_ids = [secrets.token_urlsafe(21) for _ in nonces]
     keys = [secrets.token_bytes(16) for _ in nonces]
     session_keys = [base64.b64encode(key).decode() for key in keys]

@@ -1,6 +1,6 @@
-"""What is used of other packages without being public there; each has a test in test_compat.py.
+"""The private parts of other packages that are used; each has a test in test_compat.py.
 
-pyproject.toml keeps these packages below their next major versions for it.
+pyproject.toml keeps these packages below their next major version.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,21 +26,21 @@ Result = TypeVar("Result")
 
 
 def connections_of(pool: Any) -> tuple[list[Any], list[Any]]:
-    """The connections of a redis-py asyncio pool: those in use, and those that wait for a use."""
+    """The connections of a redis-py asyncio pool: those in use, and the available ones."""
     return list(pool._in_use_connections), list(pool._available_connections)
 
 
 def repeats_lost_calls(client: Redis) -> bool:
-    """Whether a redis-py client makes another attempt by itself when a connection is lost."""
+    """Whether a redis-py client repeats a command when a connection is lost."""
     retry = client.connection_pool.connection_kwargs.get("retry")
     return retry is not None and retry._retries != 0
 
 
 def pushes_as_read(connection: Any) -> None:
-    """Let `read_response` of a redis-py connection return pushes: only its handlers get them else.
+    """Let `read_response` of a redis-py connection return pushes, not only its handlers.
 
-    redis-py has no public way to it for its asyncio client yet (its issue 3916). Before version 6.4
-    it returns them by itself.
+    redis-py's asyncio client has no public way to do so (its issue 3916). Before version 6.4 it
+    returns them by default.
     """
     parser = connection._parser
     if hasattr(parser, "set_invalidation_push_handler"):
@@ -56,7 +56,7 @@ def raw_connection(connection: aiosqlite.Connection) -> Any:
 def run_in_thread(
     connection: aiosqlite.Connection, work: Callable[[], Result]
 ) -> Awaitable[Result]:
-    """Run work in the thread of an aiosqlite connection, whose public methods take a trip each."""
+    """Run work in the thread of an aiosqlite connection: its public methods take one trip each."""
     execute: Callable[[Callable[[], Result]], Awaitable[Result]] = connection._execute
     return execute(work)
 
@@ -67,19 +67,19 @@ def aiosqlite_thread(connection: aiosqlite.Connection) -> Any:
 
 
 def traces_of(request: aiohttp.ClientRequest) -> list[Trace]:
-    """What traces a request of an aiohttp session."""
+    """The traces of a request of an aiohttp session."""
     return list(request._traces)
 
 
 def hide_url(
     request: aiohttp.ClientRequest, traces: Sequence[Any]
 ) -> Callable[[aiohttp.ClientResponse], None]:
-    """Let other traces be told of a request than the session's own.
+    """Replace the traces of a request.
 
-    aiohttp has no public way to keep the URL that a middleware sets from traces and responses.
+    aiohttp has no public way to hide the URL that a middleware sets from traces and responses.
 
     Returns:
-        A function that makes a response tell the URL that the request has when it is called.
+        A function that sets the URL of a response to the request's URL at the time of the call.
     """
     request._traces = list(traces)
 

@@ -32,7 +32,7 @@ from ..models import (
 from ..parts import Parts
 from ..sessions.bans import Bans
 from ..stores import longest_wait
-from ..tokens.format import new_nonce, new_nonces
+from ..tokens.format import new_nonce
 from ..wechat.userdata import decrypt_user_data
 from .arrival import Arrival, Login, Refresh, completed, for_good, key_to_seal
 from .device import NO_DEVICE, Device
@@ -428,7 +428,7 @@ class Logins:
 
     def _read(self, logins: "Sequence[Login]", now: int) -> "list[Arrival | Exception]":
         """Make the users of logins, decrypting what the clients sent; and seal the session keys."""
-        nonces = new_nonces(len(logins))
+        nonces = [new_nonce() for _ in logins]
         sealed_keys = self._sealer.seal(
             [(nonce, *key_to_seal(login)) for nonce, login in zip(nonces, logins, strict=True)]
         )

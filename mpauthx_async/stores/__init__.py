@@ -1,12 +1,13 @@
-"""The contracts of stores, the stores of this package, and opening one by URL.
+"""The contracts of stores, and opening a store by URL.
 
-Token and user stores take batches, because a service merges concurrent calls; OAuth tokens and
-key-value records, which are rare, are taken one by one. A store that cannot answer raises
-StoreError. A batch is answered item by item: if a row is refused or unreadable, PartialStoreError
-has a StoreError among its `answers`, and all other items are written and answered as usual. MPAuthX
-turns every other exception of a store into a StoreError with that cause. A store may have
-`async def check() -> None`, which raises StoreError or ConfigurationError if the store cannot
-serve; without it `MPAuthX.check` reads from the store. All stores pass the tests in `conformance`.
+A store's methods for sessions and users take a sequence, because concurrent calls are batched;
+those for OAuth tokens and key-value records take one item. A store that cannot answer raises
+StoreError. Each item of a batch fails alone: the `answers` of a PartialStoreError contain a
+StoreError for an item that cannot be written or read, and the answers of all others. MPAuthX turns
+any other exception of a store into a StoreError with that cause. A store may have
+`async def check() -> None`, which raises StoreError or ConfigurationError if it cannot serve;
+without it, `MPAuthX.check` reads from the store. `conformance` has the tests that every store must
+pass.
 """
 
 from .oauth_tokens import FunctionOAuthTokenStore, KeyValueOAuthTokenStore, OAuthTokenFunctions

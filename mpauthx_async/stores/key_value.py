@@ -1,35 +1,73 @@
-"""What is kept as named texts with a lifetime: OAuth tokens, used states, an app's own token."""
+"""The locks of key-value stores."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from ..errors import ConnectionFailedError
+from ..errors import ConnectionFailedError, MPAuthXError, StoreError
 
-__all__ = ["LOCK_TTL", "LONGEST_LOCK_WAIT", "within_lock"]
+__all__ = ["LOCK_TTL", "expiring_lock", "within_lock"]
+
+logger = logging.getLogger(__name__)
 
 LOCK_TTL = 15.0
-"""Seconds after which a lock ends whose holder died."""
+"""Seconds after which a lock expires if its holder died."""
 
-LONGEST_LOCK_WAIT = 10.0
-"""Seconds to wait for a lock: its holder may wait as long for WeChat."""
+MAX_LOCK_WAIT_SECONDS = 10.0
+"""How long to wait for a lock: its holder may wait as long for WeChat."""
 
-_LONGEST_WORK = 12.0  # seconds: less than a lock lasts
+_MAX_WORK_SECONDS = 12.0  # less than LOCK_TTL
+
+
+@asynccontextmanager
+async def expiring_lock(
+    acquire: Callable[[], Awaitable[bool]],
+    release: Callable[[], Awaitable[object]],
+    *,
+    ttl: float,
+    poll: float,
+) -> AsyncIterator[None]:
+    """Hold a lock that is stored for all processes.
+
+    Args:
+        acquire: stores the lock for `ttl` seconds; returns False if another holder has it.
+        release: deletes it.
+        ttl: the lock's lifetime in seconds. Others wait twice as long, but 10 seconds at most.
+        poll: seconds between two attempts to acquire it, at most.
+
+    Raises:
+        StoreError: another holder has it for too long, or `acquire` raised it.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + min(2 * ttl, MAX_LOCK_WAIT_SECONDS)
+    while not await acquire():
+        if loop.time() > deadline:
+            raise StoreError("Another process holds a lock in the store for too long; call again.")
+        await asyncio.sleep(random.uniform(0, poll))  # noqa: S311 (jitter, no secret)
+    try:
+        yield
+    finally:
+        try:
+            await release()
+        except MPAuthXError as error:  # the work under the lock has not failed
+            logger.warning("A lock in the store was not released, and expires by itself: %s", error)
 
 
 @asynccontextmanager
 async def within_lock(lock: AbstractAsyncContextManager[None]) -> AsyncIterator[None]:
-    """Hold a lock while WeChat is asked, and give up before the lock would end by itself.
+    """Hold a lock during a request to WeChat, and give up before the lock expires.
 
     Raises:
-        ConnectionFailedError: WeChat took too long, with all retries.
+        ConnectionFailedError: WeChat took too long, over all attempts.
     """
     async with lock:
         try:
-            async with asyncio.timeout(_LONGEST_WORK) as timeout:
+            async with asyncio.timeout(_MAX_WORK_SECONDS) as deadline:
                 yield
         except TimeoutError:
-            if not timeout.expired():
+            if not deadline.expired():
                 raise
             raise ConnectionFailedError(
                 "WeChat did not answer in time; the call can be repeated.", sent=True

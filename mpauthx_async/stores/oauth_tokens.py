@@ -16,7 +16,7 @@ from ..concurrency.frames import methods_clear_frames
 from ..errors import ConfigurationError, NoOAuthTokenError, StoreError
 from ..models import OAuthToken
 from ..store_boundary import raises_store_errors
-from ..tokens.record_sealer import RecordSealer
+from ..tokens.sealing import RecordSealer
 from .protocols import KeyValueStore, OAuthTokenStore
 
 __all__ = [

@@ -1,44 +1,42 @@
-"""OnlineCursor: where a page of the users online ends."""
+"""OnlineCursor: where a page of online users ends."""
 
-import base64
 import re
-from contextlib import suppress
 from typing import NamedTuple, Self
 
 from ..errors import ParameterError
+from ..tokens import base64url
 
 __all__ = ["OnlineCursor"]
 
-_FORM = re.compile(r"(\d{1,16})\|(.*)", re.DOTALL)
+_FORMAT = re.compile(rb"(\d{1,16})\|(.*)", re.DOTALL)
 
 
 class OnlineCursor(NamedTuple):
-    """The last user of a page: those after it are below, by position and then by id.
+    """The last user of a page. The next page begins below it, by position and then by user_id.
 
     Attributes:
-        position: higher for those who came online later; it stays while they are online.
-        user_id: who.
+        position: higher for users who came online later; constant while they are online.
+        user_id: the user.
     """
 
     position: int
     user_id: str
 
     def text(self) -> str:
-        """The cursor as its users get it: letters, digits, `-` and `_`."""
-        raw = f"{self.position}|{self.user_id}".encode()
-        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+        """Encode the cursor in letters, digits, `-` and `_`."""
+        return base64url.encode(f"{self.position}|{self.user_id}".encode())
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Read a cursor; ParameterError for what is none."""
-        form = None
-        if isinstance(text, str):
-            padded = text + "=" * (-len(text) % 4)
-            with suppress(ValueError):
-                raw = base64.b64decode(padded, altchars=b"-_", validate=True)
-                form = _FORM.fullmatch(raw.decode())
-        if form is None:
-            raise ParameterError(
-                "This is no cursor of `online`: give the one of the page before, or None."
-            )
-        return cls(int(form[1]), form[2])
+        """Decode a cursor.
+
+        Raises:
+            ParameterError: text is malformed.
+        """
+        try:
+            raw = base64url.decode(text) if isinstance(text, str) else None
+            if raw is not None and (match := _FORMAT.fullmatch(raw)):
+                return cls(int(match[1]), match[2].decode())
+        except UnicodeError:
+            pass
+        raise ParameterError("cursor must be the cursor of the previous page, or None.")

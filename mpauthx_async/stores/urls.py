@@ -15,6 +15,12 @@ from .sqlite.user_store import SqliteUserStore
 
 __all__ = ["open_key_value_store", "open_token_store", "open_user_store"]
 
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+_SQLITE_FORM = "sqlite:///"
+_ALL_FORMS = f"redis://, rediss://, unix:// or {_SQLITE_FORM}"
+_FILE = re.compile(r"[\w./-]+\.(db|sqlite3?)", re.ASCII)
+_OPTION = re.compile(r"\w{1,40}", re.ASCII)
+
 
 @clears_frames
 def open_token_store(
@@ -23,37 +29,35 @@ def open_token_store(
     """Open a token store by URL; Redis is reached through the connections' pool.
 
     Args:
-        url: `redis://…`, `rediss://…`, `unix://…`, or `sqlite:///relative.db`,
-            `sqlite:////absolute.db`. To that of a Redis `near_cache=100000` may be appended, in its
-            query: see RedisTokenStore.
-        connections: whose Redis pool to use.
-        clock: tells a SQLite store the time, in Unix seconds.
+        url: `redis://…`, `rediss://…`, `unix://…`, `sqlite:///relative.db` or
+            `sqlite:////absolute.db`. The query of a Redis URL may contain `near_cache=100000`: see
+            RedisTokenStore.
+        connections: their Redis pool is used.
+        clock: returns the time of a SQLite store, in Unix seconds.
 
     Raises:
-        ConfigurationError: for a URL that names no token store.
+        ConfigurationError: the URL does not name a token store.
     """
-    scheme = _scheme(url)
-    if scheme in _REDIS_SCHEMES:
+    if _scheme(url) in _REDIS_SCHEMES:
         url, near_cache = _without_near_cache(url)
         connections.use_redis(url)
         return RedisTokenStore(connections, near_cache=near_cache)
-    if scheme == "sqlite":
-        return SqliteTokenStore(_sqlite_path(url), clock=clock)
-    raise _no_store("token store", url, "redis://, rediss://, unix:// or sqlite:///")
+    return SqliteTokenStore(_sqlite_path("token store", url, _ALL_FORMS), clock=clock)
 
 
 @clears_frames
 def open_key_value_store(
     url: str, connections: Connections, clock: Callable[[], float] = time.time
 ) -> RedisKeyValueStore | SqliteKeyValueStore:
-    """Open a key-value store by URL, in all as `open_token_store`."""
-    scheme = _scheme(url)
-    if scheme in _REDIS_SCHEMES:
+    """Open a key-value store by URL. For the arguments see `open_token_store`.
+
+    Raises:
+        ConfigurationError: the URL does not name a key-value store.
+    """
+    if _scheme(url) in _REDIS_SCHEMES:
         connections.use_redis(_without_near_cache(url)[0])
         return RedisKeyValueStore(connections)
-    if scheme == "sqlite":
-        return SqliteKeyValueStore(_sqlite_path(url), clock=clock)
-    raise _no_store("store of OAuth tokens", url, "redis://, rediss://, unix:// or sqlite:///")
+    return SqliteKeyValueStore(_sqlite_path("store of OAuth tokens", url, _ALL_FORMS), clock=clock)
 
 
 def open_user_store(url: str, clock: Callable[[], float] = time.time) -> SqliteUserStore:
@@ -61,31 +65,16 @@ def open_user_store(url: str, clock: Callable[[], float] = time.time) -> SqliteU
 
     Args:
         url: `sqlite:///relative.db` or `sqlite:////absolute.db`.
+        clock: returns the time in Unix seconds.
 
     Raises:
-        ConfigurationError: for a URL that names no user store.
+        ConfigurationError: the URL does not name a user store.
     """
-    scheme = _scheme(url)
-    if scheme == "sqlite":
-        return SqliteUserStore(_sqlite_path(url), clock=clock)
-    raise _no_store("user store", url, "sqlite:///")
-
-
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
-_FILE = re.compile(r"[\w./-]+\.(db|sqlite3?)", re.ASCII)
-_OPTION = re.compile(r"\w{1,40}", re.ASCII)
-
-
-def _no_store(kind: str, url: str, forms: str) -> ConfigurationError:
-    if _FILE.fullmatch(url):  # nothing else is repeated, for it may hold a password
-        return ConfigurationError(f"The URL of a {kind} in the file {url} is sqlite:///{url}.")
-    scheme = _scheme(url)
-    found = f"not with {scheme}://" if scheme else "and this one has no scheme"
-    return ConfigurationError(f"The URL of a {kind} begins with {forms}, {found}.")
+    return SqliteUserStore(_sqlite_path("user store", url, _SQLITE_FORM), clock=clock)
 
 
 def _without_near_cache(url: str) -> tuple[str, int]:
-    """A Redis URL as redis-py takes it, and how large a near cache it asks for."""
+    """Split a Redis URL into redis-py's URL and the size of the near cache."""
     base, mark, query = url.partition("?")
     options = query.split("&") if mark else []
     sizes = [option.partition("=")[2] for option in options if option.startswith("near_cache=")]
@@ -97,10 +86,17 @@ def _without_near_cache(url: str) -> tuple[str, int]:
 
 def _scheme(url: str) -> str:
     scheme, separator, _ = url.partition("://")
-    return scheme.lower() if separator else ""  # without one it may be a password
+    return scheme.lower() if separator else ""  # without a separator it may be a password
 
 
-def _sqlite_path(url: str) -> str:
+def _sqlite_path(kind: str, url: str, forms: str) -> str:
+    """The path in the SQLite URL of a store of this kind. Errors repeat no passwords of URLs."""
+    scheme = _scheme(url)
+    if scheme != "sqlite":
+        if _FILE.fullmatch(url):
+            raise ConfigurationError(f"The URL of a {kind} in the file {url} is sqlite:///{url}.")
+        found = f"not with {scheme}://" if scheme else "and this one has no scheme"
+        raise ConfigurationError(f"The URL of a {kind} begins with {forms}, {found}.")
     path = url.partition("://")[2]
     if not path.startswith("/") or path == "/":
         raise ConfigurationError("A SQLite URL is sqlite:///relative.db or sqlite:////absolute.db.")

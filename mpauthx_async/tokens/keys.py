@@ -1,20 +1,18 @@
-"""Keys that are derived from an app's signing keys: one for each purpose."""
+"""Keys derived from an app's signing keys: different keys for each purpose and app."""
 
-import hashlib
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from ..errors import ConfigurationError
 
-__all__ = ["MAC", "derived_keys", "digest", "keyed_macs"]
+__all__ = ["MAC_BYTES", "derived_keys", "digest", "keyed_macs"]
 
-MAC = 16  # bytes of a MAC
-_MIN_KEY = 16  # bytes
+MAC_BYTES = 16
+_MIN_KEY_BYTES = 16
 
 
-def keyed_macs(
-    purpose: bytes, app_id: str, keys: Sequence[str | bytes]
-) -> "tuple[hashlib.blake2b, ...]":
-    """Derive the MACs of one purpose and one app from its keys; no other purpose's verify.
+def keyed_macs(purpose: bytes, app_id: str, keys: Sequence[str | bytes]) -> tuple[blake2b, ...]:
+    """Derive the MACs of one purpose and app; those of another purpose or app do not verify.
 
     Args:
         purpose: up to 16 bytes.
@@ -22,39 +20,41 @@ def keyed_macs(
         keys: texts or bytes of at least 16 bytes each, oldest to newest.
 
     Returns:
-        A MAC of each key, newest first: nearly everything was signed with that. See `digest`.
+        A MAC for each key, newest first. Pass it to `digest`.
 
     Raises:
-        ConfigurationError: for keys that are too few or too short.
+        ConfigurationError: keys is empty, or a key is too short.
     """
     return tuple(
-        hashlib.blake2b(key=key, digest_size=MAC) for key in derived_keys(purpose, app_id, keys)
+        blake2b(key=key, digest_size=MAC_BYTES) for key in derived_keys(purpose, app_id, keys)
     )
 
 
-def digest(mac: "hashlib.blake2b", signed: bytes) -> bytes:
-    """The 16 bytes that sign this under one of the `keyed_macs`."""
+def digest(mac: blake2b, signed: bytes) -> bytes:
+    """Sign bytes under one of the `keyed_macs`; returns 16 bytes."""
     mac = mac.copy()
     mac.update(signed)
     return mac.digest()
 
 
 def derived_keys(purpose: bytes, app_id: str, keys: Sequence[str | bytes]) -> tuple[bytes, ...]:
-    """As `keyed_macs`, for another use than signing: a key of 64 bytes from each, newest first."""
+    """Derive a key of 64 bytes from each of keys, newest first. For the arguments see `keyed_macs`.
+
+    Raises:
+        ConfigurationError: keys is empty, or a key is too short.
+    """
     if isinstance(keys, (str, bytes)) or not keys:
-        raise ConfigurationError("signing_keys must be a list of one key or more.")
-    if any(key is None or key in ("", b"") for key in keys):
-        raise ConfigurationError("One of the signing_keys is empty or None.")
+        raise ConfigurationError("signing_keys must be a list of at least one key.")
     return tuple(_derived_key(purpose, app_id, key) for key in reversed(keys))
 
 
 def _derived_key(purpose: bytes, app_id: str, key: str | bytes) -> bytes:
-    # Any text may be a key: os.environ gives lone surrogates for what is not UTF-8.
+    # os.environ returns lone surrogates for bytes that are not UTF-8.
     secret = key.encode(errors="surrogatepass") if isinstance(key, str) else key
-    if not isinstance(secret, bytes) or len(secret) < _MIN_KEY:
+    if not isinstance(secret, bytes) or len(secret) < _MIN_KEY_BYTES:
         raise ConfigurationError(
-            f"A signing key must have at least {_MIN_KEY} bytes; app_secret is one unless "
-            "signing_keys are given."
+            f"Each signing key must be a text or bytes of at least {_MIN_KEY_BYTES} bytes. Without "
+            "signing_keys, the app_secret is the key."
         )
-    secret = hashlib.blake2b(secret).digest()
-    return hashlib.blake2b(app_id.encode(), key=secret, person=purpose).digest()
+    secret = blake2b(secret).digest()
+    return blake2b(app_id.encode(), key=secret, person=purpose).digest()

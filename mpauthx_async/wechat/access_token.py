@@ -15,7 +15,7 @@ from ..errors import MPAuthXError, WeChatAPIError
 from ..failure_log import mending
 from ..stores import KeyValueStore
 from ..stores.key_value import within_lock
-from ..tokens.record_sealer import RecordSealer
+from ..tokens.sealing import RecordSealer
 from ..untrusted_text import is_credential
 from .errcodes import STALE_TOKEN
 from .exchanges import token_of

@@ -5,7 +5,7 @@ from typing import NoReturn, TypeVar
 
 from ..errors import ConfigurationError
 from ..parts import Parts
-from ..tokens.record_sealer import RecordSealer
+from ..tokens.sealing import RecordSealer
 from .access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
 from .api import WeChatAPI
 from .exchanges import CodeExchange, ComponentExchange

@@ -129,8 +129,7 @@ def test_parts_that_are_something_else_are_refused(wrong: dict[str, Any]) -> Non
 class TestLocksOfTheDead:
     @pytest.fixture(autouse=True)
     def wait_briefly(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for kind in ("redis", "sqlite"):
-            monkeypatch.setattr(f"mpauthx_async.stores.{kind}.key_value.LONGEST_LOCK_WAIT", 0.2)
+        monkeypatch.setattr("mpauthx_async.stores.key_value.MAX_LOCK_WAIT_SECONDS", 0.2)
 
     @pytest.fixture(params=["redis", "sqlite"])
     async def records(

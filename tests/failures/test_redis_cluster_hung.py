@@ -190,7 +190,7 @@ class TestService:
 
 @pytest.fixture
 def wait_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(database, "MAX_WAIT_SECONDS", 0.5)
 
 
 @pytest.mark.usefixtures("wait_briefly")
@@ -317,7 +317,7 @@ async def test_when_a_replica_takes_its_place_its_users_are_answered_again(
 ) -> None:
     """Whichever ends first: our time for a call, or the client's socket_timeout."""
     if patience == "our own":
-        monkeypatch.setattr(database, "LONGEST_WAIT", 0.5)
+        monkeypatch.setattr(database, "MAX_WAIT_SECONDS", 0.5)
     socket_timeout = 30 if patience == "our own" else 0.5
     for node in (*cluster_servers.primaries, *cluster_servers.replicas):
         ask(node, "CONFIG", "SET", "cluster-require-full-coverage", "no")  # so no other node tells

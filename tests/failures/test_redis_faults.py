@@ -150,7 +150,7 @@ class TestDeadline:
     async def test_a_client_that_would_wait_for_ever_is_given_up(
         self, proxy: RedisProxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(redis_database, "LONGEST_WAIT", 0.2)
+        monkeypatch.setattr(redis_database, "MAX_WAIT_SECONDS", 0.2)
         async with Redis.from_url(proxy.url, socket_timeout=None) as client:
             store = RedisTokenStore(client)
             await store.lookup([KNOWN.ref])

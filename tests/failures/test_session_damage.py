@@ -1,4 +1,4 @@
-"""What stands in Redis and was not written here harms only the calls that need it."""
+"""What stands in Redis and was unknown format harms only the calls that need it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -55,11 +55,11 @@ async def test_damaged_details_are_a_store_error_and_their_session_can_be_ended(
     (session,) = await begin(store, new_session())
     await admin.hset(user_key("u", ALICE), session.id, details)
     for read in (store.sessions(ALICE), store.read([session.ref])):
-        with pytest.raises(StoreError, match="not written here"):
+        with pytest.raises(StoreError, match="unknown format"):
             await read
     assert await is_alive(store, session) == [True]
     (other,) = await begin(store, new_session(policy=ONE_PER_KIND, device="tablet"))
-    with pytest.raises(StoreError, match="not written here"):
+    with pytest.raises(StoreError, match="unknown format"):
         await store.sessions(ALICE)
     assert await store.revoke_subject(ALICE, spared=other.id) == 1
     assert await listed(store) == [other.ref]
@@ -88,7 +88,7 @@ async def test_a_damaged_session_fails_its_own_caller_alone(
         failure, answer = caught.value.answers
         assert isinstance(failure, StoreError)
         assert not isinstance(answer, StoreError)
-        with pytest.raises(StoreError, match="not written here") as alone:
+        with pytest.raises(StoreError, match="unknown format") as alone:
             await ask([damaged.ref])
         assert type(alone.value) is StoreError
     assert await statuses(store, whole) == [TokenStatus.reused]
@@ -166,7 +166,7 @@ async def test_a_damaged_ban_fails_its_own_caller_alone(
     failure, ban = caught.value.answers
     assert isinstance(failure, StoreError)
     assert ban.reason == "spam"
-    with pytest.raises(StoreError, match="not written here"):
+    with pytest.raises(StoreError, match="unknown format"):
         await store.issue([new_session()])
 
 

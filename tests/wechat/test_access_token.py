@@ -29,7 +29,7 @@ from mpauthx_async import (
 from mpauthx_async.concurrency.deadlines import one_call
 from mpauthx_async.simulator import Fault
 from mpauthx_async.stores import open_key_value_store
-from mpauthx_async.tokens.record_sealer import RecordSealer
+from mpauthx_async.tokens.sealing import RecordSealer
 from mpauthx_async.wechat.transport import waiting_for_wechat
 from tests.helpers.clock import Clock
 from tests.helpers.logins import requests_at

@@ -1,16 +1,16 @@
-"""ClusterNodes: asks the nodes of a Redis Cluster, each by itself.
+"""ClusterNodes: sends commands to the nodes of a Redis Cluster, so that each node fails alone.
 
-redis-py's own client of a cluster shares the fate of its nodes: when one does not answer, the next
-command of anybody first asks for the cluster's slots, maybe the same node. So commands go straight
-to the nodes here, and the slots are learned anew beside them. Before its version 7.2 it also closes
-all connections when it learns the slots, those that wait for an answer too.
+With redis-py's RedisCluster, a node that hangs delays the commands for all nodes: the next command
+first asks for the cluster's slots, perhaps that same node. Before version 7.2 it also closes all
+connections when it learns the slots, even those in use. So commands are sent directly to the nodes
+here, while the slots are learned in a task.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
@@ -28,68 +28,52 @@ from redis.exceptions import (
 )
 from redis.utils import str_if_bytes
 
-__all__ = ["ClusterNodes", "Command"]
+from .commands import Command
+
+__all__ = ["ClusterNodes"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _UNANSWERED = (ConnectionError, TimeoutError, OSError)
-_PATIENCE = 1.0  # seconds for a node to tell the slots, before another one is asked
-
-
-class Command(NamedTuple):
-    """A command for keys of one slot.
-
-    Attributes:
-        key: one of these keys.
-        words: the command and its arguments.
-        script: the text of the script that an EVALSHA runs.
-    """
-
-    key: str
-    words: tuple[Any, ...]
-    script: str = ""
-
-    def with_script(self) -> "Command":
-        """This EVALSHA as an EVAL, for a node that does not know the script yet."""
-        return self._replace(words=("EVAL", self.script, *self.words[2:]))
+_MAX_SLOTS_SECONDS = 1.0  # for a node to send the slots, before the next one is asked
 
 
 class ClusterNodes:
-    """The nodes of a cluster, as the client knows them.
+    """The nodes of a cluster, with the connections of a client.
 
     Args:
-        client: whose nodes and connections are used.
+        client: the client, whose table of slots is kept current here.
     """
 
     def __init__(self, client: RedisCluster) -> None:
         self._client = client
         self._manager = client.nodes_manager
         self._first_nodes = dict(self._manager.startup_nodes)
-        self._silent: set[str] = set()  # the names of nodes that left their last call unanswered
+        self._silent: set[str] = set()  # names of nodes that did not answer their last call
         self._learning: asyncio.Task[None] | None = None
 
     @property
     def know_slots(self) -> bool:
-        """Whether a node has told which node holds which slots."""
+        """Whether any node has sent the slots."""
         return bool(self._manager.slots_cache)
 
     def name_of(self, key: str) -> str:
-        """Name the node that holds a key; empty while the slots are not known."""
+        """The name of the node that holds a key; empty while the slots are not known."""
         node = self._holder(key)
         return "" if node is None else str(node.name)
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one trip to the node that holds the key of the first of them.
 
-        A command for a slot that has moved (MOVED), or for a key that has (ASK), is sent again to
-        the node that holds it. While a slot moves, an MGET is refused (TRYAGAIN) when some of its
-        keys have moved or do not exist, so each key is then read by itself.
+        A command for a slot (MOVED) or key (ASK) that has moved is sent again to its new node. An
+        MGET that is refused (TRYAGAIN), because some of its keys have moved already or do not
+        exist, is answered key by key.
 
         Returns:
-            For each command the answer, or the exception that stands for it.
+            The answer to each command, or its exception.
 
         Raises:
-            RedisError, OSError: what redis-py raises when a node cannot be reached.
+            RedisError, OSError: a node cannot be reached.
         """
         node = self._holder(commands[0].key)
         if node is None:
@@ -109,63 +93,63 @@ class ClusterNodes:
             followed = [commands[i] for i in places]
             try:
                 found = await self._pipeline(self._node(name), followed, asking=not has_moved)
-            except Exception as error:  # noqa: BLE001 (theirs alone: the others were answered)
+            except Exception as error:  # noqa: BLE001 (the other commands were answered)
                 found = [error] * len(places)
             for i, answer in zip(places, found, strict=True):
                 answers[i] = answer
         for i, answer in enumerate(answers):
-            if isinstance(answer, TryAgainError) and commands[i].words[0] == "MGET":
-                answers[i] = await self._get_each(commands[i].words[1:])
+            if isinstance(answer, TryAgainError) and commands[i].args[0] == "MGET":
+                answers[i] = await self._get_each(commands[i].args[1:])
         return answers
 
     async def learn_slots(self, error: Exception | None = None) -> None:
-        """Learn which node holds which slots, together with all who want that now.
+        """Learn which node holds which slots; concurrent calls are one.
 
         Args:
-            error: why. The node that a MOVED names is asked first, for it knows.
+            error: the reason. The node that a MOVED names is asked first.
 
         Raises:
-            RedisClusterException: no node has ever told.
+            RedisClusterException: no node has ever sent the slots.
         """
         await asyncio.shield(self.begin_to_learn_slots(error))
 
     def begin_to_learn_slots(self, error: Exception | None = None) -> "asyncio.Task[None]":
-        """Begin what `learn_slots` waits for, if it has not begun."""
+        """Begin to learn the slots, unless that is in progress."""
         if self._learning is None or self._learning.done():
             first = self._name_in(error) if isinstance(error, MovedError) else None
             self._learning = asyncio.create_task(self._learn_slots(first))
-            self._learning.add_done_callback(_look_at_failure)
+            self._learning.add_done_callback(_retrieve_exception)
         return self._learning
 
     async def close(self) -> None:
-        """Stop what was begun here; the client stays open."""
+        """Stop learning the slots; the client stays open."""
         if self._learning is not None and not self._learning.done():
             self._learning.cancel()
             with suppress(asyncio.CancelledError, RedisClusterException):
                 await self._learning
 
     async def _learn_slots(self, first: str | None) -> None:
-        """Ask one node after another, for redis-py has no limit of time for each."""
+        """Ask one node after another, each with a deadline, which redis-py does not have."""
         manager = self._manager
         known = self._first_nodes | manager.startup_nodes | manager.nodes_cache
         for name in sorted(known, key=lambda name: (name != first, name in self._silent)):
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_MAX_SLOTS_SECONDS):
                     if manager.slots_cache:
                         await self._ask_for_slots(known[name])
                     else:
                         await self._initialize_client(known[name])
-            except Exception as error:  # noqa: BLE001 (also what redis-py does not document)
+            except Exception as error:  # noqa: BLE001 (redis-py also raises undocumented ones)
                 self._silent.add(name)
-                logger.debug("A node of the Redis Cluster did not tell the slots: %s", error)
+                logger.debug("A node of the Redis Cluster did not send its slots: %s", error)
             else:
                 self._silent &= set(manager.nodes_cache) - {name}
                 break
         if not manager.slots_cache:
-            raise RedisClusterException("No node of the Redis Cluster tells the slots.")
+            raise RedisClusterException("No node of the Redis Cluster sends its slots.")
 
     async def _initialize_client(self, node: ClusterNode) -> None:
-        """Learn the slots for the first time, as redis-py does, but from this node alone."""
+        """Learn the slots for the first time, as redis-py does, but only from this node."""
         startup = self._manager.startup_nodes
         self._manager.startup_nodes = {node.name: node}
         try:
@@ -174,9 +158,9 @@ class ClusterNodes:
             self._manager.startup_nodes = startup
 
     async def _ask_for_slots(self, node: ClusterNode) -> None:
-        """Learn the slots anew from a node, and leave all connections as they are."""
-        # Each range is its first and last slot, its primary and its replicas. Each of these is a
-        # host, empty for that of the node that is asked, a port, and more.
+        """Learn the slots again from a node, without closing connections."""
+        # Each range has its first and last slot, its primary and its replicas. Each of these has a
+        # host, which is empty if it is that of the node that is asked, a port, and more.
         holding: set[str] = set()
         for first, last, *holders in await node.execute_command("CLUSTER SLOTS"):
             nodes = []
@@ -198,42 +182,35 @@ class ClusterNodes:
         answers = await self._trip(node, commands, asking)
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
-            taught: set[str] = set()
-            again = []
-            for command in (commands[i] for i in unknown):
-                again.append(command if command.script in taught else command.with_script())
-                taught.add(command.script)
+            again = [commands[i].with_script() for i in unknown]
             for i, answer in zip(unknown, await self._trip(node, again, asking), strict=True):
                 answers[i] = answer
         return answers
 
     async def _get_each(self, keys: Sequence[str]) -> Any:
-        """Answer an MGET key by key, for a command of one key is never refused (TRYAGAIN)."""
+        """Answer an MGET key by key: a command with one key is never refused (TRYAGAIN)."""
         values = await self.send([Command(key, ("GET", key)) for key in keys])
         return next((value for value in values if isinstance(value, Exception)), values)
 
     async def _trip(
         self, node: ClusterNode, commands: Sequence[Command], asking: bool
     ) -> list[Any]:
-        sent = [PipelineCommand(i, *command.words) for i, command in enumerate(commands)]
-        if asking:  # it counts for the one command that follows it on this connection
-            pairs = [(PipelineCommand(one.position, "ASKING"), one) for one in sent]
-            await self._execute(node, [one for pair in pairs for one in pair])
-        else:
-            await self._execute(node, sent)
-        return [one.result for one in sent]
-
-    async def _execute(self, node: ClusterNode, sent: Sequence[PipelineCommand]) -> None:
+        sent = [PipelineCommand(i, *command.args) for i, command in enumerate(commands)]
+        pipeline = sent
+        if asking:  # it applies to the next command on this connection
+            pipeline = [one for each in sent for one in (PipelineCommand(0, "ASKING"), each)]
         try:
-            await node.execute_pipeline(list(sent))
-        except BaseException:  # a caller's time is over, too
+            await node.execute_pipeline(pipeline)
+        except BaseException:  # also when a caller's deadline is over
             self._silent.add(node.name)
             raise
-        if any(isinstance(one.result, _UNANSWERED) for one in sent):
+        answers = [one.result for one in sent]
+        if any(isinstance(answer, _UNANSWERED) for answer in answers):
             self._silent.add(node.name)
             self.begin_to_learn_slots()  # another node may have taken its place
         else:
             self._silent.discard(node.name)
+        return answers
 
     def _holder(self, key: str) -> ClusterNode | None:
         nodes = self._manager.slots_cache.get(key_slot(key.encode()))
@@ -243,7 +220,7 @@ class ClusterNodes:
         return str(get_node_name(error.host, error.port))
 
     def _node(self, name: str) -> ClusterNode:
-        """A node by its name; it may hold no slots yet, so that none told of it."""
+        """A node by its name. A node that holds no slots yet is not in the client's table."""
         node: ClusterNode | None = self._manager.nodes_cache.get(name)
         if node is None:
             host, _, port = name.rpartition(":")
@@ -252,7 +229,7 @@ class ClusterNodes:
         return node
 
 
-def _look_at_failure(learning: "asyncio.Task[None]") -> None:
-    """Look at it once, or asyncio logs that nobody has: whoever waits for it gets it."""
+def _retrieve_exception(learning: "asyncio.Task[None]") -> None:
+    """Keep asyncio from logging a failure that nobody awaits."""
     if not learning.cancelled():
         learning.exception()

@@ -1,9 +1,8 @@
-"""RedisDatabase: what the stores on Redis share, a client and the trips that are under way."""
+"""RedisDatabase: a client of Redis or a Redis Cluster, its calls in progress, and their retries."""
 
 import asyncio
 import random
-import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from redis.asyncio import RedisCluster
@@ -13,12 +12,9 @@ from redis.exceptions import (
     ClusterDownError,
     ConnectionError,
     MovedError,
-    NoPermissionError,
     NoScriptError,
-    ReadOnlyError,
     RedisClusterException,
     RedisError,
-    ResponseError,
     TryAgainError,
 )
 
@@ -26,28 +22,29 @@ from ..._compat import repeats_lost_calls
 from ...concurrency.deadlines import one_call, trip
 from ...concurrency.in_flight import InFlight
 from ...connections import Connections, RedisClient
-from ...errors import ConfigurationError, MPAuthXError, StoreError
-from .cluster import ClusterNodes, Command
-from .eviction import EvictionCheck
+from ...errors import MPAuthXError, StoreError
+from .cluster import ClusterNodes
+from .commands import Command
+from .failures import is_replica, store_error
+from .keys import hash_tag
+from .server_checks import check_server, warn_of_eviction
 
-__all__ = ["LONGEST_WAIT", "AnyRedis", "RedisDatabase", "is_replica", "store_error"]
+__all__ = ["MAX_WAIT_SECONDS", "AnyRedis", "RedisDatabase"]
 
 AnyRedis: TypeAlias = Connections | RedisClient | str
 Result = TypeVar("Result")
 
-_OLDEST_SERVER = (6, 2)  # its version
-LONGEST_WAIT = 5.0  # seconds for one call, with all trips and attempts
-_ATTEMPTS = 4
+MAX_WAIT_SECONDS = 5.0
+"""The deadline of one call, over all its trips and attempts."""
+
+_MAX_ATTEMPTS = 4
 _BACKOFF = 0.1  # seconds before the second attempt, at most; doubles with each
-_LONGEST_BACKOFF = 0.5  # seconds
-# After these the server, or the one that took its place, may answer on a new connection. redis-py
-# answers NOSCRIPT by loading the script, but a failover may lead the next call to another server.
-# A RedisClusterException, which is not a RedisError, means that no node was found for a key.
-_PASSING = (ClusterDownError, RedisClusterException, TryAgainError, MovedError, NoScriptError)
-# Before Redis 7 READONLY stands inside a script's error; redis-py 5 has no class of MASTERDOWN.
-_REPLICA = re.compile(r"\bREADONLY |^MASTERDOWN ")
-# What redis-py documents. With all else that it raises, a connection was lost. A server that hangs
-# (TimeoutError) is not asked again: its callers have waited long enough.
+_MAX_BACKOFF_SECONDS = 0.5
+# After these the server, or its successor, may answer on a new connection. RedisClusterException,
+# which is not a RedisError, means that no node was found for a key.
+_TRANSIENT = (ClusterDownError, RedisClusterException, TryAgainError, MovedError)
+# The exceptions that redis-py documents. With all others that it raises, a connection was lost. A
+# server that hangs (TimeoutError) is not asked again: its callers have waited long enough.
 _DOCUMENTED = (RedisError, OSError)
 
 
@@ -71,16 +68,16 @@ class RedisDatabase:
             self.connections = Connections(redis)
         else:
             self.connections = Connections(redis=redis)
-        self.client: RedisClient = self.connections.configured_redis
+        client: Any = self.connections.configured_redis
         self.nodes: ClusterNodes | None = (
-            ClusterNodes(self.client) if isinstance(self.client, RedisCluster) else None
+            ClusterNodes(client) if isinstance(client, RedisCluster) else None
         )
-        self._repeats_by_itself = _repeats_by_itself(self.client)
-        self._eviction = EvictionCheck(self.connections)
+        # The nodes of a cluster are asked directly, without the retries of its client.
+        self._client_retries = self.nodes is None and repeats_lost_calls(client)
         self._calls = InFlight(self, "This Redis store")
 
     async def run(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
-        """Make one trip to Redis, on new connections when those in the pool turn out to be stale.
+        """Make one trip to Redis, on new connections if those in the pool are stale.
 
         redis-py 8 raises TypeError or AttributeError for a connection that was reset while idle
         (CPython 3.12, 3.13.0 to 3.13.9 and 3.14.0; its issue 4287), and on a cluster whose topology
@@ -91,35 +88,39 @@ class RedisDatabase:
 
         Raises:
             ClosedError: after `close()`.
-            StoreError: for whatever Redis cannot do, within 5 seconds.
+            StoreError: Redis failed, or did not answer within 5 seconds.
         """
         with self._calls.one():
             try:
-                with trip("Redis", LONGEST_WAIT) as seconds:
-                    async with asyncio.timeout(seconds) as limit:
-                        result = await self._attempt(work, limit)
+                with trip("Redis", MAX_WAIT_SECONDS) as seconds:
+                    async with asyncio.timeout(seconds) as deadline:
+                        result = await self._attempt(work, deadline)
             except MPAuthXError:
                 raise
             except Exception as error:
                 raise store_error(error) from error
-            await self._eviction.ask()
+            await warn_of_eviction(self.connections)
             return result
 
-    async def ask(self, nodes: ClusterNodes, commands: Sequence[Command]) -> list[Any]:
-        """Send commands to the nodes of a Redis Cluster, one trip for each node.
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands in one trip, or on a Redis Cluster in one trip for each node.
 
-        Each node has an end of its own: what one leaves unanswered is no other's failure.
+        Each node of a cluster fails alone.
 
         Args:
-            nodes: this cluster's.
             commands: may be sent again, so they must be repeatable.
 
         Returns:
-            For each command the answer, or what redis-py or the operating system raised.
+            The answer to each command. On a cluster it may be the exception that redis-py or the
+            operating system raised.
 
         Raises:
             ClosedError: after `close()`.
+            StoreError: a single Redis failed.
         """
+        nodes = self.nodes
+        if nodes is None:
+            return await self.run(lambda redis: _execute(redis, commands))
         if not nodes.know_slots:
             try:
                 await self.run(lambda _: nodes.learn_slots())
@@ -135,63 +136,57 @@ class RedisDatabase:
         answers = {i: answer for part in answered for i, answer in part.items()}
         return [answers[i] for i in range(len(commands))]
 
-    async def command(self, key: str, *words: Any) -> Any:
-        """Send one command.
-
-        Args:
-            key: a key that it is for.
-            words: the command and its arguments. It may be sent again, so it must be repeatable.
+    async def command(self, command: Command) -> Any:
+        """Send one command; returns its answer.
 
         Raises:
             ClosedError: after `close()`.
-            StoreError: for whatever Redis cannot do, within 5 seconds.
+            StoreError: Redis failed, or did not answer within 5 seconds.
+        """
+        (answer,) = await self.ask([command])
+        if isinstance(answer, Exception):
+            raise store_error(answer)
+        return answer
+
+    def groups(self, keys: Sequence[str]) -> Collection[Sequence[int]]:
+        """Group items, by their keys, into those that one command may contain.
+
+        Returns:
+            The indexes of each group: on a cluster those of one hash tag, otherwise all.
         """
         if self.nodes is None:
-            return await self.run(lambda redis: redis.execute_command(*words))
-        (answer,) = await self.ask(self.nodes, [Command(key, words)])
-        if isinstance(answer, Exception):
-            raise store_error(answer) from answer
-        return answer
+            return [range(len(keys))] if keys else []
+        groups: dict[str, list[int]] = {}
+        for i, key in enumerate(keys):
+            groups.setdefault(hash_tag(key), []).append(i)
+        return groups.values()
 
     async def check(self) -> None:
         """Check that the server can serve.
 
         Raises:
-            StoreError: if it does not answer, is loading its data, or is a replica; or if no node
-                of a cluster serves some of the slots.
-            ConfigurationError: if its version is too old.
+            ClosedError: after `close()`.
+            StoreError: it does not answer, or `check_server` refuses it.
+            ConfigurationError: its version is too old.
         """
         info = await self.run(lambda redis: redis.info())
-        # A provider's proxy may leave out what it wants, and is taken as it is.
-        version = str(info.get("redis_version", ""))
-        numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-        if numbers and numbers < _OLDEST_SERVER:
-            raise ConfigurationError(
-                f"Redis {version} does not serve: use Redis 6.2 or later, or Valkey."
-            )
-        if info.get("loading"):
-            raise StoreError("Redis is still loading its data.")
-        if self.nodes is not None:
-            state = (await self.run(lambda redis: redis.cluster_info())).get("cluster_state")
-            if state != "ok":
-                raise StoreError(f"The state of the Redis Cluster is {state!r}.")
-        elif info.get("role") == "slave":
-            raise StoreError("Its address leads to a replica: it must lead to the primary.")
-        is_full = 0 < info.get("maxmemory", 0) <= info.get("used_memory", 0)
-        if is_full and info.get("maxmemory_policy") == "noeviction":
-            raise StoreError("The memory of Redis is full: raise its maxmemory.")
+        is_single = self.nodes is None
+        check_server(
+            info, None if is_single else await self.run(lambda redis: redis.cluster_info())
+        )
 
     def check_here(self) -> None:
-        """Check that a call may be made in the running event loop."""
+        """Check that a call may be made in the running event loop.
+
+        Raises:
+            ClosedError: after `close()`.
+            ConfigurationError: in another event loop or process than the first call's.
+        """
         self._calls.check_here()
 
-    def refuse_more(self) -> None:
-        """Take no more calls."""
-        self._calls.refuse_more()
-
     async def close(self) -> None:
-        """Close the pool if it was opened here, after what is in progress; may be called again."""
-        # redis-py would connect anew for what is in progress, and nobody would close that.
+        """Wait for the calls in progress and close the pool if it was opened here; repeatable."""
+        # redis-py would open new connections for the calls in progress, and never close them.
         await self._calls.close()
         if self.nodes is not None:
             await self.nodes.close()
@@ -199,19 +194,19 @@ class RedisDatabase:
             await self.connections.close()
 
     async def _ask_node(self, nodes: ClusterNodes, commands: dict[int, Command]) -> dict[int, Any]:
-        """Send one node its part; returns what stands for each command, under its key here."""
+        """Send one node its commands; returns the answer, or exception, of each."""
         left, answers = dict(commands), {}
 
         async def ask(_: object) -> None:
-            passing: Exception | None = None
+            transient: Exception | None = None
             for i, answer in zip(list(left), await nodes.send(list(left.values())), strict=True):
-                if isinstance(answer, Exception) and self._is_passing(answer):
-                    passing = answer
+                if isinstance(answer, Exception) and self._is_transient(answer):
+                    transient = answer
                 else:
                     answers[i] = answer
                     del left[i]
-            if passing is not None:
-                raise passing
+            if transient is not None:
+                raise transient
 
         try:
             await self.run(ask)
@@ -221,100 +216,55 @@ class RedisDatabase:
         return answers
 
     async def _attempt(
-        self, work: Callable[[Any], Awaitable[Result]], limit: asyncio.Timeout
+        self, work: Callable[[Any], Awaitable[Result]], deadline: asyncio.Timeout
     ) -> Result:
         attempt = 1
         while True:
             epoch = self.connections.redis_epoch
+            backoff = min(_BACKOFF * 2 ** (attempt - 1), _MAX_BACKOFF_SECONDS)
             try:
                 return await work(self.connections.redis)
             except MPAuthXError:
                 raise
             except Exception as error:
-                backoff = min(_BACKOFF * 2 ** (attempt - 1), _LONGEST_BACKOFF)
-                if not self._is_passing(error) or self._is_last(attempt, error, backoff, limit):
+                if not self._is_transient(error) or _is_last(attempt, error, backoff, deadline):
                     raise
-                await self._renew(epoch, error)
+                if self.nodes is None:
+                    await self.connections.renew_redis(epoch)
+                else:
+                    await self.nodes.learn_slots(error)
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
             attempt += 1
 
-    def _is_last(
-        self, attempt: int, error: Exception, backoff: float, limit: asyncio.Timeout
-    ) -> bool:
-        # While a cluster elects a primary, attempts go on until the time is over. A slot may be on
-        # its way for longer, and all others of the batch would wait with those who are kept there.
-        if not isinstance(error, ClusterDownError):
-            return attempt == _ATTEMPTS
-        end = limit.when()
-        return end is not None and asyncio.get_running_loop().time() + 2 * backoff > end
-
-    async def _renew(self, epoch: int, error: Exception) -> None:
-        """Leave what an attempt has shown to be stale."""
-        if self.nodes is None:
-            await self.connections.renew_redis(epoch)
-        else:
-            await self.nodes.learn_slots(error)
-
-    def _is_passing(self, error: Exception) -> bool:
+    def _is_transient(self, error: Exception) -> bool:
         """Whether another attempt, on new connections, may succeed."""
         if isinstance(error, ConnectionError):  # LOADING is one too
             is_refused = isinstance(error, (AuthenticationError, AuthorizationError))
-            return not is_refused and not self._repeats_by_itself
-        if isinstance(error, _PASSING) or is_replica(error):
+            return not is_refused and not self._client_retries
+        if isinstance(error, _TRANSIENT) or is_replica(error):
             return True
         return not isinstance(error, _DOCUMENTED)
 
 
-def _repeats_by_itself(client: RedisClient) -> bool:
-    """Whether a client makes further attempts when a connection is lost."""
-    if isinstance(client, RedisCluster):
-        return False  # what goes straight to its nodes is not repeated
-    return repeats_lost_calls(client)
+def _is_last(attempt: int, error: Exception, backoff: float, deadline: asyncio.Timeout) -> bool:
+    # While a cluster elects a primary, attempts continue until the deadline. While a slot moves,
+    # which may take longer, they do not: the rest of the batch would wait for it.
+    if not isinstance(error, ClusterDownError):
+        return attempt == _MAX_ATTEMPTS
+    end = deadline.when()
+    return end is not None and asyncio.get_running_loop().time() + 2 * backoff > end
 
 
-def is_replica(answer: object) -> bool:
-    """Whether a server says that it cannot do what it was asked to, because it is a replica."""
-    if isinstance(answer, ReadOnlyError):
-        return True
-    return isinstance(answer, ResponseError) and _REPLICA.search(str(answer)) is not None
-
-
-def store_error(error: Exception) -> StoreError:
-    """What a failure of redis-py means to callers, and what to do about it."""
-    advice, is_operators = _advice(error)
-    text = str(error).rstrip(".") or f"no answer within {LONGEST_WAIT:.0f} seconds"
-    failure = StoreError(
-        f"Redis did not answer as it should ({type(error).__name__}: {text}). {advice}"
-    )
-    failure.retryable = not is_operators
-    return failure
-
-
-def _advice(error: Exception) -> tuple[str, bool]:
-    """What to do about a failure, and whether only the operator can."""
-    told = str(error)
-    if "NOPROTO" in told or ("HELLO" in told and "unknown command" in told):
-        return "It does not speak RESP3: add ?protocol=2 to its URL.", True
-    if isinstance(error, NoPermissionError):
-        return (
-            "Allow the command to its user: the documentation has an ACL rule that is enough.",
-            True,
-        )
-    if "certificate verify failed" in told.lower():
-        return (
-            "Its certificate does not verify: check the clock of this machine, and name the "
-            "authority that signed it with ?ssl_ca_certs=FILE in its URL.",
-            True,
-        )
-    if isinstance(error, AuthenticationError):
-        return "Check the user and the password in its URL.", True
-    if "DB index is out of range" in told:
-        return "It has fewer databases than the number in its URL.", True
-    if isinstance(error, TryAgainError):
-        return (
-            "The Redis Cluster is moving this slot to another node: try again in a moment.",
-            False,
-        )
-    if is_replica(error):
-        return "Its address leads to a replica: it must lead to the primary.", False
-    return "Check that it is up, reachable and writable; the call can be repeated.", False
+async def _execute(redis: Any, commands: Sequence[Command]) -> list[Any]:
+    """Send commands to a single Redis, one after another."""
+    answers = []
+    for command in commands:
+        try:
+            answer = await redis.execute_command(*command.args)
+        except NoScriptError:
+            answer = await redis.execute_command(*command.with_script().args)
+        if command.script and isinstance(answer, list):
+            for item in filter(is_replica, answer):
+                raise item  # it refused all items, and another server may accept them
+        answers.append(answer)
+    return answers

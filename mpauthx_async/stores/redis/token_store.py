@@ -1,15 +1,13 @@
 """RedisTokenStore: sessions in Redis, at a cost that does not depend on how many there are.
 
-Everything of a user lies in one of 256 buckets by the user id, and each bucket in one slot of a
-Redis Cluster. `scripts/prelude.lua` tells what stands in the keys; a login also removes the
-remains of the user's own sessions and of a few others of its bucket. Every write is one script, all
-times are those of Redis's own clock, and neither KEYS nor SCAN is ever sent. A Redis that evicts
-keys (maxmemory-policy) forgets sessions, and the lists of users: give it `noeviction`.
+Everything about a user is in one of 256 buckets, chosen by the user_id; each bucket is in one slot
+of a Redis Cluster. `scripts/prelude.lua` describes the keys. A login also removes the remains of
+the user's ended sessions and of a few other users of its bucket. Every write is one script, every
+time is Redis's own, and neither KEYS nor SCAN is ever sent. A Redis that evicts keys
+(maxmemory-policy) loses sessions and the lists of users: set it to `noeviction`.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from functools import cache
-from importlib.resources import files
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Self, TypeVar
 
@@ -20,50 +18,35 @@ from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ...store_boundary import raises_store_errors
 from ..near_cache import ChangeListener, NearCache
 from ..online_cursor import OnlineCursor
-from .answers import (
-    order_of,
-    parse_issued,
-    parse_read,
-    parse_read_ban,
-    parse_read_key,
-    parse_rotated,
+from .commands import Command, script_command
+from .database import MAX_WAIT_SECONDS, AnyRedis, RedisDatabase
+from .encoding import (
+    decode_ban,
+    decode_end,
+    decode_issued,
+    decode_online,
+    decode_rotated,
+    decode_sealed_key,
+    decode_session,
+    decode_text,
+    encode_new_session,
 )
-from .cluster import Command
-from .database import LONGEST_WAIT, AnyRedis, RedisDatabase, is_replica, store_error
+from .failures import damaged_error, store_error
 from .keys import (
     SESSION_PREFIX,
-    SessionTerms,
     absent_keys,
+    ban_key,
     bucket_keys,
     bucket_of,
-    parse_end,
-    parse_session,
-    parse_users,
-    session_head,
+    session_key_prefix,
     session_keys,
-    text_of,
     user_keys,
 )
 from .tracking import RedisTracking
 
-__all__ = ["SCRIPTS", "RedisTokenStore", "load_script"]
+__all__ = ["RedisTokenStore"]
 
-Answer = TypeVar("Answer")
-
-SCRIPTS = (
-    "issue",
-    "read",
-    "revoke",
-    "sessions",
-    "revoke_subject",
-    "rotate",
-    "end_reused",
-    "renew",
-    "ban",
-    "online",
-    "online_count",
-    "replace_sealed_key",
-)
+Result = TypeVar("Result")
 
 _GENERATION = itemgetter(3)  # of a SessionRef
 
@@ -81,13 +64,15 @@ class RedisTokenStore:
     Args:
         redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
             its own.
-        near_cache: how many good tokens each service on this store remembers, to answer for them
-            without a trip; 0 for none. It takes one more connection, on which Redis pushes what
-            changes, and a single Redis.
+        near_cache: how many good tokens each service on this store remembers, to validate them
+            without a trip; 0 for no cache. It needs a single Redis, and one more connection, on
+            which Redis pushes changes.
 
     Raises:
-        ConfigurationError: for a near cache on a Redis Cluster, or of a size that is none.
+        ConfigurationError: near_cache is malformed, or redis is a Redis Cluster with a near cache.
     """
+
+    system = "Redis"
 
     def __init__(self, redis: AnyRedis, *, near_cache: int = 0) -> None:
         if type(near_cache) is not int or near_cache < 0:
@@ -101,53 +86,58 @@ class RedisTokenStore:
                     "A near cache needs a single Redis: with a Redis Cluster set near_cache to 0."
                 )
             self._tracking = RedisTracking(self._database.connections, SESSION_PREFIX)
-        register = self._database.client.register_script
-        self._scripts = {name: register(load_script(name)) for name in SCRIPTS}
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
         """Begin sessions, each in one atomic step."""
-        refs, terms = [session.ref for session in sessions], SessionTerms()
-        answers = await self._each("issue", refs, [terms.of(session) for session in sessions])
-        issued = _parsed(parse_issued, zip(sessions, answers, strict=True))
-        for begun in issued:
-            if isinstance(begun, Session) and begun.replaced:
-                self._forget(begun.replaced)
+        refs = [session.ref for session in sessions]
+        answers = await self._run_each("issue", refs, map(encode_new_session, sessions))
+        issued = _decoded(decode_issued, sessions, answers)
+        for session in issued:
+            if isinstance(session, Session) and session.replaced:
+                self._forget(session.replaced)
         return _all_or_partial(issued)
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
-        """Tell when sessions end, with one MGET."""
+        """Look up when sessions end, with one MGET."""
         if not refs:
             return []
         if self._tracking is not None:
             self._database.check_here()
             self._tracking.start()
-        keys = [session_head(sku, user_id) + nonce for sku, user_id, nonce, _ in refs]
-        values = await self._mget(keys)
+        values = await self._get([session_key_prefix(ref[0], ref[1]) + ref[2] for ref in refs])
         if not any(map(_GENERATION, refs)):
             try:
                 return list(map(int, values))
-            except (TypeError, ValueError):  # some are gone, or were renewed or rotated
+            except (TypeError, ValueError):  # some do not exist, or were renewed or rotated
                 pass
-        return _all_or_partial(_parsed(parse_end, zip(refs, values, strict=True)))
+        return _all_or_partial(_decoded(decode_end, refs, values))
 
     async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
         """Read sessions in full, with one script."""
-        answers = await self._each("read", refs, map(_GENERATION, refs))
-        return _all_or_partial(_parsed(parse_read, zip(refs, answers, strict=True)))
+        answers = await self._run_each("read", refs, map(_GENERATION, refs))
+        return _all_or_partial(
+            _decoded(
+                lambda ref, found: (
+                    decode_session(ref.subject, ref.nonce, *found) if found else None
+                ),
+                refs,
+                answers,
+            )
+        )
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End sessions, each in one atomic step."""
-        answers = await self._each("revoke", refs, map(_GENERATION, refs))
+        answers = await self._run_each("revoke", refs, map(_GENERATION, refs))
         self._forget(refs)
-        return _all_or_partial(_parsed(bool, zip(answers)))
+        return _all_or_partial(_decoded(bool, answers))
 
     async def sessions(self, subject: Subject) -> Sequence[Session]:
-        """List the sessions of a subject that are alive, newest first."""
-        answers = await self._for_user("sessions", subject)
+        """List the living sessions of a subject, newest first."""
+        answers = await self._run_for_user("sessions", subject)
         try:
-            sessions = [parse_session(subject, text_of(nonce), *rest) for nonce, *rest in answers]
+            sessions = [decode_session(subject, *answer) for answer in answers]
         except ValueError as error:
-            raise _damaged() from error
+            raise damaged_error() from error
         return sorted(sessions, key=lambda session: session.issued_at, reverse=True)
 
     async def revoke_subject(self, subject: Subject, *, spared: str | None = None) -> int:
@@ -167,89 +157,89 @@ class RedisTokenStore:
     async def rotate(
         self, refs: Sequence[SessionRef], *, ttl: int, grace: int, absolute_ttl: int | None = None
     ) -> Sequence[Session | TokenStatus]:
-        """Put the next generation in the place of each, each in one atomic step."""
+        """Begin the next generation of sessions, each in one atomic step."""
         once = list(dict.fromkeys(refs))  # without a grace a repetition would be refused
-        asked = map(_GENERATION, once)
-        answers = await self._each("rotate", once, asked, ttl, grace, _or_empty(absolute_ttl))
-        self._forget(once)
-        rotated = dict(
-            zip(once, _parsed(parse_rotated, zip(once, answers, strict=True)), strict=True)
+        generations = map(_GENERATION, once)
+        answers = await self._run_each(
+            "rotate", once, generations, ttl, grace, _or_empty(absolute_ttl)
         )
-        return _all_or_partial([rotated[ref] for ref in refs])
+        self._forget(once)
+        answer_of = dict(zip(once, answers, strict=True))
+        return _all_or_partial(_decoded(decode_rotated, refs, [answer_of[ref] for ref in refs]))
 
     async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
-        """End the sessions whose tokens of an earlier generation were used."""
-        answers = await self._each("end_reused", refs, map(_GENERATION, refs))
+        """End the sessions of which a token of an earlier generation was used."""
+        answers = await self._run_each("end_reused", refs, map(_GENERATION, refs))
         self._forget(refs)
-        return _all_or_partial(_parsed(bool, zip(answers)))
+        return _all_or_partial(_decoded(bool, answers))
 
     async def renew(
         self, refs: Sequence[SessionRef], *, ttl: int, absolute_ttl: int | None = None
     ) -> Sequence[int | None]:
-        """Let the lives of sessions count from now."""
+        """Restart the lifetimes of sessions."""
         generations = map(_GENERATION, refs)
-        answers = await self._each("renew", refs, generations, ttl, _or_empty(absolute_ttl))
-        return _all_or_partial(_parsed(lambda end: end or None, zip(answers)))
+        answers = await self._run_each("renew", refs, generations, ttl, _or_empty(absolute_ttl))
+        return _all_or_partial(_decoded(lambda end: end or None, answers))
 
     async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
         """Refuse the logins of a subject and end all its sessions, in one atomic step."""
-        return await self._end_all("ban", subject, reason, "" if ttl is None else ttl)
+        return await self._end_all("ban", subject, reason, _or_empty(ttl))
 
     async def unban(self, subject: Subject) -> bool:
-        """Let a subject log in again; False when it was not banned."""
-        key = user_keys(*subject)[-1]
-        return bool(await self._database.command(key, "DEL", key))
+        """Let a subject log in again; False if it was not banned."""
+        key = ban_key(*subject)
+        return bool(await self._database.command(Command(key, ("DEL", key))))
 
     async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
         """Read the bans of subjects, with one MGET."""
-        if not subjects:
-            return []
-        texts = await self._mget([user_keys(*subject)[-1] for subject in subjects])
-        return _all_or_partial(_parsed(parse_read_ban, zip(subjects, texts, strict=True)))
+        values = await self._get([ban_key(*subject) for subject in subjects])
+        return _all_or_partial(_decoded(decode_ban, subjects, values))
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
-        """Page through the users with a living session, those who came online last first."""
+        """Page through the users with a living session, the last to come online first."""
         after = None if cursor is None else OnlineCursor.parse(cursor)
         highest = "+inf" if after is None else after.position
-        # Of a page a bucket has a few users only. If one has more, the page is a shorter one. One
-        # more is asked for, because the last of the page before is among them.
+        # Most buckets have only a few users of a page. If one has more, the page is shorter. One
+        # more is read because the last user of the previous page is among them.
         count = min(limit, limit // 64 + 8) + 1
-        keys = list(bucket_keys(sku))
-        found: list[OnlineCursor] = []
-        complete_down_to: OnlineCursor | None = None
-        for flat in await self._all_buckets("online", keys, highest, count):
-            users = parse_users(flat)
-            found += [user for user in users if user.user_id]
-            if len(users) == count:
-                complete_down_to = max(complete_down_to or users[-1], users[-1], key=order_of)
-        found.sort(key=order_of, reverse=True)
-        if after is not None:
-            found = [user for user in found if order_of(user) < order_of(after)]
-        if complete_down_to is not None:
-            lowest = order_of(complete_down_to)
-            found = [user for user in found if order_of(user) >= lowest]
+        answers = await self._run_for_buckets("online", list(bucket_keys(sku)), highest, count)
+        buckets = [decode_online(flat) for flat in answers]
+        lowest = max((users[-1] for users in buckets if len(users) == count), default=None)
+        found = sorted(
+            (
+                user
+                for users in buckets
+                for user in users
+                if user.user_id
+                and (after is None or user < after)
+                and (lowest is None or user >= lowest)
+            ),
+            reverse=True,
+        )
         page = found[:limit]
-        end = page[-1] if len(page) < len(found) else complete_down_to
+        end = page[-1] if len(page) < len(found) else lowest
         return OnlinePage([user.user_id for user in page], None if end is None else end.text())
 
     async def online_count(self, sku: str) -> int:
         """Count the users with a living session."""
         keys = [(ends,) for _, ends in bucket_keys(sku)]
-        return sum(await self._all_buckets("online_count", keys))
+        return sum(await self._run_for_buckets("online_count", keys))
 
     async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
-        """Read the sealed session keys of sessions that are alive."""
-        answers = await self._each("read", refs, map(_GENERATION, refs))
-        return _all_or_partial(_parsed(parse_read_key, zip(answers)))
+        """Read the sealed session keys of living sessions."""
+        answers = await self._run_each("read", refs, map(_GENERATION, refs))
+        return _all_or_partial(
+            _decoded(lambda found: decode_sealed_key(found[1]) if found else None, answers)
+        )
 
     async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
-        """Keep another sealed session key; False when the session is no longer alive."""
-        answers = await self._each("replace_sealed_key", [ref], [sealed_key])
-        (replaced,) = _all_or_partial(_parsed(bool, zip(answers)))
+        """Replace the sealed session key of a session; False if it has ended."""
+        answers = await self._run_each("replace_sealed_key", [ref], [sealed_key])
+        (replaced,) = _all_or_partial(_decoded(bool, answers))
         return replaced
 
     async def check(self) -> None:
-        """Check that Redis answers, is a primary, and is of a version that serves.
+        """Check that Redis answers, is a primary, and is of a supported version.
 
         Raises:
             StoreError, ConfigurationError: if it does not.
@@ -257,7 +247,7 @@ class RedisTokenStore:
         await self._database.check()
 
     def open_near_cache(self) -> NearCache | None:
-        """A near cache for one service, kept current; None when this store is to have none."""
+        """Open a near cache for one service, kept current; None if this store has none."""
         if self._tracking is None:
             return None
         cache = NearCache(self._near_cache)
@@ -278,7 +268,7 @@ class RedisTokenStore:
         return True
 
     def sharding(self) -> Callable[[Iterable[Subject]], Hashable] | None:
-        """What tells the nodes of a Redis Cluster that subjects are kept on; None for one Redis."""
+        """The function that names the cluster nodes of subjects; None for a single Redis."""
         nodes = self._database.nodes
         if nodes is None:
             return None
@@ -286,19 +276,16 @@ class RedisTokenStore:
             nodes.name_of(bucket_of(*subject)) for subject in subjects
         )
 
-    system = "Redis"
-
     @property
     def longest_wait(self) -> float:
-        """How long a call waits for it at most, in seconds."""
-        return LONGEST_WAIT
+        """The deadline of a call, in seconds."""
+        return MAX_WAIT_SECONDS
 
     async def close(self) -> None:
-        """Close the pool if it was opened here, after what is in progress; may be called again."""
-        self._database.refuse_more()
+        """Wait for the calls in progress and close the pool if it was opened here; repeatable."""
+        await self._database.close()
         if self._tracking is not None:
             await self._tracking.close()
-        await self._database.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -306,180 +293,129 @@ class RedisTokenStore:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _end_all(self, name: str, subject: Subject, *args: str | int) -> int:
-        """Run a script that ends sessions of a user; returns how many."""
-        nonces = await self._for_user(name, subject, *args)
-        if self._tracking is not None:
-            self._tracking.forget(map(text_of, nonces))
-        return len(nonces)
-
     def _forget(self, refs: Iterable[SessionRef]) -> None:
-        """What was changed here is not answered from memory here, not even until Redis pushes."""
+        """Drop changed sessions from near caches at once, before Redis pushes the change."""
         if self._tracking is not None:
             self._tracking.forget(ref.nonce for ref in refs)
 
-    async def _each(
-        self, name: str, refs: Sequence[SessionRef], asked: Iterable[str | int], *common: int | str
+    async def _end_all(self, name: str, subject: Subject, *args: str | int) -> int:
+        """Run a script that ends sessions of a user; returns how many."""
+        nonces = await self._run_for_user(name, subject, *args)
+        if self._tracking is not None:
+            self._tracking.forget(map(decode_text, nonces))
+        return len(nonces)
+
+    async def _run_for_user(self, name: str, subject: Subject, *args: str | int) -> Any:
+        keys = self._declared(user_keys(*subject))
+        args = (subject.user_id, session_key_prefix(*subject), *args)
+        return await self._database.command(script_command(name, keys, args))
+
+    async def _run_each(
+        self, name: str, refs: Sequence[SessionRef], own: Iterable[str | int], *common: int | str
     ) -> list[Any]:
-        """Run a script for sessions; returns its answer or a StoreError for each, in their order.
+        """Run a script for sessions; returns the answer or StoreError of each.
 
         Args:
             name: of the script.
             refs: of the sessions.
-            asked: what the script is given for each session beside its user id and nonce.
-            common: what it is given for all of them.
+            own: the third argument of each session, after its user_id and nonce.
+            common: the arguments before those of the sessions.
         """
-        asked, slots = list(asked), self._slots(refs)
-        calls = [
-            (
-                self._declared([key for i in slot for key in session_keys(refs[i])]),
-                [*common, *(a for i in slot for a in (refs[i].user_id, refs[i].nonce, asked[i]))],
-            )
-            for slot in slots
+        keys = [session_keys(ref) for ref in refs]
+        args = [
+            (user_id, nonce, last) for (_, user_id, nonce, _), last in zip(refs, own, strict=True)
         ]
-        answers: list[Any] = [None] * len(refs)
-        for slot, answered in zip(slots, await self._call_each(name, calls), strict=True):
-            each = [answered] * len(slot) if isinstance(answered, Exception) else answered
-            for i, answer in zip(slot, each, strict=True):
-                answers[i] = _failure(answer) if isinstance(answer, Exception) else answer
+
+        def run(group: Sequence[int]) -> Command:
+            declared = self._declared([key for i in group for key in keys[i]])
+            return script_command(
+                name, declared, [*common, *(arg for i in group for arg in args[i])]
+            )
+
+        return await self._ask_grouped([each[0] for each in keys], run)
+
+    async def _run_for_buckets(
+        self, name: str, buckets: Sequence[Sequence[str]], *args: str | int
+    ) -> list[Any]:
+        """Run a script for the keys of all buckets; returns the answer of each."""
+
+        def run(group: Sequence[int]) -> Command:
+            return script_command(name, [key for i in group for key in buckets[i]], args)
+
+        answers = await self._ask_grouped([keys[0] for keys in buckets], run)
+        for error in (answer for answer in answers if isinstance(answer, StoreError)):
+            raise error
         return answers
 
-    def _slots(self, refs: Sequence[SessionRef]) -> Collection[Sequence[int]]:
-        """What one script may touch, by its place: all of a batch, or what a cluster's slot has."""
-        if self._database.nodes is None:
-            return [range(len(refs))] if refs else []
-        slots: dict[str, list[int]] = {}
-        for i, ref in enumerate(refs):
-            slots.setdefault(bucket_of(ref.sku, ref.user_id), []).append(i)
-        return slots.values()
+    async def _get(self, keys: Sequence[str]) -> list[Any]:
+        """Read keys; returns the value or StoreError of each."""
 
-    async def _for_user(self, name: str, subject: Subject, *args: str | int) -> Any:
-        head = session_head(*subject)
-        keys = self._declared(user_keys(*subject))
-        return await self._call(name, keys, [subject.user_id, head, *args])
+        def get(group: Sequence[int]) -> Command:
+            return Command(keys[group[0]], ("MGET", *(keys[i] for i in group)))
+
+        return await self._ask_grouped(keys, get)
+
+    async def _ask_grouped(
+        self, keys: Sequence[str], command_for: Callable[[Sequence[int]], Command]
+    ) -> list[Any]:
+        """Ask Redis about a batch; returns the answer or StoreError of each item.
+
+        Args:
+            keys: a key of each item.
+            command_for: makes the command for the items with these indexes.
+        """
+        groups = self._database.groups(keys)
+        answers = await self._database.ask([command_for(group) for group in groups])
+        if len(groups) == 1:
+            return _items_of(answers[0], len(keys))
+        items: list[Any] = [None] * len(keys)
+        for group, answer in zip(groups, answers, strict=True):
+            for i, item in zip(group, _items_of(answer, len(group)), strict=True):
+                items[i] = item
+        return items
 
     def _declared(self, keys: list[str]) -> list[str]:
         """The KEYS of a script that also uses keys which it cannot declare."""
         return keys if self._database.nodes is None else keys + absent_keys(keys[0])
 
-    async def _all_buckets(
-        self, name: str, buckets: Sequence[Sequence[str]], *args: str | int
-    ) -> list[Any]:
-        """Run a script for the keys of all buckets; returns its answers, one after another."""
-        if self._database.nodes is None:
-            return list(await self._call(name, [key for keys in buckets for key in keys], args))
-        answers = await self._call_each(name, [(keys, args) for keys in buckets])
-        return [answer for part in answers for answer in _answered(part)]
 
-    async def _mget(self, keys: Sequence[str]) -> list[Any]:
-        """Read keys; on a cluster there may be a StoreError in place of a value."""
-        nodes = self._database.nodes
-        if nodes is None:
-            return _values(keys, await self._database.run(lambda redis: redis.mget(keys)))
-        tags: dict[str, list[str]] = {}
-        for key in keys:
-            tags.setdefault(key.partition("}")[0], []).append(key)
-        commands = [Command(same[0], ("MGET", *same)) for same in tags.values()]
-        found: dict[str, Any] = {}
-        for same, values in zip(
-            tags.values(), await self._database.ask(nodes, commands), strict=True
-        ):
-            each = map(_failure, [values] * len(same)) if isinstance(values, Exception) else values
-            found.update(zip(same, each, strict=True))
-        return [found[key] for key in keys]
-
-    async def _call(self, name: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
-        (answer,) = await self._call_each(name, [(keys, args)])
-        return _answered(answer)
-
-    async def _call_each(
-        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[str | int]]]
-    ) -> list[Any]:
-        """Run a script with each of these KEYS and ARGV, on a cluster with those of a slot each.
-
-        Returns:
-            What each run answered; on a cluster it may be an exception that stands for that.
-        """
-        script, nodes = self._scripts[name], self._database.nodes
-        if nodes is not None:
-            commands = [
-                Command(
-                    keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args), load_script(name)
-                )
-                for keys, args in calls
-            ]
-            return await self._database.ask(nodes, commands)
-
-        async def call(redis: Any) -> list[Any]:
-            answers = [await script(keys, args, client=redis) for keys, args in calls]
-            for items in answers:
-                for item in filter(is_replica, items if isinstance(items, list) else ()):
-                    raise item  # it refused all items, and another server may take them
-            return answers
-
-        return await self._database.run(call)
+def _items_of(answer: Any, count: int) -> list[Any]:
+    """Split the answer to a command for several items into the answer or StoreError of each."""
+    if isinstance(answer, Exception):
+        return [store_error(answer) for _ in range(count)]
+    if not isinstance(answer, list) or len(answer) != count:
+        return [
+            StoreError("Redis did not answer with a value for each key. Check that it is a Redis.")
+            for _ in range(count)
+        ]
+    return [store_error(item) if isinstance(item, Exception) else item for item in answer]
 
 
-@cache
-def load_script(name: str) -> str:
-    """The text of a Lua script, behind what all of them share."""
-    folder = files(__package__) / "scripts"
-    return "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in ("prelude", name))
-
-
-def _parsed(
-    parse: Callable[..., Answer], items: Iterable[tuple[Any, ...]]
-) -> list[Answer | StoreError]:
-    """Parse what Redis answered to each item: the last of the arguments for `parse`."""
-    answers: list[Answer | StoreError] = []
-    for item in items:
+def _decoded(decode: Callable[..., Result], *columns: Sequence[Any]) -> list[Result | StoreError]:
+    """Decode the answer to each item of a batch: the last column of the arguments for `decode`."""
+    results: list[Result | StoreError] = []
+    for row in zip(*columns, strict=True):
         try:
-            answers.append(item[-1] if isinstance(item[-1], StoreError) else parse(*item))
+            results.append(row[-1] if isinstance(row[-1], StoreError) else decode(*row))
         except ValueError:
-            answers.append(_damaged())
-    return answers
+            results.append(damaged_error())
+    return results
 
 
-def _all_or_partial(answers: Sequence[Answer | StoreError]) -> list[Answer]:
-    """The answers of a batch.
+def _all_or_partial(results: Sequence[Result | StoreError]) -> list[Result]:
+    """Return the results of a batch if no item failed.
 
     Raises:
-        PartialStoreError: some items failed, and others did not.
+        PartialStoreError: some items failed.
         StoreError: all items failed.
     """
-    answered = [answer for answer in answers if not isinstance(answer, StoreError)]
-    if len(answered) == len(answers):
-        return answered
-    if answered:
-        raise PartialStoreError(answers)
-    raise next(answer for answer in answers if isinstance(answer, StoreError))
+    succeeded = [result for result in results if not isinstance(result, StoreError)]
+    if len(succeeded) == len(results):
+        return succeeded
+    if succeeded:
+        raise PartialStoreError(results)
+    raise next(result for result in results if isinstance(result, StoreError))
 
 
-def _or_empty(absolute_ttl: int | None) -> int | str:
-    return "" if absolute_ttl is None else absolute_ttl
-
-
-def _answered(answer: Any) -> Any:
-    """What was answered, unless an exception stands for it: that is raised as a StoreError."""
-    if isinstance(answer, Exception):
-        raise _failure(answer)
-    return answer
-
-
-def _values(keys: Sequence[str], values: Any) -> list[Any]:
-    if not isinstance(values, list) or len(values) != len(keys):
-        raise StoreError("Redis did not answer with a value for each key. Check what it is.")
-    return values
-
-
-def _failure(error: Exception) -> StoreError:
-    failure = _damaged() if str(error).startswith("DAMAGED") else store_error(error)
-    failure.__cause__ = error
-    return failure
-
-
-def _damaged() -> StoreError:
-    return StoreError(
-        "What Redis holds of this session or ban was not written here. Delete its key; the user "
-        "then logs in again."
-    )
+def _or_empty(ttl: int | None) -> int | str:
+    return "" if ttl is None else ttl

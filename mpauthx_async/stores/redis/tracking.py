@@ -1,4 +1,4 @@
-"""RedisTracking: hears from Redis which sessions have changed, as it happens."""
+"""RedisTracking: keeps near caches current with the changes that Redis pushes."""
 
 import asyncio
 import logging
@@ -31,23 +31,23 @@ logger: logging.Logger = logging.getLogger(__name__)
 _REFUSAL = re.compile(
     r"unknown|unsupported|NOPROTO|NOPERM|permission|TRACKING|HELLO|RESP|syntax", re.I
 )
-_REPORTS = 1.0  # seconds between two lines of the log that it is down, at least
-_HEARTBEAT = 0.5  # seconds between two questions, whose answers tell that the connection is alive
-_SHORTEST_BACKOFF = 0.05  # seconds before the next attempt to connect
-_LONGEST_BACKOFF = 1.0
-# Settings for what a managed Redis announces of its maintenance.
-_FOR_THE_POOL = ("maint_notifications_config", "maint_notifications_pool_handler")
+_MIN_REPORT_INTERVAL_SECONDS = 1.0  # between two log records that the connection is down
+_HEARTBEAT = 0.5  # seconds between two TIME commands, whose answers show that it is up
+_MIN_BACKOFF_SECONDS = 0.05  # before the next attempt to connect
+_MAX_BACKOFF_SECONDS = 1.0
+# Settings of the pool for the maintenance notifications of a managed Redis.
+_POOL_SETTINGS = ("maint_notifications_config", "maint_notifications_pool_handler")
 
 
 class RedisTracking:
-    """Keeps near caches current, over a connection of its own on which Redis pushes what changes.
+    """Keeps near caches current, over a connection of its own on which Redis pushes changes.
 
-    While the connection is down the caches are shut; it comes back by itself.
+    While the connection is down the caches are shut. It reconnects by itself.
 
     Args:
-        connections: whose Redis to connect to, in the same way as its client does. When these
-            leave their connections because they are stale, so does this.
-        prefix: of the keys to hear of, behind whose last colon stands the nonce of a session.
+        connections: connects to their Redis, with the settings of their client. When they renew
+            stale connections, this one is renewed too.
+        prefix: of the keys to track, which end in a colon and the nonce of a session.
 
     Source: Redis documentation, client-side caching, broadcasting mode.
     """
@@ -57,35 +57,33 @@ class RedisTracking:
         client: Any = connections.configured_redis  # of a single Redis
         self._pool = client.connection_pool
         self._prefix = prefix
-        self._caches: WeakSet[ChangeListener] = WeakSet()  # of services that may be gone before us
+        self._caches: WeakSet[ChangeListener] = WeakSet()  # their services may end first
         self._task: asyncio.Task[None] | None = None
-        self._is_closed = False
-        self._is_refused = False
-        self._time: tuple[float, float] | None = None  # while it is up: of Redis, and when asked
+        self._may_start = True
+        self._time: tuple[float, float] | None = None  # while up: Redis's, and ours when asked
         self._is_down = False
         self._reported_at = -math.inf
 
     def subscribe(self, cache: ChangeListener) -> None:
-        """Keep a cache or another listener current. A cache's clock has to be `time.monotonic`."""
+        """Keep a cache or another listener current; a cache's clock must be `time.monotonic`."""
         self._caches.add(cache)
         if self._time is not None:
             cache.open(*self._time)
 
     def forget(self, nonces: Iterable[str]) -> None:
-        """The sessions of these nonces have changed."""
+        """Drop the sessions of these nonces from all caches."""
         for nonce in nonces:
             for cache in self._caches:
                 cache.forget(nonce)
 
     def start(self) -> None:
-        """Connect, unless that has begun already; needs a running event loop."""
-        may_start = not self._is_closed and not self._is_refused
-        if may_start and (self._task is None or self._task.done()):
+        """Connect, unless that has begun; needs a running event loop."""
+        if self._may_start and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Shut the caches and close the connection; may be called again."""
-        self._is_closed = True
+        """Shut the caches and close the connection; repeatable."""
+        self._may_start = False
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -103,55 +101,55 @@ class RedisTracking:
                 await self._listen(connection, epoch)
             except (AuthenticationError, AuthorizationError) as error:
                 self._report_down(error)
-                backoff = _LONGEST_BACKOFF
-            except Exception as error:  # noqa: BLE001 (whatever it is, this has to come back)
+                backoff = _MAX_BACKOFF_SECONDS
+            except Exception as error:  # noqa: BLE001 (it must reconnect after any failure)
                 if not is_tracking and _is_refusal(error):
                     self._report_refusal(error)
                     return
                 backoff = 0.0 if self._time else backoff
-                backoff = min(_LONGEST_BACKOFF, 2 * backoff + _SHORTEST_BACKOFF)
+                backoff = min(_MAX_BACKOFF_SECONDS, 2 * backoff + _MIN_BACKOFF_SECONDS)
                 self._report_down(error)
             finally:
                 self._time = None
                 for cache in self._caches:
                     cache.shut()
-                await _give_up(connection)
-            # Not all processes at the same moment when a server comes back.
-            await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (jitter, no secret)
+                await _abandon(connection)
+            # Jitter: not all processes reconnect at the same moment.
+            await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (no secret)
 
     def _new_connection(self) -> Any:
         settings = {
             **self._pool.connection_kwargs,
             "protocol": 3,
-            "decode_responses": False,  # for a key that is no text would end the connection
+            "decode_responses": False,  # a key that is not UTF-8 would end the connection
             "retry": Retry(NoBackoff(), 0),
             "health_check_interval": 0,
         }
-        for name in _FOR_THE_POOL:
+        for name in _POOL_SETTINGS:
             settings.pop(name, None)
         return self._pool.connection_class(**settings)
 
     async def _track(self, connection: Any) -> None:
-        """Let Redis push on this connection what changes."""
+        """Let Redis push changes on this connection."""
         pushes_as_read(connection)
         await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
-        # When its time is over, read_response returns None, and can be called again.
+        # After its timeout, read_response returns None, and can be called again.
         if await connection.read_response(timeout=MAX_SILENCE_SECONDS) is None:
             raise TimeoutError
 
     async def _listen(self, connection: Any, epoch: int) -> None:
-        """Take what Redis pushes until the connection is lost or its epoch is over."""
+        """Apply the changes that Redis pushes until the connection is lost or its epoch is over."""
         heard = due = time.monotonic()
         asked: deque[float] = deque()
         while not _is_cancelled():
             if self._connections.redis_epoch != epoch:
-                raise ConnectionError("The other connections were stale.")
+                raise ConnectionError("The connections of this epoch are stale.")
             now = time.monotonic()
             if now >= due:
                 asked.append(now)
                 await connection.send_command("TIME")
                 due = now + _HEARTBEAT
-            # When this process was busy for long, the answer may lie there, and is read first.
+            # If this process was busy for long, the answer may have arrived, and is read first.
             is_late = now >= heard + MAX_SILENCE_SECONDS
             answer = await connection.read_response(timeout=due - now, push_request=True)
             if answer is None and is_late:
@@ -173,10 +171,10 @@ class RedisTracking:
                 cache.synchronize(*self._time)
         if self._is_down:
             self._is_down = False
-            logger.info("The connection on which Redis pushes what changes is up again.")
+            logger.info("The push connection of near caches is up again.")
 
     def _apply(self, keys: Sequence[bytes] | None) -> None:
-        """Forget the sessions of keys that have changed; of None when all are gone."""
+        """Forget the sessions of changed keys; None stands for all keys."""
         if keys is None:
             for cache in self._caches:
                 cache.forget_all()
@@ -184,7 +182,7 @@ class RedisTracking:
             self.forget(key.decode(errors="replace").rpartition(":")[2] for key in keys)
 
     def _report_refusal(self, error: Exception) -> None:
-        self._is_refused = True
+        self._may_start = False
         logger.warning(
             "This Redis refuses the push connection of near caches, so they stay off; every token "
             "is looked up. It has to speak RESP3 and allow CLIENT TRACKING. It answered: %s",
@@ -193,31 +191,31 @@ class RedisTracking:
 
     def _report_down(self, error: Exception) -> None:
         now = time.monotonic()
-        if self._is_down or now < self._reported_at + _REPORTS:
+        if self._is_down or now < self._reported_at + _MIN_REPORT_INTERVAL_SECONDS:
             return
         self._is_down, self._reported_at = True, now
         unknown = None if isinstance(error, (RedisError, OSError)) else error
         logger.warning(
-            "The connection on which Redis pushes what changes is down, so near caches are not "
-            "used until it is up again: %s",
+            "The push connection of near caches is down, so they are not used until it is up "
+            "again: %s",
             type(error).__name__,
             exc_info=unknown,
         )
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether a server will never track, which is not for a moment only."""
+    """Whether a server does not support tracking, or not for this user."""
     return isinstance(error, ResponseError) and _REFUSAL.search(str(error)) is not None
 
 
 def _is_cancelled() -> bool:
-    """Whether this task was cancelled: on Python 3.11 redis-py swallows that while it sends."""
+    """Whether this task was cancelled: on Python 3.11 redis-py swallows it while it sends."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
-async def _give_up(connection: Any) -> None:
+async def _abandon(connection: Any) -> None:
     try:
         await connection.disconnect(nowait=True)
     except Exception:
-        logger.warning("A connection that was given up could not be closed.", exc_info=True)
+        logger.warning("The push connection of near caches could not be closed.", exc_info=True)

@@ -1,8 +1,5 @@
 """SqliteKeyValueStore: named texts with a lifetime, in a SQLite database."""
 
-import asyncio
-import logging
-import random
 import secrets
 import sqlite3
 import time
@@ -10,17 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from ...concurrency.frames import methods_clear_frames
-from ...errors import MPAuthXError, StoreError
 from ...store_boundary import raises_store_errors
-from ..key_value import LOCK_TTL, LONGEST_LOCK_WAIT
+from ..key_value import LOCK_TTL, expiring_lock
 from .database import Database
 from .store import SqliteStore
 
 __all__ = ["SqliteKeyValueStore"]
 
-logger: logging.Logger = logging.getLogger(__name__)
-
-_MAX_POLL = 0.05  # seconds between two attempts to take a lock
+_LOCK_POLL = 0.05  # seconds
 
 # sqlite3's exception quotes text that is not UTF-8, so the text is read as a blob.
 _GET = "SELECT CAST(text AS BLOB) FROM mpauthx_record WHERE key = ? AND expires_at > ?"
@@ -89,22 +83,15 @@ class SqliteKeyValueStore(SqliteStore):
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:
-        """Hold a lock, in all processes, during `async with`."""
-        name, holder = f"lock|{key}", secrets.token_hex(16)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + min(2 * self._lock_ttl, LONGEST_LOCK_WAIT)
-        while not await self._write_row(_ADD, name, holder, self._lock_ttl):
-            if loop.time() > deadline:
-                raise StoreError("Another process holds a lock in SQLite for too long; call again.")
-            await asyncio.sleep(random.uniform(0, _MAX_POLL))  # noqa: S311 (jitter, no secret)
-        try:
+        """Keep all others out, in any process, while `async with` lasts."""
+        row = (f"lock|{key}", secrets.token_hex(16))
+        async with expiring_lock(
+            lambda: self._write_row(_ADD, *row, self._lock_ttl),
+            lambda: self._write_row(_RELEASE, *row),
+            ttl=self._lock_ttl,
+            poll=_LOCK_POLL,
+        ):
             yield
-        finally:
-            try:
-                await self._write_row(_RELEASE, name, holder)
-            except MPAuthXError as error:
-                # The work under the lock is done, so it does not fail.
-                logger.warning("A lock in SQLite was not released; it ends by itself: %s", error)
 
     def _prepare(self, cursor: sqlite3.Cursor) -> None:
         cursor.execute(

@@ -1,14 +1,11 @@
--- Begin sessions, each under its policy.
+-- Begin sessions; login_policy.lua ends those that they replace.
 -- KEYS, for each: session, user, online, ends, ban. ARGV, for each: user id, nonce, a JSON array
--- [sealed_key, device, kind, ttl, absolute_ttl or 0, max_sessions, one_per_kind, shared_token].
--- Returns for each {'begun', issued_at, nonce and generation of each that it replaced};
+-- [sealed_key, device, device_kind, ttl, absolute_ttl or 0, max_sessions, one_per_kind,
+-- shared_token].
+-- Returns for each {'begun', issued_at, nonce and generation of each replaced session};
 -- {'known', nonce, value, details} of a session that lives already; or {'banned', ban}.
 
-local function kind_of(parts)
-  return (parts[4] or '') ~= '' and parts[4] or parts[3] or ''
-end
-
--- Read a user's sessions, once a batch, oldest first. What a login replaces stays in the lists,
+-- Read a user's sessions, once a batch, oldest first. Replaced sessions stay in the lists,
 -- with end 0; the newest is always alive.
 local function load(user)
   user.living, user.gone = sessions_of(user)
@@ -19,38 +16,7 @@ local function load(user)
   user.count, user.oldest, user.of_kind, user.sorted = #user.living, 1, {}, 0
 end
 
--- The sessions of a kind. Those that began since the last call are sorted by their kinds first.
-local function take_kind(user, kind)
-  for i = user.sorted + 1, #user.living do
-    local its_kind = kind_of(decode(user.living[i].details))
-    user.of_kind[its_kind] = user.of_kind[its_kind] or {}
-    table.insert(user.of_kind[its_kind], user.living[i])
-  end
-  local found = user.of_kind[kind] or {}
-  user.sorted, user.of_kind[kind] = #user.living, nil
-  return found
-end
-
-local function make_room(user, kind, max_sessions, one_per_kind)
-  local replaced = {}
-  local function replace(session)
-    if not is_alive(session) then return end
-    die(user, session, REPLACED)
-    session.ends, user.count = 0, user.count - 1
-    table.insert(replaced, session.nonce)
-    table.insert(replaced, session.generation)
-  end
-  if one_per_kind then
-    for _, session in ipairs(take_kind(user, kind)) do replace(session) end
-  end
-  while user.count >= max_sessions do
-    replace(user.living[user.oldest])
-    user.oldest = user.oldest + 1
-  end
-  return replaced
-end
-
--- Remove the user's dead sessions, and a few offline users of the bucket.
+-- Remove the user's ended sessions, and a few offline users of the bucket.
 local function clear(user)
   while #user.gone > 0 do redis.call('HDEL', user.key, table.remove(user.gone)) end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', user.ends, '-inf', '(' .. NOW, 'LIMIT', 0, 8)) do
@@ -78,7 +44,7 @@ return each(0, function(session, user, nonce, new)
   local ends, parts = issued_at + ttl, {issued_at, sealed_key, device, kind}
   if absolute_ttl > 0 then parts[5] = issued_at + absolute_ttl end
   while parts[#parts] == '' do parts[#parts] = nil end
-  local key, details = user.head .. nonce, cjson.encode(parts)
+  local key, details = user.prefix .. nonce, cjson.encode(parts)
   redis.call('SET', key, ends, 'PXAT', ends)
   redis.call('HSET', user.key, nonce, details)
   stay_online(user, ends, true)

@@ -1,7 +1,7 @@
--- Read a page of who is online, of each bucket.
--- KEYS, for each bucket: online, ends. ARGV: position to begin at, how many users to look at.
--- Returns for each bucket the user id and position of each, highest first; the user id is '' if the
--- user is no longer online.
+-- Read a page of the online users of each bucket.
+-- KEYS, for each bucket: online, ends. ARGV: highest position, how many users to read.
+-- Returns for each bucket the user id and position of each, highest first; the user id is '' for a
+-- user who is no longer online.
 local answers = {}
 for i = 1, #KEYS, 2 do
   local users = redis.call(

@@ -1,5 +1,5 @@
--- Count who is online.
--- KEYS: ends of each bucket. Returns {how many are online in all of these}.
-local count = 0
-for _, ends in ipairs(KEYS) do count = count + redis.call('ZCOUNT', ends, NOW, '+inf') end
-return {count}
+-- Count the online users of each bucket.
+-- KEYS, for each bucket: ends. Returns for each bucket how many of its users are online.
+local counts = {}
+for i, ends in ipairs(KEYS) do counts[i] = redis.call('ZCOUNT', ends, NOW, '+inf') end
+return counts

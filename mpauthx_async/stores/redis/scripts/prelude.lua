@@ -1,10 +1,10 @@
--- What stands in Redis, and what all scripts need. A bucket is one of 256, by the user id.
+-- The keys in Redis, and the functions that scripts share. A user id is in one of 256 buckets.
 --
 -- session  mpauthx:t:{sku:bucket}:<binding>:<nonce>  string: "end"; once renewed or rotated
---            "end:generation:last_seen:grace_until"; once dead "status" or "status:generation"
--- user     mpauthx:u:{sku:bucket}:<user id>  hash: nonce to a JSON array, without empty parts at
+--            "end:generation:last_seen:grace_until"; once ended "status" or "status:generation"
+-- user     mpauthx:u:{sku:bucket}:<user id>  hash: nonce to a JSON array, without empty fields at
 --            its end: [issued_at, sealed_key, device, device_kind, absolute_end]
--- online   mpauthx:o:{sku:bucket}  sorted set: user id to since when online, in microseconds
+-- online   mpauthx:o:{sku:bucket}  sorted set: user id to when they came online, in microseconds
 -- ends     mpauthx:e:{sku:bucket}  sorted set: user id to the end of the user's longest session
 -- ban      mpauthx:b:{sku:bucket}:<user id>  string: JSON array [banned_at, reason, until]
 --
@@ -12,12 +12,12 @@
 -- expires at the session's end, a user's hash at the end of the user's longest session.
 
 local REPLACED, REVOKED, BANNED, ROTATED, REUSED, UNKNOWN = -1, -2, -3, -4, -5, 0
-local REMEMBERED = 30 * 24 * 3600 * 1000  -- a dead session is remembered no longer
+local MAX_REMEMBERED_MS = 30 * 24 * 3600 * 1000  -- how long the status of an ended session stays
 local TIME = redis.call('TIME')
 local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
 local position = TIME[1] * 1000000 + TIME[2]  -- of the next user who comes online
 
-local function parse(value)  -- nil for what is not the value of a session
+local function parse(value)  -- nil unless it is the value of a session
   local ends, generation, grace_until =
     string.match(value or '', '^(%-?%d+):?(%d*):?%d*:?(%d*)$')
   return ends and {value = value, ends = tonumber(ends), generation = tonumber(generation) or 0,
@@ -26,24 +26,24 @@ end
 
 local function is_alive(session) return session and session.ends > 0 end
 
-local function decode(details)  -- an empty table for what is damaged
+local function decode(details)  -- an empty table if they are damaged
   local succeeded, parts = pcall(cjson.decode, details)
   return succeeded and type(parts) == 'table' and parts or {}
 end
 
--- A user by their KEYS from `place` on: user, online, ends, ban. The head is of the session keys.
+-- The user of the KEYS from `place` on: user, online, ends, ban. `prefix` is of the session keys.
 local users = {}
-local function user_at(place, id, head)
+local function user_at(place, id, prefix)
   local key, online, ends, ban = unpack(KEYS, place, place + 3)
   users[key] = users[key]
-    or {id = id, key = key, online = online, ends = ends, ban = ban, head = head, lost = 0}
+    or {id = id, key = key, online = online, ends = ends, ban = ban, prefix = prefix, lost = 0}
   return users[key]
 end
 
--- Read a user's sessions: the living, and the nonces of the others. They are 1,000 at most.
+-- Read a user's sessions, 1,000 at most: the living, and the nonces of the others.
 local function sessions_of(user)
   local fields, keys, living, gone = redis.call('HGETALL', user.key), {}, {}, {}
-  for i = 1, #fields, 2 do keys[#keys + 1] = user.head .. fields[i] end
+  for i = 1, #fields, 2 do keys[#keys + 1] = user.prefix .. fields[i] end
   for i, value in ipairs(#keys > 0 and redis.call('MGET', unpack(keys)) or {}) do
     local session = parse(value)
     if is_alive(session) then
@@ -58,8 +58,8 @@ end
 
 local function online_until(user) return tonumber(redis.call('ZSCORE', user.ends, user.id) or 0) end
 
--- The user's longest session ends then, or at least a session does. Both sorted sets live as long
--- as anybody is online, or a little longer: so not every login has to write that.
+-- Keep a user online until the end of their longest session; with is_least, until at least `ends`.
+-- Both sorted sets expire a little after their last user, so few logins have to extend them.
 local function stay_online(user, ends, is_least)
   local before, slack = online_until(user), math.min(60000, math.floor((ends - NOW) / 64))
   if is_least then ends = math.max(ends, before) end
@@ -79,7 +79,7 @@ local function go_offline(user)
   redis.call('DEL', user.key)
 end
 
--- After a batch: if the user's longest session died or was shortened, find which is it now.
+-- After a batch: if the user's longest session died or was shortened, find the longest one now.
 local function settle(user)
   if user.lost == 0 or user.lost < online_until(user) then return end
   local ends, living = 0, user.living or sessions_of(user)
@@ -87,14 +87,14 @@ local function settle(user)
   if ends > 0 then stay_online(user, ends) else go_offline(user) end
 end
 
--- The end of a life that begins now. Without an absolute end, absolute_ttl bounds what it adds.
+-- The end of a lifetime that begins now. absolute_ttl limits sessions without an absolute end.
 local function next_end(session, details, ttl, absolute_ttl)
   local parts = decode(details)
   local latest = math.max((tonumber(parts[1]) or NOW) + absolute_ttl, session.ends)
   return math.min(NOW + ttl, tonumber(parts[5]) or latest)
 end
 
-local function live_until(user, session, ends)  -- its life begins anew
+local function live_until(user, session, ends)  -- its lifetime restarts
   session.value = string.format('%d:%d:%d:%d', ends, session.generation, NOW, session.grace_until)
   redis.call('SET', session.key, session.value, 'PXAT', ends)
   stay_online(user, ends, true)
@@ -103,15 +103,15 @@ local function live_until(user, session, ends)  -- its life begins anew
 end
 
 local function die(user, session, status)
-  redis.call('HDEL', user.key, session.nonce)  -- first, for a full Redis takes what follows it
+  redis.call('HDEL', user.key, session.nonce)  -- first: a full Redis accepts writes after it
   local value = session.generation == 0 and status or status .. ':' .. session.generation
-  redis.call('SET', session.key, value, 'PXAT', math.min(session.ends, NOW + REMEMBERED))
+  redis.call('SET', session.key, value, 'PXAT', math.min(session.ends, NOW + MAX_REMEMBERED_MS))
   user.lost = math.max(user.lost, session.ends)
 end
 
--- Answer each item of a batch: five KEYS, session, user, online, ends, ban, and three ARGV, user
--- id, nonce and what is asked, behind the arguments common to all. A session that is not there is
--- nil. What fails for one item is the answer of that item alone. A cluster's KEYS have two more.
+-- Answer each item of a batch: of five KEYS (session, user, online, ends, ban) and three ARGV (user
+-- id, nonce, its own argument) after the `common` ARGV. `answer` gets nil for a session that does
+-- not exist. Each item fails alone. On a cluster there are two more KEYS.
 local function each(common, answer)
   local function item(i)
     local key, place = KEYS[5 * i - 4], common + 3 * i - 2

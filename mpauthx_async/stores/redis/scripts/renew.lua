@@ -1,7 +1,7 @@
--- Let the lives of sessions count from now, where a tenth has passed since the last time.
+-- Restart the lifetimes of sessions of which a tenth has passed.
 -- KEYS, for each: session, user, online, ends, ban.
--- ARGV: ttl, absolute_ttl or '' of what has no absolute end; for each: user id, nonce, generation.
--- Returns for each when it ends, or a status.
+-- ARGV: ttl, absolute_ttl of sessions that began without it or ''; for each: user id, nonce,
+-- generation. Returns for each when it ends, or a status.
 local ttl, absolute_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]) or math.huge
 
 return each(2, function(session, user, nonce, asked)

@@ -1,4 +1,4 @@
--- Keep another sealed session key of a session.
+-- Replace the sealed session key of a session.
 -- KEYS: session, user, online, ends, ban. ARGV: user id, nonce, sealed key.
 -- Returns {1}, or {0} if the session is not alive or Redis lost its details.
 return each(0, function(session, user, nonce, sealed_key)

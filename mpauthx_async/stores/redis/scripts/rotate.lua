@@ -1,4 +1,4 @@
--- Put the next generation in the place of each session's token, and begin its life anew.
+-- Begin the next generation of each session's token, and restart the session's lifetime.
 -- KEYS, for each: session, user, online, ends, ban.
 -- ARGV: ttl, grace, absolute_ttl as in renew.lua; for each: user id, nonce, generation.
 -- Returns for each {value, details}, or a status.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mpauthx_async import ConfigurationError
 from mpauthx_async.tokens.keys import derived_keys
-from mpauthx_async.tokens.record_sealer import RecordSealer
+from mpauthx_async.tokens.sealing import RecordSealer
 
 APP_ID = "wx4f4bc4dec97d474b"
 SECRET = "5e4c2e7d00c0ffee5e4c2e7d00c0ffee"
