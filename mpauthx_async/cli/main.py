@@ -17,7 +17,7 @@ from .text import visible
 
 __all__ = ["main"]
 
-_PACKAGE, _, _ = __name__.partition(".")
+_PACKAGE = __name__.partition(".")[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

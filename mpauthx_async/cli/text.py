@@ -43,7 +43,7 @@ class Times:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         now = datetime.now().astimezone()
         offset = f"{now:%z}"
-        self.zone = f"UTC{offset[:3]}:{offset[3:5]}"
+        self.zone: str = f"UTC{offset[:3]}:{offset[3:5]}"
         self._tzinfo = now.tzinfo
         self._now = clock() * 1000
 

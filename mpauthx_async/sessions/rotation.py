@@ -14,7 +14,7 @@ from .token_validation import invalid_token
 
 __all__ = ["Rotations"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _MAX_ROTATED_MS = 90 * 86_400_000  # from the login of a session that is rotated to its end
 

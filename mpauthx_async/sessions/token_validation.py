@@ -20,7 +20,7 @@ from ..stores.near_cache import NearCache, NearCaching
 
 __all__ = ["TokenValidator", "invalid_token"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _MAX_RENEWALS = 32_768  # sessions whose next renewal is remembered, some 300 bytes each
 _RENEWAL_INTERVAL = 0.1  # of token_ttl

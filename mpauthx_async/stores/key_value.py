@@ -10,7 +10,7 @@ from ..errors import ConnectionFailedError, MPAuthXError, StoreError
 
 __all__ = ["LOCK_TTL", "expiring_lock", "within_lock"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 LOCK_TTL = 15.0
 """Seconds after which a lock expires if its holder died."""

@@ -37,7 +37,7 @@ class RequestUser:
     __slots__ = ("mpauthx",)
 
     def __init__(self, identity: Identity | None) -> None:
-        self.mpauthx = identity
+        self.mpauthx: Identity | None = identity
 
     @property
     def is_authenticated(self) -> bool:
@@ -62,7 +62,7 @@ class Authentication:
     __slots__ = ("mpauthx",)
 
     def __init__(self, identity: Identity | None) -> None:
-        self.mpauthx = identity
+        self.mpauthx: Identity | None = identity
 
     @property
     def scopes(self) -> list[str]:

@@ -33,7 +33,7 @@ class Authenticator:
     def __init__(self, auth: Service, *, cookies: bool = False, render: Render = envelope) -> None:
         if not isinstance(auth, MPAuthX) and not callable(auth):
             raise ConfigurationError("auth must be an MPAuthX, or a function that returns one.")
-        self.one = auth if isinstance(auth, MPAuthX) else None
+        self.one: MPAuthX | None = auth if isinstance(auth, MPAuthX) else None
         self._pick = auth
         self.cookies = cookies
         self.render = render

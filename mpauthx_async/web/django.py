@@ -11,8 +11,8 @@ try:
     from asgiref.sync import markcoroutinefunction
     from django.core.exceptions import ImproperlyConfigured
     from django.http import HttpResponse
-except ImportError as error:
-    raise ImportError("mpauthx_async.web.django needs Django: pip install django") from error
+except ImportError as _error:
+    raise ImportError("mpauthx_async.web.django needs Django: pip install django") from _error
 
 from ..errors import MPAuthXError
 from .answers import refusal

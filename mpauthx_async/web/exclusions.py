@@ -46,7 +46,7 @@ class Exclusions:
                 self._beginnings.append((method, path))
             else:
                 self._exact.add((method, path))
-        self.is_empty = not self._exact and not self._beginnings
+        self.is_empty: bool = not self._exact and not self._beginnings
 
     def match(self, method: str, path: str, raw_path: bytes) -> bool:
         """Whether a request wants no login.

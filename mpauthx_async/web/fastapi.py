@@ -8,15 +8,16 @@ from typing import Any, Generic, TypeVar
 try:
     from fastapi import APIRouter, FastAPI, Request, Response, Security, WebSocket
     from fastapi.openapi.models import HTTPBearer
+    from fastapi.openapi.models import SecurityBase as SecurityModel
     from fastapi.params import Depends
     from fastapi.security.base import SecurityBase
     from pydantic import BaseModel
     from starlette.requests import HTTPConnection
     from starlette.websockets import WebSocketState
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "mpauthx_async.web.fastapi needs FastAPI: pip install 'mpauthx-async[fastapi]'"
-    ) from error
+    ) from _error
 
 from ..concurrency.frames import clear_frames
 from ..errors import MPAuthXError, RefusedError
@@ -39,8 +40,8 @@ class _Scheme(SecurityBase):
     """How FastAPI's schema shows what wants a token."""
 
     def __init__(self) -> None:
-        self.model = HTTPBearer(description="The token that POST /login gave.")
-        self.scheme_name = "MPAuthX"
+        self.model: SecurityModel = HTTPBearer(description="The token that POST /login gave.")
+        self.scheme_name: str = "MPAuthX"
 
 
 class MPAuthXGuard(_Scheme):
@@ -61,7 +62,7 @@ class MPAuthXGuard(_Scheme):
     def __init__(self, auth: Service, *, cookies: bool = False, render: Render = envelope) -> None:
         super().__init__()
         self._authenticator = Authenticator(auth, cookies=cookies, render=render)
-        self.optional = _OptionalGuard(self._authenticator)
+        self.optional: _OptionalGuard = _OptionalGuard(self._authenticator)
 
     async def __call__(self, connection: HTTPConnection) -> Identity:
         """Authenticate a request.

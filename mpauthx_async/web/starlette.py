@@ -6,10 +6,10 @@ try:
     from starlette.authentication import AuthenticationBackend, AuthenticationError
     from starlette.requests import HTTPConnection
     from starlette.responses import Response
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "mpauthx_async.web.starlette needs Starlette: pip install starlette"
-    ) from error
+    ) from _error
 
 from ..errors import MPAuthXError
 from .answers import Render, envelope

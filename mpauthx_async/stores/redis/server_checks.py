@@ -16,7 +16,7 @@ from ...errors import ConfigurationError, StoreError
 
 __all__ = ["check_server", "warn_of_eviction"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _MIN_VERSION = (6, 2)
 _MAX_WAIT_SECONDS = 1.0  # for the answer of one server to INFO memory
