@@ -1,4 +1,5 @@
 import ast
+import asyncio
 import contextlib
 import inspect
 import re
@@ -23,6 +24,7 @@ from starlette.routing import Route
 from mpauthx_async import (
     Identity,
     InvalidStateError,
+    InvalidTokenError,
     MPAuthX,
     ParameterError,
     StatusCode,
@@ -107,6 +109,7 @@ async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
         "ban.reason",
         "OAuthTokenStoreConformance",
         "UserNotFoundError as error",
+        "InvalidTokenError as error",
         "PUSH_TOKEN",
     )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
@@ -327,6 +330,31 @@ async def test_events_and_metrics(
     page = PAGES[ROOT / "docs" / "guides" / "events-and-metrics.md"]
     for name in re.findall(r"^# TYPE (\w+?)(?:_created)? (?:counter|histogram)", exported, re.M):
         assert f"`{name}`" in page
+
+
+async def test_websockets(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
+    class WebSocket:
+        def __init__(self) -> None:
+            self.texts = asyncio.Queue[str]()
+            self.sent = asyncio.Queue[str]()
+            self.receive_text = self.texts.get
+            self.send_text = self.sent.put
+            self.closed: tuple[int, str] | None = None
+
+        async def close(self, code: int, reason: str) -> None:
+            self.closed = code, reason
+
+    async with service(wx, redis_server) as auth:
+        names = {"auth": auth, "InvalidTokenError": InvalidTokenError}
+        snippet = await run(snippet_with("InvalidTokenError as error"), wx, redis_server, **names)
+        user = await auth.authenticate((await auth.authorize(wx.login("bob"))).token)
+        websocket = WebSocket()
+        talk = asyncio.create_task(snippet["talk"](websocket, user))
+        await websocket.texts.put("hello")
+        assert await websocket.sent.get() == "hello"
+        await auth.revoke(user.token)
+        await talk
+    assert websocket.closed == (4401, "revoked")
 
 
 async def test_rotation(
