@@ -57,16 +57,16 @@ ALWAYS_THERE: dict[type, set[str]] = {
         *("get_authorize_url", "get_authorize_url_for_website"),
     },
     WeChatAPI: {"names_same_user"},
-    AppAccessToken: set(),
+    AppAccessToken: {"cut_off"},
     Connections: {"configured_redis", "knows_redis", "login_limit", "renew_redis"},
     RedisTokenStore: {
         *("longest_wait", "system", "sharding"),
         *("open_near_cache", "push_changes_to"),
     },
     SqliteTokenStore: {"longest_wait", "system"},
-    SqliteUserStore: {"longest_wait"},
+    SqliteUserStore: {"longest_wait", "system"},
     RedisKeyValueStore: set(),
-    SqliteKeyValueStore: set(),
+    SqliteKeyValueStore: {"longest_wait", "system"},
 }
 TOKENS = {
     **ASKED_OF_TOKENS,
