@@ -110,6 +110,7 @@ async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
         "OAuthTokenStoreConformance",
         "UserNotFoundError as error",
         "InvalidTokenError as error",
+        "async def test_a_login",
         "PUSH_TOKEN",
     )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
@@ -394,6 +395,13 @@ def test_a_store_of_ones_own_passes_its_suite(tmp_path: Path) -> None:
     ran = subprocess.run([*command, str(test)], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout
     assert re.search(r"^\d\d passed", ran.stdout, re.M)
+
+
+async def test_the_test_with_the_plugin(wechat: WeChatSimulator, mpauthx: MPAuthX) -> None:
+    snippet = snippet_with("async def test_a_login")
+    namespace: dict[str, Any] = {}
+    exec(snippet, namespace)  # the page's own code
+    await namespace["test_a_login"](wechat, mpauthx)
 
 
 def test_the_settings_page_names_every_argument() -> None:

@@ -1,0 +1,56 @@
+"""docs/examples/bot.py, run as the process that it is."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpauthx_async import StatusCode, WeChatSimulator
+
+BOT = Path(__file__).parents[2] / "docs" / "examples" / "bot.py"
+
+Ask = Callable[[str], Awaitable[Any]]
+
+
+@pytest.fixture
+async def ask(wx: WeChatSimulator, tmp_path: Path) -> AsyncIterator[Ask]:
+    settings = {
+        "MPAUTHX_APP_ID": wx.app_id,
+        "MPAUTHX_APP_SECRET": wx.app_secret,
+        "MPAUTHX_API_BASE": wx.url,
+    }
+    bot = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(BOT),
+        cwd=tmp_path,
+        env={**os.environ, **settings},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+
+    async def ask(line: str) -> Any:
+        bot.stdin.write(f"{line}\n".encode())
+        await bot.stdin.drain()
+        return json.loads(await bot.stdout.readline())
+
+    yield ask
+    bot.stdin.close()
+    assert await bot.wait() == 0
+
+
+async def test_logs_a_user_in_and_knows_them_again(ask: Ask, wx: WeChatSimulator) -> None:
+    token = (await ask(f"login {wx.login('bob')}"))["response"]
+    assert await ask(f"whoami {token}") == {"user_id": "bob"}
+
+
+async def test_tells_why_it_refuses(ask: Ask) -> None:
+    refused = await ask("login used-up")
+    assert refused["status_code"] == StatusCode.session_key_and_open_id_request_error
+    refused = await ask("whoami nobody|bot|x")
+    assert refused == {"status_code": StatusCode.invalid_token, "retryable": False}
+    assert "error" in await ask("what")
