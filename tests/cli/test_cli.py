@@ -50,7 +50,7 @@ async def test_the_demo_runs_on_redis_and_leaves_nothing_that_lasts(
 async def test_the_demo_says_that_redis_does_not_answer() -> None:
     code, _, err = await command("demo", "--redis", "redis://:a-password@127.0.0.1:1")
     assert code == 1
-    assert err.startswith("error: Redis did not answer")
+    assert err.startswith("error: Redis failed")
     assert "a-password" not in err
 
 

@@ -806,7 +806,7 @@ class TestOutages:
                     oauth.get_access_token(wx.web_login("bob")),
                     oauth.verify_state(state, session="cookie"),
                 ):
-                    with pytest.raises(StoreError, match="Redis did not answer"):
+                    with pytest.raises(StoreError, match="Redis failed"):
                         await call
                 server.start()
                 assert await oauth.verify_state(state, session="cookie") == "/cart"

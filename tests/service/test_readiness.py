@@ -105,7 +105,7 @@ async def test_a_server_that_is_too_old_is_a_configuration_error(
         await auth.check()
         info = f"redis_version:{version}\r\nrole:master\r\n".encode()
         proxy.instead = b"$%d\r\n%s\r\n" % (len(info), info)
-        with pytest.raises(ConfigurationError, match=rf"Redis {version} does not serve"):
+        with pytest.raises(ConfigurationError, match=rf"Redis {version} is too old"):
             await auth.check()
 
 
