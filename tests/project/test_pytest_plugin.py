@@ -1,8 +1,12 @@
 """The pytest plugin, as a project that uses it has it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+# Without the options of the pytest that runs this.
+ENVIRONMENT = {name: text for name, text in os.environ.items() if name != "PYTEST_ADDOPTS"}
 
 TESTS = """
 import asyncio
@@ -56,7 +60,7 @@ def run(folder: Path, *options: str) -> str:
         "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
     )
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *options]
-    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
     return ran.stdout + ran.stderr
 
 
