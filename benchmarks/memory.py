@@ -161,8 +161,10 @@ async def _bytes_a_login() -> float:
                 taken = traced()
             over = sum(login.done() for login in logins)
             closing = asyncio.create_task(auth.close())
-            await asyncio.sleep(0)  # now those are refused that wait for their turn
-            _fail_all(silent)
+            # Those that wait for their turn are refused, so no further connection is opened.
+            await asyncio.wait(logins, return_when=asyncio.FIRST_COMPLETED)
+            # In a thread: the event loop may still have to send some of the requests.
+            await asyncio.to_thread(_fail_all, silent)
             await closing
         await asyncio.gather(*logins, return_exceptions=True)
     if over:
