@@ -10,6 +10,9 @@ without it, `MPAuthX.check` reads from the store. `conformance` has the tests th
 pass.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .oauth_tokens import FunctionOAuthTokenStore, KeyValueOAuthTokenStore, OAuthTokenFunctions
 from .profiles import complete_profile, merge_profile
 from .protocols import (
@@ -28,6 +31,13 @@ from .sqlite.key_value import SqliteKeyValueStore
 from .sqlite.token_store import SqliteTokenStore
 from .sqlite.user_store import SqliteUserStore
 from .urls import open_key_value_store, open_token_store, open_user_store
+
+if TYPE_CHECKING:
+    from .mongo.user_store import MongoUserStore as MongoUserStore
+    from .sqlalchemy.models import WeChatUserMixin as WeChatUserMixin
+    from .sqlalchemy.models import link_table as link_table
+    from .sqlalchemy.oauth_tokens import SQLAlchemyOAuthTokenStore as SQLAlchemyOAuthTokenStore
+    from .sqlalchemy.user_store import SQLAlchemyUserStore as SQLAlchemyUserStore
 
 __all__ = [
     "Checkable",
@@ -52,3 +62,19 @@ __all__ = [
     "open_user_store",
     "system_of",
 ]
+
+
+_NEEDS_AN_EXTRA = {
+    "MongoUserStore": ".mongo.user_store",
+    "SQLAlchemyOAuthTokenStore": ".sqlalchemy.oauth_tokens",
+    "SQLAlchemyUserStore": ".sqlalchemy.user_store",
+    "WeChatUserMixin": ".sqlalchemy.models",
+    "link_table": ".sqlalchemy.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs SQLAlchemy or PyMongo when it is first used."""
+    if name not in _NEEDS_AN_EXTRA:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_NEEDS_AN_EXTRA[name], __name__), name)

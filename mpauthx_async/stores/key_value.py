@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from .._compat import timeout
 from ..errors import ConnectionFailedError, MPAuthXError, StoreError
 
 __all__ = ["LOCK_TTL", "expiring_lock", "within_lock"]
@@ -44,7 +45,9 @@ async def expiring_lock(
     deadline = loop.time() + min(2 * ttl, MAX_LOCK_WAIT_SECONDS)
     while not await acquire():
         if loop.time() > deadline:
-            raise StoreError("Another process holds a lock in the store for too long; call again.")
+            raise StoreError(
+                "Another process holds a lock in the store for too long. Check that none hangs."
+            )
         await asyncio.sleep(random.uniform(0, poll))  # noqa: S311 (jitter, no secret)
     try:
         yield
@@ -64,11 +67,11 @@ async def within_lock(lock: AbstractAsyncContextManager[None]) -> AsyncIterator[
     """
     async with lock:
         try:
-            async with asyncio.timeout(_MAX_WORK_SECONDS) as deadline:
+            async with timeout(_MAX_WORK_SECONDS) as deadline:
                 yield
         except TimeoutError:
             if not deadline.expired():
                 raise
             raise ConnectionFailedError(
-                "WeChat did not answer in time; the call can be repeated.", sent=True
+                "WeChat did not answer in time. Check the network on the way to it.", sent=True
             ) from None

@@ -1,14 +1,16 @@
-"""NearCache: valid tokens that this process remembers until their sessions change or end."""
+"""Near caches: valid tokens that this process remembers until their sessions change or end."""
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakSet
 
 from ..concurrency.forks import watch
+from ..models import Identity
 from ..tokens.format import nonce_of
 
-__all__ = ["MAX_SILENCE_SECONDS", "ChangeListener", "NearCache", "NearCaching"]
+__all__ = ["MAX_SILENCE_SECONDS", "ChangeListener", "NearCache", "NearCaching", "SharedNearCache"]
 
 MAX_SILENCE_SECONDS = 1.5  # for which a cache is trusted after its store was last heard of
 
@@ -27,7 +29,7 @@ class ChangeListener(Protocol):
         """No change was missed until then."""
 
     def forget(self, nonce: str) -> None:
-        """The session of this nonce has changed."""
+        """The session of this nonce has changed; it may be one that nobody knows."""
 
     def forget_all(self) -> None:
         """Any session may have changed."""
@@ -44,77 +46,53 @@ class NearCaching(Protocol):
         """Open a near cache for one service; None if this store is configured without."""
 
 
-class NearCache:
-    """Remembers valid tokens, so that the store need not be asked about them again.
+class SharedNearCache:
+    """The near caches of all services on a store: how much they hold, and what they are told.
 
     The store reports every change: it calls `open` when no change can be missed from now on,
-    `forget` or `forget_all` for what has changed, and `shut` when changes may be missed. A shut
-    cache is empty and keeps nothing. A cache for which `synchronize` was not called for
-    MAX_SILENCE_SECONDS knows nothing, in case the process was too busy to call `shut`.
+    `forget` or `forget_all` for what has changed, and `shut` when changes may be missed. Shut
+    caches are empty and keep nothing. Caches for which `synchronize` was not called for
+    MAX_SILENCE_SECONDS know nothing, in case the process was too busy to call `shut`.
 
-    An answer that was on its way when its session changed is not kept: `expect` is called before
-    the store is asked, and `keep` with the answer.
+    A change costs the same however many services there are. A token that one service knows is
+    unknown to all others until they have asked the store themselves.
 
     Args:
         size: how many tokens to remember; the least recently used are dropped first.
         clock: returns the time in seconds from any start; it must not be set back.
+
+    Attributes:
+        is_open: whether changes are reported.
+        ahead: how far the store's clock is ahead of ours, in seconds.
+        trusted_until: by our clock.
     """
 
     def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+        self.clock: Callable[[], float] = clock
+        self.is_open: bool = False
+        self.ahead: float = 0.0
+        self.trusted_until: float = 0.0
         self._size = size
-        # When tokens end by the store's clock, in seconds; the least used first.
-        self._ends: OrderedDict[str, float] = OrderedDict()
+        # The caches that know a token; the least used token first.
+        self._owners: OrderedDict[str, tuple[NearCache, ...]] = OrderedDict()
         self._tokens: dict[str, str] = {}  # of sessions, by nonce
         self._expected: dict[str, object] = {}  # what `expect` gave, by nonce
-        self._is_open = False
-        self._ahead = 0.0  # how far the store's clock is ahead of ours, in seconds
-        self._trusted_until = 0.0  # by our clock
+        self._caches: WeakSet[NearCache] = WeakSet()  # their services may end first
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._owners)
 
-    def knows(self, token: Any) -> bool:
-        """Tell whether a token, of any type, is known to be valid. The hottest path."""
-        try:
-            end, now = self._ends[token], self.clock()
-            if end > now + self._ahead and now < self._trusted_until:
-                self._ends.move_to_end(token)
-                return True
-        except (KeyError, TypeError):  # unknown, or not hashable
-            pass
-        return False
-
-    def expect(self, nonce: str) -> object:
-        """Announce that the store is asked about a session; returns an argument for `keep`."""
-        return self._expected.setdefault(nonce, object()) if self._is_open else None
-
-    def keep(self, expected: object, nonce: str, token: str, end: int | None) -> None:
-        """Remember the token that the store was asked about.
-
-        Args:
-            expected: what `expect` returned. If the session has changed since, nothing is kept.
-            nonce: the session's.
-            token: its token.
-            end: when that ends, in Unix milliseconds by the store's clock; None or not above zero
-                if it is not valid, or there was no answer.
-        """
-        if expected is None or self._expected.get(nonce) is not expected:
-            return
-        self.forget(nonce)  # the expectation, and an earlier token
-        if end is None or end <= 0:
-            return
-        self._ends[token] = end / 1000
-        self._tokens[nonce] = token
-        if len(self._ends) > self._size:
-            least_used, _ = self._ends.popitem(last=False)
-            del self._tokens[nonce_of(least_used)]
+    def for_service(self) -> "NearCache":
+        """A near cache for one more service."""
+        cache = NearCache(self, self._owners.move_to_end)
+        self._caches.add(cache)
+        return cache
 
     def open(self, store_time: float, at: float) -> None:
         """Keep answers from now on; the arguments are those of `synchronize`."""
         self.shut()
         watch(self)
-        self._is_open = True
+        self.is_open = True
         self.synchronize(store_time, at)
 
     def synchronize(self, store_time: float, at: float) -> None:
@@ -122,29 +100,128 @@ class NearCache:
 
         Args:
             store_time: the store's time, in Unix seconds.
-            at: when it was asked, by the clock of this cache, so that tokens never end late.
+            at: when it was asked, by `clock`, so that tokens never end late.
         """
-        self._ahead = store_time - at
-        self._trusted_until = at + MAX_SILENCE_SECONDS
+        self.ahead = store_time - at
+        self.trusted_until = at + MAX_SILENCE_SECONDS
 
     def forget(self, nonce: str) -> None:
         """The session of this nonce has changed."""
         self._expected.pop(nonce, None)
         token = self._tokens.pop(nonce, None)
         if token is not None:
-            del self._ends[token]
+            for cache in self._owners.pop(token):
+                cache.kept.pop(token, None)
 
     def forget_all(self) -> None:
         """Any session may have changed."""
         self._expected.clear()
         self._tokens.clear()
-        self._ends.clear()
+        self._owners.clear()
+        for cache in self._caches:
+            cache.kept.clear()
 
     def shut(self) -> None:
         """Changes may be missed from now on."""
-        self._is_open = False
+        self.is_open = False
         self.forget_all()
 
     def leave_to_parent(self) -> None:
         """A forked child process does not hear of changes."""
         self.shut()
+
+    def expect(self, nonce: str) -> object:
+        """See `NearCache.expect`."""
+        return self._expected.setdefault(nonce, object()) if self.is_open else None
+
+    def keep(
+        self, owner: "NearCache", expected: object, identity: Identity, end: int | None
+    ) -> None:
+        """Have a cache know a token; the other arguments are those of `NearCache.keep`."""
+        nonce, token = identity.session_id, identity.token
+        if expected is None or self._expected.get(nonce) is not expected:
+            return
+        is_valid = end is not None and end > 0
+        if not is_valid or self._tokens.get(nonce) != token:
+            self.forget(nonce)  # the expectation, and an earlier token
+        if end is None or not is_valid:
+            return
+        self._expected.pop(nonce, None)
+        others = self._owners.get(token)
+        if others is None:
+            self._owners[token] = owner.alone
+            self._tokens[nonce] = token
+        else:
+            if owner not in others:
+                self._owners[token] = (*others, owner)
+            self._owners.move_to_end(token)
+        owner.kept[token] = (end / 1000, identity)
+        if len(self._owners) > self._size:
+            self.forget(nonce_of(next(iter(self._owners))))
+
+
+class NearCache:
+    """Remembers valid tokens of one service, so that the store need not be asked about them again.
+
+    An answer that was on its way when its session changed is not kept: `expect` is called before
+    the store is asked, and `keep` with the answer.
+
+    Args:
+        shared: what the services on the store share.
+        move_to_end: marks a token as the most recently used.
+
+    Attributes:
+        shared: likewise.
+        kept: for each token, when it ends by the store's clock, in seconds, and whose it is.
+            `shared` empties it.
+        alone: the owners of a token that no other service knows.
+    """
+
+    def __init__(self, shared: SharedNearCache, move_to_end: Callable[[str], None]) -> None:
+        self.shared: SharedNearCache = shared
+        self.kept: dict[str, tuple[float, Identity]] = {}
+        self.alone: tuple[NearCache] = (self,)
+        self._clock = shared.clock
+        self._move_to_end = move_to_end
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it is told of every change, so that it may be used."""
+        return self.shared.is_open and self._clock() < self.shared.trusted_until
+
+    def known(self, token: Any) -> Identity | None:
+        """Whose a token is that is known to be valid; None for all others. The hottest path.
+
+        Args:
+            token: of any type.
+        """
+        try:
+            (end, identity), now, shared = self.kept[token], self._clock(), self.shared
+            if end > now + shared.ahead and now < shared.trusted_until:
+                self._move_to_end(token)
+                return identity
+        except (KeyError, TypeError):  # unknown, or not hashable
+            pass
+        return None
+
+    def expect(self, nonce: str) -> object:
+        """Announce that the store is asked about a session; returns an argument for `keep`."""
+        return self.shared.expect(nonce)
+
+    def keep(self, expected: object, identity: Identity, end: int | None) -> None:
+        """Remember the token that the store was asked about.
+
+        Args:
+            expected: what `expect` returned. If the session has changed since, nothing is kept.
+            identity: the token, and whose it is.
+            end: when that ends, in Unix milliseconds by the store's clock; None or not above zero
+                if it is not valid, or there was no answer.
+        """
+        self.shared.keep(self, expected, identity, end)
+
+    def close(self) -> None:
+        """Know nothing, because the service is closed; its tokens leave `shared` as unused ones."""
+        self.kept = {}

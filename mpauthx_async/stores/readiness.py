@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from .._compat import timeout
+from ..concurrency.deadlines import one_call
 from ..errors import StoreError
 from ..models import SessionRef
 from ..store_boundary import only_store_errors
@@ -10,7 +12,8 @@ from .protocols import Checkable, KeyValueStore, TokenStore, UserStore
 
 __all__ = ["Checkable", "check_stores"]
 
-_TIMEOUT = 2  # seconds
+_TIMEOUT = 2.0  # seconds
+_OWN_TIMEOUT = 1.5  # seconds, after which a store of ours itself tells what did not answer
 _UNUSED = "mpauthx-check"  # an id, sku and key that are never in use
 
 
@@ -37,9 +40,15 @@ async def _check(name: str, store: object, read: Callable[[], Awaitable[object]]
     try:
         with only_store_errors():
             try:
-                async with asyncio.timeout(_TIMEOUT):
-                    await (store.check() if isinstance(store, Checkable) else read())
+                with one_call(longest=_OWN_TIMEOUT):
+                    async with timeout(_TIMEOUT):
+                        await (store.check() if isinstance(store, Checkable) else read())
             except TimeoutError:
-                raise StoreError(f"It did not answer within {_TIMEOUT} seconds.") from None
+                raise StoreError(
+                    f"{type(store).__name__} did not answer within {_TIMEOUT:g} seconds. Check "
+                    "that its server is up and can be reached."
+                ) from None
     except StoreError as error:
-        raise StoreError(f"The {name} cannot serve. {error}") from error
+        failure = StoreError(f"The {name} cannot serve. {error}")
+        failure.retryable = error.retryable
+        raise failure from error

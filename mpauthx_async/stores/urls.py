@@ -3,22 +3,31 @@
 import re
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..concurrency.frames import clears_frames
 from ..connections import Connections
 from ..errors import ConfigurationError
+from ..redis_urls import REDIS_SCHEMES
 from .redis.key_value import RedisKeyValueStore
 from .redis.token_store import RedisTokenStore
 from .sqlite.key_value import SqliteKeyValueStore
 from .sqlite.token_store import SqliteTokenStore
 from .sqlite.user_store import SqliteUserStore
 
+if TYPE_CHECKING:
+    from .mongo.user_store import MongoUserStore
+    from .sqlalchemy.user_store import SQLAlchemyUserStore
+
 __all__ = ["open_key_value_store", "open_token_store", "open_user_store"]
 
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
 _SQLITE_FORM = "sqlite:///"
-_ALL_FORMS = f"redis://, rediss://, unix:// or {_SQLITE_FORM}"
+_ALL_FORMS = f"redis://, rediss://, redis+sentinel://, redis+cluster://, unix:// or {_SQLITE_FORM}"
+_USER_FORMS = f"{_SQLITE_FORM}, postgresql+asyncpg://, mysql+asyncmy:// or mongodb://"
+_MONGO_SCHEMES = ("mongodb", "mongodb+srv")
+_SQLALCHEMY = re.compile(r"(postgres(ql)?|mysql|mariadb)(\+\w+)?://|sqlite\+\w+://", re.IGNORECASE)
 _FILE = re.compile(r"[\w./-]+\.(db|sqlite3?)", re.ASCII)
+_SCHEME = re.compile(r"[\w+.-]{1,40}", re.ASCII)
 _OPTION = re.compile(r"\w{1,40}", re.ASCII)
 
 
@@ -29,16 +38,15 @@ def open_token_store(
     """Open a token store by URL; Redis is reached through the connections' pool.
 
     Args:
-        url: `redis://…`, `rediss://…`, `unix://…`, `sqlite:///relative.db` or
-            `sqlite:////absolute.db`. The query of a Redis URL may contain `near_cache=100000`: see
-            RedisTokenStore.
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, or a Redis URL: for the forms see
+            Connections. Its query may contain `near_cache=100000`: see RedisTokenStore.
         connections: their Redis pool is used.
         clock: returns the time of a SQLite store, in Unix seconds.
 
     Raises:
         ConfigurationError: the URL does not name a token store.
     """
-    if _scheme(url) in _REDIS_SCHEMES:
+    if _scheme(url) in REDIS_SCHEMES:
         url, near_cache = _without_near_cache(url)
         connections.use_redis(url)
         return RedisTokenStore(connections, near_cache=near_cache)
@@ -54,39 +62,66 @@ def open_key_value_store(
     Raises:
         ConfigurationError: the URL does not name a key-value store.
     """
-    if _scheme(url) in _REDIS_SCHEMES:
+    if _scheme(url) in REDIS_SCHEMES:
         connections.use_redis(_without_near_cache(url)[0])
         return RedisKeyValueStore(connections)
     return SqliteKeyValueStore(_sqlite_path("store of OAuth tokens", url, _ALL_FORMS), clock=clock)
 
 
-def open_user_store(url: str, clock: Callable[[], float] = time.time) -> SqliteUserStore:
+@clears_frames
+def open_user_store(
+    url: str, clock: Callable[[], float] = time.time
+) -> "SqliteUserStore | SQLAlchemyUserStore | MongoUserStore":
     """Open a user store by URL.
 
     Args:
-        url: `sqlite:///relative.db` or `sqlite:////absolute.db`.
+        url: `sqlite:///relative.db` or `sqlite:////absolute.db`; or `mongodb://host/database` or
+            `mongodb+srv://…`: see MongoUserStore; or one of SQLAlchemy with an asyncio driver, such
+            as `postgresql+asyncpg://…` or `mysql+asyncmy://…`, whose query may contain
+            `create=true`: see SQLAlchemyUserStore.
         clock: returns the time in Unix seconds.
 
     Raises:
         ConfigurationError: the URL does not name a user store.
+        ImportError: SQLAlchemy or PyMongo is needed and not installed.
     """
-    return SqliteUserStore(_sqlite_path("user store", url, _SQLITE_FORM), clock=clock)
+    if _SQLALCHEMY.match(url):
+        from .sqlalchemy.user_store import SQLAlchemyUserStore
+
+        url, create = _without_option(url, "create")
+        if create not in (None, "true"):
+            raise ConfigurationError("create in the URL of a user store can only be true.")
+        return SQLAlchemyUserStore(url, create=create is not None, clock=clock)
+    if _scheme(url) in _MONGO_SCHEMES:
+        from .mongo.user_store import MongoUserStore
+
+        return MongoUserStore(url, clock=clock)
+    return SqliteUserStore(_sqlite_path("user store", url, _USER_FORMS), clock=clock)
 
 
 def _without_near_cache(url: str) -> tuple[str, int]:
     """Split a Redis URL into redis-py's URL and the size of the near cache."""
+    base, size = _without_option(url, "near_cache")
+    if size is not None and not re.fullmatch(r"\d{1,9}", size):
+        raise ConfigurationError("near_cache must be a whole number of tokens.")
+    return base, int(size or 0)
+
+
+def _without_option(url: str, name: str) -> tuple[str, str | None]:
+    """Take an option off the query of a URL; returns its value, None without it."""
     base, mark, query = url.partition("?")
     options = query.split("&") if mark else []
-    sizes = [option.partition("=")[2] for option in options if option.startswith("near_cache=")]
-    if any(not re.fullmatch(r"\d{1,9}", size) for size in sizes):
-        raise ConfigurationError("near_cache must be a whole number of tokens.")
-    others = "&".join(option for option in options if not option.startswith("near_cache="))
-    return base + (f"?{others}" if others else ""), int(sizes[-1]) if sizes else 0
+    values = [option.partition("=")[2] for option in options if option.startswith(f"{name}=")]
+    if len(values) > 1:
+        raise ConfigurationError(f"{name} comes twice in the URL.")
+    others = "&".join(option for option in options if not option.startswith(f"{name}="))
+    return base + (f"?{others}" if others else ""), values[-1] if values else None
 
 
 def _scheme(url: str) -> str:
     scheme, separator, _ = url.partition("://")
-    return scheme.lower() if separator else ""  # without a separator it may be a password
+    # Otherwise it may be a part of a password.
+    return scheme.lower() if separator and _SCHEME.fullmatch(scheme) else ""
 
 
 def _sqlite_path(kind: str, url: str, forms: str) -> str:

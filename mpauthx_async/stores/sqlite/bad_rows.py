@@ -5,7 +5,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from ...errors import PartialStoreError, StoreError
+from ...errors import StoreError
+from ...store_boundary import all_or_partial
 from .database import transaction
 
 __all__ = ["is_bad_row", "read_each", "write_each"]
@@ -44,7 +45,7 @@ def read_each(
         return work(items)
     except _ERRORS as error:
         _check_divisible(items, error)
-    return _all_or_partial([_alone(work, item) for item in items])
+    return all_or_partial([_alone(work, item) for item in items])
 
 
 def write_each(
@@ -81,7 +82,7 @@ def write_each(
         # A trigger's RAISE(ROLLBACK) ended the transaction, or COMMIT found a deferred foreign key
         # violated. Both undo all items, so each gets a transaction of its own.
         answers = [_alone(work, item) for item in items]
-    return _all_or_partial(answers)
+    return all_or_partial(answers)
 
 
 def is_bad_row(error: Exception) -> bool:
@@ -128,10 +129,3 @@ def _refusal(error: Exception) -> StoreError:
     refused.__cause__ = error
     refused.retryable = False
     return refused
-
-
-def _all_or_partial(answers: Sequence[Result | StoreError]) -> Sequence[Result]:
-    answered = [answer for answer in answers if not isinstance(answer, StoreError)]
-    if len(answered) < len(answers):
-        raise PartialStoreError(answers)
-    return answered

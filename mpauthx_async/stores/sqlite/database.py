@@ -12,7 +12,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 import aiosqlite
 
-from ..._compat import aiosqlite_thread, raw_connection, run_in_thread
+from ..._compat import aiosqlite_thread, raw_connection, run_in_thread, timeout
 from ...concurrency.deadlines import trip
 from ...concurrency.forks import unwatch, watch
 from ...concurrency.in_flight import InFlight
@@ -117,7 +117,7 @@ class SqliteDatabase:
             job = _Job(work, self._busy_timeout)
             try:
                 with trip("SQLite", self.longest_wait) as seconds:
-                    async with asyncio.timeout(seconds):
+                    async with timeout(seconds):
                         reader, writer = await self._connections()
                         if is_reading and reader is not writer:
                             return await _in_thread(reader, partial(_in_snapshot, job))
@@ -127,7 +127,7 @@ class SqliteDatabase:
             except TimeoutError:
                 raise StoreError(
                     f"{_name(self._database)} did not answer in time. Another process holds its "
-                    "lock for too long, or the disk is slow; the call can be repeated."
+                    "lock for too long, or the disk is slow."
                 ) from None
             except Exception as error:
                 raise _store_error(self._database, error) from error
@@ -284,7 +284,7 @@ def _try_to_open(path: str | Path) -> None:
 def _store_error(database: Database, error: Exception) -> StoreError:
     reason, is_retryable = str(error), False
     if "locked" in reason or "busy" in reason:
-        advice = "Another process holds its lock for too long; the call can be repeated."
+        advice = "Another process holds its lock for too long."
         is_retryable = True
     elif "readonly" in reason:
         advice = "Make the file and its folder writable."
@@ -295,7 +295,7 @@ def _store_error(database: Database, error: Exception) -> StoreError:
     elif isinstance(error, sqlite3.IntegrityError):
         advice = "Change the value, or the table's constraint or trigger."
     else:
-        advice = "Check the file and its folder; the call can be repeated."
+        advice = "Check the file and its folder."
         is_retryable = True
     failure = StoreError(f"{_name(database)} failed ({error}). {advice}")
     failure.retryable = is_retryable

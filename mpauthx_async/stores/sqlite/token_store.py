@@ -1,8 +1,10 @@
 """SqliteTokenStore: keeps sessions in a SQLite file, for one machine and for bots."""
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
+from pathlib import Path
 from sqlite3 import Cursor
 from typing import TypeAlias
 
@@ -11,7 +13,8 @@ from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ...store_boundary import raises_store_errors
 from ..online_cursor import OnlineCursor
 from .bad_rows import write_each
-from .database import transaction
+from .database import Database, transaction
+from .key_value import SqliteKeyValueStore
 from .login_policy import begin_session
 from .session_tables import (
     ALIVE,
@@ -62,7 +65,31 @@ class SqliteTokenStore(SqliteStore):
             through; the connection stays open.
         busy_timeout: how long to wait for a file that another process has locked, in seconds.
         clock: returns the time in Unix seconds; called in the database's thread.
+
+    Attributes:
+        records: keeps other records in the same file, and is closed with this store; None for a
+            ready-made connection.
     """
+
+    records: SqliteKeyValueStore | None
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        busy_timeout: float = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(database, busy_timeout=busy_timeout, clock=clock)
+        self.records = None
+        if isinstance(database, (str, Path)):
+            self.records = SqliteKeyValueStore(database, busy_timeout=busy_timeout, clock=clock)
+
+    async def close(self) -> None:
+        """Close the database if it was opened here; may be called again."""
+        if self.records is not None:
+            await self.records.close()
+        await super().close()
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
         """Begin sessions, all of them in one transaction."""

@@ -4,28 +4,13 @@ import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import NamedTuple
 
 from ...errors import ConfigurationError
+from ..user_fields import ATTRIBUTES, milliseconds
 
-__all__ = ["ATTRIBUTES", "Column", "is_numeric", "read_columns"]
-
-ATTRIBUTES = {
-    "openId": "open_id",
-    "unionId": "union_id",
-    "nickName": "nick_name",
-    "gender": "gender",
-    "city": "city",
-    "province": "province",
-    "country": "country",
-    "language": "language",
-    "avatarUrl": "avatar_url",
-    "createdAt": "created_at",
-    "updatedAt": "updated_at",
-}
-"""Each known column, and the attribute of `User` that it holds."""
+__all__ = ["Column", "is_numeric", "read_columns"]
 
 _TIMES = ("createdAt", "updatedAt")
 _NUMBERS = ("gender", *_TIMES)
@@ -33,7 +18,6 @@ _KNOWN = {name.lower(): name for name in ATTRIBUTES}  # SQLite ignores the case 
 _STRICT_TEXT = ("TEXT", "ANY")
 _STRICT_NUMBER = ("INT", "INTEGER", "REAL", "TEXT", "ANY")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_INTEGER = 2**63 - 1  # of SQLite
 
 
@@ -66,7 +50,7 @@ class Column:
             return stored if stored is None or isinstance(stored, str) else str(stored)
         if isinstance(stored, str):
             if not is_numeric(stored):
-                return _milliseconds(stored) if self.name in _TIMES else None
+                return milliseconds(stored) if self.name in _TIMES else None
             stored = _number(stored)
         return int(stored) if isinstance(stored, (int, float)) and isfinite(stored) else None
 
@@ -88,17 +72,6 @@ def _number(text: str) -> float:
     if not isfinite(number) or abs(number) > _MAX_INTEGER or not number.is_integer():
         return number
     return int(text) if text.strip().lstrip("+-").isdecimal() else int(number)
-
-
-def _milliseconds(text: str) -> int | None:
-    """The Unix milliseconds of a date as ORMs and SQLite write it; UTC if it has no zone."""
-    try:
-        time = datetime.fromisoformat(text.strip().replace(" +", "+").replace(" Z", "Z"))
-        if time.tzinfo is None:
-            time = time.replace(tzinfo=UTC)
-        return (time - _EPOCH) // timedelta(milliseconds=1)
-    except (ValueError, OverflowError):
-        return None
 
 
 class _Info(NamedTuple):

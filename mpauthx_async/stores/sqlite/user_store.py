@@ -1,13 +1,15 @@
 """SqliteUserStore: keeps users in a SQLite file, for one machine and for bots."""
 
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 
 from ...models import User
 from ...store_boundary import raises_store_errors
+from ..linked_users import LinkedUsers
 from .bad_rows import write_each
 from .database import transaction
-from .linked_users import LinkedUsers, create_link_table
+from .link_table import create_link_table, query_linked, statements
 from .store import SqliteStore
 from .user_table import Statement, UserTable
 
@@ -44,13 +46,13 @@ class SqliteUserStore(SqliteStore):
 
         def save(cursor: sqlite3.Cursor, some: Sequence[User]) -> list[bool]:
             version = _data_version(cursor)
-            is_new, statements = self._plan(cursor, some)
-            if statements:
+            is_new, to_write = self._plan(cursor, some)
+            if to_write:
                 with transaction(cursor):
                     if _data_version(cursor) != version:
                         # Another process has written. It cannot while this holds the write lock.
-                        is_new, statements = self._plan(cursor, some)
-                    _execute(cursor, statements)
+                        is_new, to_write = self._plan(cursor, some)
+                    _execute(cursor, to_write)
             return is_new
 
         return await self._database.run(
@@ -61,18 +63,31 @@ class SqliteUserStore(SqliteStore):
         """Find users by any of their ids, in two queries at most if they have no linked ids."""
 
         def get(cursor: sqlite3.Cursor, some: Sequence[str], now: int) -> list[User | None]:
-            linked = LinkedUsers(cursor, self._table, untyped=some)
+            linked = self._linked(cursor, untyped=some)
             return [linked.user(user_id) for user_id in some]
 
         return await self._read_each(user_ids, get)
 
     async def forget(self, user_id: str, *, app_ids: Collection[str]) -> bool:
         """Erase a user as far as these apps know them, in one transaction."""
-        return await self._change(user_id, lambda linked, now: linked.forget(user_id, app_ids))
+
+        def forget(cursor: sqlite3.Cursor, now: int) -> bool:
+            changes = self._linked(cursor, untyped=[user_id]).forget(user_id, app_ids)
+            if changes is not None:
+                _execute(cursor, statements(self._table, changes))
+            return changes is not None
+
+        return await self._write(forget)
 
     async def clear(self, user_id: str, fields: Collection[str]) -> bool:
         """Erase fields of a user's profile in all their rows, in one transaction."""
-        return await self._change(user_id, lambda linked, now: linked.clear(user_id, fields, now))
+
+        def clear(cursor: sqlite3.Cursor, now: int) -> bool:
+            rows = self._linked(cursor, untyped=[user_id]).rows_of(user_id)
+            _execute(cursor, self._table.clear(rows, fields, now))
+            return bool(rows)
+
+        return await self._write(clear)
 
     def _prepare(self, cursor: sqlite3.Cursor) -> None:
         self._table = UserTable.open(cursor)
@@ -86,26 +101,18 @@ class SqliteUserStore(SqliteStore):
             self._table.check(user)
         open_ids = [user.open_id for user in users]
         union_ids = [user.union_id for user in users if user.union_id]
-        linked = LinkedUsers(cursor, self._table, open_ids=open_ids, union_ids=union_ids)
+        linked = self._linked(cursor, open_ids=open_ids, union_ids=union_ids)
         now = self._now()
         is_new = [linked.save(user, now) for user in users]
-        return is_new, list(linked.statements())
+        return is_new, list(statements(self._table, linked.changes()))
 
-    async def _change(
-        self, user_id: str, plan: Callable[[LinkedUsers, int], Sequence[Statement] | None]
-    ) -> bool:
-        """Execute the statements of a plan; False if it is None because the user is unknown."""
-
-        def change(cursor: sqlite3.Cursor, now: int) -> bool:
-            statements = plan(LinkedUsers(cursor, self._table, untyped=[user_id]), now)
-            _execute(cursor, statements or ())
-            return statements is not None
-
-        return await self._write(change)
+    def _linked(self, cursor: sqlite3.Cursor, **ids: Collection[str]) -> LinkedUsers:
+        """Read the persons with some ids; for the arguments see `LinkedUsers`."""
+        return LinkedUsers(partial(query_linked, cursor, self._table), self._table, **ids)
 
 
-def _execute(cursor: sqlite3.Cursor, statements: Sequence[Statement]) -> None:
-    for statement in statements:
+def _execute(cursor: sqlite3.Cursor, to_write: Iterable[Statement]) -> None:
+    for statement in to_write:
         cursor.execute(*statement)
 
 

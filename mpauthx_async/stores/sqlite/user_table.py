@@ -2,14 +2,16 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
 from ...errors import ConfigurationError, StoreError
 from ...models import User
-from .user_columns import ATTRIBUTES, Column, is_numeric, read_columns
+from ..user_fields import ATTRIBUTES
+from .user_columns import Column, is_numeric, read_columns
 
 __all__ = ["Statement", "UserTable", "insert_rows"]
 
@@ -60,6 +62,8 @@ class UserTable:
         select: an SQL expression: the rows with one of :open_ids or :union_ids, as JSON.
     """
 
+    links_all_ids = False  # one process writes at a time
+
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
         self._names = [column.name for column in columns]
@@ -88,22 +92,28 @@ class UserTable:
         Raises:
             ConfigurationError: if logins cannot be saved in the table or view.
         """
+        table = cls.find(cursor)
+        if table is None:
+            cursor.execute(_CREATE)
+            table = cls(read_columns(cursor))
+        if not _is_view(cursor):
+            with _saving_logins():
+                table._create_indexes(cursor)
+        return table
+
+    @classmethod
+    def find(cls, cursor: sqlite3.Cursor) -> "UserTable | None":
+        """Read the columns of the table, None if there is no table; writes nothing.
+
+        Raises:
+            ConfigurationError: if logins cannot be saved in the table or view.
+        """
         columns = read_columns(cursor)
         if not columns:
-            cursor.execute(_CREATE)
-            columns = read_columns(cursor)
+            return None
         table = cls(columns)
-        try:
+        with _saving_logins():
             table._check_writable(cursor)
-            if not _is_view(cursor):
-                table._create_indexes(cursor)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
-                raise
-            raise ConfigurationError(
-                f"Logins cannot be saved in user ({error}). A view needs INSTEAD OF triggers for "
-                "INSERT, UPDATE and DELETE; a trigger may name only what exists."
-            ) from error
         return table
 
     def user(self, row: Sequence[Any]) -> User:
@@ -222,6 +232,19 @@ def insert_rows(head: str, rows: Sequence[Sequence[Any]]) -> Iterable[Statement]
         some = rows[start : start + _MAX_ROWS]
         marks = f"({', '.join('?' * len(some[0]))})"
         yield head + ", ".join([marks] * len(some)), [value for row in some for value in row]
+
+
+@contextmanager
+def _saving_logins() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise
+        raise ConfigurationError(
+            f"Logins cannot be saved in user ({error}). A view needs INSTEAD OF triggers for "
+            "INSERT, UPDATE and DELETE; a trigger may name only what exists."
+        ) from error
 
 
 def _row_of(user: User) -> Statement:

@@ -8,63 +8,89 @@ table mpauthx_link keeps what the rows do not hold, in one row for each id:
     union_id         the person's current unionId; NULL if the user table holds it
 """
 
-import json
 import math
-import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from ...models import User
-from ..profiles import complete_profile, merge_profile
-from .bad_rows import is_bad_row
-from .user_table import Statement, UserTable, insert_rows
+from ..models import User
+from .profiles import complete_profile, merge_profile
 
-__all__ = ["LinkedUsers", "create_link_table"]
+__all__ = ["Changes", "Id", "Link", "LinkedUsers", "LinkedUsersTable", "Query"]
 
-_CREATE = """
-CREATE TABLE IF NOT EXISTS mpauthx_link (
-    id TEXT NOT NULL,
-    is_union_id INTEGER NOT NULL,
-    app_id TEXT,
-    union_id TEXT,
-    PRIMARY KEY (id, is_union_id)
-) WITHOUT ROWID
-"""
-_INDEX = (
-    "CREATE INDEX IF NOT EXISTS mpauthx_link_union_id ON mpauthx_link (union_id)"
-    " WHERE union_id IS NOT NULL"
-)
-_SELECT = (
-    "(SELECT json_group_array(json_array(id, is_union_id, app_id, union_id)) FROM mpauthx_link"
-    " WHERE (is_union_id = 0 AND id IN (SELECT value FROM json_each(:open_ids)))"
-    " OR (is_union_id = 1 AND id IN (SELECT value FROM json_each(:union_ids)))"
-    " OR union_id IN (SELECT value FROM json_each(:union_ids)))"
-)
-_WRITE = "INSERT OR REPLACE INTO mpauthx_link (id, is_union_id, app_id, union_id) VALUES "
-_DELETE = (
-    "DELETE FROM mpauthx_link WHERE (id, is_union_id) IN"
-    " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
-)
-
-_Id: TypeAlias = tuple[str, int]
+Id: TypeAlias = tuple[str, int]
 """An id's text, and 1 for a unionId, 0 for an openId."""
 
 
-def create_link_table(cursor: sqlite3.Cursor) -> None:
-    """Create the table mpauthx_link if it is missing."""
-    cursor.execute(_CREATE)
-    cursor.execute(_INDEX)
+class Link(NamedTuple):
+    """A row of mpauthx_link."""
 
-
-class _Link(NamedTuple):
     id: str
     is_union_id: int
     app_id: str | None
     union_id: str | None
 
 
-_NO_LINK = _Link("", 0, None, None)
+Query: TypeAlias = Callable[[Collection[Id]], tuple[Sequence[User], Sequence[Link]]]
+"""Reads the rows and links that have any of some ids, the links also by their union_id."""
+
+
+class LinkedUsersTable(Protocol):
+    """What a plan needs to know of a user table."""
+
+    @property
+    def has_union_id(self) -> bool:
+        """Whether there is a column for the unionId. If not, that of the openId has the user id."""
+
+    @property
+    def links_all_ids(self) -> bool:
+        """Whether all ids of a saved person get a link, also those that the rows tell.
+
+        Then of two processes that add one person at once, one meets the other's link.
+        """
+
+    def as_stored(self, user: User) -> User:
+        """A user as read from the row that is added for them."""
+
+    def is_changed(self, stored: User, user: User) -> bool:
+        """Whether an update of the row of `stored` would write anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What to write. Rows are named by the user as read from them.
+
+    Attributes:
+        inserted: the users who get a row.
+        updated: rows, each with the user as it is to be.
+        deleted: rows to delete.
+        new_links: the links of ids that have no link.
+        changed_links: the links in place of those of the same ids.
+        deleted_links: the ids whose links to delete.
+        only_adds: whether all that is written is of persons who were unknown. If their ids get
+            links, such changes meet those of a faster process, so nothing needs to be locked.
+    """
+
+    inserted: Sequence[User] = ()
+    updated: Sequence[tuple[User, User]] = ()
+    deleted: Sequence[User] = ()
+    new_links: Sequence[Link] = ()
+    changed_links: Sequence[Link] = ()
+    deleted_links: Sequence[Id] = ()
+    only_adds: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.updated) or not self.only_updates
+
+    @property
+    def only_updates(self) -> bool:
+        """Whether rows are updated at most: none is added or deleted, and no link written."""
+        links = self.new_links or self.changed_links or self.deleted_links
+        return not (self.inserted or self.deleted or links)
+
+
+_NO_LINK = Link("", 0, None, None)
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +101,7 @@ class _Row:
 
 @dataclass(slots=True, eq=False)
 class _Person:
-    ids: dict[_Id, str | None] = field(default_factory=dict)  # with their apps, if known
+    ids: dict[Id, str | None] = field(default_factory=dict)  # with their apps, if known
     rows: list[_Row] = field(default_factory=list)
     union_id: str | None = None  # the current one
     is_saved: bool = False  # whether `save` has changed the person since they were read
@@ -92,20 +118,23 @@ class _Person:
 
 
 class LinkedUsers:
-    """The persons with any of some ids, as read from the database, and statements to change them.
+    """The persons with any of some ids, as read from the database, and the changes to write.
 
     Args:
-        cursor: of the database.
+        query: reads the database.
         table: the user table.
         open_ids: openIds of the persons.
         union_ids: unionIds of the persons.
         untyped: ids of the persons that may be either.
+
+    Attributes:
+        ids: all ids that were asked for: those given, and all that they lead to.
     """
 
     def __init__(
         self,
-        cursor: sqlite3.Cursor,
-        table: UserTable,
+        query: Query,
+        table: LinkedUsersTable,
         *,
         open_ids: Collection[str] = (),
         union_ids: Collection[str] = (),
@@ -113,10 +142,11 @@ class LinkedUsers:
     ) -> None:
         ids = {(text, 0) for text in (*open_ids, *untyped)}
         ids |= {(text, 1) for text in (*union_ids, *untyped)}
-        users, links = _read(cursor, table, ids)
+        asked, users, links = _read(query, table, ids)
+        self.ids: set[Id] = asked
         self._table = table
-        self._persons: dict[_Id, _Person] = {}
-        self._links: dict[_Id, _Link] = {link[:2]: link for link in links}
+        self._persons: dict[Id, _Person] = {}
+        self._links: dict[Id, Link] = {link[:2]: link for link in links}
         linked_to = {link.union_id for link in links if link.union_id}
         known_union_ids = {*union_ids, *linked_to, *(link.id for link in links if link.is_union_id)}
         for user in users:
@@ -183,21 +213,39 @@ class LinkedUsers:
             self._update(person, row, user, now)
         return False
 
-    def statements(self) -> Iterator[Statement]:
-        """The statements that write the saved logins; empty if they change nothing."""
+    def changes(self) -> Changes:
+        """What to write for the saved logins."""
         rows = [row for person in self._all() for row in person.rows]
         changed = [row for row in rows if row.user is not row.stored]
-        yield from self._table.insert([row.user for row in changed if row.stored is None])
-        for row in changed:
-            if row.stored is not None:
-                yield self._table.update(row.stored, row.user)
-        saved = [person for person in self._all() if person.is_saved]
-        links = [link for person in saved for link in self._links_to_write(person)]
-        yield from insert_rows(_WRITE, links)
+        to_write = [
+            (person, link)
+            for person in self._all()
+            if person.is_saved
+            for link in self._links_to_write(person)
+        ]
+        links = [link for _, link in to_write]
+        updated = [(row.stored, row.user) for row in changed if row.stored is not None]
+        return Changes(
+            inserted=[row.user for row in changed if row.stored is None],
+            updated=updated,
+            new_links=[link for link in links if link[:2] not in self._links],
+            changed_links=[link for link in links if link[:2] in self._links],
+            only_adds=not updated and not any(self._is_known(person) for person, _ in to_write),
+        )
 
-    def forget(self, user_id: str, app_ids: Collection[str]) -> list[Statement] | None:
-        """The statements that erase a person for these apps; None if user_id is unknown."""
+    def forget(
+        self, user_id: str, app_ids: Collection[str], erased: Collection[Id] = ()
+    ) -> Changes | None:
+        """What to write to erase a person for these apps; None if user_id is unknown.
+
+        Args:
+            user_id: any id of the person.
+            app_ids: the apps.
+            erased: ids of the person that are erased already: what has them now is theirs.
+        """
         person = self._find(user_id)
+        if erased:
+            person = self._join([*erased, *(person.ids if person is not None else ())])
         if person is None:
             return None
         others = {id_ for id_, app_id in person.ids.items() if app_id and app_id not in app_ids}
@@ -207,17 +255,41 @@ class LinkedUsers:
             rows = [row for row in person.rows if (row.user.open_id, 0) in erased]
             if all(row in rows for row in person.rows if person.is_current(row)):
                 rows = [row for row in rows if row is not person.sorted_rows()[0]]  # others need it
-        return [
-            *self._table.delete([row.user for row in rows]),
-            (_DELETE, [json.dumps(list(erased))]),
-        ]
+        return Changes(
+            deleted=[row.user for row in rows], deleted_links=sorted(erased & self._links.keys())
+        )
 
-    def clear(self, user_id: str, fields: Collection[str], now: int) -> list[Statement] | None:
-        """The statements that erase profile fields; None if user_id is unknown."""
+    def clear(self, user_id: str, fields: Collection[str], now: int) -> Changes | None:
+        """What to write to erase fields of a person's profile; None if user_id is unknown.
+
+        Args:
+            user_id: any id of the person.
+            fields: attributes of `User`.
+            now: the time in Unix milliseconds.
+        """
+        blank: dict[str, Any] = {**dict.fromkeys(fields), "updated_at": now}
+        rows = self.rows_of(user_id)
+        changes = Changes(updated=[(row, replace(row, **blank)) for row in rows])
+        return changes if rows else None
+
+    def rows_of(self, user_id: str) -> Sequence[User]:
+        """The users as read from the rows of a person; empty if user_id is unknown."""
         person = self._find(user_id)
-        if person is None or not person.rows:
-            return None
-        return self._table.clear([row.user for row in person.rows], fields, now)
+        return [row.user for row in person.rows] if person is not None else []
+
+    def ids_with(self, id_: Id) -> Collection[Id]:
+        """All ids of the person with an id; empty if it is unknown."""
+        person = self._persons.get(id_)
+        return person.ids.keys() if person is not None else ()
+
+    def without_rows(self, ids: Iterable[Id]) -> list[Id]:
+        """Those of some ids that have a link, and whose persons neither have nor get a row."""
+        return [id_ for id_ in ids if id_ in self._links and not self._persons[id_].rows]
+
+    def _is_known(self, person: _Person) -> bool:
+        """Whether the database had a row or link of a person when it was read."""
+        has_row = any(row.stored is not None for row in person.rows)
+        return has_row or not self._links.keys().isdisjoint(person.ids)
 
     def _all(self) -> Iterable[_Person]:
         return dict.fromkeys(self._persons.values())
@@ -225,7 +297,7 @@ class LinkedUsers:
     def _find(self, user_id: str) -> _Person | None:
         return self._persons.get((user_id, 1)) or self._persons.get((user_id, 0))
 
-    def _join(self, ids: Sequence[_Id]) -> _Person:
+    def _join(self, ids: Sequence[Id]) -> _Person:
         """Make all persons with these ids one, or create the person if the ids are unknown."""
         found = [self._persons[id_] for id_ in ids if id_ in self._persons]
         person = found[-1] if found else _Person()
@@ -263,66 +335,43 @@ class LinkedUsers:
             )
         person.rows.append(_Row(self._table.as_stored(user), stored=None))
 
-    def _links_to_write(self, person: _Person) -> Iterator[_Link]:
+    def _links_to_write(self, person: _Person) -> Iterator[Link]:
         """The rows of mpauthx_link that are missing or out of date for a person."""
         union_id = person.union_id
         in_table = {row.user.open_id for row in person.rows if row.user.union_id == union_id}
         for id_, app_id in person.ids.items():
             text, is_union_id = id_
             is_told = text == union_id if is_union_id else text in in_table
-            link = _Link(text, is_union_id, app_id, None if is_told else union_id)
-            if link[2:] != self._links.get(id_, _NO_LINK)[2:]:
+            link = Link(text, is_union_id, app_id, None if is_told else union_id)
+            known = self._links.get(id_, None if self._table.links_all_ids else _NO_LINK)
+            if known is None or link[2:] != known[2:]:
                 yield link
 
 
-def _ids(user: User) -> list[_Id]:
+def _ids(user: User) -> list[Id]:
     """The ids of a login or row, the openId first."""
     ids = [(user.open_id, 0)] if user.open_id else []
     return [*ids, (user.union_id, 1)] if user.union_id else ids
 
 
 def _read(
-    cursor: sqlite3.Cursor, table: UserTable, ids: Collection[_Id]
-) -> tuple[Collection[User], Collection[_Link]]:
+    query: Query, table: LinkedUsersTable, ids: Collection[Id]
+) -> tuple[set[Id], Collection[User], Collection[Link]]:
     """Read the rows and links of these ids, and of all ids that those lead to."""
-    asked: set[_Id] = set()
+    asked: set[Id] = set()
     users: dict[User, None] = {}
-    links: dict[_Link, None] = {}
+    links: dict[Link, None] = {}
     while ids := {id_ for id_ in ids if id_[0]} - asked:  # '' is no id
-        if not table.has_union_id:  # openId may hold either
+        if not table.has_union_id:  # the column of the openId may hold either
             ids = {(text, kind) for text, _ in ids for kind in (0, 1)}
         asked |= ids
-        found_users, found_links = _query(cursor, table, ids)
+        found_users, found_links = query(ids)
         users |= dict.fromkeys(found_users)
         links |= dict.fromkeys(found_links)
         ids = {id_ for user in found_users for id_ in _ids(user)}
         ids |= {link[:2] for link in found_links}
         ids |= {(link.union_id, 1) for link in found_links if link.union_id}
-    return users, links
-
-
-def _query(
-    cursor: sqlite3.Cursor, table: UserTable, ids: Collection[_Id]
-) -> tuple[list[User], list[_Link]]:
-    """Read the rows and links that have any of these ids, in one statement.
-
-    Raises:
-        StoreError: if a row cannot be read; it names the column.
-    """
-    values = {
-        "open_ids": json.dumps([text for text, is_union_id in ids if not is_union_id]),
-        "union_ids": json.dumps([text for text, is_union_id in ids if is_union_id]),
-    }
-    try:
-        # sqlite3's exception quotes text that is not UTF-8, so the rows are read as a blob.
-        ((rows, links),) = cursor.execute(
-            f"SELECT CAST({table.select} AS BLOB), CAST({_SELECT} AS BLOB)", values
-        )
-        users = [table.user(row) for row in json.loads(rows.decode())]
-        return users, [_Link(*row) for row in json.loads(links.decode())]
-    except (sqlite3.Error, ValueError) as error:
-        unreadable = table.unreadable(cursor, values) if is_bad_row(error) else None
-        raise unreadable or error from error.__cause__
+    return asked, users, links
 
 
 def _age(user: User) -> tuple[float, str]:

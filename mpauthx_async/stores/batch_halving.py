@@ -1,0 +1,51 @@
+"""Halving: a batch in which the database refuses an item is done again without its neighbours."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from ..errors import StoreError
+from ..store_boundary import all_or_partial
+
+__all__ = ["each_or_its_refusal"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_MAX_BATCH = 500
+
+
+async def each_or_its_refusal(
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item]], Awaitable[Sequence[Result | StoreError]]],
+    refusal_of: Callable[[Exception], StoreError | None],
+) -> Sequence[Result]:
+    """Do work for a batch, and again for each half of it while the database refuses an item.
+
+    Args:
+        items: in parts of at most 500.
+        work: returns a result for each item that it is given, or the error of an item that failed
+            alone.
+        refusal_of: the error of the refused item, for an exception of `work`; None for another
+            failure, which is one of the whole batch.
+
+    Raises:
+        PartialStoreError: if some items are refused.
+        StoreError: if the only item is refused.
+    """
+
+    async def halves(some: Sequence[Item]) -> list[Result | StoreError]:
+        try:
+            return [*await work(some)]
+        except Exception as error:
+            refused = refusal_of(error)
+            if refused is None:
+                raise
+        if len(some) == 1:
+            return [refused]
+        half = len(some) // 2
+        return [*await halves(some[:half]), *await halves(some[half:])]
+
+    answers: list[Result | StoreError] = []
+    for start in range(0, len(items), _MAX_BATCH):
+        answers += await halves(items[start : start + _MAX_BATCH])
+    return all_or_partial(answers)

@@ -1,0 +1,67 @@
+"""ChangeFeed: tells the services on a store of the changes of the sessions that they wait for."""
+
+from weakref import WeakSet
+
+from .near_cache import ChangeListener
+
+__all__ = ["ChangeFeed"]
+
+
+class ChangeFeed:
+    """One ChangeListener for all services on a store, each of which waits for some sessions.
+
+    A change costs the same however many services there are.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: WeakSet[ChangeListener] = WeakSet()  # their services may end first
+        self._waiting: dict[str, tuple[ChangeListener, ...]] = {}  # by nonce
+        self._time: tuple[float, float] | None = None  # as last told, while it is open
+
+    def subscribe(self, listener: ChangeListener) -> None:
+        """Tell a listener whether changes are reported, and of what may change any session."""
+        self._listeners.add(listener)
+        if self._time is not None:
+            listener.open(*self._time)
+
+    def wait_for(self, nonce: str, listener: ChangeListener) -> None:
+        """Tell a listener also of the changes of one session."""
+        self._waiting[nonce] = (*self._waiting.get(nonce, ()), listener)
+
+    def wait_no_more(self, nonce: str, listener: ChangeListener) -> None:
+        """Do not tell it of that session any longer."""
+        others = tuple(one for one in self._waiting.get(nonce, ()) if one is not listener)
+        if others:
+            self._waiting[nonce] = others
+        else:
+            self._waiting.pop(nonce, None)
+
+    # The methods of a ChangeListener.
+
+    def open(self, store_time: float, at: float) -> None:
+        """No change is missed from now on."""
+        self._time = (store_time, at)
+        for listener in self._listeners:
+            listener.open(store_time, at)
+
+    def synchronize(self, store_time: float, at: float) -> None:
+        """No change was missed until then."""
+        self._time = (store_time, at)
+        for listener in self._listeners:
+            listener.synchronize(store_time, at)
+
+    def forget(self, nonce: str) -> None:
+        """The session of this nonce has changed."""
+        for listener in self._waiting.get(nonce, ()):
+            listener.forget(nonce)
+
+    def forget_all(self) -> None:
+        """Any session may have changed."""
+        for listener in self._listeners:
+            listener.forget_all()
+
+    def shut(self) -> None:
+        """Changes may be missed from now on."""
+        self._time = None
+        for listener in self._listeners:
+            listener.shut()

@@ -1,0 +1,442 @@
+"""UserCollection: reads and writes the users' collection and that of links, for `LinkedUsers`.
+
+MongoDB writes one document as a whole, and without a replica set it has no transactions. So each id
+of a user has a document in mpauthx_link, whose _id nobody else can insert:
+
+    _id       "openid:" or "unionid:" and the id
+    app_id    the app of the openId, if it is known
+    union_id  the user's current unionId, if the users' collection does not tell it
+    user      the _id of the document that the user has in the users' collection, or gets there
+
+Links are written first. Of all who add a user at once, all insert the document that the first link
+names, so one succeeds. Where a process died in between, the next login finishes its work. An update
+of ids names the values that it replaces, and a deletion of a document its unionId; where they have
+changed, the plan is made anew.
+
+A user may be forgotten while a login that has read them writes. So whoever adds or deletes
+documents or links reads again afterwards, until there is nothing left to change:
+
+- A forget that reads before a login's last write may overlook it. Then the login reads after the
+  forget's deletions, and adds the user as a new one; links that it has written for other ids of the
+  erased user it deletes. Otherwise the forget reads the login's write, and erases it.
+- A forget may delete the link by which two logins would meet, so both insert a document. Each reads
+  after its insert, so the later one finds the other's document, and deletes its own. If both do,
+  both plan anew.
+
+Only a process that dies between its write and that read may leave two documents; they are one user.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import pymongo
+from bson import ObjectId
+from pymongo import DeleteMany, DeleteOne, InsertOne, UpdateOne
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import BulkWriteError, PyMongoError
+
+from ...errors import StoreError
+from ...models import User
+from ..linked_users import Changes, Id, Link, LinkedUsers
+from .failures import OVERDUE, is_duplicate, is_duplicate_key, is_held, is_overdue, refusal
+from .user_fields import Document, UserFields
+
+__all__ = [
+    "Found",
+    "HeldError",
+    "OvertakenError",
+    "RefusedDocumentError",
+    "UserCollection",
+    "Written",
+    "ids_of",
+]
+
+MongoCollection: TypeAlias = AsyncCollection[Document]
+_Operation: TypeAlias = InsertOne[Document] | UpdateOne | DeleteOne | DeleteMany
+
+_KINDS = ("openid", "unionid")
+_MAX_ALONE = 16  # writes at once, after one of a batch was held: each is a connection
+
+
+@dataclass(slots=True)
+class Found:
+    """What was read for some ids.
+
+    Attributes:
+        users: the users, each with the _ids of the documents that hold exactly this.
+        links: the links by their ids.
+        documents: by their ids the _ids of the documents that users have, or are to get.
+    """
+
+    users: dict[User, list[Any]] = field(default_factory=dict)
+    links: dict[Id, Link] = field(default_factory=dict)
+    documents: dict[Id, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Written:
+    """What one call has written, over all its attempts.
+
+    Attributes:
+        created: the documents that it has inserted: by openId the _id and the user.
+        claimed: the _ids that its links name for documents that it has not inserted.
+        links: the ids of the links that it has inserted.
+    """
+
+    created: dict[str, tuple[ObjectId, User]] = field(default_factory=dict)
+    claimed: list[Any] = field(default_factory=list)
+    links: set[Id] = field(default_factory=set)
+
+
+class OvertakenError(Exception):
+    """Another process was faster, so that a new plan may succeed.
+
+    Args:
+        refusal: the error if the plan is the same again, because it was a document of a user that
+            a unique index refused.
+    """
+
+    def __init__(self, refusal: StoreError | None = None) -> None:
+        super().__init__()
+        self.refusal = refusal
+
+
+class HeldError(Exception):
+    """Transactions of the application hold documents; the others are written.
+
+    Args:
+        ids: ids of the users who have these documents.
+    """
+
+    def __init__(self, ids: Collection[Id]) -> None:
+        super().__init__()
+        self.ids = ids
+
+
+class RefusedDocumentError(Exception):
+    """MongoDB refuses a document, and has written the others.
+
+    Args:
+        refusal: the error for its caller.
+    """
+
+    def __init__(self, refusal: StoreError) -> None:
+        super().__init__()
+        self.refusal = refusal
+
+
+class UserCollection:
+    """Reads the documents and links of users, and writes changes.
+
+    Args:
+        users: the users' collection.
+        links: the collection of links.
+        fields: the fields of the users' documents.
+        patience: for how long a write waits for a document that a transaction of the application
+            holds, in seconds: once with all others, and once alone.
+    """
+
+    has_union_id = True
+    links_all_ids = True
+
+    def __init__(
+        self, users: MongoCollection, links: MongoCollection, fields: UserFields, patience: float
+    ) -> None:
+        self._users = users
+        self._links = links
+        self._fields = fields
+        self._patience = patience
+
+    def as_stored(self, user: User) -> User:
+        """A user as read from the document that is inserted for them."""
+        return user
+
+    def is_changed(self, stored: User, user: User) -> bool:
+        """Whether an update would write anything."""
+        return bool(self._fields.update(stored, user))
+
+    async def persons(self, ids: Collection[Id]) -> tuple[LinkedUsers, Found]:
+        """Read the persons with any of some ids."""
+        open_ids = [text for text, is_union_id in ids if not is_union_id]
+        union_ids = [text for text, is_union_id in ids if is_union_id]
+        found = Found()
+        known: set[Id] = set()
+        while True:
+            linked = LinkedUsers(
+                lambda _: (list(found.users), [*found.links.values()]),
+                self,
+                open_ids=open_ids,
+                union_ids=union_ids,
+            )
+            missing = linked.ids - known
+            if not missing:
+                return linked, found
+            await self._find(missing, found)
+            known |= missing
+
+    async def write(self, changes: Changes, found: Found, written: Written) -> None:
+        """Write changes.
+
+        Args:
+            changes: what to write.
+            found: what was read for the plan.
+            written: what the call wrote before; what this writes is added.
+
+        Raises:
+            HeldError: transactions hold documents.
+            OvertakenError: another process was faster.
+            RefusedDocumentError: MongoDB refuses a document.
+        """
+        documents = _documents(changes, found, written)
+        await self._write_links(changes, found, documents, written)
+        await self._write_users(changes, found, documents, written)
+        if changes.deleted_links:
+            deletions = [DeleteOne({"_id": _key(id_)}) for id_ in changes.deleted_links]
+            errors, _ = await self._bulk(self._links, deletions)
+            _check(errors, [[id_] for id_ in changes.deleted_links])
+
+    async def delete_twins(self, found: Found, written: Written) -> bool:
+        """Delete documents that the call has inserted for users who have got another meanwhile.
+
+        Returns:
+            Whether there was any.
+        """
+        twins: list[ObjectId] = []
+        if written.created:
+            keys: dict[Id, list[Any]] = {}
+            for user, documents in found.users.items():
+                for id_ in ids_of(user):
+                    keys.setdefault(id_, []).extend(documents)
+            for own, user in written.created.values():
+                same = [key for id_ in ids_of(user) for key in keys.get(id_, ())]
+                if own in same and any(key != own and key not in twins for key in same):
+                    twins.append(own)
+        is_any_deleted = False
+        for open_id, (own, user) in [*written.created.items()]:
+            if own in twins:
+                # Not if another login has found it, and added its unionId.
+                known = {"_id": own, **self._fields.has_union_id(user.union_id)}
+                if (await self._users.delete_one(known)).deleted_count:
+                    del written.created[open_id]
+                    is_any_deleted = True
+        return is_any_deleted
+
+    async def withdraw(self, user: User, written: Written) -> None:
+        """Delete the links that were written for a user whose document was refused."""
+        if written.claimed:
+            keys = [_key(id_) for id_ in ids_of(user)]
+            claims = {"_id": {"$in": keys}, "user": {"$in": written.claimed}}
+            await self._bulk(self._links, [DeleteMany(claims)])
+
+    async def create_indexes(self) -> list[str]:
+        """Create the indexes of links, and those of an empty collection of users.
+
+        Returns:
+            The fields of ids that have no index in a collection with users.
+        """
+        await self._links.create_index("union_id", sparse=True)
+        indexes = (await self._users.index_information()).values()
+        indexed = {index["key"][0][0] for index in indexes}
+        names = [self._fields.open_id, self._fields.union_id]
+        missing = [name for name in names if name not in indexed]
+        if missing and await self._users.find_one({}, ["_id"]) is None:
+            for name in missing:
+                await self._users.create_index(name, sparse=True)
+            return []
+        return missing
+
+    async def check(self) -> None:
+        """Read from both collections."""
+        await asyncio.gather(self._users.find_one({}, ["_id"]), self._links.find_one({}, ["_id"]))
+
+    async def _find(self, ids: Iterable[Id], found: Found) -> None:
+        """Read the documents and links that have any of these ids, links also by their union_id."""
+        open_ids = [text for text, is_union_id in ids if not is_union_id]
+        union_ids = [text for text, is_union_id in ids if is_union_id]
+        of_users = [
+            {name: {"$in": texts}}
+            for name, texts in (
+                (self._fields.open_id, open_ids),
+                (self._fields.union_id, union_ids),
+            )
+            if texts
+        ]
+        of_links: list[Document] = [{"_id": {"$in": [_key(id_) for id_ in ids]}}]
+        if union_ids:
+            of_links.append({"union_id": {"$in": union_ids}})
+        documents, links = await asyncio.gather(
+            self._users.find(_any(of_users), self._fields.projection).to_list(),
+            self._links.find(_any(of_links)).to_list(),
+        )
+        for link in links:
+            kind, _, text = link["_id"].partition(":")
+            id_ = text, _KINDS.index(kind)
+            found.links[id_] = Link(*id_, link.get("app_id"), link.get("union_id"))
+            found.documents.setdefault(id_, link.get("user"))
+        for document in documents:
+            user = self._fields.user(document)
+            same = found.users.setdefault(user, [])
+            if document["_id"] not in same:
+                same.append(document["_id"])
+            found.documents |= dict.fromkeys(ids_of(user), same[0])
+
+    async def _write_links(
+        self, changes: Changes, found: Found, documents: dict[Id, Any], written: Written
+    ) -> None:
+        operations: list[_Operation] = []
+        for link in changes.new_links:
+            values = _values(link) | {"user": documents[link[:2]]}
+            operations.append(InsertOne({"_id": _key(link[:2]), **values}))
+        for link in changes.changed_links:
+            old, values = found.links[link[:2]], _values(link)
+            update: Document = {"$set": values} if values else {}
+            if gone := _values(old).keys() - values.keys():
+                update["$unset"] = dict.fromkeys(gone, "")
+            known = {"_id": _key(link[:2]), "app_id": old.app_id, "union_id": old.union_id}
+            operations.append(UpdateOne(known, update))
+        errors, matched = await self._bulk(self._links, operations)
+        new = enumerate(changes.new_links)
+        written.links |= {link[:2] for index, link in new if index not in errors}
+        _check(errors, [[link[:2]] for link in (*changes.new_links, *changes.changed_links)])
+        if errors or matched < len(changes.changed_links):
+            raise OvertakenError
+
+    async def _write_users(
+        self, changes: Changes, found: Found, documents: dict[Id, Any], written: Written
+    ) -> None:
+        keys = [documents[ids_of(user)[0]] for user in changes.inserted]
+        inserts: list[_Operation] = [
+            InsertOne({"_id": key, **self._fields.document(user)})
+            for key, user in zip(keys, changes.inserted, strict=True)
+        ]
+        # Apart from the rest: what is known to be inserted is not tried again.
+        not_inserted, _ = await self._bulk(self._users, inserts)
+        for index, (key, user) in enumerate(zip(keys, changes.inserted, strict=True)):
+            if index not in not_inserted:
+                written.created[user.open_id] = key, user
+                written.claimed = [other for other in written.claimed if other != key]
+        updates = list(self._updates(changes, found))
+        others: list[tuple[User, _Operation]] = [*updates]
+        for user in changes.deleted:
+            known = self._fields.has_union_id(user.union_id)
+            others += [(user, DeleteOne({"_id": key, **known})) for key in found.users[user]]
+        not_done, matched = await self._bulk(self._users, [operation for _, operation in others])
+        errors = [(error, changes.inserted[index]) for index, error in not_inserted.items()]
+        errors += [(error, others[index][0]) for index, error in not_done.items()]
+        _check(dict(enumerate(error for error, _ in errors)), [ids_of(user) for _, user in errors])
+        refusals = [refusal(error) for error, _ in errors if not is_duplicate_key(error)]
+        if errors:
+            raise OvertakenError(refusals[0] if refusals else None)
+        if matched < len(updates):
+            raise OvertakenError
+
+    def _updates(self, changes: Changes, found: Found) -> Iterator[tuple[User, UpdateOne]]:
+        for stored, user in changes.updated:
+            update = self._fields.update(stored, user)
+            for key in found.users[stored] if update else ():
+                known: Document = {"_id": key}
+                if user.union_id != stored.union_id:
+                    known |= self._fields.has_union_id(stored.union_id)
+                yield stored, UpdateOne(known, update)
+
+    async def _bulk(
+        self, collection: MongoCollection, operations: Sequence[_Operation]
+    ) -> tuple[dict[int, Document], int]:
+        """Do all operations that MongoDB does not refuse, and for which it need not wait long.
+
+        A write waits while a transaction of the application holds its document, and with it all
+        that are in the same command.
+
+        Returns:
+            The errors by the index of the operation, and how many documents were found to update.
+        """
+        if not operations:
+            return {}, 0
+        try:
+            with pymongo.timeout(self._patience):
+                return await _bulk_write(collection, operations)
+        except PyMongoError as error:
+            if not is_overdue(error):
+                raise
+            if len(operations) == 1:
+                return {0: {"code": OVERDUE}}, 0
+        places = asyncio.Semaphore(_MAX_ALONE)
+
+        async def alone(operation: _Operation) -> tuple[dict[int, Document], int]:
+            async with places:
+                return await self._bulk(collection, [operation])
+
+        answers = await asyncio.gather(*map(alone, operations))
+        errors = {index: one[0] for index, (one, _) in enumerate(answers) if one}
+        return errors, sum(matched for _, matched in answers)
+
+
+def _documents(changes: Changes, found: Found, written: Written) -> dict[Id, Any]:
+    """For each id that gets a document or link the _id of the user's document."""
+    documents = {id_: key for id_, key in found.documents.items() if key is not None}
+    for stored, user in changes.updated:
+        for id_ in ids_of(user):
+            documents.setdefault(id_, found.users[stored][0])
+
+    def claim() -> ObjectId:
+        written.claimed.append(key := ObjectId())
+        return key
+
+    for user in changes.inserted:
+        ids = ids_of(user)
+        known = [documents[id_] for id_ in reversed(ids) if id_ in documents]
+        # What another process claims comes first: it may insert that document meanwhile.
+        known.sort(key=lambda key: key in written.claimed)
+        documents |= dict.fromkeys(ids, known[0] if known else claim())
+    for link in changes.new_links:
+        if link[:2] not in documents:
+            by_union_id = documents.get((link.union_id or "", 1))
+            documents[link[:2]] = claim() if by_union_id is None else by_union_id
+    return documents
+
+
+async def _bulk_write(
+    collection: MongoCollection, operations: Sequence[_Operation]
+) -> tuple[dict[int, Document], int]:
+    try:
+        result = await collection.bulk_write(operations, ordered=False)
+    except BulkWriteError as error:
+        details = error.details or {}
+        errors = {each["index"]: each for each in details.get("writeErrors", ())}
+        if details.get("writeConcernErrors") or not errors:
+            raise
+        return errors, details["nMatched"]
+    return {}, result.matched_count
+
+
+def _check(errors: dict[int, Document], ids: Sequence[Collection[Id]]) -> None:
+    """Raise HeldError or RefusedDocumentError for errors; `ids` are those of each operation."""
+    if held_ids := {
+        id_ for index, error in errors.items() if is_held(error.get("code")) for id_ in ids[index]
+    }:
+        raise HeldError(held_ids)
+    for error in errors.values():
+        if not is_duplicate(error):
+            raise RefusedDocumentError(refusal(error))
+
+
+def _any(conditions: Sequence[Document]) -> Document:
+    return conditions[0] if len(conditions) == 1 else {"$or": conditions}
+
+
+def _key(id_: Id) -> str:
+    text, is_union_id = id_
+    return f"{_KINDS[is_union_id]}:{text}"
+
+
+def _values(link: Link) -> Document:
+    values = {"app_id": link.app_id, "union_id": link.union_id}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def ids_of(user: User) -> list[Id]:
+    """The ids of a login or document, the openId first."""
+    ids = [(user.open_id, 0)] if user.open_id else []
+    return [*ids, (user.union_id, 1)] if user.union_id else ids

@@ -1,0 +1,182 @@
+"""Checks at the start whether logins can be saved in the tables that the database has."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Date, DateTime, Inspector, Integer, Table
+from sqlalchemy import Column as SQLColumn
+from sqlalchemy.inspection import inspect
+
+from ...errors import ConfigurationError
+from ..user_fields import TIMES
+from .user_table import UserTable
+
+__all__ = ["WrittenColumn", "check_columns", "check_tables"]
+
+_DATES = (DateTime, Date)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenColumn:
+    """A column that a store writes.
+
+    Attributes:
+        sql: the column.
+        name: of what it holds, in messages.
+        has_milliseconds: whether that is a time in Unix milliseconds.
+        takes_dates: whether the store writes it as a date and time if the column is one.
+    """
+
+    sql: SQLColumn[Any]
+    name: str
+    has_milliseconds: bool
+    takes_dates: bool
+
+
+def check_tables(connection: Connection, table: UserTable) -> Sequence[str]:
+    """Check that logins can be saved.
+
+    Returns:
+        What has no index though logins read by it: table (column), quoted for SQL.
+
+    Raises:
+        ConfigurationError: if logins cannot be saved, or one user could get two rows; it names the
+            column and the remedy.
+    """
+    inspector = inspect(connection)
+    for needed in (table.table, table.links):
+        _check_exists(
+            inspector,
+            needed,
+            ", or let the store create it: SQLAlchemyUserStore(…, create=True), or ?create=true in "
+            "the URL",
+        )
+    written = [
+        WrittenColumn(column.sql, column.attribute, column.attribute in TIMES, takes_dates=True)
+        for column in table.columns
+    ]
+    _check_columns(inspector, table.table, written, "Logins")
+    quoting = connection.dialect.identifier_preparer
+    return [
+        f"{quoting.format_table(column.table)} ({quoting.format_column(column)})"
+        for column in _without_index(inspector, table)
+    ]
+
+
+def check_columns(
+    connection: Connection, table: Table, written: Sequence[WrittenColumn], items: str
+) -> None:
+    """Check that a table takes what a store writes.
+
+    Args:
+        connection: to the database.
+        table: the table.
+        written: the columns that the store writes.
+        items: what the store keeps in the table, in messages.
+
+    Raises:
+        ConfigurationError: if it does not; it names the column and the remedy.
+    """
+    inspector = inspect(connection)
+    _check_exists(inspector, table)
+    _check_columns(inspector, table, written, items)
+
+
+def _check_exists(inspector: Inspector, table: Table, or_else: str = "") -> None:
+    if not inspector.has_table(table.name, schema=table.schema):
+        raise ConfigurationError(
+            f"The database has no table {table.name}. Add it by a migration{or_else}."
+        )
+
+
+def _check_columns(
+    inspector: Inspector, table: Table, written: Sequence[WrittenColumn], items: str
+) -> None:
+    found = {column["name"]: column for column in inspector.get_columns(table.name, table.schema)}
+    is_sqlite = inspector.dialect.name == "sqlite"
+
+    def unusable(column: str, problem: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{items} cannot be saved: column {table.name}.{column} {problem}"
+        )
+
+    for column in written:
+        if problem := _problem_of(column, found.get(column.sql.name), is_sqlite):
+            raise unusable(column.sql.name, problem)
+    names = {column.sql.name for column in written}
+    names |= {column.name for column in table.columns if column.default is not None}
+    for name in found.keys() - names:
+        if _needs_a_value(found[name], is_sqlite):
+            raise unusable(
+                name,
+                "is NOT NULL without a default, and this store does not write it. Give it a "
+                "default in the database or in the model, or drop NOT NULL.",
+            )
+
+
+def _without_index(inspector: Inspector, table: UserTable) -> list[SQLColumn[Any]]:
+    """The columns without an index; ConfigurationError if mpauthx_link has two rows for an id."""
+    links = table.links.c
+    unique = [set(names) for names, is_unique in _indexes(inspector, table.links) if is_unique]
+    if {"id", "is_union_id"} not in unique:
+        raise ConfigurationError(
+            "The primary key of the table mpauthx_link must be (id, is_union_id). Without it, two "
+            "processes could make two rows of one user."
+        )
+    leading = {
+        (indexed.name, names[0])
+        for indexed in (table.table, table.links)
+        for names, _ in _indexes(inspector, indexed)
+    }
+    ids = [column.sql for column in table.columns if column.attribute in ("open_id", "union_id")]
+    if table.table.name in inspector.get_view_names(table.table.schema):
+        ids = []  # a view has the indexes of its tables
+    return [
+        column
+        for column in (*ids, links.union_id)
+        if (column.table.name, column.name) not in leading
+    ]
+
+
+def _indexes(inspector: Inspector, table: Table) -> Iterator[tuple[Sequence[str | None], bool]]:
+    """The columns of each index and key, None for an expression, and whether it is unique."""
+    name, schema = table.name, table.schema
+    if key := inspector.get_pk_constraint(name, schema)["constrained_columns"]:
+        yield key, True
+    for constraint in inspector.get_unique_constraints(name, schema):
+        yield constraint["column_names"], True
+    for index in inspector.get_indexes(name, schema):
+        is_partial = any(option.endswith("_where") for option in index.get("dialect_options", {}))
+        yield index["column_names"], index["unique"] and not is_partial
+
+
+def _problem_of(column: WrittenColumn, found: Mapping[str, Any] | None, is_sqlite: bool) -> str:
+    """Why a column cannot be written; empty if it can."""
+    if found is None:
+        return f"for {column.name} is missing. Add it by a migration, or name another."
+    if "computed" in found:
+        return "is generated, so this store cannot write it. Name another column."
+    if not column.has_milliseconds:
+        return ""
+    kind = found["type"]
+    is_small = isinstance(kind, Integer) and not isinstance(kind, BigInteger)
+    if is_small and not is_sqlite:  # all integers of SQLite have 64 bits
+        or_date = ", or a date and time" if column.takes_dates else ""
+        return f"is too small for Unix milliseconds. Make it a BIGINT{or_date}."
+    is_date = isinstance(column.sql.type, _DATES) or (isinstance(kind, _DATES) and not is_sqlite)
+    if is_date and not column.takes_dates:
+        return "is a date and time, and this store writes Unix milliseconds. Make it a BIGINT."
+    return ""
+
+
+def _needs_a_value(found: Mapping[str, Any], is_sqlite: bool) -> bool:
+    has_value = (
+        found["nullable"]
+        or found.get("default") is not None
+        or found.get("autoincrement") is True
+        or "identity" in found
+        or "computed" in found
+    )
+    is_row_id = is_sqlite and found.get("primary_key") and isinstance(found["type"], Integer)
+    return not has_value and not is_row_id
