@@ -1,33 +1,74 @@
-"""The private parts of other packages that are used; each has a test in test_compat.py.
+"""The private parts of other packages that are used, and what makes up for a fault of Python's.
 
-pyproject.toml keeps these packages below their next major version.
+Each has a test in test_compat.py. pyproject.toml keeps these packages below their next major
+version.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import aiohttp
 import aiosqlite
 from aiohttp.tracing import Trace
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 
 __all__ = [
+    "MarkingPool",
     "aiosqlite_thread",
     "connections_of",
     "hide_url",
-    "pushes_as_read",
     "raw_connection",
     "repeats_lost_calls",
     "run_in_thread",
+    "timeout",
     "traces_of",
+    "transport_of",
 ]
 
 Result = TypeVar("Result")
+
+if sys.version_info >= (3, 12):
+    from asyncio import timeout
+else:
+    _SECONDS_UNTIL_REPEATED = 0.05
+
+    @asynccontextmanager
+    async def timeout(seconds: float) -> AsyncIterator[asyncio.Timeout]:
+        """As asyncio.timeout, for blocks that may call `asyncio.wait_for`.
+
+        In CPython 3.11 it loses a cancellation if what it waits for ends in the same step of the
+        loop (issue 86296). redis-py, PyMongo and asyncpg call it. So the block is cancelled again.
+        """
+        async with asyncio.timeout(seconds + _SECONDS_UNTIL_REPEATED):
+            async with asyncio.timeout(seconds) as limit:
+                yield limit
 
 
 def connections_of(pool: Any) -> tuple[list[Any], list[Any]]:
     """The connections of a redis-py asyncio pool: those in use, and the available ones."""
     return list(pool._in_use_connections), list(pool._available_connections)
+
+
+class MarkingPool(ConnectionPool):
+    """A pool that closes connections in use when they return to it, if they were marked.
+
+    From version 6.4 on redis-py's own connections can be marked.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.marked: WeakSet[Any] = WeakSet()
+
+    async def release(self, connection: Any) -> None:
+        """Take a connection back."""
+        if connection in self.marked:
+            self.marked.discard(connection)
+            await connection.disconnect(nowait=True)
+        await super().release(connection)
 
 
 def repeats_lost_calls(client: Redis) -> bool:
@@ -36,16 +77,10 @@ def repeats_lost_calls(client: Redis) -> bool:
     return retry is not None and retry._retries != 0
 
 
-def pushes_as_read(connection: Any) -> None:
-    """Let `read_response` of a redis-py connection return pushes, not only its handlers.
-
-    redis-py's asyncio client has no public way to do so (its issue 3916). Before version 6.4 it
-    returns them by default.
-    """
-    parser = connection._parser
-    if hasattr(parser, "set_invalidation_push_handler"):
-        parser.set_invalidation_push_handler(_returned)
-        parser.set_pubsub_push_handler(_returned)
+def transport_of(connection: Any) -> asyncio.Transport:
+    """The transport of a redis-py connection that is connected."""
+    transport: asyncio.Transport = connection._writer.transport
+    return transport
 
 
 def raw_connection(connection: aiosqlite.Connection) -> Any:
@@ -87,8 +122,3 @@ def hide_url(
         response._request_info = request.request_info
 
     return hide_in
-
-
-async def _returned(push: Sequence[Any]) -> Sequence[Any]:
-    """Return a push: redis-py only logs what a handler raises."""
-    return push

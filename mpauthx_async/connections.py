@@ -2,34 +2,27 @@
 
 import asyncio
 import logging
-import re
 import sys
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
 from functools import cached_property, partial
-from typing import Self, TypeAlias
+from typing import Self
 from urllib.request import getproxies
 
 import aiohttp
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import EqualJitterBackoff
-from redis.connection import HiredisRespSerializer
-from redis.exceptions import ConnectionError, RedisError
+from redis.asyncio.sentinel import SentinelConnectionPool
 
-from ._compat import connections_of
+from ._compat import MarkingPool, connections_of
 from .concurrency.frames import methods_clear_frames
 from .concurrency.in_flight import InFlight
 from .concurrency.login_limit import LoginLimit
 from .errors import ClosedError, ConfigurationError
+from .redis_sentinels import PrimaryWatch
+from .redis_urls import RedisClient, close_redis, open_redis
 
 if sys.platform != "win32":
     import resource
 
 __all__ = ["Connections", "RedisClient"]
-
-RedisClient: TypeAlias = Redis | RedisCluster
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -38,13 +31,6 @@ _HTTP_KEEPALIVE = 15  # seconds that an idle connection stays open
 _RESERVED_PART = 8  # of the connections: 1/8 is for calls that exchange no code
 _HTTP_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5, sock_connect=3)  # seconds
 _DNS_CACHE = 300  # seconds
-_MAX_REDIS_CONNECTIONS = 16  # callers share trips, so a few serve thousands of them
-_REDIS_POOL_WAIT = 5  # seconds for a free connection
-_REDIS_TIMEOUT = 3  # seconds for an answer
-_REDIS_CONNECT_TIMEOUT = 2  # seconds
-_REDIS_URL = re.compile(r"rediss?://[^/?#]*(/\d*)?(\?[^#@]*)?|unix://.*", re.IGNORECASE)
-_OPTION = re.compile(r"\w{1,40}", re.ASCII)
-_SECRET_QUERY = re.compile(r"\?.*(password|[@#])", re.IGNORECASE | re.DOTALL)
 _EXECUTOR_THREADS = 4
 
 
@@ -62,9 +48,15 @@ class Connections:
     ready-made session keeps the limit of its own connector. HTTPS_PROXY is ignored.
 
     Args:
-        redis_url: `redis://`, `rediss://` or `unix://`; for the options in its query see redis-py.
+        redis_url: `redis://host`, `rediss://host` (TLS) or `unix://path` for a single Redis;
+            `redis+sentinel://host,host/primary/db`, with the Sentinels' hosts and the name by which
+            they know the primary; `redis+cluster://host,host`, with any nodes of a Redis Cluster.
+            `rediss+sentinel://` and `rediss+cluster://` use TLS, and `valkey` stands for `redis` in
+            all of them. For the options in its query see redis-py; `sentinel_username` and
+            `sentinel_password` are those of the Sentinels.
         http: a ready-made aiohttp session. Give it a total timeout.
-        redis: a ready-made redis-py asyncio client, of a single Redis or of a Redis Cluster.
+        redis: a ready-made redis-py asyncio client, of a single Redis, of a primary behind
+            Sentinels or of a Redis Cluster.
         executor: a ready-made thread pool for work that would block the event loop.
 
     Attributes:
@@ -92,9 +84,14 @@ class Connections:
         self._executor = executor
         self._owns_http = http is None
         self._calls = InFlight(self, "This Connections object")
-        self._redis = redis if redis_url is None else self._open_redis(redis_url)
         self.redis_epoch = 0
         self.is_eviction_known = False
+        self._redis: RedisClient | None = None
+        self._watch: PrimaryWatch | None = None
+        if redis_url is not None:
+            self._use(self._open_redis(redis_url))
+        elif redis is not None:
+            self._use(redis)
 
     @property
     def http(self) -> aiohttp.ClientSession:
@@ -171,13 +168,21 @@ class Connections:
         """
         self._calls.check_open()
         if self._redis is None:
-            self._redis = self._open_redis(url)
+            self._use(self._open_redis(url))
             self._redis_url = url
         elif self._redis_url != url:
             raise ConfigurationError(
                 "These Connections already have a Redis, which this URL does not name. Pass "
                 "RedisTokenStore(connections) to use theirs, or RedisTokenStore(url) for another."
             )
+
+    def watch_primary(self) -> None:
+        """Begin to ask Sentinels, if there are any, whether the connections lead to the primary.
+
+        If they do not, they are renewed. This is cheap: call it before each trip.
+        """
+        if self._watch is not None:
+            self._watch.look()
 
     async def renew_redis(self, epoch: int) -> None:
         """Replace the connections to Redis that were opened in this epoch, and begin another one.
@@ -194,13 +199,14 @@ class Connections:
         pool = getattr(self._redis, "connection_pool", None)
         if pool is None:
             return
-        # Before redis-py 6.4 connections cannot be marked. Then each call that fails closes those
-        # that are not in use, including its own.
-        can_mark = hasattr(pool.connection_class, "mark_for_reconnect")
+        # Before redis-py 6.4 those of a ready-made pool cannot be marked. Then each call that fails
+        # closes those that are not in use, including its own.
+        marks_itself = isinstance(pool, MarkingPool)
+        can_mark = marks_itself or hasattr(pool.connection_class, "mark_for_reconnect")
         in_use, available = connections_of(pool)
         if can_mark and is_first:
             for connection in in_use:
-                connection.mark_for_reconnect()
+                pool.marked.add(connection) if marks_itself else connection.mark_for_reconnect()
         # Not pool.disconnect(): while that waits for a connection to close, a call may get it.
         if is_first or not can_mark:
             for connection in available:
@@ -223,10 +229,17 @@ class Connections:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _open_redis(self, url: str) -> Redis:
-        client = _open_redis(url)
-        self._calls.on_close(partial(_close_redis, client))
+    def _open_redis(self, url: str) -> RedisClient:
+        client = open_redis(url)
+        self._calls.on_close(partial(close_redis, client))
         return client
+
+    def _use(self, client: RedisClient) -> None:
+        self._redis = client
+        pool = getattr(client, "connection_pool", None)
+        if isinstance(pool, SentinelConnectionPool):
+            self._watch = PrimaryWatch(pool, lambda: self.renew_redis(self.redis_epoch))
+            self._calls.on_close(self._watch.close)
 
 
 def _half_of_descriptors() -> list[int]:
@@ -235,77 +248,3 @@ def _half_of_descriptors() -> list[int]:
         return []
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return [] if descriptors == resource.RLIM_INFINITY else [max(1, descriptors // 2)]
-
-
-class _Pool(BlockingConnectionPool):
-    def __repr__(self) -> str:  # before 7.4 redis-py's contains the password
-        return "<mpauthx_async Redis pool>"
-
-
-def _open_redis(url: str) -> Redis:
-    pool = _pool_of(url)
-    if pool is not None:
-        return Redis.from_pool(pool)
-    # Not redis-py's own message, which could quote a piece of the password.
-    option = _refused_option(url)
-    if option is not None:
-        raise ConfigurationError(
-            f"redis-py does not take the option {option!r} in a redis:// URL, or not with this "
-            "value: check its spelling. For the options see redis-py."
-        )
-    raise ConfigurationError(
-        "redis-py does not take this URL. Use redis://[[user]:password@]host[:port]/[db], rediss://"
-        " or unix://, and percent-encode special characters of the password."
-    )
-
-
-async def _close_redis(client: Redis) -> None:
-    try:
-        await client.aclose()
-    except RedisError as error:  # the connections are dropped all the same
-        logger.warning("Connections to Redis did not close in time: %s", error)
-
-
-def _pool_of(url: str) -> BlockingConnectionPool | None:
-    """Make the pool of a Redis; None if redis-py refuses the URL."""
-    # Only lost connections are retried. A server that hangs is not asked again, because its
-    # callers have waited long enough.
-    backoff = EqualJitterBackoff(base=0.05, cap=0.5)
-    retry = Retry(backoff, retries=3, supported_errors=(ConnectionError,))
-    # UnboundLocalError is what redis-py before 7.4 raises for a protocol that is not a number.
-    with suppress(ValueError, TypeError, AttributeError, UnboundLocalError, RedisError):
-        if not _REDIS_URL.fullmatch(url):  # redis-py takes a misplaced password for the database
-            raise ValueError
-        pool = _Pool.from_url(
-            url,
-            max_connections=_MAX_REDIS_CONNECTIONS,
-            timeout=_REDIS_POOL_WAIT,
-            socket_timeout=_REDIS_TIMEOUT,
-            socket_connect_timeout=_REDIS_CONNECT_TIMEOUT,
-            retry=retry,
-            retry_on_error=[ConnectionError],  # before 6.0 nothing is repeated without it
-        )
-        pool.connection_class(**pool.connection_kwargs)  # raises if the query has other options
-        pool.connection_class = _packing_in_c(pool.connection_class)
-        return pool
-    return None
-
-
-def _refused_option(url: object) -> str | None:
-    """Name the option that redis-py refuses; None if it may be part of a password."""
-    if not isinstance(url, str) or _SECRET_QUERY.search(url):
-        return None
-    base, _, query = url.partition("?")
-    if _pool_of(base) is None:
-        return None
-    for option in query.split("&"):
-        name = option.partition("=")[0]
-        if _OPTION.fullmatch(name) and _pool_of(f"{base}?{option}") is None:
-            return name
-    return None
-
-
-def _packing_in_c(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
-    """A connection that packs commands in C, ten times as fast, as redis-py's blocking client."""
-    pack = staticmethod(HiredisRespSerializer().pack)
-    return type(connection_class.__name__, (connection_class,), {"pack_command": pack})

@@ -266,8 +266,8 @@ def _fail_overdue(futures: "Iterable[asyncio.Future[Result]]") -> None:
     """Tell the callers of those that are not done that the store did not answer in time."""
     if late := [future for future in futures if not future.done()]:
         error = StoreError(
-            "The store did not answer in time; it may yet do what it was asked. The call can be "
-            "repeated."
+            "The store did not answer in time; it may yet do what it was asked. Check that it is "
+            "up, and not overloaded."
         )
         log_store_error(error)
         settle(late, error)

@@ -1,5 +1,6 @@
 """Deadlines: how long one call waits for each of WeChat, Redis and SQLite, over all its trips."""
 
+import math
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -36,14 +37,16 @@ class _Call:
 
     Args:
         begun_at: when it began, by `time.monotonic()`, if it has waited since.
+        longest: how long it may wait for each system at most, in seconds.
 
     Attributes:
         is_over: whether it has ended. Tasks that it began may go on, and then are on their own.
     """
 
-    __slots__ = ("_accounts", "_waited", "is_over")
+    __slots__ = ("_accounts", "_longest", "_waited", "is_over")
 
-    def __init__(self, begun_at: float | None) -> None:
+    def __init__(self, begun_at: float | None, longest: float) -> None:
+        self._longest = longest
         self._waited = 0.0 if begun_at is None else time.monotonic() - begun_at
         self._accounts: dict[str, _Account] = {}
         self.is_over = False
@@ -52,7 +55,7 @@ class _Call:
         """What it may still wait for a system."""
         account = self._accounts.get(system)
         if account is None:
-            account = self._accounts[system] = _Account(longest - self._waited)
+            account = self._accounts[system] = _Account(min(longest, self._longest) - self._waited)
         return account
 
 
@@ -66,17 +69,20 @@ class one_call:  # noqa: N801 (it is called as a function)
 
     Args:
         begun_at: when the call began, by `time.monotonic()`, if it has waited since.
+        longest: how long it may wait for each system at most, in seconds. With this it is a call
+            of its own.
     """
 
-    __slots__ = ("_begun", "_begun_at", "_token")
+    __slots__ = ("_begun", "_begun_at", "_longest", "_token")
 
-    def __init__(self, begun_at: float | None = None) -> None:
+    def __init__(self, begun_at: float | None = None, *, longest: float = math.inf) -> None:
         self._begun_at = begun_at
+        self._longest = longest
         self._begun: _Call | None = None
 
     def __enter__(self) -> None:
-        if _running() is None:
-            self._begun = _Call(self._begun_at)
+        if _running() is None or self._longest < math.inf:
+            self._begun = _Call(self._begun_at, self._longest)
             self._token = running_call.set(self._begun)
 
     def __exit__(self, *_: object) -> None:

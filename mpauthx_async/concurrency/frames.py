@@ -19,7 +19,21 @@ __all__ = ["clear_frames", "clears_frames", "methods_clear_frames"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type[Any])
 
-_CLEARED = ("mpauthx_async", "aiohttp", "redis")  # this package, and where its secrets pass
+_CLEARED = frozenset(  # this package, and where its secrets pass
+    (
+        "mpauthx_async",
+        "aiohttp",
+        "redis",
+        # passwords of databases
+        "sqlalchemy",
+        "aiomysql",
+        "asyncmy",
+        "asyncpg",
+        "psycopg",
+        "pymongo",
+        "pymysql",
+    )
+)
 
 
 def clear_frames(error: BaseException) -> None:

@@ -46,6 +46,11 @@ class InFlight:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.is_open: bool = False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether all is closed, and no call is in progress."""
+        return self._closing is not None and self._closing.done()
+
     def check_open(self) -> None:
         """Raise ClosedError after `close()`, and ConfigurationError in a forked child process."""
         if self._is_inherited:

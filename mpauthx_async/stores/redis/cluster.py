@@ -22,13 +22,14 @@ from redis.exceptions import (
     MovedError,
     NoScriptError,
     RedisClusterException,
-    RedisError,
     TimeoutError,
     TryAgainError,
 )
 from redis.utils import str_if_bytes
 
+from ..._compat import timeout
 from .commands import Command
+from .failures import told_by
 
 __all__ = ["ClusterNodes"]
 
@@ -51,6 +52,7 @@ class ClusterNodes:
         self._first_nodes = dict(self._manager.startup_nodes)
         self._silent: set[str] = set()  # names of nodes that did not answer their last call
         self._learning: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def know_slots(self) -> bool:
@@ -122,31 +124,39 @@ class ClusterNodes:
         return self._learning
 
     async def close(self) -> None:
-        """Stop learning the slots; the client stays open."""
+        """Stop learning the slots, and close nodes that have left; the client stays open."""
         if self._learning is not None and not self._learning.done():
             self._learning.cancel()
             with suppress(asyncio.CancelledError, RedisClusterException):
                 await self._learning
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=_MAX_SLOTS_SECONDS)  # one of them may hang
 
     async def _learn_slots(self, first: str | None) -> None:
         """Ask one node after another, each with a deadline, which redis-py does not have."""
         manager = self._manager
+        failure: Exception | None = None
         known = self._first_nodes | manager.startup_nodes | manager.nodes_cache
         for name in sorted(known, key=lambda name: (name != first, name in self._silent)):
             try:
-                async with asyncio.timeout(_MAX_SLOTS_SECONDS):
+                async with timeout(_MAX_SLOTS_SECONDS):
                     if manager.slots_cache:
                         await self._ask_for_slots(known[name])
                     else:
                         await self._initialize_client(known[name])
             except Exception as error:  # noqa: BLE001 (redis-py also raises undocumented ones)
                 self._silent.add(name)
-                logger.debug("A node of the Redis Cluster did not send its slots: %s", error)
+                failure = error
+                text = told_by(error)
+                logger.debug("A node of the Redis Cluster did not send its slots: %s", text)
             else:
                 self._silent &= set(manager.nodes_cache) - {name}
                 break
         if not manager.slots_cache:
-            raise RedisClusterException("No node of the Redis Cluster sends its slots.")
+            told = f": {told_by(failure) or type(failure).__name__}" if failure else ""
+            raise RedisClusterException(
+                f"No node of the Redis Cluster sends its slots{told}"
+            ) from failure
 
     async def _initialize_client(self, node: ClusterNode) -> None:
         """Learn the slots for the first time, as redis-py does, but only from this node."""
@@ -172,9 +182,14 @@ class ClusterNodes:
             for slot in range(first, last + 1):
                 self._manager.slots_cache[slot] = [*nodes]
         for name in set(self._manager.nodes_cache) - holding - set(self._first_nodes):
-            gone = self._manager.nodes_cache.pop(name)
-            with suppress(RedisError, OSError):
-                await gone.disconnect()
+            self._begin_to_close(self._manager.nodes_cache.pop(name))
+
+    def _begin_to_close(self, node: ClusterNode) -> None:
+        """Close the connections of a node that has left the cluster."""
+        closing = asyncio.create_task(node.disconnect())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        closing.add_done_callback(_retrieve_exception)
 
     async def _pipeline(
         self, node: ClusterNode, commands: Sequence[Command], *, asking: bool = False
@@ -204,6 +219,9 @@ class ClusterNodes:
         except BaseException:  # also when a caller's deadline is over
             self._silent.add(node.name)
             raise
+        finally:
+            if node.name not in self._manager.nodes_cache:
+                self._begin_to_close(node)  # it left while this connection was being opened
         answers = [one.result for one in sent]
         if any(isinstance(answer, _UNANSWERED) for answer in answers):
             self._silent.add(node.name)
@@ -229,7 +247,7 @@ class ClusterNodes:
         return node
 
 
-def _retrieve_exception(learning: "asyncio.Task[None]") -> None:
+def _retrieve_exception(task: "asyncio.Task[None]") -> None:
     """Keep asyncio from logging a failure that nobody awaits."""
-    if not learning.cancelled():
-        learning.exception()
+    if not task.cancelled():
+        task.exception()

@@ -18,11 +18,12 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from ..._compat import repeats_lost_calls
+from ..._compat import repeats_lost_calls, timeout
 from ...concurrency.deadlines import one_call, trip
 from ...concurrency.in_flight import InFlight
-from ...connections import Connections, RedisClient
+from ...connections import Connections
 from ...errors import MPAuthXError, StoreError
+from ...redis_urls import RedisClient
 from .cluster import ClusterNodes
 from .commands import Command
 from .failures import is_replica, store_error
@@ -60,7 +61,7 @@ class RedisDatabase:
     """
 
     def __init__(self, redis: AnyRedis) -> None:
-        self._owns_connections = not isinstance(redis, Connections)
+        owns_connections = not isinstance(redis, Connections)
         self.connections: Connections
         if isinstance(redis, Connections):
             self.connections = redis
@@ -75,6 +76,12 @@ class RedisDatabase:
         # The nodes of a cluster are asked directly, without the retries of its client.
         self._client_retries = self.nodes is None and repeats_lost_calls(client)
         self._calls = InFlight(self, "This Redis store")
+        # After the calls in progress: redis-py would open new connections for them, and never
+        # close these.
+        if owns_connections:
+            self.on_close(self.connections.close)
+        if self.nodes is not None:
+            self.on_close(self.nodes.close)
 
     async def run(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
         """Make one trip to Redis, on new connections if those in the pool are stale.
@@ -93,7 +100,7 @@ class RedisDatabase:
         with self._calls.one():
             try:
                 with trip("Redis", MAX_WAIT_SECONDS) as seconds:
-                    async with asyncio.timeout(seconds) as deadline:
+                    async with timeout(seconds) as deadline:
                         result = await self._attempt(work, deadline)
             except MPAuthXError:
                 raise
@@ -184,14 +191,16 @@ class RedisDatabase:
         """
         self._calls.check_here()
 
+    def on_close(self, close: Callable[[], Awaitable[object]]) -> None:
+        """Close a part after the calls, and before the connections that it uses."""
+        self._calls.on_close(close)
+
     async def close(self) -> None:
-        """Wait for the calls in progress and close the pool if it was opened here; repeatable."""
-        # redis-py would open new connections for the calls in progress, and never close them.
+        """Wait for the calls in progress and close the pool if it was opened here; repeatable.
+
+        If it is cancelled, closing goes on.
+        """
         await self._calls.close()
-        if self.nodes is not None:
-            await self.nodes.close()
-        if self._owns_connections:
-            await self.connections.close()
 
     async def _ask_node(self, nodes: ClusterNodes, commands: dict[int, Command]) -> dict[int, Any]:
         """Send one node its commands; returns the answer, or exception, of each."""
@@ -220,6 +229,7 @@ class RedisDatabase:
     ) -> Result:
         attempt = 1
         while True:
+            self.connections.watch_primary()
             epoch = self.connections.redis_epoch
             backoff = min(_BACKOFF * 2 ** (attempt - 1), _MAX_BACKOFF_SECONDS)
             try:

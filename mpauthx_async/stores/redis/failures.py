@@ -4,18 +4,30 @@ import re
 
 from redis.exceptions import (
     AuthenticationError,
-    NoPermissionError,
+    BusyLoadingError,
     ReadOnlyError,
+    RedisClusterException,
     ResponseError,
     TryAgainError,
 )
 
 from ...errors import StoreError
+from ...redis_sentinels import SentinelRefusedError
 
-__all__ = ["damaged_error", "is_replica", "store_error"]
+__all__ = ["damaged_error", "is_replica", "store_error", "told_by"]
 
 # Before Redis 7 READONLY is inside a script's error; redis-py 5 has no class for MASTERDOWN.
 _REPLICA = re.compile(r"\bREADONLY |^MASTERDOWN ")
+
+# Redis repeats the arguments of a command that it does not know: those of HELLO are a password.
+_ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown command ['`]([\w|-]+)", re.IGNORECASE)
+_FORBIDDEN = re.compile(r"no permissions to run the '([\w|-]+)' command")
+# What is forbidden without the name of the command: keys, and the commands of a script, before and
+# since Redis 7.2.
+_FORBIDDEN_UNNAMED = re.compile(
+    r"no permissions to|executing the script can't|ACL failure in script"
+)
 
 
 def is_replica(answer: object) -> bool:
@@ -25,10 +37,20 @@ def is_replica(answer: object) -> bool:
     return isinstance(answer, ResponseError) and _REPLICA.search(str(answer)) is not None
 
 
+def told_by(error: BaseException) -> str:
+    """The text of a failure. It, and its causes, lose the arguments of unknown commands."""
+    if _ARGUMENTS.search(str(error)):
+        error.args = (_ARGUMENTS.sub("", str(error)),)
+    for cause in {error.__cause__, error.__context__}:
+        if cause is not None:
+            told_by(cause)
+    return str(error)
+
+
 def store_error(error: Exception) -> StoreError:
     """Make the StoreError for a failure of redis-py or a script; its cause is that failure."""
-    told = str(error)
-    operator_advice = _operator_advice(error, told)
+    told = told_by(error)
+    operator_advice = _operator_advice(_root_of(error), told)
     if told.startswith("DAMAGED"):  # an error of prelude.lua
         failure = damaged_error()
     else:
@@ -44,18 +66,34 @@ def store_error(error: Exception) -> StoreError:
 
 def damaged_error() -> StoreError:
     """Make the StoreError for a session or ban in a format that this package does not write."""
-    return StoreError(
+    failure = StoreError(
         "Redis holds this session or ban in an unknown format. Delete its key; the user then logs "
         "in again."
     )
+    failure.retryable = False
+    return failure
 
 
-def _operator_advice(error: Exception, told: str) -> str | None:
+def _root_of(error: BaseException) -> BaseException:
+    """The failure of a node, if it kept a cluster's slots from being learned."""
+    while isinstance(error, RedisClusterException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _operator_advice(error: BaseException, told: str) -> str | None:
     """Advice for a failure that only the operator can remedy; None for other failures."""
     if "NOPROTO" in told or ("HELLO" in told and "unknown command" in told):
         return "It does not speak RESP3: add ?protocol=2 to its URL."
-    if isinstance(error, NoPermissionError):
-        return "Allow the command to its user: the documentation has an ACL rule that is enough."
+    if isinstance(error, SentinelRefusedError):
+        return "The Redis itself was not asked."
+    if refused := _UNKNOWN.search(told) or _FORBIDDEN.search(told):
+        return _refusal_advice(refused[1].lower(), is_unknown="unknown" in refused[0].lower())
+    if _FORBIDDEN_UNNAMED.search(told):
+        return (
+            "Allow it to its user: ACL LOG tells what was refused, and the documentation has an "
+            "ACL rule that is enough."
+        )
     if "certificate verify failed" in told.lower():
         return (
             "Its certificate does not verify: check the clock of this machine, and pass the "
@@ -65,7 +103,23 @@ def _operator_advice(error: Exception, told: str) -> str | None:
         return "Check the user and the password in its URL."
     if "DB index is out of range" in told:
         return "It has fewer databases than the number in its URL."
+    if "SELECT is not allowed in cluster mode" in told:
+        return "It is a Redis Cluster: its URL is redis+cluster://host, without a database."
     return None
+
+
+def _refusal_advice(command: str, *, is_unknown: bool) -> str:
+    """Advice if a command is refused; `command` is as in an ACL rule, such as client|setname."""
+    name = command.upper().replace("|", " ")
+    less = " Or take client_name off its URL." if command in ("client", "client|setname") else ""
+    if is_unknown:
+        return (
+            f"It has no command {name}, or its provider forbids it: use one that allows it.{less}"
+        )
+    return (
+        f"Allow {name} to its user, by +{command}: the documentation has an ACL rule that is "
+        f"enough.{less}"
+    )
 
 
 def _caller_advice(error: Exception) -> str:
@@ -73,4 +127,9 @@ def _caller_advice(error: Exception) -> str:
         return "The Redis Cluster is moving this slot to another node: try again in a moment."
     if is_replica(error):
         return "Its address leads to a replica: it must lead to the primary."
-    return "Check that it is up, reachable and writable; the call can be repeated."
+    if isinstance(error, (ResponseError, BusyLoadingError)):
+        return "Check that it is up, reachable and writable."
+    return (
+        "Check that it is up and can be reached, and whether it speaks TLS: then its URL begins "
+        "with rediss."
+    )

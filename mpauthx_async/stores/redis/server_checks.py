@@ -11,6 +11,7 @@ from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import RedisError, ResponseError
 
+from ..._compat import timeout
 from ...connections import Connections
 from ...errors import ConfigurationError, StoreError
 
@@ -76,7 +77,7 @@ async def warn_of_eviction(connections: Connections) -> None:
 async def _policy(connections: Connections, primary: ClusterNode | None) -> str | None:
     """What a server does when its memory is full; None if its connection was lost."""
     try:
-        async with asyncio.timeout(_MAX_WAIT_SECONDS):
+        async with timeout(_MAX_WAIT_SECONDS):
             # A cluster's client would close all connections when a node fails.
             if primary is None:
                 memory = await connections.redis.info("memory")

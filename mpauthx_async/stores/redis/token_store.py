@@ -16,7 +16,8 @@ from ...constants import TokenStatus
 from ...errors import ConfigurationError, PartialStoreError, StoreError
 from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ...store_boundary import raises_store_errors
-from ..near_cache import ChangeListener, NearCache
+from ..change_feed import ChangeFeed
+from ..near_cache import ChangeListener, NearCache, SharedNearCache
 from ..online_cursor import OnlineCursor
 from .commands import Command, script_command
 from .database import MAX_WAIT_SECONDS, AnyRedis, RedisDatabase
@@ -32,6 +33,7 @@ from .encoding import (
     encode_new_session,
 )
 from .failures import damaged_error, store_error
+from .key_value import RedisKeyValueStore
 from .keys import (
     SESSION_PREFIX,
     absent_keys,
@@ -64,9 +66,12 @@ class RedisTokenStore:
     Args:
         redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
             its own.
-        near_cache: how many good tokens each service on this store remembers, to validate them
-            without a trip; 0 for no cache. It needs a single Redis, and one more connection, on
-            which Redis pushes changes.
+        near_cache: how many good tokens all services on this store remember, to validate them
+            without a trip; 0 for no cache. It needs a single Redis, perhaps behind Sentinels, and
+            one more connection, on which Redis pushes changes.
+
+    Attributes:
+        records: keeps other records in the same Redis; it is closed with this store.
 
     Raises:
         ConfigurationError: near_cache is malformed, or redis is a Redis Cluster with a near cache.
@@ -78,14 +83,22 @@ class RedisTokenStore:
         if type(near_cache) is not int or near_cache < 0:
             raise ConfigurationError("near_cache must be a whole number of tokens.")
         self._database = RedisDatabase(redis)
-        self._near_cache = near_cache
+        self.records: RedisKeyValueStore = RedisKeyValueStore(self._database.connections)
+        self._database.on_close(self.records.close)
+        self._near_cache: SharedNearCache | None = None
+        self._feed: ChangeFeed | None = None
         self._tracking: RedisTracking | None = None
-        if near_cache:
-            if self._database.nodes is not None:
-                raise ConfigurationError(
-                    "A near cache needs a single Redis: with a Redis Cluster set near_cache to 0."
-                )
+        if self._database.nodes is None:
             self._tracking = RedisTracking(self._database.connections, SESSION_PREFIX)
+            self._database.on_close(self._tracking.close)
+        if near_cache:
+            if self._tracking is None:
+                raise ConfigurationError(
+                    "A near cache needs a single Redis, perhaps behind Sentinels. A Redis Cluster "
+                    "does not push the changes of all nodes: leave near_cache out."
+                )
+            self._near_cache = SharedNearCache(near_cache)
+            self._tracking.subscribe(self._near_cache)
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
         """Begin sessions, each in one atomic step."""
@@ -101,7 +114,7 @@ class RedisTokenStore:
         """Look up when sessions end, with one MGET."""
         if not refs:
             return []
-        if self._tracking is not None:
+        if self._near_cache is not None and self._tracking is not None:
             self._database.check_here()
             self._tracking.start()
         values = await self._get([session_key_prefix(ref[0], ref[1]) + ref[2] for ref in refs])
@@ -248,24 +261,29 @@ class RedisTokenStore:
 
     def open_near_cache(self) -> NearCache | None:
         """Open a near cache for one service, kept current; None if this store has none."""
-        if self._tracking is None:
-            return None
-        cache = NearCache(self._near_cache)
-        self._tracking.subscribe(cache)
-        return cache
+        return None if self._near_cache is None else self._near_cache.for_service()
 
-    def push_changes_to(self, listener: ChangeListener) -> bool:
-        """Tell a listener of each change from now on; False on a Redis Cluster, which pushes none.
+    def push_changes_to(self, listener: ChangeListener) -> ChangeFeed | None:
+        """Push changes to a listener, which names the sessions to the feed that is returned.
 
         It takes the push connection that near caches take.
+
+        Returns:
+            None on a Redis Cluster, which pushes no changes.
+
+        Raises:
+            ClosedError: after `close()`.
+            ConfigurationError: in another event loop or process than the first call's.
         """
-        if self._database.nodes is not None:
-            return False
         if self._tracking is None:
-            self._tracking = RedisTracking(self._database.connections, SESSION_PREFIX)
-        self._tracking.subscribe(listener)
+            return None
+        self._database.check_here()
+        if self._feed is None:
+            self._feed = ChangeFeed()
+            self._tracking.subscribe(self._feed)
+        self._feed.subscribe(listener)
         self._tracking.start()
-        return True
+        return self._feed
 
     def sharding(self) -> Callable[[Iterable[Subject]], Hashable] | None:
         """The function that names the cluster nodes of subjects; None for a single Redis."""
@@ -282,10 +300,11 @@ class RedisTokenStore:
         return MAX_WAIT_SECONDS
 
     async def close(self) -> None:
-        """Wait for the calls in progress and close the pool if it was opened here; repeatable."""
+        """Wait for the calls in progress and close the pool if it was opened here; repeatable.
+
+        If it is cancelled, closing goes on.
+        """
         await self._database.close()
-        if self._tracking is not None:
-            await self._tracking.close()
 
     async def __aenter__(self) -> Self:
         return self

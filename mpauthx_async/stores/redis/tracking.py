@@ -7,22 +7,25 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from weakref import WeakSet
 
+import hiredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    InvalidResponse,
     RedisError,
     ResponseError,
 )
 
-from ..._compat import pushes_as_read
+from ..._compat import transport_of
 from ...connections import Connections
 from ..near_cache import MAX_SILENCE_SECONDS, ChangeListener
+from .failures import told_by
 
 __all__ = ["RedisTracking"]
 
@@ -35,6 +38,7 @@ _MIN_REPORT_INTERVAL_SECONDS = 1.0  # between two log records that the connectio
 _HEARTBEAT = 0.5  # seconds between two TIME commands, whose answers show that it is up
 _MIN_BACKOFF_SECONDS = 0.05  # before the next attempt to connect
 _MAX_BACKOFF_SECONDS = 1.0
+_INCOMPLETE = object()  # instead of a reply that has not arrived in full
 # Settings of the pool for the maintenance notifications of a managed Redis.
 _POOL_SETTINGS = ("maint_notifications_config", "maint_notifications_pool_handler")
 
@@ -54,27 +58,30 @@ class RedisTracking:
 
     def __init__(self, connections: Connections, prefix: str) -> None:
         self._connections = connections
-        client: Any = connections.configured_redis  # of a single Redis
+        client: Any = connections.configured_redis  # of a single Redis, perhaps behind Sentinels
         self._pool = client.connection_pool
         self._prefix = prefix
-        self._caches: WeakSet[ChangeListener] = WeakSet()  # their services may end first
+        self._listeners: WeakSet[ChangeListener] = WeakSet()  # their services may end first
         self._task: asyncio.Task[None] | None = None
         self._may_start = True
         self._time: tuple[float, float] | None = None  # while up: Redis's, and ours when asked
+        self._asked: deque[float] = deque()  # when TIME was sent that is not answered yet
+        self._heard = 0.0  # when TIME was sent that was answered last
         self._is_down = False
         self._reported_at = -math.inf
 
-    def subscribe(self, cache: ChangeListener) -> None:
-        """Keep a cache or another listener current; a cache's clock must be `time.monotonic`."""
-        self._caches.add(cache)
+    def subscribe(self, listener: ChangeListener) -> None:
+        """Keep a listener current, by `time.monotonic`: all near caches are one."""
+        self._listeners.add(listener)
         if self._time is not None:
-            cache.open(*self._time)
+            listener.open(*self._time)
 
     def forget(self, nonces: Iterable[str]) -> None:
         """Drop the sessions of these nonces from all caches."""
-        for nonce in nonces:
-            for cache in self._caches:
-                cache.forget(nonce)
+        changed = list(nonces)
+        for listener in self._listeners:
+            for nonce in changed:
+                listener.forget(nonce)
 
     def start(self) -> None:
         """Connect, unless that has begun; needs a running event loop."""
@@ -93,17 +100,14 @@ class RedisTracking:
         while not _is_cancelled():
             connection = self._new_connection()
             epoch = self._connections.redis_epoch
-            is_tracking = False
             try:
                 await connection.connect()
-                await self._track(connection)
-                is_tracking = True
                 await self._listen(connection, epoch)
             except (AuthenticationError, AuthorizationError) as error:
                 self._report_down(error)
                 backoff = _MAX_BACKOFF_SECONDS
             except Exception as error:  # noqa: BLE001 (it must reconnect after any failure)
-                if not is_tracking and _is_refusal(error):
+                if self._time is None and _is_refusal(error):
                     self._report_refusal(error)
                     return
                 backoff = 0.0 if self._time else backoff
@@ -111,8 +115,8 @@ class RedisTracking:
                 self._report_down(error)
             finally:
                 self._time = None
-                for cache in self._caches:
-                    cache.shut()
+                for listener in self._listeners:
+                    listener.shut()
                 await _abandon(connection)
             # Jitter: not all processes reconnect at the same moment.
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (no secret)
@@ -129,64 +133,76 @@ class RedisTracking:
             settings.pop(name, None)
         return self._pool.connection_class(**settings)
 
-    async def _track(self, connection: Any) -> None:
-        """Let Redis push changes on this connection."""
-        pushes_as_read(connection)
-        await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
-        # After its timeout, read_response returns None, and can be called again.
-        if await connection.read_response(timeout=MAX_SILENCE_SECONDS) is None:
-            raise TimeoutError
-
     async def _listen(self, connection: Any, epoch: int) -> None:
         """Apply the changes that Redis pushes until the connection is lost or its epoch is over."""
-        heard = due = time.monotonic()
-        asked: deque[float] = deque()
+        # Not by read_response: with its timeout a message takes twice the CPU time.
+        transport, reader = transport_of(connection), _Reader(self._take)
+        transport.set_protocol(reader)
+
+        def send(*command: str) -> None:
+            # Not by writelines: if the connection is lost, that of CPython 3.12 and early 3.13
+            # (issue 136234) leaves the socket's number in the selector, and the next socket that
+            # has it hangs.
+            transport.write(b"".join(connection.pack_command(*command)))
+
+        send("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._prefix)
+        self._asked.clear()
+        self._heard = due = time.monotonic()
         while not _is_cancelled():
             if self._connections.redis_epoch != epoch:
                 raise ConnectionError("The connections of this epoch are stale.")
-            now = time.monotonic()
+            now, heard = time.monotonic(), self._heard
             if now >= due:
-                asked.append(now)
-                await connection.send_command("TIME")
+                self._connections.watch_primary()  # calls that the caches answer make no trips
+                self._asked.append(now)
+                send("TIME")
                 due = now + _HEARTBEAT
+            await asyncio.wait([reader.ended], timeout=due - now)
+            if reader.ended.done():
+                raise reader.ended.result()
             # If this process was busy for long, the answer may have arrived, and is read first.
-            is_late = now >= heard + MAX_SILENCE_SECONDS
-            answer = await connection.read_response(timeout=due - now, push_request=True)
-            if answer is None and is_late:
+            if now >= heard + MAX_SILENCE_SECONDS and self._heard == heard:
                 raise TimeoutError
-            if answer and answer[0] == b"invalidate":
-                self._apply(answer[1])
-            elif answer and answer[0].isdigit():  # the answer of TIME; other pushes are ignored
-                heard = asked.popleft()
-                self._synchronize(answer, heard)
+
+    def _take(self, reply: Any) -> None:
+        """Take what Redis said: the answers to CLIENT TRACKING and TIME, and pushes."""
+        if isinstance(reply, Exception):
+            raise reply
+        if isinstance(reply, list) and reply:
+            if reply[0] == b"invalidate":
+                self._apply(reply[1])
+            elif reply[0].isdigit():  # the answer of TIME; other pushes are ignored
+                self._heard = self._asked.popleft()
+                self._synchronize(reply, self._heard)
 
     def _synchronize(self, answer: Sequence[bytes], asked_at: float) -> None:
         seconds, microseconds = map(int, answer)
         is_new = self._time is None
         self._time = (seconds + microseconds / 1e6, asked_at)
-        for cache in self._caches:
+        for listener in self._listeners:
             if is_new:
-                cache.open(*self._time)
+                listener.open(*self._time)
             else:
-                cache.synchronize(*self._time)
+                listener.synchronize(*self._time)
         if self._is_down:
             self._is_down = False
-            logger.info("The push connection of near caches is up again.")
+            logger.info("The push connection of Redis is up again.")
 
     def _apply(self, keys: Sequence[bytes] | None) -> None:
         """Forget the sessions of changed keys; None stands for all keys."""
         if keys is None:
-            for cache in self._caches:
-                cache.forget_all()
+            for listener in self._listeners:
+                listener.forget_all()
         else:
-            self.forget(key.decode(errors="replace").rpartition(":")[2] for key in keys)
+            self.forget(key.rpartition(b":")[2].decode(errors="replace") for key in keys)
 
     def _report_refusal(self, error: Exception) -> None:
         self._may_start = False
         logger.warning(
-            "This Redis refuses the push connection of near caches, so they stay off; every token "
-            "is looked up. It has to speak RESP3 and allow CLIENT TRACKING. It answered: %s",
-            error,
+            "This Redis refuses a push connection, so near caches stay off, every token is looked "
+            "up, and until_revoked asks once a second. It has to speak RESP3 and allow CLIENT "
+            "TRACKING. It answered: %s",
+            told_by(error),
         )
 
     def _report_down(self, error: Exception) -> None:
@@ -196,11 +212,43 @@ class RedisTracking:
         self._is_down, self._reported_at = True, now
         unknown = None if isinstance(error, (RedisError, OSError)) else error
         logger.warning(
-            "The push connection of near caches is down, so they are not used until it is up "
-            "again: %s",
+            "The push connection of Redis is down. Until it is up again, near caches are not used, "
+            "and until_revoked asks once a second: %s",
             type(error).__name__,
             exc_info=unknown,
         )
+
+
+class _Reader(asyncio.Protocol):
+    """Reads what Redis says on a connection.
+
+    Args:
+        take: called with each reply or push. If it raises, reading ends.
+
+    Attributes:
+        ended: why nothing more is read, once that is so.
+    """
+
+    def __init__(self, take: Callable[[Any], None]) -> None:
+        self.ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._take = take
+        self._replies = hiredis.Reader(
+            protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=_INCOMPLETE
+        )
+
+    def data_received(self, data: bytes) -> None:
+        if self.ended.done():
+            return
+        try:
+            self._replies.feed(data)
+            while (reply := self._replies.gets()) is not _INCOMPLETE:
+                self._take(reply)
+        except Exception as error:  # noqa: BLE001 (who waits for it raises it)
+            self.ended.set_result(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(error or ConnectionError("Redis closed the connection."))
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -218,4 +266,4 @@ async def _abandon(connection: Any) -> None:
     try:
         await connection.disconnect(nowait=True)
     except Exception:
-        logger.warning("The push connection of near caches could not be closed.", exc_info=True)
+        logger.warning("The push connection of Redis could not be closed.", exc_info=True)
