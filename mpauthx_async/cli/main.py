@@ -10,8 +10,10 @@ from contextlib import suppress
 
 from ..errors import MPAuthXError
 from ..simulator import WeChatSimulator
-from .arguments import Parser, guard_session_ids
+from .arguments import Parser, guard_session_ids, port
 from .demo import run_demo
+from .playground.server import serve_playground
+from .serve.options import add_server_options, server_options
 from .sessions import add_session_actions, run_sessions
 from .text import visible
 
@@ -29,17 +31,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if "sessions" in arguments[:1]:
         arguments = guard_session_ids(arguments)
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "demo" and options.port and not options.web:
+        parser.error("demo takes --port only with --web")
     logging.getLogger(_PACKAGE).addHandler(logging.NullHandler())  # errors are printed below
     try:
         if options.command == "demo":
-            return asyncio.run(run_demo(options.redis))
+            if not options.web:
+                return asyncio.run(run_demo(options.redis))
+            asyncio.run(_play(options))
+            return 0
         if options.command == "sessions":
             return run_sessions(options)
+        if options.command == "serve":
+            from .serve.supervisor import run_server  # aiohttp's server, which others do not need
+
+            return run_server(server_options(options))
+        if options.command == "doctor":
+            from .doctor import run_doctor  # also builds the server's application
+
+            return run_doctor(options)
         asyncio.run(_simulate(options))
     except KeyboardInterrupt:
         return 130
-    except (MPAuthXError, OSError, OverflowError) as error:
+    except (MPAuthXError, ImportError, OSError, OverflowError) as error:  # an extra is missing
         print(visible(f"error: {error}"), file=sys.stderr)
         return 1
     return 0
@@ -56,15 +72,35 @@ def _parser() -> argparse.ArgumentParser:
         "--redis",
         metavar="URL",
         help="keep the tokens in this Redis (redis://localhost:6379/0) instead of SQLite; "
-        "they expire within a minute",
+        "they expire within a minute, with --web within five",
     )
+    demo.add_argument("--web", action="store_true", help="serve it as a page for a browser")
+    demo.add_argument("--port", type=port, default=0, help="that of the page; default: a free one")
     simulator = commands.add_parser("simulator", help="run a stand-in for WeChat's servers")
     simulator.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
-    simulator.add_argument("--port", type=int, default=0, help="default: a free one")
+    simulator.add_argument("--port", type=port, default=0, help="default: a free one")
     defaults = WeChatSimulator()
     simulator.add_argument("--app-id", default=defaults.app_id, help="default: %(default)s")
     simulator.add_argument(
         "--app-secret", default=defaults.app_secret, help="default: one for tests"
+    )
+    add_server_options(
+        commands.add_parser(
+            "serve",
+            help="run a login server",
+            description="Run a login server. Each option is also a variable of the environment, "
+            "such as MPAUTHX_APP_ID, and a key in the file of --config; a flag comes before "
+            "these, and the environment before the file.",
+        )
+    )
+    add_server_options(
+        commands.add_parser(
+            "doctor",
+            help="check the configuration of a login server",
+            description="Check the configuration that serve would run with, its stores and WeChat, "
+            "and say what to do about each fault. It takes the options of serve, in the same "
+            "places, and changes nothing. The exit code is 1 if something is wrong.",
+        )
     )
     add_session_actions(
         commands.add_parser(
@@ -84,6 +120,12 @@ async def _simulate(options: argparse.Namespace) -> None:
         if wx.app_secret == WeChatSimulator().app_secret:  # the one for tests is not secret
             print(f"app_secret {wx.app_secret}")
         print(f"Pass api_base={wx.url!r}; curl {wx.url}/ lists the routes.", flush=True)
+        await _interrupted()
+
+
+async def _play(options: argparse.Namespace) -> None:
+    async with serve_playground(options.port, options.redis) as url:
+        print(f"The playground is at {url} (for this machine alone). Ctrl-C ends it.", flush=True)
         await _interrupted()
 
 

@@ -1,0 +1,87 @@
+"""Stage: the real service of one tab, on stores whose trips are watched."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from ...connections import Connections
+from ...models import LoginPolicy, User
+from ...service import MPAuthX
+from ...simulator import WeChatSimulator
+from ...stores import TokenStore, UserStore
+from ...stores.urls import open_token_store, open_user_store
+from .trips import Trip, Watch
+
+__all__ = ["Stage", "World", "open_stage"]
+
+_SKU = "playground"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What all tabs share.
+
+    Attributes:
+        wx: WeChat.
+        users: the URL of the users.
+        tokens: the URL of the tokens.
+    """
+
+    wx: WeChatSimulator
+    users: str
+    tokens: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the service of one tab is made of."""
+
+    wx: WeChatSimulator
+    watch: Watch
+    connections: Connections
+    users: UserStore
+    tokens: TokenStore
+
+    def service(self, policy: LoginPolicy, token_ttl: float) -> MPAuthX:
+        """Create a service with these options."""
+        return MPAuthX(
+            app_id=self.wx.app_id,
+            app_secret=self.wx.app_secret,
+            api_base=self.wx.url,
+            sku=_SKU,
+            users=self.users,
+            tokens=self.tokens,
+            connections=self.connections,
+            policy=policy,
+            token_ttl=token_ttl,
+            rotation_grace=0,  # so that theft shows at once
+        )
+
+    async def user(self, user_id: str) -> User | None:
+        """Read the row of a user; raises StoreError if the store could not answer."""
+        found: User | None = (await self.users.get([user_id]))[0]
+        return found
+
+
+@asynccontextmanager
+async def open_stage(world: World, report: Callable[[Trip], None]) -> AsyncIterator[Stage]:
+    """Open the stores of a tab.
+
+    Args:
+        world: what all tabs share.
+        report: is called at the end of each trip.
+
+    Raises:
+        ConfigurationError: a URL does not name a store.
+    """
+    watch = Watch(report)
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(watch.http())
+        connections = await stack.enter_async_context(Connections(http=http))
+        users = open_user_store(world.users)
+        stack.push_async_callback(users.close)
+        tokens = open_token_store(world.tokens, connections)
+        stack.push_async_callback(tokens.close)
+        watch.users(users)
+        watch.tokens(tokens)
+        yield Stage(world.wx, watch, connections, users, tokens)

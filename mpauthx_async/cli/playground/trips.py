@@ -1,0 +1,115 @@
+"""Watch: sees each trip of a service to WeChat and to its stores, and times it."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+
+__all__ = ["Trip", "Watch"]
+
+_TOKEN_STORE = (
+    "issue",
+    "lookup",
+    "revoke",
+    "revoke_subject",
+    "forget_subject",
+    "rotate",
+    "end_reused",
+    "ban",
+    "unban",
+    "bans",
+)
+_USER_STORE = ("save", "get", "forget")
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """A trip that is over.
+
+    Attributes:
+        system: wechat, users or tokens.
+        operation: the path at WeChat, else the method of the store.
+        result: what the method returned; None for a trip to WeChat.
+        seconds: the duration.
+    """
+
+    system: str
+    operation: str
+    result: Any
+    seconds: float
+
+
+class Watch:
+    """Reports trips that succeed; a failed one is told by the call that it fails.
+
+    Args:
+        report: is called at the end of each trip.
+    """
+
+    def __init__(self, report: Callable[[Trip], None]) -> None:
+        self._report = report
+        self._is_paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Report nothing meanwhile."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+
+    def http(self) -> aiohttp.ClientSession:
+        """Open a session whose requests are reported; the caller closes it."""
+        trace = aiohttp.TraceConfig()
+
+        async def start(_: object, context: SimpleNamespace, __: object) -> None:
+            context.started = time.perf_counter()
+
+        async def end(
+            _: object, context: SimpleNamespace, sent: aiohttp.TraceRequestEndParams
+        ) -> None:
+            # The query holds the app secret and the code.
+            self._tell("wechat", sent.url.path, None, context.started)
+
+        trace.on_request_start.append(start)
+        trace.on_request_end.append(end)
+        return aiohttp.ClientSession(
+            trace_configs=[trace],
+            timeout=aiohttp.ClientTimeout(total=10),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    def users(self, store: object) -> None:
+        """Report the trips of a user store."""
+        self._wrap("users", store, _USER_STORE)
+
+    def tokens(self, store: object) -> None:
+        """Report the trips of a token store."""
+        self._wrap("tokens", store, _TOKEN_STORE)
+
+    def _wrap(self, system: str, store: object, names: tuple[str, ...]) -> None:
+        # On the object itself: a store around the store would hide its optional protocols.
+        for name in names:
+            setattr(store, name, self._timed(system, name, getattr(store, name)))
+
+    def _timed(
+        self, system: str, name: str, method: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Any]]:
+        @wraps(method)
+        async def timed(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            result = await method(*arguments, **options)
+            self._tell(system, name, result, started)
+            return result
+
+        return timed
+
+    def _tell(self, system: str, operation: str, result: Any, started: float) -> None:
+        if not self._is_paused:
+            self._report(Trip(system, operation, result, time.perf_counter() - started))

@@ -1,0 +1,1 @@
+"""The serve command: a login server by flags, environment and a file."""
