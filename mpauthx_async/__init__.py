@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .apps import AppOptions, Apps
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
 from .errors import (
@@ -30,6 +31,7 @@ from .errors import (
     SnapshotUserError,
     StoreError,
     UnavailableError,
+    UnknownAppError,
     UserNotFoundError,
     WeChatAPIError,
     WeChatOperatorError,
@@ -37,6 +39,7 @@ from .errors import (
     WeChatUnavailableError,
 )
 from .events import PushEvent
+from .gauges import Gauges
 from .models import (
     AuthResult,
     Ban,
@@ -57,6 +60,7 @@ from .models import (
 )
 from .oauth.client import WeChatOAuth
 from .service import MPAuthX
+from .settings import Settings
 from .stores import (
     KeyValueOAuthTokenStore,
     KeyValueStore,
@@ -89,6 +93,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AppAccessToken",
+    "AppOptions",
+    "Apps",
     "AuthResult",
     "Ban",
     "BannedError",
@@ -101,6 +107,7 @@ __all__ = [
     "Connections",
     "DecryptionError",
     "EmptyResponseError",
+    "Gauges",
     "HTTPStatusError",
     "Identity",
     "IdentityMismatchError",
@@ -135,6 +142,7 @@ __all__ = [
     "SessionKeyLostError",
     "SessionKeyStore",
     "SessionRef",
+    "Settings",
     "SnapshotUserError",
     "SqliteKeyValueStore",
     "SqliteTokenStore",
@@ -145,6 +153,7 @@ __all__ = [
     "TokenStatus",
     "TokenStore",
     "UnavailableError",
+    "UnknownAppError",
     "User",
     "UserEncryptKey",
     "UserNotFoundError",

@@ -34,6 +34,7 @@ class StatusCode(IntEnum):
     banned = 6106
     overloaded = 6107
     invalid_push_event = 6108
+    unknown_app = 6109
     unknown_error = 9999
 
 

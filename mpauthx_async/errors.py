@@ -37,6 +37,7 @@ __all__ = [
     "SnapshotUserError",
     "StoreError",
     "UnavailableError",
+    "UnknownAppError",
     "UserNotFoundError",
     "WeChatAPIError",
     "WeChatOperatorError",
@@ -51,14 +52,23 @@ class MPAuthXError(Exception):
     Attributes:
         code: the StatusCode.
         http_status: the HTTP status for the client: 400, 401 if the user has to log in again, 403,
-            429, 502 or 503.
+            404 for an app that nobody knows, 429, 502 or 503; in answers of `mpauthx_async.web`
+            also 408 and 413, for a body that is too slow or too long.
         retryable: whether the same call may succeed later with no change by client or operator.
-            False if the call has used up a code.
+            False if the call has used up a code, or may have; the text then says so.
     """
 
     code: ClassVar[StatusCode] = StatusCode.unknown_error
     http_status: int = 503
     retryable: bool = False
+    _advice: str = ""  # what the client has to do, besides what the text says
+
+    def __str__(self) -> str:
+        text = self._text()
+        return f"{text} {self._advice}" if self._advice else text
+
+    def _text(self) -> str:
+        return super().__str__()
 
 
 class RefusedError(MPAuthXError):
@@ -120,7 +130,7 @@ class HTTPStatusError(UnavailableError):
         super().__init__(message, status)
         self.status = status
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return str(self.args[0])
 
 
@@ -182,7 +192,7 @@ class WeChatAPIError(MPAuthXError):
         self.rid = rid
         self.hint = hint
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         rid = f" (rid {self.rid})" if self.rid else ""
         hint = f": {self.hint}" if self.hint else ""
         return f"WeChat answered errcode {self.errcode}, {self.errmsg!r}{rid}{hint}"
@@ -303,7 +313,7 @@ class BannedError(RefusedError):
         self.reason = reason
         self.until = until
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         end = "permanently"
         if self.until is not None:
             end = f"until {datetime.fromtimestamp(self.until / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -314,3 +324,19 @@ class OverloadedError(UnavailableError):
     """Too many logins are waiting. This one was not started, and its code not used."""
 
     code = StatusCode.overloaded
+
+
+class UnknownAppError(RefusedError):
+    """Nobody knows the app that was asked for: see `Apps`."""
+
+    code = StatusCode.unknown_app
+    http_status = 404
+
+
+def mark_code_used(error: MPAuthXError) -> None:
+    """Mark the error of a call that has used up a code, or may have: it cannot be repeated."""
+    if error.retryable:
+        error.retryable = False
+        error._advice = (
+            "The code is used up, or may be: the client has to get a new one, as with wx.login."
+        )

@@ -11,12 +11,13 @@ from .concurrency.frames import clear_frames, methods_clear_frames
 from .concurrency.in_flight import InFlight
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
-from .errors import ConfigurationError, DecryptionError, ParameterError
+from .errors import ParameterError
 from .events import Listener, PushEvent, WeChatFailed
+from .gauges import Gauges
 from .login.device import Device
 from .login.erasure import Erasure
-from .login.issuing import Issuer
 from .login.pipeline import Logins
+from .login.proven_users import log_in_proven, proven_user
 from .login.web_logins import WebLogins, create_web
 from .models import (
     AuthResult,
@@ -26,12 +27,10 @@ from .models import (
     OnlinePage,
     PhoneNumber,
     Session,
-    User,
     UserEncryptKey,
-    is_user_id,
 )
 from .oauth.client import WeChatOAuth
-from .parts import Parts
+from .service_parts import Parts, check_part
 from .sessions.active_sessions import ActiveSessions
 from .sessions.bans import Bans
 from .sessions.linked_ids import LinkedIds
@@ -42,11 +41,11 @@ from .sessions.until_revoked import SessionWatch, UntilRevoked
 from .settings import Settings
 from .stores import TokenStore, UserStore
 from .stores.readiness import check_stores
-from .tokens.format import new_nonce, nonce_of, parse_token
+from .tokens.format import parse_token
+from .wechat.access_token_source import create_access_token
 from .wechat.api import WeChatAPI, check_code
-from .wechat.app_access import create_access_token
-from .wechat.exchanges import CodeExchange, ComponentExchange
-from .wechat.push_events import PushEventHandler
+from .wechat.exchanges import CodeExchange
+from .wechat.push_events import create_push_handler
 from .wechat.userdata import check_max_age, check_sealed
 
 __all__ = ["MPAuthX"]
@@ -137,7 +136,9 @@ class MPAuthX:
             max_waiting_logins=max_waiting_logins,
             clock=clock,
         )
-        _check_parts(connections, web, exchange)
+        check_part("connections", "Connections", connections, isinstance(connections, Connections))
+        check_part("web", "WeChatOAuth", web, isinstance(web, WeChatOAuth))
+        check_part("exchange", "CodeExchange", exchange, hasattr(exchange, "code_to_session"))
         self._calls = InFlight(self, "This service", name=repr(self))
         if connections is None:
             connections = Connections()
@@ -178,8 +179,7 @@ class MPAuthX:
 
         Args:
             code: what `wx.login` gave the client.
-            encrypted_data: what `wx.getUserInfo` gave it in the session of this code, with `iv`.
-            iv: likewise.
+            encrypted_data, iv: what `wx.getUserInfo` gave it in the session of this code.
             device: the user's name for the device, such as "iPhone 15": one line of at most 64
                 characters and 200 bytes of UTF-8.
             device_kind: such as "phone" or "desktop", likewise; by default the device's name.
@@ -202,10 +202,8 @@ class MPAuthX:
         try:
             check_code(code)
             check_max_age(max_age)
-            if encrypted_data or iv:
-                check_sealed(encrypted_data, iv)
-            else:
-                encrypted_data = iv = None
+            has_data = bool(encrypted_data or iv)
+            encrypted_data, iv = check_sealed(encrypted_data, iv) if has_data else (None, None)
             known_as = Device.checked(device, device_kind)
             self._calls.check_here()
             login, caller = self._logins.log_in(
@@ -231,8 +229,7 @@ class MPAuthX:
         Args:
             code: what WeChat appended to the redirect_uri. Verify the state that came with it
                 first, with `WeChatOAuth.verify_state`.
-            device: as for `authorize`.
-            device_kind: as for `authorize`.
+            device, device_kind: as for `authorize`.
 
         Raises:
             ParameterError: an argument is missing, malformed or too long.
@@ -268,8 +265,7 @@ class MPAuthX:
         Args:
             open_id: the user in this app.
             union_id: the user's unionId; None or empty for a user without one.
-            device: as for `authorize`.
-            device_kind: as for `authorize`.
+            device, device_kind: as for `authorize`.
 
         Raises:
             ParameterError: an argument is missing, malformed or too long.
@@ -281,20 +277,8 @@ class MPAuthX:
         Source: https://developers.weixin.qq.com/miniprogram/dev/wxcloudservice/wxcloudrun/src/development/weixin/index.html
         """
         with self._calls.one():
-            union_id = union_id or None
-            if not is_user_id(open_id) or not (union_id is None or is_user_id(union_id)):
-                raise ParameterError(
-                    "open_id must be an openId as WeChat gives it, and union_id a unionId or None."
-                )
-            known_as = Device.checked(device, device_kind)
-            now, app_id = self._settings.now_ms(), self._settings.app_id
-            user = User(open_id, union_id, created_at=now, updated_at=now, app_id=app_id)
-
-            async def identify(_: str) -> User:
-                return user
-
-            # A code of its own keeps concurrent calls apart.
-            return await self._logins.log_in_as(identify, new_nonce(), known_as, has_code=False)
+            user = proven_user(self._settings, open_id, union_id)
+            return await log_in_proven(self._logins, user, Device.checked(device, device_kind))
 
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is valid: issued for this app and sku, and still alive.
@@ -309,8 +293,8 @@ class MPAuthX:
             StoreError: the store could not answer, so the token may be valid or not.
             ClosedError: the service is closed.
         """
-        knows = self._validator.knows
-        if knows is not None and knows(token):
+        known = self._validator.known
+        if known is not None and known(token) is not None:
             return True
         validator = self._validator
         try:
@@ -343,10 +327,9 @@ class MPAuthX:
             StoreError: the store could not answer, so the token may be valid or not.
             ClosedError: the service is closed.
         """
-        knows = self._validator.knows
-        if knows is not None and knows(token):
-            user_id, sku, _ = str(token).split("|")
-            return Identity(user_id, nonce_of(str(token)), sku, str(token))
+        known = self._validator.known
+        if known is not None and (identity := known(token)) is not None:
+            return identity
         validator = self._validator
         try:
             if not self._calls.is_open:  # as in is_token_valid
@@ -370,10 +353,10 @@ class MPAuthX:
         """Run a block, as of a websocket, until the session of its token ends.
 
         The block is cancelled, as `asyncio.timeout` does, within 2 seconds of the session's end in
-        any process or of its expiry; `async with` then raises InvalidTokenError. A rotation does
-        not end it, and waiting does not renew a sliding life. On a single Redis the store pushes
-        what changes; other stores are asked once a second. While the store cannot answer, the
-        block goes on.
+        any process or of its expiry; `async with` then raises InvalidTokenError. A block that goes
+        on is cancelled again each second. A rotation does not end it, and waiting does not renew a
+        sliding life. On a single Redis the store pushes what changes; other stores are asked once a
+        second. While the store cannot answer, the block goes on.
 
         Args:
             token: what the client sent.
@@ -541,7 +524,11 @@ class MPAuthX:
             return await self._bans.ban(user_id, seconds, reason)
 
     async def unban(self, user_id: str) -> bool:
-        """Let a user log in again.
+        """Let a user log in again; one of several ids may still be refused for a minute.
+
+        Args:
+            user_id: any id of the user. After `forget_user` nothing links the ids of a user, and a
+                ban stays under each: unban each of them.
 
         Returns:
             False if they were not banned; also if the store repeated the step because its first
@@ -646,9 +633,7 @@ class MPAuthX:
             return await self._sessions.online_count()
 
     async def check(self) -> None:
-        """Check that the stores can serve, for a readiness probe; WeChat is not asked.
-
-        They are asked at once, and each gets 2 seconds.
+        """Check within 2 seconds that the stores can serve, for a probe; WeChat is not asked.
 
         Raises:
             StoreError: a store cannot serve; the message names it.
@@ -661,20 +646,34 @@ class MPAuthX:
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Register a listener for events: logins, their failures, sessions that end …
 
-        Listeners never delay or fail a call.
+        Listeners never delay or fail a call. The function that is returned ends the subscription.
 
         Args:
             listener: an async function, or a plain one, which is called in a thread. It takes an
                 event, one of the classes in `mpauthx_async.events`.
-
-        Returns:
-            Ends the subscription when called.
 
         Raises:
             ParameterError: the listener cannot be called.
             ClosedError: the service is closed.
         """
         return self._validator.subscribe(listener)
+
+    def gauges(self) -> Gauges:
+        """Tell what waits here, at no cost for other calls. Any thread may ask.
+
+        All are zero once the service is closed. `Metrics.watch` exports them to Prometheus.
+        """
+        if self._calls.has_ended:
+            return Gauges()
+        near = self._validator.near_cache
+        return Gauges(
+            logins_waiting=self._logins.waiting,
+            logins_at_wechat=self._logins.at_wechat,
+            near_cache_tokens=0 if near is None else len(near),
+            near_caches_on=int(near is not None and near.is_on),
+            near_caches_off=int(near is not None and not near.is_on),
+            events_dropped=self._parts.events.dropped,
+        )
 
     async def decrypt(
         self, token: object, encrypted_data: str, iv: str, *, max_age: float | None = None
@@ -683,8 +682,7 @@ class MPAuthX:
 
         Args:
             token: the token of that login.
-            encrypted_data: the client's `encryptedData`.
-            iv: the client's `iv`.
+            encrypted_data, iv: the client's `encryptedData` and `iv`.
             max_age: how many seconds ago WeChat may have encrypted it, by the timestamp in its
                 watermark; None for no limit.
 
@@ -720,11 +718,8 @@ class MPAuthX:
             StoreError: the store could not answer.
             ClosedError: the service is closed.
         """
-        payload = await self.decrypt(token, encrypted_data, iv, max_age=max_age)
-        number = PhoneNumber.from_wechat(payload)
-        if number is None:
-            raise DecryptionError("The data holds no phone number.")
-        return number
+        with self._calls.one():
+            return await self._session_keys.decrypt_phone_number(token, encrypted_data, iv, max_age)
 
     async def verify_raw_data(self, token: object, raw_data: str, signature: str) -> bool:
         """Tell whether `rawData` is what WeChat signed in the session of a token.
@@ -887,47 +882,18 @@ class MPAuthX:
 
     def _compose(self) -> None:
         """Create what the calls are delegated to. It is closed in the reverse order."""
-        parts, settings, exchange, web = self._parts, self._settings, self._exchange, self._web
+        parts, web = self._parts, self._web
         linked_ids = LinkedIds(parts)
-        self._bans = Bans(parts, linked_ids)
+        self._bans = bans = Bans(parts, linked_ids)
         self._rotations = Rotations(parts)
         self._validator = TokenValidator(parts, self._rotations.end_reused)
         self._watch = SessionWatch(parts)
         self._sessions = ActiveSessions(parts, linked_ids, self._validator)
         self._session_keys = SessionKeys(parts, self._api, self._access_token, self._validator)
-        self._logins = Logins(
-            parts,
-            names_same_user=self._api.names_same_user,
-            issuer=Issuer(parts, self._bans),
-            bans=self._bans,
+        self._logins = logins = Logins(parts, bans, names_same_user=self._api.names_same_user)
+        self._calls.on_close(logins.close, logins.cut_off)
+        self._web_logins = WebLogins(parts, logins, web)
+        self._erasure = Erasure(parts, web=web, linked_ids=linked_ids, bans=bans, logins=logins)
+        self._push_events = create_push_handler(
+            parts, self, web_app_id=None if web is None else web.app_id, exchange=self._exchange
         )
-        self._calls.on_close(self._logins.close, self._logins.cut_off)
-        self._web_logins = WebLogins(parts, self._logins, web)
-        self._erasure = Erasure(
-            parts, web=web, linked_ids=linked_ids, bans=self._bans, logins=self._logins
-        )
-        app_ids = {settings.app_id} if web is None else {settings.app_id, web.app_id}
-        platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()
-        self._push_events = PushEventHandler(
-            app_ids=app_ids,
-            recipients=app_ids | platform,
-            purpose=f"{settings.app_id}|{settings.sku}",
-            users=self,
-            records=parts.records,
-            events=parts.events,
-            clock=settings.clock,
-        )
-
-
-def _check_parts(connections: object, web: object, exchange: object) -> None:
-    """Raise ConfigurationError for ready-made parts of other types."""
-    parts = (
-        ("connections", "a Connections", connections, isinstance(connections, Connections)),
-        ("web", "a WeChatOAuth", web, isinstance(web, WeChatOAuth)),
-        ("exchange", "a CodeExchange", exchange, hasattr(exchange, "code_to_session")),
-    )
-    for name, wanted, part, fits in parts:
-        if part is not None and not fits:
-            raise ConfigurationError(
-                f"{name} must be {wanted}, or None: this is a {type(part).__name__}."
-            )

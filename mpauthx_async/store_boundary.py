@@ -1,7 +1,7 @@
 """The boundary to a store: its methods raise exceptions of this package only."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import wraps
 from types import TracebackType
@@ -10,9 +10,16 @@ from typing import Any, TypeVar
 from .errors import MPAuthXError, PartialStoreError, StoreError
 from .failure_log import failures
 
-__all__ = ["GuardedLock", "log_store_error", "only_store_errors", "raises_store_errors"]
+__all__ = [
+    "GuardedLock",
+    "all_or_partial",
+    "log_store_error",
+    "only_store_errors",
+    "raises_store_errors",
+]
 
 Store = TypeVar("Store")
+Result = TypeVar("Result")
 
 _MAX_KIND_CHARACTERS = 200  # of a message: they name the store and what is wrong
 
@@ -56,6 +63,21 @@ class GuardedLock:
             await self._lock.__aexit__(exc_type, exc, traceback)
 
 
+def all_or_partial(answers: Sequence[Result | StoreError]) -> Sequence[Result]:
+    """The answers of a batch, in which items fail alone.
+
+    Raises:
+        PartialStoreError: some items failed.
+        StoreError: the only item failed.
+    """
+    answered = [answer for answer in answers if not isinstance(answer, StoreError)]
+    if len(answered) == len(answers):
+        return answered
+    if len(answers) == 1 and isinstance(answers[0], StoreError):
+        raise answers[0]
+    raise PartialStoreError(answers)
+
+
 @contextmanager
 def only_store_errors() -> Iterator[None]:
     """Turn an exception that a store does not document into a logged StoreError."""
@@ -68,15 +90,20 @@ def only_store_errors() -> Iterator[None]:
         raise
     except Exception as error:
         undocumented = StoreError(
-            f"The store failed in a way that it does not document ({type(error).__name__}). "
-            "The call can be repeated."
+            f"The store failed in a way that it does not document ({type(error).__name__}). See "
+            "the cause of this error."
         )
         log_store_error(undocumented)
         raise undocumented from error
 
 
-def log_store_error(error: StoreError) -> None:
-    """Log an error, or each error of a batch, unless an inner boundary has logged it."""
+def log_store_error(error: StoreError, lines: str = "") -> None:
+    """Log an error, or each error of a batch, unless an inner boundary has logged it.
+
+    Args:
+        error: the error.
+        lines: more to log of it, in lines of their own.
+    """
     if error.is_logged:
         return
     if isinstance(error, PartialStoreError):  # its text has numbers, so each would be another kind
@@ -85,8 +112,9 @@ def log_store_error(error: StoreError) -> None:
                 log_store_error(answer)
         return
     error.is_logged = True
-    kind = f"{type(error).__name__} {str(error)[:_MAX_KIND_CHARACTERS]}"
-    failures.warning("%s", error, extra={"kind": kind})
+    text = str(error)  # as it is now: a login adds to it that the code is used up
+    kind = f"{type(error).__name__} {text[:_MAX_KIND_CHARACTERS]}"
+    failures.warning("%s", f"{text}\n{lines}" if lines else text, extra={"kind": kind})
 
 
 def _answering(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -6,7 +6,7 @@ from ..errors import ParameterError
 from ..events import ProfileCleared, UserForgotten
 from ..models import PROFILE_FIELDS, Subject, is_user_id
 from ..oauth.client import WeChatOAuth
-from ..parts import Parts
+from ..service_parts import Parts
 from ..sessions.bans import Bans
 from ..sessions.linked_ids import LinkedIds, check_user_id
 from .pipeline import Logins
@@ -55,13 +55,15 @@ class Erasure:
         if lift_ban:
             await self._bans.unban(user_id)
         else:
-            await self._bans.spread(user_id)
+            await self._bans.spread(await self._linked_ids.find(user_id))
         ended = sum(await self._linked_ids.for_each(user_id, self._forget_sessions))
         subjects = await self._linked_ids.find(user_id)
         with self._events.store_failures("forget"):
             was_known = await self._users.forget(user_id, app_ids=self._app_ids)
         # A login that saved its user before that may begin a session of theirs only now.
         await self._logins.settled()
+        if not lift_ban:  # such a login may also have copied a ban, for less time than it lasts
+            await self._bans.spread(subjects)
         for subject in subjects:
             ended += await self._forget_sessions(subject)
         if was_known or ended:

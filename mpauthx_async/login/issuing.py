@@ -17,7 +17,7 @@ from ..models import (
     SessionRef,
     Subject,
 )
-from ..parts import Parts
+from ..service_parts import Parts
 from ..sessions.bans import Bans
 from ..sessions.session_keys import replace_session_key
 from ..stores import SessionKeyStore

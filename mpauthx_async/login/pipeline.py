@@ -14,30 +14,31 @@ from typing import Any, TypeAlias, TypeVar
 from ..concurrency.coalescer import Coalescer, answers_of, settle
 from ..concurrency.deadlines import one_call, without_call
 from ..concurrency.in_flight import closed
-from ..concurrency.shards import ShardedCoalescer, sharding_of
+from ..concurrency.sharded_coalescer import ShardedCoalescer, sharding_of
 from ..errors import (
     IdentityMismatchError,
     MPAuthXError,
     OverloadedError,
-    StoreError,
     UserNotFoundError,
+    mark_code_used,
 )
-from ..events import LoggedIn, LoginFailed, UserLinked
+from ..events import LoggedIn, LoginFailed
 from ..models import (
     AuthResult,
     CodeSession,
     SessionRef,
     User,
 )
-from ..parts import Parts
+from ..service_parts import Parts
 from ..sessions.bans import Bans
 from ..stores import longest_wait
 from ..tokens.format import new_nonce
 from ..wechat.userdata import decrypt_user_data
-from .arrival import Arrival, Login, Refresh, completed, for_good, key_to_seal
+from .arrival import Arrival, Login, Refresh, for_good, key_to_seal
 from .device import NO_DEVICE, Device
 from .issuing import Issuer
 from .queue import LoginQueue
+from .saving import Saver
 
 __all__ = ["Logins"]
 
@@ -54,25 +55,23 @@ class Logins:
 
     Args:
         parts: what the service shares.
-        names_same_user: tells whether decrypted user data names the user of a session.
-        issuer: gives the tokens.
         bans: tells whose bans are read at a login.
+        names_same_user: tells whether decrypted user data names the user of a session.
     """
 
     def __init__(
         self,
         parts: Parts,
+        bans: Bans,
         *,
         names_same_user: Callable[[CodeSession, Mapping[str, Any]], bool],
-        issuer: Issuer,
-        bans: Bans,
     ) -> None:
         settings, users, tokens = parts.settings, parts.users, parts.tokens
         connections, events = parts.connections, parts.events
         self._app_id = settings.app_id
-        self._sku = settings.sku
         self._names_same_user = names_same_user
-        self._issuer = issuer
+        self._issuer = Issuer(parts, bans)
+        self._saver = Saver(parts)
         self._sealer = parts.sealer
         self._users = users
         self._tokens = tokens
@@ -82,6 +81,7 @@ class Logins:
         self._policy = settings.policy
         self._clock = settings.clock
         self._under_way: dict[Hashable, Login] = {}
+        self._at_wechat = 0
         self._waiting: LoginQueue[Login] = LoginQueue(
             connections,
             max_waiting=settings.max_waiting_logins,
@@ -103,6 +103,16 @@ class Logins:
         self._issuing: set[asyncio.Future[AuthResult]] = set()  # on a store that has shards
         self._withdrawals: set[asyncio.Task[None]] = set()
         self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many logins wait to begin."""
+        return len(self._waiting)
+
+    @property
+    def at_wechat(self) -> int:
+        """How many codes are being exchanged."""
+        return self._at_wechat
 
     def log_in(
         self,
@@ -234,6 +244,7 @@ class Logins:
             raise closed()
 
     def _begin(self, login: "Login") -> None:
+        self._at_wechat += 1
         login.exchange_task = asyncio.create_task(self._exchange_for(login), context=login.context)
 
     def _expire(self, login: "Login") -> None:
@@ -262,14 +273,18 @@ class Logins:
                 login.exchanged = await login.exchange(login.code)
             answer = self._exchanged.submit(login)
         except BaseException as error:
-            self._connections.login_limit.exchanged()
+            self._exchange_ended()
             self._end(login, error)
             if not isinstance(error, Exception):
                 raise  # this task was cancelled, or the process is told to end
         else:
             login.exchange_task = None  # let go of it now, for it may be long until the end
             answer.add_done_callback(partial(self._end_with, login), context=login.context)
-            self._connections.login_limit.exchanged()
+            self._exchange_ended()
+
+    def _exchange_ended(self) -> None:
+        self._at_wechat -= 1
+        self._connections.login_limit.exchanged()
 
     def _end_with(self, login: "Login", answer: "asyncio.Future[Any]") -> None:
         outcome = _outcome_of(answer)
@@ -277,7 +292,7 @@ class Logins:
             outcome.add_done_callback(partial(self._end_with, login), context=login.context)
             return
         if login.has_code and isinstance(outcome, MPAuthXError):
-            outcome.retryable = False  # the exchange has used up the code
+            mark_code_used(outcome)
         self._end(login, outcome)
 
     def _end(self, login: "Login", outcome: AuthResult | BaseException) -> None:
@@ -366,9 +381,7 @@ class Logins:
             arrivals = await asyncio.get_running_loop().run_in_executor(
                 self._connections.executor, self._read, logins, now
             )
-        saved = await for_good(arrivals, self._save)
-        kept = await for_good(saved, self._complete)
-        return await self._issue_all(kept)
+        return await self._issue_all(await self._saver.save(arrivals))
 
     async def _finish_refreshes(
         self, refreshes: "Sequence[Refresh]"
@@ -463,39 +476,6 @@ class Logins:
                 "identity, so send the code alone."
             )
         return User.from_wechat(session, payload, now, self._app_id)
-
-    async def _save(self, arrivals: "Sequence[Arrival]") -> "list[Arrival | Exception]":
-        """Save the users; tells who is new."""
-        earlier_ids = await self._earlier_ids(arrivals) if self._events.has_listeners else {}
-        answers = await answers_of(self._users.save([arrival.user for arrival in arrivals]))
-        saved: list[Arrival | Exception] = []
-        for arrival, is_new in zip(arrivals, answers, strict=True):
-            if isinstance(is_new, StoreError):
-                saved.append(is_new)
-                continue
-            arrival.is_new = is_new
-            saved.append(arrival)
-            for old_id in earlier_ids.pop(arrival.user.id, ()):
-                self._events.emit(UserLinked(self._sku, old_id, arrival.user.id))
-        return saved
-
-    async def _complete(self, arrivals: "Sequence[Arrival]") -> "list[Arrival | Exception]":
-        """Give known users their stored profiles, under this app's openIds."""
-        known = [arrival.user.id for arrival in arrivals if not arrival.is_new]
-        found = iter(await answers_of(self._users.get(known)) if known else ())
-        return [
-            arrival if arrival.is_new else completed(arrival, next(found)) for arrival in arrivals
-        ]
-
-    async def _earlier_ids(self, arrivals: "Sequence[Arrival]") -> dict[str, list[str]]:
-        """The ids that users had, where WeChat gave them another; by that."""
-        new_ids = {a.user.open_id: a.user.union_id for a in arrivals if a.user.union_id}
-        known = await answers_of(self._users.get(list(new_ids))) if new_ids else []
-        earlier_ids: dict[str, list[str]] = {}
-        for user, new_id in zip(known, new_ids.values(), strict=True):
-            if isinstance(user, User) and user.id != new_id:
-                earlier_ids.setdefault(new_id, []).append(user.id)
-        return earlier_ids
 
 
 _Answer: TypeAlias = "AuthResult | asyncio.Future[AuthResult]"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from ..models import AuthResult, User
 from ..oauth.client import WeChatOAuth
-from ..parts import Parts
+from ..service_parts import Parts
 from ..stores import KeyValueOAuthTokenStore
-from ..wechat.app_access import no_records
+from ..wechat.access_token_source import no_records
 from ..wechat.exchanges import CodeExchange
 from ..wechat.transport import API_HOSTS
 from .device import Device

@@ -7,7 +7,13 @@ from dataclasses import replace
 from functools import partial
 
 from ..concurrency.single_flight import SingleFlight
-from ..errors import MPAuthXError, NoOAuthTokenError, ParameterError, StoreError
+from ..errors import (
+    MPAuthXError,
+    NoOAuthTokenError,
+    ParameterError,
+    StoreError,
+    mark_code_used,
+)
 from ..failure_log import invalid_answer
 from ..models import OAuthToken, is_user_id
 from ..stores import OAuthTokenStore
@@ -120,7 +126,7 @@ def code_used() -> Iterator[None]:
     try:
         yield
     except MPAuthXError as error:
-        error.retryable = False
+        mark_code_used(error)
         raise
 
 

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import compress, islice
 
 from ..concurrency.coalescer import answers_of
 from ..errors import BannedError, MPAuthXError, ParameterError, StoreError
 from ..events import Banned, Unbanned
 from ..models import Ban, Subject, User
-from ..parts import Parts
+from ..service_parts import Parts
 from ..untrusted_text import is_one_line
 from .linked_ids import LinkedIds
 
@@ -18,6 +18,7 @@ __all__ = ["Bans"]
 _MAX_REASON_CHARACTERS = 1000
 _MAX_BAN_SECONDS = 3_153_600_000  # a hundred years
 _MIN_COPY_MS = 60_000  # so that a copy can be read back
+_LOGIN_COPY_MS = 60_000  # longer than a login takes from saving its user to the token
 _CLOCK_TOLERANCE_MS = 100
 _SAME_END_MS = 60_000  # by which the ends of a user's bans may differ
 
@@ -26,8 +27,10 @@ class Bans:
     """Bans users, and refuses the logins of banned users.
 
     The token store bans single ids and begins no session under a banned one. A user may have
-    several ids, so a ban of one is copied to the others: before any of them gets a token, and
-    before the user store forgets that they are linked.
+    several ids, so a login reads the bans of all of them, and a ban of one is copied to the others:
+    before the user store forgets that they are linked, for as long as it lasts; and by a login,
+    because another one may have begun before the ids were linked. That copy lasts a minute, because
+    a login at the same time may take it for a ban and copy it, even if the ban was lifted.
 
     Args:
         parts: what the service shares.
@@ -75,10 +78,13 @@ class Bans:
         """Read the ban of a user; None if there is no ban."""
         return _strictest(await self._of(await self._linked_ids.find(user_id)))
 
-    async def spread(self, user_id: str) -> None:
-        """Copy the ban of a user, if there is one, to all their ids."""
-        subjects = await self._linked_ids.find(user_id)
-        await self._spread(subjects, await self._of(subjects))
+    async def spread(self, subjects: Sequence[Subject]) -> None:
+        """Copy the ban of a user, if there is one, to all their ids, for as long as it lasts."""
+        bans = await self._of(subjects)
+        ban = _strictest(bans)
+        if ban is not None:
+            shorter = [own is None or _ends_before(own, ban) for own in bans]
+            await self._copy(ban, list(compress(subjects, shorter)))
 
     def subjects_of(self, user: User) -> list[Subject]:
         """The subjects whose bans are read, and copied, when this user logs in."""
@@ -104,39 +110,46 @@ class Bans:
         self, subjects: Sequence[Subject], bans: Sequence[Ban | StoreError | None]
     ) -> Exception | None:
         try:
-            ban = await self._spread(subjects, [_known(ban) for ban in bans])
+            ban = _strictest([_known(ban) for ban in bans])
+            if ban is None:
+                return None
+            lacking = [own is None for own in bans]
+            await self._copy(ban, list(compress(subjects, lacking)), longest=_LOGIN_COPY_MS)
         except MPAuthXError as error:  # it fails this login alone
             return error
-        return None if ban is None else BannedError(subjects[0].user_id, ban.reason, ban.until)
+        return BannedError(subjects[0].user_id, ban.reason, ban.until)
 
-    async def _spread(self, subjects: Sequence[Subject], bans: Sequence[Ban | None]) -> Ban | None:
-        """Copy the strictest of a user's bans to their ids that lack it; returns that one."""
-        ban = _strictest(bans)
-        if ban is None:
-            return None
-        lacking = [
-            subject
-            for subject, own in zip(subjects, bans, strict=True)
-            if own is None or _ends_before(own, ban)
-        ]
-        for subject in lacking:
-            await self._copy(ban, subject)
+    async def _copy(
+        self, ban: Ban, subjects: Sequence[Subject], *, longest: int | None = None
+    ) -> None:
+        """Copy a ban to other ids of its user.
+
+        Args:
+            ban: the ban.
+            subjects: the other ids.
+            longest: how many milliseconds the copies last at most; None for as long as the ban.
+        """
+        for subject in subjects:
+            await self._copy_to(subject, ban, longest)
         # If it was lifted meanwhile, the copies must not outlive it.
-        if lacking and await self._of([Subject(self._sku, ban.user_id)]) == [None]:
-            for subject in lacking:
+        if subjects and await self._of([Subject(self._sku, ban.user_id)]) == [None]:
+            for subject in subjects:
                 await self._tokens.unban(subject)
-        return ban
 
-    async def _copy(self, ban: Ban, subject: Subject) -> None:
-        """Ban another id of a user for the same time; this may end sessions."""
-        left = None if ban.until is None else ban.until - self._now_ms()
-        ttl = None if left is None else max(left, _MIN_COPY_MS)
+    async def _copy_to(self, subject: Subject, ban: Ban, longest: int | None) -> None:
+        """Ban another id of a user; this may end sessions."""
+        ttl = longest
+        if longest is None and ban.until is not None:
+            ttl = max(ban.until - self._now_ms(), _MIN_COPY_MS)
         ended = await self._tokens.ban(subject, reason=ban.reason, ttl=ttl)
         if ended:
             self._events.emit(Banned(replace(ban, user_id=subject.user_id), self._sku, ended))
         # The copy shows the store's own clock, by which it ends.
         (copy,) = await self._of([subject])
-        if copy and ban.until and abs((copy.until or 0) - ban.until) > _CLOCK_TOLERANCE_MS:
+        if copy is None or copy.until is None or ban.until is None:
+            return
+        late = copy.until - ban.until
+        if late > _CLOCK_TOLERANCE_MS or (longest is None and late < -_CLOCK_TOLERANCE_MS):
             ttl = max(ban.until - copy.banned_at, 1)
             await self._tokens.ban(subject, reason=ban.reason, ttl=ttl)
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from ..errors import ParameterError
 from ..models import Subject, User, is_user_id
-from ..parts import Parts
+from ..service_parts import Parts
 
 __all__ = ["LinkedIds", "check_user_id"]
 

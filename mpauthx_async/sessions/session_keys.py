@@ -7,18 +7,19 @@ from functools import partial
 from typing import Any
 
 from ..concurrency.coalescer import Coalescer, answers_of
-from ..concurrency.shards import AnyCoalescer, subject_of
+from ..concurrency.sharded_coalescer import AnyCoalescer, subject_of
 from ..concurrency.single_flight import SingleFlight
 from ..constants import TokenStatus
 from ..errors import (
     ConfigurationError,
+    DecryptionError,
     MPAuthXError,
     SessionKeyLostError,
     StoreError,
 )
 from ..failure_log import invalid_answer
-from ..models import CodeSession, SessionRef, UserEncryptKey
-from ..parts import Parts
+from ..models import CodeSession, PhoneNumber, SessionRef, UserEncryptKey
+from ..service_parts import Parts
 from ..stores import SessionKeyStore
 from ..tokens.sealing import SessionKeySealer, split_open_id, with_open_id
 from ..wechat.access_token import AccessToken
@@ -85,6 +86,16 @@ class SessionKeys:
         sealed = _Sealed(session.session_key, encrypted_data, iv, max_age, now)
         payload: dict[str, Any] = await self._decryptions.submit(sealed)
         return payload
+
+    async def decrypt_phone_number(
+        self, token: object, encrypted_data: str, iv: str, max_age: float | None
+    ) -> PhoneNumber:
+        """Decrypt a phone number that a client got encrypted in the session of its token."""
+        payload = await self.decrypt(token, encrypted_data, iv, max_age)
+        number = PhoneNumber.from_wechat(payload)
+        if number is None:
+            raise DecryptionError("The data holds no phone number.")
+        return number
 
     async def verify_raw_data(self, token: object, raw_data: str, signature: str) -> bool:
         """Tell whether `rawData` is what WeChat signed in the session of a token."""

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from ..concurrency.coalescer import answers_of
 from ..concurrency.deadlines import one_call
-from ..concurrency.shards import AnyCoalescer, subject_of
+from ..concurrency.sharded_coalescer import AnyCoalescer, subject_of
 from ..constants import TokenStatus
 from ..errors import InvalidTokenError, StoreError
 from ..events import Listener, TokensValidated
-from ..models import SessionRef
-from ..parts import Parts
+from ..models import Identity, SessionRef
+from ..service_parts import Parts
 from ..store_boundary import only_store_errors
 from ..stores.near_cache import NearCache, NearCaching
 
@@ -29,7 +29,7 @@ _RENEWAL_INTERVAL = 0.1  # of token_ttl
 class TokenValidator:
     """Decides whether tokens are valid.
 
-    A caller asks `knows`, then `verify`, then `look_up`, and stops at the first that decides. The
+    A caller asks `known`, then `verify`, then `look_up`, and stops at the first that decides. The
     first two are functions of others where nothing has to be counted, because they are so frequent.
 
     Args:
@@ -37,8 +37,8 @@ class TokenValidator:
         end_reused: ends a session whose rotated token is used; returns whether that is reuse.
 
     Attributes:
-        knows: tells from memory, in any event loop, that a token is valid. False decides nothing;
-            None stands for a function that always returns False.
+        known: tells from memory, in any event loop, whose a valid token is. Its None decides
+            nothing; None in its place stands for a function that always returns None.
         verify: reads the session of a token; None if the token is malformed or forged.
     """
 
@@ -68,7 +68,7 @@ class TokenValidator:
         self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None
         self._renew_at: dict[SessionRef, float] = {}  # Unix milliseconds
         self._without_trip = [0, 0]  # invalid and valid tokens of this tick that needed no trip
-        self.knows: Callable[[object], bool] | None = None
+        self.known: Callable[[object], Identity | None] | None = None
         self.verify: Callable[[object], SessionRef | None] = self._signer.verify
         self._choose_fastest()
 
@@ -117,7 +117,7 @@ class TokenValidator:
         ref = self._signer.verify(token)
         if ref is None:
             raise invalid_token(TokenStatus.unknown)
-        if self.knows is None or not self.knows(token):
+        if self.known is None or self.known(token) is None:
             begun_at = time.monotonic()
             status = await self.look_up(ref, token)
             if status is not TokenStatus.active:
@@ -135,8 +135,15 @@ class TokenValidator:
 
         return end
 
+    @property
+    def near_cache(self) -> NearCache | None:
+        """The near cache, if there is one."""
+        return self._near
+
     def refuse_more(self) -> None:
         """Answer nothing from memory, because the service is closed."""
+        if self._near is not None:
+            self._near.close()
         self._near = None
         self._choose_fastest()
 
@@ -145,11 +152,11 @@ class TokenValidator:
         has_listeners = self._events.has_listeners
         self.verify = self._verify_and_count if has_listeners else self._signer.verify
         if self._near is None:
-            self.knows = None
+            self.known = None
         elif self._slides or has_listeners:
-            self.knows = partial(self._use_if_known, self._near)
+            self.known = partial(self._use_if_known, self._near)
         else:
-            self.knows = self._near.knows
+            self.known = self._near.known
 
     def _verify_and_count(self, token: object) -> SessionRef | None:
         ref = self._signer.verify(token)
@@ -157,15 +164,16 @@ class TokenValidator:
             self._count_without_trip(is_valid=False)
         return ref
 
-    def _use_if_known(self, near: NearCache, token: object) -> bool:
-        if not near.knows(token):
-            return False
+    def _use_if_known(self, near: NearCache, token: object) -> Identity | None:
+        identity = near.known(token)
+        if identity is None:
+            return None
         if self._events.has_listeners:
             self._count_without_trip(is_valid=True)
         ref = self._signer.verify(token) if self._slides else None
         if ref is not None:
             self._renew_if_due(ref)
-        return True
+        return identity
 
     async def _look_up_all(self, refs: Sequence[SessionRef]) -> list[TokenStatus | Exception]:
         statuses = await self._read_all(refs)
@@ -186,7 +194,8 @@ class TokenValidator:
         finally:
             if near is not None:
                 for (ref, token), expectation, end in zip(asked, expected, ends, strict=True):
-                    near.keep(expectation, ref.nonce, token, end if isinstance(end, int) else None)
+                    identity = Identity(ref.user_id, ref.nonce, ref.sku, token)
+                    near.keep(expectation, identity, end if isinstance(end, int) else None)
         statuses = _statuses(ends)
         self._renew_active(refs, statuses)
         return statuses

@@ -9,12 +9,14 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
+from ..concurrency.frames import clears_frames
 from ..concurrency.in_flight import InFlight, closed
-from ..concurrency.shards import AnyCoalescer, subject_of
+from ..concurrency.sharded_coalescer import AnyCoalescer, subject_of
 from ..constants import TokenStatus
 from ..errors import ClosedError, MPAuthXError
 from ..models import Identity, SessionRef
-from ..parts import Parts
+from ..service_parts import Parts
+from ..stores.change_feed import ChangeFeed
 from ..stores.near_cache import ChangeListener
 from .token_validation import TokenValidator, invalid_token
 
@@ -22,6 +24,7 @@ __all__ = ["PushesChanges", "SessionWatch", "UntilRevoked"]
 
 _POLL_INTERVAL = 1.0  # seconds between two lookups of a session while no changes are pushed
 _MIN_INTERVAL = 0.1  # seconds between two lookups of a session that is about to end
+_CANCEL_INTERVAL = 1.0  # seconds between two cancellations of a block that goes on
 _MAX_LOOKUPS = 500  # sessions that are looked up in one iteration of the event loop
 _MAX_CLOCK_STEP = 0.5  # seconds that the store's clock may move before sessions are looked up
 
@@ -30,16 +33,19 @@ _MAX_CLOCK_STEP = 0.5  # seconds that the store's clock may move before sessions
 class PushesChanges(Protocol):
     """What a TokenStore also does if it can push changes of sessions to a listener."""
 
-    def push_changes_to(self, listener: ChangeListener) -> bool:
-        """Tell a listener of each change from now on.
+    def push_changes_to(self, listener: ChangeListener) -> ChangeFeed | None:
+        """Push changes to a listener, which names the sessions to the feed that is returned.
 
         Returns:
-            False if this store pushes no changes.
+            None if this store pushes no changes.
         """
 
 
 class UntilRevoked:
     """An async context manager whose block is cancelled when the session of a token ends.
+
+    A block that swallows its cancellation is cancelled again: on Python 3.11 `asyncio.wait_for` and
+    redis-py sometimes do, and the block would outlive the session.
 
     Args:
         watch: looks the session up.
@@ -60,10 +66,13 @@ class UntilRevoked:
         self._validator = validator
         self._token = token
         self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
+        self._cancelling = 0  # how often the task had been cancelled before
+        self._cancelled = 0  # how often it was cancelled here
+        self._next: asyncio.TimerHandle | None = None  # cancels it again
         self._error: MPAuthXError | None = None
         self._ref: SessionRef | None = None
 
+    @clears_frames
     async def __aenter__(self) -> Identity:
         if self._task is not None:
             raise RuntimeError("until_revoked(...) can be entered once.")
@@ -87,17 +96,29 @@ class UntilRevoked:
             self._watch.discard(self, self._ref)
         if self._error is None or self._task is None:
             return
-        is_ours = self._task.uncancel() <= self._cancelling
+        if self._next is not None:
+            self._next.cancel()
+        for _ in range(self._cancelled):
+            self._task.uncancel()
+        is_ours = self._task.cancelling() <= self._cancelling
         if is_ours and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise self._error from error
 
     def end(self, reason: TokenStatus | MPAuthXError) -> None:
         """Cancel the block, which then raises the reason."""
-        if self._error is None and self._task is not None:
-            if isinstance(reason, TokenStatus):
-                reason = invalid_token(reason)
-            self._error = reason
-            self._task.cancel()
+        if self._error is None:
+            self._error = invalid_token(reason) if isinstance(reason, TokenStatus) else reason
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is None or self._task.done():
+            return
+        self._cancelled += 1
+        self._task.cancel()
+        # In a context of its own: it is part of no caller's call.
+        self._next = self._task.get_loop().call_later(
+            _CANCEL_INTERVAL, self._cancel, context=Context()
+        )
 
 
 class _Watched:
@@ -133,6 +154,7 @@ class SessionWatch:
         self._timer: asyncio.TimerHandle | None = None
         self._ahead: float | None = None  # of the store's clock, in seconds, while it pushes
         self._has_subscribed = False
+        self._feed: ChangeFeed | None = None  # of a store that pushes changes
         self._is_closed = False
         parts.calls.on_close(self.close)
 
@@ -147,10 +169,12 @@ class SessionWatch:
         if not self._has_subscribed:
             self._has_subscribed = True
             if isinstance(self._store, PushesChanges):
-                self._store.push_changes_to(self)
+                self._feed = self._store.push_changes_to(self)
         watched = self._sessions.get(ref.nonce)
         if watched is None:
             watched = self._sessions[ref.nonce] = _Watched(ref)
+            if self._feed is not None:
+                self._feed.wait_for(ref.nonce, self)
             # At once: the session may have changed after the token was checked.
             self._ask_at(watched, time.monotonic())
         watched.blocks.add(block)
@@ -161,7 +185,7 @@ class SessionWatch:
         if watched is not None:
             watched.blocks.discard(block)
             if not watched.blocks:
-                del self._sessions[ref.nonce]
+                self._remove(watched)
         if not self._sessions:
             self._schedule.clear()
             self._set_timer()
@@ -285,6 +309,11 @@ class SessionWatch:
             self._ask_at(watched, max(end / 1000 - self._ahead, now + _MIN_INTERVAL))
 
     def _end(self, watched: _Watched, reason: TokenStatus | MPAuthXError) -> None:
-        del self._sessions[watched.ref.nonce]
+        self._remove(watched)
         for block in watched.blocks:
             block.end(reason)
+
+    def _remove(self, watched: _Watched) -> None:
+        del self._sessions[watched.ref.nonce]
+        if self._feed is not None:
+            self._feed.wait_no_more(watched.ref.nonce, self)

@@ -1,11 +1,10 @@
 """Listener: the address at which the simulator serves HTTP."""
 
-import logging
 from collections.abc import Callable
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
+from ..http_log import http_log
 from .control import CONTROLS, Simulator, as_handler
 from .front_page import front_page
 from .wechat import WeChat
@@ -33,12 +32,10 @@ class Listener:
         """Listen; raises RuntimeError if it does already, and OSError if the port is taken."""
         if self._runner is not None:
             raise RuntimeError(f"The simulator runs already, at {self.url}.")
-        logger = logging.getLogger(__name__)
-        logger.addFilter(_is_not_parse_error)
         runner = web.AppRunner(
             _application(simulator, wechat),
             access_log=None,  # a request line holds the app secret
-            logger=logger,
+            logger=http_log,
             shutdown_timeout=0.5,  # seconds
             handler_cancellation=True,  # else an answer with much latency outlives its client
         )
@@ -70,8 +67,3 @@ def _application(simulator: Simulator, wechat: Callable[[], WeChat]) -> web.Appl
         app.router.add_post(path, as_handler(simulator, path))
     app.router.add_route("*", "/{path:.*}", answer)
     return app
-
-
-def _is_not_parse_error(record: logging.LogRecord) -> bool:
-    # aiohttp logs a request line that it cannot parse, and with it the app secret.
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

@@ -5,6 +5,7 @@ from functools import wraps
 from typing import Any
 
 from aiohttp import web
+from aiohttp.hdrs import METH_ANY
 from multidict import CIMultiDict
 
 from ..errors import ConfigurationError, MPAuthXError, ParameterError
@@ -50,7 +51,9 @@ def setup(
         app: the app; its sub-apps are protected as well.
         auth: the service, or a function that picks one for a request.
         exclude: paths that want no login, such as `/about` and `GET /public/*`: see `Exclusions`.
-            With `/*`, only handlers with `login_required` want one. OPTIONS never does.
+            They are matched against the whole path, also of an app that is itself a sub-app.
+            With `/*`, only handlers with `login_required` want one. OPTIONS wants one only for a
+            handler of all methods.
         prefix: where our routes are, such as `/auth`, or empty for the root; None for no routes.
         include: more routes: "phone", "forget", an OAuthRoutes, a PushRoutes.
         cookies: whether the cookie `__Host-mpauthx` may hold the token, for web pages.
@@ -138,15 +141,24 @@ def _middleware(authenticator: Authenticator, exclusions: Exclusions) -> Any:
         try:
             if not (
                 hasattr(request.match_info.handler, _ASKS_BY_ITSELF)
-                or request.method == "OPTIONS"
+                or (request.method == "OPTIONS" and not _serves_all_methods(request))
                 or (excludes and wants_none(request))
             ):
                 request[_IDENTITY] = await _authenticated(authenticator, request)
             return await handler(request)
         except MPAuthXError as error:
+            if request.writer.output_size:  # a second response would stand inside of the first
+                raise
             return _response(authenticator.refusal(error))
 
     return authenticate
+
+
+def _serves_all_methods(request: web.Request) -> bool:
+    """Whether a handler would do for OPTIONS what it does for GET: a View has a method for each."""
+    match, handler = request.match_info, request.match_info.handler
+    is_view = isinstance(handler, type) and issubclass(handler, web.View)
+    return match.http_exception is None and match.route.method == METH_ANY and not is_view
 
 
 async def _closing(app: web.Application) -> AsyncIterator[None]:
@@ -156,10 +168,7 @@ async def _closing(app: web.Application) -> AsyncIterator[None]:
 
 def _routes(core: Routes, prefix: str) -> list[web.RouteDef]:
     checked_prefix(prefix)
-    return [
-        web.route(route.method, prefix + route.path, _handler(core, route), name=route.name)
-        for route in core
-    ]
+    return [web.route(route.method, prefix + route.path, _handler(core, route)) for route in core]
 
 
 def _handler(core: Routes, route: Route) -> Handler:

@@ -20,7 +20,7 @@ from ..errors import (
 from ..failure_log import failures
 from .errors import CredentialsError, NoTokenError
 
-__all__ = ["Answer", "Render", "envelope", "ok", "plain", "redirect", "refusal"]
+__all__ = ["Answer", "Render", "envelope", "message_of", "ok", "plain", "redirect", "refusal"]
 
 Render = Callable[[int, str, Any], Any]
 """Makes the body of an answer of its status code, its status message and the response."""
@@ -83,12 +83,21 @@ def refusal(error: MPAuthXError, render: Render = envelope) -> Answer:
         headers.append(("Retry-After", str(seconds)))
     if isinstance(error, OperatorError):  # its text goes nowhere else
         failures.error("%s", error, extra={"kind": f"{type(error).__name__} {error!s:.{_KIND}}"})
-    body = render(error.code.value, _message(error), _details(error))
+    body = render(error.code.value, message_of(error), _details(error))
     return _json(error.http_status, body).with_headers(*headers)
 
 
-def _json(status: int, body: Any) -> Answer:
-    return Answer(status, (_JSON, _NO_STORE), json.dumps(body).encode())
+def message_of(error: MPAuthXError) -> str:
+    """What a client is told of an error."""
+    if isinstance(error, WeChatRefusedError):
+        return "WeChat refused what was sent."
+    if isinstance(error, BannedError):  # the reason is a note of whoever banned them
+        return "This user is banned."
+    if isinstance(error, RefusedError):
+        return str(error)
+    if error.retryable:
+        return "The service cannot answer now. Try again later."
+    return "The service cannot answer."
 
 
 def _challenge(error: MPAuthXError) -> str | None:
@@ -101,16 +110,8 @@ def _challenge(error: MPAuthXError) -> str | None:
     return "Bearer"
 
 
-def _message(error: MPAuthXError) -> str:
-    if isinstance(error, WeChatRefusedError):
-        return "WeChat refused what was sent."
-    if isinstance(error, BannedError):  # the reason is a note of whoever banned them
-        return "This user is banned."
-    if isinstance(error, RefusedError):
-        return str(error)
-    if error.retryable:
-        return "The service cannot answer now. Try again later."
-    return "The service cannot answer."
+def _json(status: int, body: Any) -> Answer:
+    return Answer(status, (_JSON, _NO_STORE), json.dumps(body).encode())
 
 
 def _details(error: MPAuthXError) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_STATE = "mpauthx"
+_KEY = "mpauthx"  # of scopes, and of their state
 _DENIAL = "websocket.http.response"
 _POLICY_VIOLATION = 1008
 
@@ -123,10 +123,7 @@ class MPAuthXMiddleware:
                 await send_answer(scope, send, await self._routes.answer(route, request))
                 return
         identity = refused = None
-        if method != "OPTIONS" and (
-            self._exclusions.is_empty
-            or not self._exclusions.match(method, path, scope.get("raw_path") or b"")
-        ):
+        if method != "OPTIONS" and not self._excludes(method, path, scope):
             try:
                 identity = await self._authenticator.identity(
                     scope, method, partial(header_values, scope["headers"])
@@ -138,6 +135,20 @@ class MPAuthXMiddleware:
         else:
             await self._let_through(identity, scope, receive, send)
 
+    def wants_login(self, scope: Scope) -> bool:
+        """Whether a path wants a login, also where a request is not asked: OPTIONS never is."""
+        return not self._excludes(method_of(scope), _route_path(scope), scope)
+
+    def refusal(self, error: MPAuthXError) -> Answer:
+        """The answer that an error gets."""
+        return self._authenticator.refusal(error)
+
+    def _excludes(self, method: str, path: str, scope: Scope) -> bool:
+        exclusions = self._exclusions
+        return not exclusions.is_empty and exclusions.match(
+            method, path, scope.get("raw_path") or b""
+        )
+
     async def _let_through(
         self, identity: Identity | None, scope: Scope, receive: Receive, send: Send
     ) -> None:
@@ -146,14 +157,15 @@ class MPAuthXMiddleware:
             **scope,
             "user": RequestUser(identity),
             "auth": Authentication(identity),
-            "state": {**(scope.get("state") or {}), _STATE: identity},
+            "state": {**(scope.get("state") or {}), _KEY: identity},
+            _KEY: self,  # for an adapter inside of it
         }
         has_begun = False
 
-        async def watched(message: Any) -> None:
+        def watched(message: Any) -> Awaitable[None]:
             nonlocal has_begun
             has_begun = True
-            await send(message)
+            return send(message)
 
         try:
             await self._app(inner, receive, watched)
@@ -170,8 +182,12 @@ def method_of(scope: Scope) -> str:
 
 def header_values(headers: Iterable[Sequence[bytes]], name: str) -> list[str]:
     """All values of a header of an ASGI scope."""
-    wanted = name.encode("ascii")
-    return [value.decode("latin-1") for key, value in headers if key == wanted]
+    wanted = name.encode()
+    values = []
+    for key, value in headers:
+        if key == wanted:
+            values.append(value.decode("latin-1"))
+    return values
 
 
 def web_request(connection: object, scope: Scope, receive: Receive, session_id: str) -> WebRequest:
@@ -211,10 +227,15 @@ async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
 
 
 def _route_path(scope: Scope) -> str:
-    """The path that the app routes: behind `root_path`, as Starlette has it."""
+    """The path that the app routes: behind `root_path`; empty if frameworks disagree on it.
+
+    Where a path does not begin with its `root_path`, Starlette and Django route all of it, and
+    Litestar what stands behind the `root_path` wherever that is.
+    """
     path: str = scope["path"]
     root_path: str = scope.get("root_path", "")
-    if not root_path or not path.startswith(root_path):
-        return path
-    rest = path[len(root_path) :]
-    return rest if not rest or rest[0] == "/" else path
+    if path.startswith(root_path):
+        rest = path[len(root_path) :]
+        if not rest or rest[0] == "/":
+            return rest
+    return "" if root_path.strip("/") and root_path in path else path

@@ -1,21 +1,27 @@
 """Authenticator: whose request it is, for every framework."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from inspect import isawaitable
 from typing import Any
 
 from ..concurrency.frames import clear_frames
-from ..errors import ConfigurationError, MPAuthXError
+from ..errors import ConfigurationError, InvalidTokenError, MPAuthXError
 from ..models import Identity
 from ..service import MPAuthX
 from .answers import Answer, Render, envelope, refusal
-from .credentials import Headers, token_of
+from .credentials import Headers, bearer_token, token_of
 from .errors import NoTokenError
 
 __all__ = ["Authenticator", "Service"]
 
-Service = MPAuthX | Callable[[Any], MPAuthX | Awaitable[MPAuthX]]
-"""A service, or a function that picks one for a connection, as its framework has it."""
+_Picked = MPAuthX | AbstractAsyncContextManager[MPAuthX]
+Service = MPAuthX | Callable[[Any], _Picked | Awaitable[_Picked]]
+"""A service, or a function that picks one for a connection, as its framework has it.
+
+The function, which may be async, may also return an async context manager that gives the service,
+as `Apps.use` does.
+"""
 
 
 class Authenticator:
@@ -52,8 +58,10 @@ class Authenticator:
             And as `MPAuthX.authenticate`.
         """
         try:
-            auth = self.one or await self.service(connection)
-            return await auth.authenticate(token_of(method, headers, cookies=self.cookies))
+            if self.one is not None:
+                return await self.one.authenticate(token_of(method, headers, cookies=self.cookies))
+            async with self.service(connection) as auth:
+                return await auth.authenticate(token_of(method, headers, cookies=self.cookies))
         except BaseException as error:
             del connection, headers
             clear_frames(error)
@@ -62,22 +70,45 @@ class Authenticator:
     async def optional_identity(
         self, connection: object, method: str, headers: Headers
     ) -> Identity | None:
-        """Tell whose request it is; None if it has no token. Raises as `identity`."""
+        """Tell whose request it is; None if it has no token, or a cookie's is no longer valid.
+
+        Raises as `identity`.
+        """
         try:
             return await self.identity(connection, method, headers)
         except NoTokenError:
             return None
         except BaseException as error:
+            # A browser sends a dead cookie with every request, also of who never asked to log in.
+            if isinstance(error, InvalidTokenError) and bearer_token(headers) is None:
+                return None
             del connection, headers
             clear_frames(error)
             raise
 
-    async def service(self, connection: object) -> MPAuthX:
-        """The service for a connection."""
+    @asynccontextmanager
+    async def service(self, connection: object) -> AsyncIterator[MPAuthX]:
+        """Use the service for a connection.
+
+        Raises:
+            ConfigurationError: the function returned something else.
+        """
         if self.one is not None:
-            return self.one
+            yield self.one
+            return
         picked: Any = self._pick(connection)  # type: ignore[operator]
-        return await picked if isawaitable(picked) else picked  # type: ignore[no-any-return]
+        if isawaitable(picked):
+            picked = await picked
+        if isinstance(picked, MPAuthX):  # which closes at the end of `async with`
+            yield picked
+        elif isinstance(picked, AbstractAsyncContextManager):
+            async with picked as auth:
+                yield auth
+        else:
+            raise ConfigurationError(
+                "auth must return an MPAuthX, or raise an MPAuthXError such as ParameterError: it "
+                f"returned a {type(picked).__name__}."
+            )
 
     def refusal(self, error: MPAuthXError) -> Answer:
         """The answer that an error gets."""

@@ -3,6 +3,7 @@
 Sources: RFC 6750, section 2.1; RFC 9110, section 11.6.2.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import quote, unquote
 
@@ -31,8 +32,10 @@ _COOKIE_ATTRIBUTES = "Path=/; Secure; HttpOnly; SameSite=Lax"
 # The longest that browsers keep one: the session ends before, and the answer then tells why.
 _COOKIE_SECONDS = 34_560_000
 _COOKIE_CHARACTERS = "!#$&'()*+-./:<=>?@[]^_`{|}~"  # RFC 6265, section 4.1.1
+_BLANKS = " \t"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110, section 9.2.1
 _BEARER = "bearer"
+_LOOPBACK = re.compile(r"(?:(?:[\w-]+\.)*localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d+)?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -93,6 +96,10 @@ def is_same_origin(headers: Headers) -> bool:
     default_port = _DEFAULT_PORTS.get(scheme)
     if default_port is None or not authority:
         return False
+    # Cookies of ours are Secure, so a page whose browser sends one came over TLS, or from here. Any
+    # other was written by whoever is in between.
+    if scheme == "http" and not _LOOPBACK.fullmatch(authority):
+        return False
     host = hosts[0].lower()
     return authority.removesuffix(default_port) == host.removesuffix(default_port)
 
@@ -115,9 +122,9 @@ def session_cookie(token: str) -> str:
     return f"{COOKIE}={value}; Max-Age={_COOKIE_SECONDS}; {_COOKIE_ATTRIBUTES}"
 
 
-def cleared_cookie(name: str = COOKIE) -> str:
-    """The Set-Cookie that has a browser forget a cookie."""
-    return f"{name}=; Max-Age=0; {_COOKIE_ATTRIBUTES}"
+def cleared_cookie() -> str:
+    """The Set-Cookie that has a browser forget the token."""
+    return f"{COOKIE}=; Max-Age=0; {_COOKIE_ATTRIBUTES}"
 
 
 def browser_cookie(name: str, value: str, seconds: int) -> str:
@@ -129,5 +136,7 @@ def _cookies(headers: Iterable[str], name: str) -> Iterable[str]:
     for header in headers:
         for cookie in header.split(";"):
             key, separator, value = cookie.partition("=")
-            if separator and key.strip() == name:
-                yield value.strip()
+            # Only what browsers put between cookies: they keep `__Host-` from no name that begins
+            # with another blank, such as U+0085, so one of a sibling domain would become ours.
+            if separator and key.strip(_BLANKS) == name:
+                yield value.strip(_BLANKS)

@@ -15,7 +15,9 @@ except ImportError as _error:
     raise ImportError("mpauthx_async.web.django needs Django: pip install django") from _error
 
 from ..errors import MPAuthXError
-from .answers import refusal
+from .answers import Answer
+from .asgi import MPAuthXMiddleware as AroundDjango
+from .errors import NoTokenError
 
 __all__ = ["MPAuthXMiddleware"]
 
@@ -24,7 +26,8 @@ class MPAuthXMiddleware:
     """Sets `request.mpauthx` to the Identity; None if the path is excluded from login.
 
     Errors of this package that a view raises become answers. It stands in settings.MIDDLEWARE as
-    "mpauthx_async.web.django.MPAuthXMiddleware".
+    "mpauthx_async.web.django.MPAuthXMiddleware". Where a login is wanted it refuses OPTIONS, so
+    what answers preflight requests of browsers stands before it.
 
     Args:
         get_response: the rest of the app.
@@ -44,18 +47,31 @@ class MPAuthXMiddleware:
             ImproperlyConfigured: the ASGI application is not wrapped in the middleware of
                 `mpauthx_async.web.asgi`.
         """
-        state = getattr(request, "scope", {}).get("state") or {}
-        if "mpauthx" not in state:
+        outer = _outer(request)
+        if outer is None:
             raise ImproperlyConfigured(
                 "Wrap the ASGI application: MPAuthXMiddleware(get_asgi_application(), auth), of "
                 "mpauthx_async.web.asgi."
             )
-        request.mpauthx = state["mpauthx"]
+        # OPTIONS is never asked for a login, and a view does for it what it does for GET.
+        if request.method == "OPTIONS" and outer.wants_login(request.scope):
+            return _response(outer.refusal(NoTokenError("OPTIONS is not served here.")))
+        request.mpauthx = request.scope["state"]["mpauthx"]
         return await self._get_response(request)
 
     def process_exception(self, request: Any, exception: Exception) -> Any:
         """Make the answer of an error of this package; None for any other."""
-        if not isinstance(exception, MPAuthXError):
+        outer = _outer(request)
+        if outer is None or not isinstance(exception, MPAuthXError):
             return None
-        answer = refusal(exception)
-        return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
+        return _response(outer.refusal(exception))
+
+
+def _outer(request: Any) -> AroundDjango | None:
+    """The middleware around Django's ASGI application; None without one."""
+    outer: AroundDjango | None = getattr(request, "scope", {}).get("mpauthx")
+    return outer
+
+
+def _response(answer: Answer) -> HttpResponse:
+    return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))

@@ -1,5 +1,6 @@
 """MPAuthXGuard: protects FastAPI's endpoints, and has a router with our routes."""
 
+import re
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -48,7 +49,8 @@ class MPAuthXGuard(_Scheme):
     """A dependency that gives an endpoint the Identity of whoever calls it.
 
     `CurrentUser = Annotated[Identity, Security(guard)]` is the type of an endpoint's parameter, of
-    HTTP requests and websockets. `guard.optional` gives None to requests without a token.
+    HTTP requests and websockets. `guard.optional` gives None to requests without a token,
+    or with a cookie whose token is no longer valid.
 
     Args:
         auth: the service, or a function that picks one for an HTTPConnection.
@@ -128,15 +130,16 @@ class MPAuthXGuard(_Scheme):
                 dependencies=[Security(documented)] if route.wants_token else None,
                 response_model=model,
                 responses=_refusals(route) if model else None,
-                openapi_extra=_body(route),
+                openapi_extra=_request(route, prefix + route.path),
             )
         return router
 
     async def _refuse(self, connection: HTTPConnection, error: MPAuthXError) -> Response | None:
+        answer = self._authenticator.refusal(error)  # this also logs what is the operator's
         if isinstance(connection, WebSocket) and not _can_be_answered(connection):
             await connection.close(_close_code(error))
             return None
-        return _response(self._authenticator.refusal(error))
+        return _response(answer)
 
 
 class _OptionalGuard(_Scheme):
@@ -193,6 +196,20 @@ class _Phone(BaseModel):
     country_code: str
 
 
+# The service itself checks what it is sent; this tells clients what it takes.
+_LINE = {
+    "type": ["string", "null"],
+    "description": "One line of at most 200 bytes of UTF-8.",
+    "maxLength": 64,
+    "pattern": r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
+}
+_FIELDS: dict[str, Any] = {
+    "code": {"type": "string", "minLength": 1},
+    "encryptedData": {"type": ["string", "null"], "description": "Needs iv."},
+    "iv": {"type": ["string", "null"], "description": "Needs encryptedData."},
+    "device": _LINE,
+    "deviceKind": _LINE,
+}
 _Refusal = _Envelope[dict[str, Any] | None]
 _MODELS: dict[tuple[str, str], Any] = {
     ("POST", "/login"): _Envelope[str],
@@ -229,24 +246,39 @@ def _refusals(route: Route) -> dict[int | str, dict[str, Any]]:
         403: "The user is banned",
         503: "Try again later",
     }
+    if route.body:  # these ask WeChat
+        statuses |= {
+            408: "The body did not arrive in time",
+            413: "The body is too long",
+            429: "WeChat limits this user: try again later",
+            502: "WeChat did not answer as it should",
+        }
     return {status: {"model": _Refusal, "description": text} for status, text in statuses.items()}
 
 
-def _body(route: Route) -> dict[str, Any] | None:
+def _request(route: Route, path: str) -> dict[str, Any]:
+    """What the schema tells of a request, which the route reads by itself."""
+    extra: dict[str, Any] = {}
+    if names := re.findall(r"{(\w+)", path):
+        extra["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in names
+        ]
     if not route.body:
-        return None
+        return extra
     schema = {
         "type": "object",
-        "properties": {name: {"type": "string"} for name, _ in route.body},
+        "properties": {name: _FIELDS[name] for name, _ in route.body},
         "required": [name for name, is_required in route.body if is_required],
     }
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    content = {"application/json": {"schema": schema}}
+    return {**extra, "requestBody": {"required": True, "content": content}}
 
 
 def _can_be_answered(websocket: WebSocket) -> bool:
     """Whether a websocket's handshake is not over, and the server lets it be answered."""
-    is_open = websocket.application_state is not WebSocketState.CONNECTING
-    return not is_open and _DENIAL in (websocket.scope.get("extensions") or {})
+    is_connecting = websocket.application_state is WebSocketState.CONNECTING
+    return is_connecting and _DENIAL in (websocket.scope.get("extensions") or {})
 
 
 def _close_code(error: MPAuthXError) -> int:

@@ -5,6 +5,10 @@ from typing import Any
 
 __all__ = ["serve_lifespan"]
 
+_STARTED = "lifespan.startup.complete"
+_FAILED = "lifespan.startup.failed"
+_SHUTDOWN = "lifespan.shutdown"
+
 
 async def serve_lifespan(
     app: Callable[..., Awaitable[None]],
@@ -22,31 +26,32 @@ async def serve_lifespan(
         receive: likewise.
         send: likewise.
     """
-    has_received = has_sent = False
+    received: list[str] = []
+    sent: list[str] = []
 
     async def watched_receive() -> Any:
-        nonlocal has_received
         message = await receive()
-        has_received = True
+        received.append(message["type"])
         return message
 
     async def watched_send(message: Any) -> None:
-        nonlocal has_sent
-        has_sent = True
-        if message["type"].startswith("lifespan.shutdown"):
+        sent.append(message["type"])
+        if message["type"].startswith((_FAILED, _SHUTDOWN)):
             await close()
         await send(message)
 
     try:
         await app(scope, watched_receive, watched_send)
     except Exception:
-        if has_sent:
+        if _STARTED in sent:
+            await close()
+        if sent:
             raise
-    if has_sent:
-        return
-    if not has_received:
-        await receive()
-    await send({"type": "lifespan.startup.complete"})
-    await receive()
-    await close()
-    await send({"type": "lifespan.shutdown.complete"})
+    if not sent:
+        if not received:
+            await watched_receive()
+        await watched_send({"type": _STARTED})
+    if sent[-1] == _STARTED:
+        while _SHUTDOWN not in received:
+            await watched_receive()
+        await watched_send({"type": f"{_SHUTDOWN}.complete"})

@@ -1,12 +1,12 @@
 """A request as the routes see it, and reading its body within bounds."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
+from .._compat import timeout
 from ..errors import ParameterError
 from .credentials import Headers
 from .errors import RequestTooLargeError, RequestTooSlowError
@@ -69,7 +69,7 @@ class WebRequest:
                 raise _too_large()
         body = bytearray()
         try:
-            async with asyncio.timeout(_MAX_BODY_SECONDS):
+            async with timeout(_MAX_BODY_SECONDS):
                 async for chunk in self.chunks:
                     body += chunk
                     if len(body) > MAX_BODY:

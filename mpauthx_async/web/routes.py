@@ -6,9 +6,9 @@ from typing import Any
 
 from ..concurrency.frames import clears_frames
 from ..errors import ConfigurationError, MPAuthXError, ParameterError
-from ..models import AuthResult, Session
+from ..models import AuthResult, Identity, Session
 from ..service import MPAuthX
-from ..wechat.push_events import parse_push_event, verify_push_url
+from ..wechat.push_events import check_push_settings, parse_push_event, verify_push_url
 from .answers import Answer, ok, plain
 from .authenticator import Authenticator
 from .credentials import (
@@ -34,10 +34,16 @@ class PushRoutes:
     Attributes:
         token: the Token of these settings.
         aes_key: the EncodingAESKey there, for safe mode; None for plain mode.
+
+    Raises:
+        ConfigurationError: one of them is malformed.
     """
 
     token: str = field(repr=False)
     aes_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_push_settings(self.token, self.aes_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ class Route:
         method: its method.
         path: its path; `{session_id}` stands for one segment.
         summary: what it does.
+        action: answers a request by the service that it is for.
         wants_token: whether it wants a token. The route itself asks for it.
         body: the fields of its JSON body, by name, with whether they are required.
     """
@@ -55,7 +62,7 @@ class Route:
     method: str
     path: str
     summary: str
-    action: Callable[[WebRequest], Awaitable[Answer]] = field(repr=False)
+    action: Callable[[WebRequest, MPAuthX], Awaitable[Answer]] = field(repr=False)
     wants_token: bool = True
     body: tuple[tuple[str, bool], ...] = ()
 
@@ -131,7 +138,8 @@ class Routes:
 
     @clears_frames
     async def _act(self, route: Route, request: WebRequest) -> Answer:
-        return await route.action(request)
+        async with self._authenticator.service(request.connection) as auth:
+            return await route.action(request, auth)
 
     def _included(self, what: object) -> list[Route]:
         if what == _PHONE:
@@ -141,11 +149,10 @@ class Routes:
             return [Route("DELETE", "/me", "Erase the user", self._forget)]
         if isinstance(what, OAuthRoutes):
 
-            async def start(request: WebRequest) -> Answer:
+            async def start(request: WebRequest, _: MPAuthX) -> Answer:
                 return start_login(what, request)
 
-            async def finish(request: WebRequest) -> Answer:
-                auth = await self._service(request)
+            async def finish(request: WebRequest, auth: MPAuthX) -> Answer:
                 return await finish_login(what, request, auth, self._authenticator)
 
             return [
@@ -154,14 +161,14 @@ class Routes:
             ]
         if isinstance(what, PushRoutes):
 
-            async def verify(request: WebRequest) -> Answer:
+            async def verify(request: WebRequest, _: MPAuthX) -> Answer:
                 return plain(verify_push_url(request.query(), token=what.token))
 
-            async def take(request: WebRequest) -> Answer:
+            async def take(request: WebRequest, auth: MPAuthX) -> Answer:
                 event = parse_push_event(
                     request.query(), await request.body(), token=what.token, aes_key=what.aes_key
                 )
-                await (await self._service(request)).handle_push_event(event)
+                await auth.handle_push_event(event)
                 return plain("success")
 
             return [
@@ -172,15 +179,14 @@ class Routes:
             'include may have "phone", "forget", an OAuthRoutes and a PushRoutes.'
         )
 
-    async def _service(self, request: WebRequest) -> MPAuthX:
-        return await self._authenticator.service(request.connection)
+    async def _identity(self, request: WebRequest, auth: MPAuthX) -> Identity:
+        return await auth.authenticate(self._token(request))
 
     def _token(self, request: WebRequest) -> str:
         return token_of(request.method, request.headers, cookies=self._authenticator.cookies)
 
-    async def _login(self, request: WebRequest) -> Answer:
+    async def _login(self, request: WebRequest, auth: MPAuthX) -> Answer:
         body = await request.json()
-        auth = await self._service(request)
         result = await auth.authorize(
             _text(body, "code", required=True),
             _text(body, "encryptedData"),
@@ -194,8 +200,7 @@ class Routes:
             return answer.with_headers(("Set-Cookie", session_cookie(result.token)))
         return answer
 
-    async def _rotate(self, request: WebRequest) -> Answer:
-        auth = await self._service(request)
+    async def _rotate(self, request: WebRequest, auth: MPAuthX) -> Answer:
         result = await auth.rotate(self._token(request))
         if bearer_token(request.headers) is not None:
             return self._result(result)
@@ -203,16 +208,13 @@ class Routes:
         cookie = ("Set-Cookie", session_cookie(result.token))
         return ok(self._render, None).with_headers(cookie)
 
-    async def _logout(self, request: WebRequest) -> Answer:
+    async def _logout(self, request: WebRequest, auth: MPAuthX) -> Answer:
         # A dead token is no failure: RFC 7009, section 2.2.
         token = self._token(request)
-        auth = await self._service(request)
         return self._cleared(ok(self._render, await auth.revoke(token)))
 
-    async def _me(self, request: WebRequest) -> Answer:
-        identity = await self._authenticator.identity(
-            request.connection, request.method, request.headers
-        )
+    async def _me(self, request: WebRequest, auth: MPAuthX) -> Answer:
+        identity = await self._identity(request, auth)
         me = {
             "user_id": identity.user_id,
             "session_id": identity.session_id,
@@ -220,26 +222,19 @@ class Routes:
         }
         return ok(self._render, me)
 
-    async def _sessions(self, request: WebRequest) -> Answer:
-        identity = await self._authenticator.identity(
-            request.connection, request.method, request.headers
-        )
-        auth = await self._service(request)
+    async def _sessions(self, request: WebRequest, auth: MPAuthX) -> Answer:
+        identity = await self._identity(request, auth)
         sessions = await auth.sessions(identity.user_id)
         return ok(self._render, [_session(session, identity.session_id) for session in sessions])
 
-    async def _end_session(self, request: WebRequest) -> Answer:
-        identity = await self._authenticator.identity(
-            request.connection, request.method, request.headers
-        )
-        auth = await self._service(request)
+    async def _end_session(self, request: WebRequest, auth: MPAuthX) -> Answer:
+        identity = await self._identity(request, auth)
         ended = await auth.revoke_session(identity.user_id, request.session_id)
         return ok(self._render, ended)
 
-    async def _phone(self, request: WebRequest) -> Answer:
-        await self._authenticator.identity(request.connection, request.method, request.headers)
+    async def _phone(self, request: WebRequest, auth: MPAuthX) -> Answer:
+        await self._identity(request, auth)
         code = _text(await request.json(), "code", required=True)
-        auth = await self._service(request)
         number = await auth.get_phone_number(code)
         phone = {
             "phone_number": number.phone_number,
@@ -248,11 +243,8 @@ class Routes:
         }
         return ok(self._render, phone)
 
-    async def _forget(self, request: WebRequest) -> Answer:
-        identity = await self._authenticator.identity(
-            request.connection, request.method, request.headers
-        )
-        auth = await self._service(request)
+    async def _forget(self, request: WebRequest, auth: MPAuthX) -> Answer:
+        identity = await self._identity(request, auth)
         return self._cleared(ok(self._render, await auth.forget_user(identity.user_id)))
 
     def _result(self, result: AuthResult) -> Answer:
@@ -290,7 +282,8 @@ def _text(body: Any, name: str, *, required: bool = False) -> Any:
         return value
     if value is None and not required:
         return None
-    raise ParameterError(f"{name} must be a text." if value is not None else f"{name} is required.")
+    is_missing = value is None or value == ""
+    raise ParameterError(f"{name} is required." if is_missing else f"{name} must be a text.")
 
 
 def _session(session: Session, current: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ except ImportError as _error:
     ) from _error
 
 from ..errors import MPAuthXError
-from .answers import Render, envelope
+from .answers import Render, envelope, message_of
 from .asgi import Authentication, RequestUser, header_values, method_of
 from .authenticator import Authenticator, Service
 
@@ -52,7 +52,7 @@ class MPAuthXBackend(AuthenticationBackend):
             )
         except MPAuthXError as error:
             del conn
-            raise AuthenticationError(str(error)) from error
+            raise AuthenticationError(message_of(error)) from error
         return None if identity is None else (Authentication(identity), RequestUser(identity))
 
     def on_error(self, conn: HTTPConnection, error: Exception) -> Response:

@@ -106,9 +106,7 @@ _IP_REFUSED = (
 )
 
 ERRCODES: Mapping[int, Errcode] = {
-    SYSTEM_BUSY: _unavailable(
-        "WeChat is busy. No code was consumed, so the same call can be made again.", "system error"
-    ),
+    SYSTEM_BUSY: _unavailable("WeChat is busy: wait a moment.", "system error"),
     40001: _operator(
         "Check app_secret: it is wrong, or was reset in WeChat's admin console.",
         "invalid credential, access_token is invalid or not latest",

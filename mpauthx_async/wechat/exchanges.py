@@ -1,10 +1,10 @@
 """Exchanges: the code of `wx.login` for a session, and that of a web login for tokens."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from .._compat import timeout
 from ..errors import ConfigurationError, ConnectionFailedError
 from ..failure_log import invalid_answer
 from ..models import CodeSession
@@ -202,7 +202,7 @@ async def token_of(give: Callable[[], Awaitable[str]], name: str) -> str:
     """
     with waiting_for_wechat() as seconds:
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with timeout(seconds) as limit:
                 token: object = await give()
         except TimeoutError:
             if not limit.expired():

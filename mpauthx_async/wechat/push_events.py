@@ -24,10 +24,19 @@ from ..concurrency.event_bus import EventBus
 from ..concurrency.frames import clears_frames
 from ..errors import ConfigurationError, InvalidPushEventError, ParameterError
 from ..events import PushEvent, PushEventReceived
+from ..service_parts import Parts
 from ..stores import KeyValueStore
 from ..untrusted_text import JSON, is_clean, is_user_id
+from .exchanges import CodeExchange, ComponentExchange
 
-__all__ = ["PushEventHandler", "UserEraser", "parse_push_event", "verify_push_url"]
+__all__ = [
+    "PushEventHandler",
+    "UserEraser",
+    "check_push_settings",
+    "create_push_handler",
+    "parse_push_event",
+    "verify_push_url",
+]
 
 _MAX_AGE_SECONDS = 300  # of a timestamp, which may be as much ahead
 # A timestamp that is ahead is valid until it is behind by as much, and clocks differ.
@@ -135,6 +144,18 @@ def verify_push_url(query: Mapping[str, str], *, token: str, now: float | None =
     raise refusal
 
 
+@clears_frames
+def check_push_settings(token: object, aes_key: object) -> None:
+    """Check the Token and the EncodingAESKey of an app's message push settings.
+
+    Raises:
+        ConfigurationError: one of them is malformed. `aes_key` may be None.
+    """
+    _check_token(token)
+    if aes_key is not None:
+        _decode_key(aes_key)
+
+
 class UserEraser(Protocol):
     """Erases users and fields of their profiles."""
 
@@ -220,6 +241,31 @@ class PushEventHandler:
             )
 
 
+def create_push_handler(
+    parts: Parts, users: UserEraser, *, web_app_id: str | None, exchange: CodeExchange | None
+) -> PushEventHandler:
+    """Create the handler of a service's events.
+
+    Args:
+        parts: what the service shares.
+        users: erases users.
+        web_app_id: the app of the service's web logins; None if it has none.
+        exchange: how the service exchanges codes; None for the app's own way.
+    """
+    settings = parts.settings
+    app_ids = {settings.app_id, web_app_id or settings.app_id}
+    platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()
+    return PushEventHandler(
+        app_ids=app_ids,
+        recipients=app_ids | platform,
+        purpose=f"{settings.app_id}|{settings.sku}",
+        users=users,
+        records=parts.records,
+        events=parts.events,
+        clock=settings.clock,
+    )
+
+
 def _parse_event(
     query: Mapping[str, str], body: bytes | str, token: str, aes_key: str | None, now: float
 ) -> PushEvent:
@@ -246,8 +292,7 @@ def _verify(
     query: Mapping[str, str], name: str, token: str, now: float, *more: str
 ) -> tuple[int, str]:
     """Verify a signature and its timestamp; returns the timestamp and the nonce."""
-    if not isinstance(token, str) or not token:
-        raise ConfigurationError("token must be the Token of the app's message push settings.")
+    _check_token(token)
     timestamp = _matching(_TIMESTAMP, query.get("timestamp"))
     nonce = _matching(_NONCE, query.get("nonce"))
     signed = "".join(sorted((token, timestamp, nonce, *more)))
@@ -264,6 +309,11 @@ def _matching(form: re.Pattern[str], text: object) -> str:
     if not isinstance(text, str) or not form.fullmatch(text):
         raise InvalidPushEventError(_FORGED)
     return text
+
+
+def _check_token(token: object) -> None:
+    if not isinstance(token, str) or not token:
+        raise ConfigurationError("token must be the Token of the app's message push settings.")
 
 
 def _decode_key(aes_key: object) -> bytes:

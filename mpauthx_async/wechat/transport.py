@@ -32,6 +32,7 @@ from ..errors import (
     OperatorError,
     UnavailableError,
     WeChatAPIError,
+    mark_code_used,
 )
 from ..failure_log import failures, is_expected
 from ..untrusted_text import parse_json
@@ -70,10 +71,6 @@ _SECRETS = {
     "signature",
 }
 _MIN_SECRET_CHARS = 6  # shorter ones are in WeChat's texts by chance
-_CODE_MAY_BE_CONSUMED = (
-    "If a code was sent it may be consumed: the client has to get a new one, with wx.login or on "
-    "the authorize page."
-)
 
 
 class WeChatHTTP:
@@ -167,7 +164,8 @@ class WeChatHTTP:
                 self._on_refused(failure.errcode)
         else:
             was_sent = not isinstance(failure, ConnectionFailedError) or failure.sent
-            failure.retryable &= not (was_sent and consumes_code(request.path))
+            if was_sent and consumes_code(request.path):
+                mark_code_used(failure)
         if isinstance(failure, (OperatorError, UnavailableError)):
             _warn(host, failure)
         # Raised outside any except clause: an exception of aiohttp must not become its context.
@@ -215,9 +213,7 @@ class WeChatHTTP:
         except TimeoutError as error:
             return _connection_failed(error)
         except (aiohttp.ClientError, OSError) as error:
-            return IncompleteResponseError(
-                f"WeChat's answer broke off ({type(error).__name__}). {_CODE_MAY_BE_CONSUMED}"
-            )
+            return IncompleteResponseError(f"WeChat's answer broke off ({type(error).__name__}).")
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,10 +369,10 @@ def _connection_failed(error: Exception) -> ConnectionFailedError:
             f"No connection to WeChat ({name}). Check DNS, proxy and firewall.", sent=False
         )
     if isinstance(error, TimeoutError):
-        return ConnectionFailedError(f"WeChat did not answer in time. {_CODE_MAY_BE_CONSUMED}")
-    return ConnectionFailedError(
-        f"The connection to WeChat broke before an answer came ({name}). {_CODE_MAY_BE_CONSUMED}"
-    )
+        return ConnectionFailedError(
+            "WeChat did not answer in time. Check the network on the way to it."
+        )
+    return ConnectionFailedError(f"The connection to WeChat broke before an answer came ({name}).")
 
 
 def waiting_for_wechat() -> AbstractContextManager[float]:

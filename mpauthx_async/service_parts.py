@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from .concurrency.event_bus import EventBus
 from .concurrency.in_flight import InFlight
-from .concurrency.shards import AnyCoalescer, coalescer_for
+from .concurrency.sharded_coalescer import AnyCoalescer, coalescer_for
 from .connections import Connections
 from .errors import ConfigurationError
 from .models import Subject
@@ -17,7 +17,6 @@ from .stores import (
     TokenStore,
     UserStore,
     longest_wait,
-    open_key_value_store,
     open_token_store,
     open_user_store,
     system_of,
@@ -25,7 +24,7 @@ from .stores import (
 from .tokens.format import TokenSigner
 from .tokens.sealing import SessionKeySealer
 
-__all__ = ["Parts"]
+__all__ = ["Parts", "check_part"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,14 +78,11 @@ class Parts:
             users = open_user_store(users, clock)
             calls.on_close(users.close)
         _check_store(users, "save")
-        records: KeyValueStore | None = None
         if isinstance(tokens, str):
-            url = tokens
-            tokens = open_token_store(url, connections, clock)
+            tokens = open_token_store(tokens, connections, clock)
             calls.on_close(tokens.close)
-            records = open_key_value_store(url, connections, clock)
-            calls.on_close(records.close)
-        elif connections.knows_redis:
+        records: KeyValueStore | None = getattr(tokens, "records", None)
+        if records is None and connections.knows_redis:
             records = RedisKeyValueStore(connections)
         _check_store(tokens, "lookup")
         return cls(
@@ -130,6 +126,14 @@ class Parts:
         )
         self.calls.on_close(coalescer.close, coalescer.cut_off)
         return coalescer
+
+
+def check_part(name: str, wanted: str, part: object, fits: bool) -> None:
+    """Raise ConfigurationError for a ready-made part of another type than wanted."""
+    if part is not None and not fits:
+        raise ConfigurationError(
+            f"{name} must be a {wanted}, or None: this is a {type(part).__name__}."
+        )
 
 
 def _check_store(store: Any, method: str) -> None:

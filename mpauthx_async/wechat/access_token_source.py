@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeVar
 
 from ..errors import ConfigurationError
-from ..parts import Parts
+from ..service_parts import Parts
 from ..tokens.sealing import RecordSealer
 from .access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
 from .api import WeChatAPI
@@ -44,7 +44,8 @@ def no_records(what: str) -> ConfigurationError:
     """The error of a service that lacks the app's own secret, or a place that processes share."""
     return ConfigurationError(
         f"{what} the app's own secret, so no `exchange`, and a place that all processes share: "
-        "give `tokens` as a URL, or `connections` with a Redis."
+        "give `tokens` as a URL or as a store of Redis or of a SQLite file, or `connections` with "
+        "a Redis."
     )
 
 
