@@ -1,6 +1,6 @@
 import asyncio
 import logging
-import time
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,20 +8,35 @@ from typing import Any
 import aiohttp
 import pytest
 from hypothesis import settings
-from redis import Redis as SyncRedis
+from playwright.async_api import Page, expect
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.asynchronous.database import AsyncDatabase
 from redis.asyncio import Redis, RedisCluster
 
 from mpauthx_async import MPAuthX, WeChatSimulator
+from tests.helpers.chromium import PATIENCE, open_page
 from tests.helpers.clock import Clock
-from tests.helpers.redis_cluster import RedisClusterServers
+from tests.helpers.mongo_server import MongoServer
+from tests.helpers.redis_cluster import RedisClusterServers, cluster_of_one_node
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.simulator_client import Client
+from tests.helpers.sql_servers import MariaDBServer, PostgreSQLServer
 
 pytest.register_assert_rewrite("mpauthx_async.stores.conformance")
 
 # No test depends on how fast the machine is.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(autouse=True)
+def root_logger_unchanged() -> Iterator[None]:
+    """Fails a test that leaves the root logger changed, as a web framework may."""
+    root = logging.getLogger()
+    before = root.level, *root.handlers
+    yield
+    assert (root.level, *root.handlers) == before
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +44,63 @@ def redis_server() -> Iterator[RedisServer]:
     """The Redis of this test process. A test that stops or reconfigures one starts its own."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQLServer]:
+    """The PostgreSQL of this test process."""
+    with PostgreSQLServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDBServer]:
+    """The MariaDB of this test process."""
+    with MariaDBServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["postgresql+asyncpg", "mysql+asyncmy"])
+def sql_driver(request: pytest.FixtureRequest) -> str:
+    """A driver of SQLAlchemy for each server; a test may be parametrized with others."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def sql_url(sql_driver: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
+    if sql_driver.startswith("sqlite"):
+        return f"{sql_driver}:///{tmp_path}/sql.db"
+    server = request.getfixturevalue("postgresql" if "postgresql" in sql_driver else "mariadb")
+    return str(await server.empty_database(sql_driver))
+
+
+@pytest.fixture(scope="session")
+def mongo_server_url() -> Iterator[str]:
+    """The URL of the MongoDB of this test process, or of the one that MPAUTHX_TEST_MONGO names."""
+    if url := os.environ.get("MPAUTHX_TEST_MONGO"):
+        yield url
+    else:
+        with MongoServer() as server:
+            yield server.url
+
+
+@pytest.fixture
+def mongo_url(mongo_server_url: str) -> str:
+    """The URL of an empty database."""
+    base, mark, query = mongo_server_url.partition("?")
+    name = f"mpauthx_test_{os.getpid()}"
+    with MongoClient[dict[str, Any]](mongo_server_url) as client:
+        client.drop_database(name)
+    return f"{base.rpartition('/')[0]}/{name}{mark}{query}"
+
+
+@pytest.fixture
+async def mongo(mongo_url: str) -> AsyncIterator[AsyncDatabase[dict[str, Any]]]:
+    """The empty database, as another client of it."""
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongo_url)
+    async with client:
+        yield client.get_default_database()
 
 
 @pytest.fixture
@@ -55,13 +127,8 @@ async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
 
 @pytest.fixture(scope="session")
 def cluster_server() -> Iterator[RedisServer]:
-    """A Redis Cluster of one node, which refuses what would cross slots as a large one does."""
-    with RedisServer(cluster_enabled="yes") as server, SyncRedis(port=server.port) as client:
-        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-        deadline = time.monotonic() + 60
-        while client.cluster("INFO")["cluster_state"] != "ok":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)  # a master waits two seconds before it takes writes
+    """A Redis Cluster of one node."""
+    with cluster_of_one_node() as server:
         yield server
 
 
@@ -80,6 +147,12 @@ def cluster_servers() -> Iterator[RedisClusterServers]:
 
 
 @pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a test may make a SQLite database: that of the users of `make`."""
+    return tmp_path / "users.db"
+
+
+@pytest.fixture
 async def clock() -> Clock:
     """A clock that stands still until a test moves it."""
     return Clock()
@@ -92,9 +165,21 @@ async def wx() -> AsyncIterator[WeChatSimulator]:
 
 
 @pytest.fixture
-async def client(wx: WeChatSimulator) -> AsyncIterator[Client]:
-    async with aiohttp.ClientSession() as http:
-        yield Client(wx, http)
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        yield session
+
+
+@pytest.fixture
+def client(wx: WeChatSimulator, http: aiohttp.ClientSession) -> Client:
+    return Client(wx, http)
+
+
+@pytest.fixture
+async def browser_page() -> AsyncIterator[Page]:
+    """A page in Chromium that fails the test on uncaught errors and on requests to other hosts."""
+    async with open_page() as page:
+        yield page
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -111,7 +196,7 @@ def make(
 ) -> Callable[..., MPAuthX]:
     """Makes services on one Redis and one user database."""
 
-    def make(**changes: Any) -> MPAuthX:
+    def make(kind: type[MPAuthX] = MPAuthX, **changes: Any) -> MPAuthX:
         settings: dict[str, Any] = {
             "app_id": wx.app_id,
             "app_secret": wx.app_secret,
@@ -120,7 +205,7 @@ def make(
             "tokens": redis_server.url,
             "api_base": wx.url,
         }
-        return MPAuthX(**(settings | changes))
+        return kind(**(settings | changes))
 
     return make
 

@@ -89,7 +89,9 @@ async def test_the_simulator_runs_alone_until_it_is_interrupted(number: signal.S
     assert WeChatSimulator().app_secret in out.decode()
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"], ["demo", "--unknown"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["unknown"], ["demo", "--unknown"], ["doctor", "--token", "x"]]
+)
 def test_an_invalid_command_prints_the_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

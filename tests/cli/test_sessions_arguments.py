@@ -7,14 +7,7 @@ import pytest
 from mpauthx_async.cli.main import main
 from mpauthx_async.models import NewSession, SessionRef
 from mpauthx_async.tokens.format import new_nonce
-from tests.helpers.command_line import HOUR, SKU, Command, Outcome, empty_store
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def sessions(
-    request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    return Command(empty_store(request, tmp_path), capsys)
+from tests.helpers.command_line import HOUR, SKU, Command, Outcome
 
 
 @pytest.fixture

@@ -7,16 +7,9 @@ import pytest
 
 from mpauthx_async.cli.text import columns
 from mpauthx_async.models import SessionRef
-from tests.helpers.command_line import HOUR, SKU, Command, Outcome, empty_store, process, run
+from tests.helpers.command_line import HOUR, SKU, Command, Outcome, process, run
 
 NASTY = "\x1b[2J\x07微信\u202e😀" * 12
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def sessions(
-    request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    return Command(empty_store(request, tmp_path), capsys)
 
 
 class TestList:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -17,17 +17,8 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 @pytest.fixture
-async def web_app(
-    wx: WeChatSimulator, server: RedisServer, tmp_path: Path
-) -> AsyncIterator[MPAuthX]:
-    async with MPAuthX(
-        app_id=wx.app_id,
-        app_secret=wx.app_secret,
-        api_base=wx.url,
-        sku="shop",
-        users=f"sqlite:///{tmp_path}/users.db",
-        tokens=server.url,
-    ) as auth:
+async def web_app(make: Callable[..., MPAuthX], server: RedisServer) -> AsyncIterator[MPAuthX]:
+    async with make(tokens=server.url) as auth:
         yield auth
 
 

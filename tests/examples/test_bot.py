@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mpauthx_async import StatusCode, WeChatSimulator
+from tests.helpers.serve_process import environment_of
 
 BOT = Path(__file__).parents[2] / "docs" / "examples" / "bot.py"
 
@@ -19,16 +20,11 @@ Ask = Callable[[str], Awaitable[Any]]
 
 @pytest.fixture
 async def ask(wx: WeChatSimulator, tmp_path: Path) -> AsyncIterator[Ask]:
-    settings = {
-        "MPAUTHX_APP_ID": wx.app_id,
-        "MPAUTHX_APP_SECRET": wx.app_secret,
-        "MPAUTHX_API_BASE": wx.url,
-    }
     bot = await asyncio.create_subprocess_exec(
         sys.executable,
         str(BOT),
         cwd=tmp_path,
-        env={**os.environ, **settings},
+        env={**os.environ, **environment_of(wx)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -21,8 +21,9 @@ from mpauthx_async import (
     WeChatOAuth,
     WeChatSimulator,
 )
+from mpauthx_async.stores.near_cache import SharedNearCache
 from tests.helpers.clock import Clock
-from tests.helpers.outages import ASKED_OF_RECORDS, ASKED_OF_TOKENS, ASKED_OF_USERS, KNOWN
+from tests.helpers.outages import ASKED_OF_RECORDS, ASKED_OF_TOKENS, ASKED_OF_USERS
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.secret_world import TABLE, World
 
@@ -51,27 +52,21 @@ SERVICES[MPAuthX] |= {
 SERVICES[WeChatAPI] |= {"exchange_code": lambda world: world.api.exchange_code(world.code())}
 # What needs nothing that could be closed.
 ALWAYS_THERE: dict[type, set[str]] = {
-    MPAuthX: {"constants", "extract_open_id", "extract_sku"},
+    MPAuthX: {"constants", "extract_open_id", "extract_sku", "gauges"},
     WeChatOAuth: {
         *("app_id", "create_state", "decrypt_mini_program_user"),
         *("get_authorize_url", "get_authorize_url_for_website"),
     },
     WeChatAPI: {"names_same_user"},
     AppAccessToken: {"cut_off"},
-    Connections: {"configured_redis", "knows_redis", "login_limit", "renew_redis"},
+    Connections: {"configured_redis", "knows_redis", "login_limit", "renew_redis", "watch_primary"},
     RedisTokenStore: {
-        *("longest_wait", "system", "sharding"),
-        *("open_near_cache", "push_changes_to"),
+        *("longest_wait", "open_near_cache", "sharding", "system"),
     },
     SqliteTokenStore: {"longest_wait", "system"},
     SqliteUserStore: {"longest_wait", "system"},
     RedisKeyValueStore: set(),
     SqliteKeyValueStore: {"longest_wait", "system"},
-}
-TOKENS = {
-    **ASKED_OF_TOKENS,
-    "sealed_keys": lambda store: store.sealed_keys([KNOWN.ref]),
-    "replace_sealed_key": lambda store: store.replace_sealed_key(KNOWN.ref, "A" * 59),
 }
 CHECK = {"check": lambda store: store.check()}
 RESOURCES: dict[type, dict[str, Callable[[Any], Awaitable[object]]]] = {
@@ -81,8 +76,12 @@ RESOURCES: dict[type, dict[str, Callable[[Any], Awaitable[object]]]] = {
         "executor": call(lambda connections: connections.executor),
         "use_redis": call(lambda connections: connections.use_redis("redis://localhost:6379/0")),
     },
-    RedisTokenStore: TOKENS | CHECK,
-    SqliteTokenStore: TOKENS,
+    RedisTokenStore: {
+        **ASKED_OF_TOKENS,
+        **CHECK,
+        "push_changes_to": call(lambda store: store.push_changes_to(SharedNearCache(1))),
+    },
+    SqliteTokenStore: ASKED_OF_TOKENS,
     SqliteUserStore: ASKED_OF_USERS,
     RedisKeyValueStore: ASKED_OF_RECORDS | CHECK,
     SqliteKeyValueStore: ASKED_OF_RECORDS,
@@ -124,7 +123,7 @@ async def test_every_method_of_a_closed_service_says_so(
         await each.close()
     requests = len(wx.requests)
     for ask in SERVICES[kind].values():
-        with pytest.raises(ClosedError, match="closed") as caught:
+        with pytest.raises(ClosedError, match=r"is closed\. Create a new one") as caught:
             await ask(world)
         assert caught.value.code == 6100
     assert len(wx.requests) == requests

@@ -26,12 +26,11 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.stores.conformance import new_session
-from tests.helpers.outages import ASKED_OF_TOKENS, ASKED_OF_USERS, KNOWN
+from tests.helpers.line_process import ROOT, LineProcess
+from tests.helpers.outages import ASKED_OF_TOKENS, ASKED_OF_USERS
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.secret_world import EVENT
-from tests.helpers.service_calls import store_calls
+from tests.helpers.service_calls import every_call, every_web_call
 
-ROOT = Path(__file__).parents[2]
 SECRET = "0123456789abcdef0123456789abcdef"
 Owner = Any
 Call = Callable[[], Awaitable[object]]
@@ -56,26 +55,7 @@ def _service(tokens: str, path: Path) -> _Used:
     )
     ref = new_session("bob").ref
     token = auth._parts.signer.mint(ref.user_id, ref.nonce, 0)
-    calls: dict[str, Call] = {
-        **store_calls(auth, token, "x"),
-        "authorize": lambda: auth.authorize("code"),
-        "authorize_web": lambda: auth.authorize_web("code"),
-        "authenticate": lambda: auth.authenticate(token),
-        "check": auth.check,
-        "issue_session": lambda: auth.issue_session(open_id="bob"),
-        "forget_user": lambda: auth.forget_user("bob"),
-        "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
-        "decrypt": lambda: auth.decrypt(token, "data", "iv"),
-        "decrypt_phone_number": lambda: auth.decrypt_phone_number(token, "data", "iv"),
-        "verify_raw_data": lambda: auth.verify_raw_data(token, "{}", "0" * 40),
-        "get_phone_number": lambda: auth.get_phone_number("code"),
-        "check_session_key": lambda: auth.check_session_key(token),
-        "reset_session_key": lambda: auth.reset_session_key(token),
-        "user_encrypt_keys": lambda: auth.user_encrypt_keys(token),
-        "access_token": auth.access_token,
-        "handle_push_event": lambda: auth.handle_push_event(EVENT),
-    }
-    return _Used(auth, lambda: auth.is_token_valid(token), calls)
+    return _Used(auth, lambda: auth.is_token_valid(token), every_call(auth, token))
 
 
 def _web(url: str) -> _Used:
@@ -84,18 +64,7 @@ def _web(url: str) -> _Used:
     async def verify() -> object:
         return await oauth.verify_state(oauth.create_state(session="browser"), session="browser")
 
-    calls: dict[str, Call] = {
-        "verify_state": verify,
-        "get_access_token": lambda: oauth.get_access_token("code"),
-        "refresh_access_token": lambda: oauth.refresh_access_token("token"),
-        "get_user": lambda: oauth.get_user("bob"),
-        "get_user_by_code": lambda: oauth.get_user_by_code("code"),
-        "identify": lambda: oauth.identify("code"),
-        "verify_token": lambda: oauth.verify_token("bob", "token"),
-        "forget": lambda: oauth.forget("bob"),
-        "get_session_key": lambda: oauth.get_session_key("code"),
-    }
-    return _Used(oauth, verify, calls)
+    return _Used(oauth, verify, every_web_call(oauth))
 
 
 def _connections(url: str) -> _Used:
@@ -125,11 +94,6 @@ RECORDS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "delete": lambda records: records.delete("name"),
     "add": lambda records: records.add("name", "text", 1),
 }
-SEALED_KEYS: dict[str, Callable[[Any], Awaitable[Any]]] = {
-    "sealed_keys": lambda store: store.sealed_keys([KNOWN.ref]),
-    "replace_sealed_key": lambda store: store.replace_sealed_key(KNOWN.ref, "sealed"),
-}
-TOKENS = {**ASKED_OF_TOKENS, **SEALED_KEYS}
 CHECK: dict[str, Callable[[Any], Awaitable[Any]]] = {"check": lambda store: store.check()}
 KINDS: dict[str, Callable[[str, Path], _Used]] = {
     "service on Redis": _service,
@@ -137,11 +101,11 @@ KINDS: dict[str, Callable[[str, Path], _Used]] = {
     "service on SQLite": lambda url, path: _service(f"sqlite:///{path}/tokens.db", path),
     "WeChatOAuth": lambda url, path: _web(url),
     "Connections": lambda url, path: _connections(url),
-    "RedisTokenStore": lambda url, path: _store(RedisTokenStore(url), TOKENS | CHECK),
+    "RedisTokenStore": lambda url, path: _store(RedisTokenStore(url), ASKED_OF_TOKENS | CHECK),
     "RedisTokenStore with a near cache": lambda url, path: _store(
-        RedisTokenStore(url, near_cache=10), TOKENS | CHECK
+        RedisTokenStore(url, near_cache=10), ASKED_OF_TOKENS | CHECK
     ),
-    "SqliteTokenStore": lambda url, path: _store(SqliteTokenStore(path / "t.db"), TOKENS),
+    "SqliteTokenStore": lambda url, path: _store(SqliteTokenStore(path / "t.db"), ASKED_OF_TOKENS),
     "SqliteUserStore": lambda url, path: _store(SqliteUserStore(path / "u.db"), ASKED_OF_USERS),
     "RedisKeyValueStore": lambda url, path: _store(RedisKeyValueStore(url), RECORDS | CHECK),
     "SqliteKeyValueStore": lambda url, path: _store(SqliteKeyValueStore(path / "r.db"), RECORDS),
@@ -260,10 +224,10 @@ class TestForkedProcess:
             _Process("used", settings, [wx.login("bob") for _ in range(3)]) as process,
             MPAuthX(sku="shop", **settings) as auth,
         ):
-            revoked, _ = await process.read()
+            revoked, _ = await process.told()
             assert await auth.revoke(revoked)
-            process.go_on()
-            found = await process.read()
+            process.write("")
+            found = await process.told()
         for call, outcome in found["child"].items():
             assert outcome.startswith("ConfigurationError: "), (call, outcome)
             assert "process" in outcome
@@ -274,51 +238,27 @@ class TestForkedProcess:
     ) -> None:
         codes = [wx.login("bob"), wx.login("alice")]
         async with _Process("unused", settings, codes) as process:
-            assert await process.read() == []
-            assert await process.read() == {"child": True, "parent": True}
+            assert await process.told() == []
+            assert await process.told() == {"child": True, "parent": True}
 
     async def test_a_sqlite_file_is_opened_again_when_the_parent_has_closed_it(
         self, settings: dict[str, Any], wx: WeChatSimulator
     ) -> None:
         async with _Process("another", settings, [wx.login("bob")]) as process:
-            assert await process.read() == []
-            found = await process.read()
+            assert await process.told() == []
+            found = await process.told()
         (refused,), (answered,) = found["child"].values(), found["later"].values()
         assert refused.startswith("ConfigurationError: The parent process had")
         assert answered.startswith("answered")
 
 
-class _Process:
+class _Process(LineProcess):
     """A process of `tests.helpers.forking_service`."""
 
     def __init__(self, scenario: str, settings: dict[str, Any], codes: list[str]) -> None:
         given = json.dumps({"settings": settings, "codes": codes})
-        self._command = [sys.executable, "-m", "tests.helpers.forking_service", scenario, given]
+        super().__init__("-m", "tests.helpers.forking_service", scenario, given)
 
-    async def __aenter__(self) -> "_Process":
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=ROOT,
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._process.returncode is None:
-            self.go_on()
-        await self._process.communicate()
-
-    async def read(self) -> Any:
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
+    async def told(self) -> Any:
         async with asyncio.timeout(90):
-            line = await self._process.stdout.readline()
-        if not line:
-            pytest.fail((await self._process.stderr.read()).decode())
-        return json.loads(line)
-
-    def go_on(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"\n")
+            return json.loads(await self.read())

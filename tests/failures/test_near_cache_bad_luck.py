@@ -4,14 +4,10 @@ Whatever happens, no token is accepted that was revoked longer ago than BOUND, a
 that is good once Redis is back.
 """
 
-import asyncio
 import logging
 import random
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +16,7 @@ from redis.asyncio import Redis
 
 from mpauthx_async import MPAuthX, StoreError, WeChatSimulator
 from mpauthx_async.stores.conformance.examples import until
+from tests.helpers.near_checker import USERS, Checker, log_all_in, revoking
 from tests.helpers.near_services import (
     BOUND,
     Make,
@@ -36,9 +33,7 @@ from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
 
-ROOT = Path(__file__).parents[2]
 LOGGER = "mpauthx_async.stores.redis.tracking"
-USERS = 60
 PAUSE = 5  # seconds
 
 
@@ -51,117 +46,6 @@ def make(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
 async def auth(make: Make) -> AsyncIterator[MPAuthX]:
     async with make() as service:
         yield service
-
-
-class Checker:
-    """Uses tokens without end, while another process revokes some, and notes what it saw."""
-
-    def __init__(self, auth: MPAuthX, tokens: Sequence[str]) -> None:
-        self._auth = auth
-        self._tokens = tokens
-        self.accepted: dict[str, float] = {}  # when a token was last asked about and accepted
-        self.refused: dict[str, float] = {}  # when it was first
-        self.revoked: dict[str, float] = {}
-        self.rounds = 0
-
-    @asynccontextmanager
-    async def at_work(self) -> AsyncIterator[None]:
-        work = asyncio.create_task(self._work())
-        try:
-            yield
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
-            assert work.cancelled(), work.exception()
-
-    async def _work(self) -> None:
-        while True:
-            await asyncio.gather(*map(self._check, self._tokens))
-            self.rounds += 1
-            await asyncio.sleep(0.001)
-
-    async def _check(self, token: str) -> None:
-        asked = time.monotonic()
-        try:
-            is_valid = await self._auth.is_token_valid(token)
-        except StoreError:
-            return
-        if is_valid:
-            self.accepted[token] = asked
-        else:
-            self.refused.setdefault(token, asked)
-
-    async def until_rounds(self, number: int) -> None:
-        """Wait for so many more rounds, each of which has to get answers for all tokens."""
-        target = self.rounds + number
-
-        async def are_done() -> bool:
-            return self.rounds >= target
-
-        await until(are_done)
-
-    def judge(self) -> None:
-        late = {
-            token: self.accepted[token] - at
-            for token, at in self.revoked.items()
-            if self.accepted[token] > at + BOUND
-        }
-        assert late == {}
-        assert set(self.refused) <= set(self.revoked)
-
-
-class Revoker:
-    """Another process, which revokes what it is told, one after the other."""
-
-    def __init__(self, process: asyncio.subprocess.Process, checker: Checker) -> None:
-        self._process = process
-        self._checker = checker
-        self._left: list[str] = []
-
-    def revoke(self, *tokens: str) -> None:
-        assert self._process.stdin is not None
-        self._left += tokens
-        self._process.stdin.write("".join(f"{token}\n" for token in tokens).encode())
-
-    async def until_done(self) -> None:
-        assert self._process.stdout is not None
-        for token in self._left:
-            at, named = (await self._process.stdout.readline()).split()
-            assert named.decode() == token
-            self._checker.revoked[token] = float(at)
-        self._left.clear()
-
-
-@asynccontextmanager
-async def revoking(
-    checker: Checker, server: RedisServer, wx: WeChatSimulator, directory: Path
-) -> AsyncIterator[Revoker]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.helpers.near_revoker",
-        server.url,
-        f"{directory}/users.db",
-        wx.app_id,
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    try:
-        process.stdin.write(f"{wx.app_secret}\n".encode())
-        yield Revoker(process, checker)
-        process.stdin.close()
-        assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def log_all_in(auth: MPAuthX, wx: WeChatSimulator, kind: str = "user") -> list[str]:
-    results = [await log_in(auth, wx, f"{kind}-{number}") for number in range(USERS)]
-    return [result.response for result in results]
 
 
 async def kill_tracking(admin: Redis) -> None:
@@ -190,7 +74,7 @@ async def test_connections_killed_while_tokens_are_revoked(
     tokens, chance = await log_all_in(auth, wx), random.Random(1)
     checker = Checker(auth, tokens)
     doomed = chance.sample(tokens, USERS // 2)
-    async with revoking(checker, server, wx, tmp_path) as revoker, checker.at_work():
+    async with revoking(checker, server.url, wx, tmp_path) as revoker, checker.at_work():
         await until_kept(auth, *tokens)
         while doomed:
             revoker.revoke(doomed.pop(), doomed.pop())
@@ -229,13 +113,34 @@ async def test_a_connection_that_is_cut_off_while_the_others_are_not(
         assert levels == ["WARNING", "INFO"]
 
 
+async def test_a_connection_on_which_something_else_than_redis_speaks(
+    make: Make, server: RedisServer, wx: WeChatSimulator
+) -> None:
+    async with (
+        RedisProxy(server) as proxy,
+        make(tokens=with_near_cache(proxy.url)) as auth,
+        make() as elsewhere,
+    ):
+        given, other = await warm(auth, wx), await warm(auth, wx, "carol")
+        proxy.edit = lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n"
+        await elsewhere.revoke(given.response)
+
+        async def is_shut() -> bool:
+            return not cache_of(auth).is_on and len(cache_of(auth)) == 0
+
+        await until(is_shut)
+        proxy.edit = lambda said: said
+        await until_kept(auth, other.response)
+        assert not await auth.is_token_valid(given.response)
+
+
 async def test_a_redis_that_hangs_while_tokens_are_revoked(
     auth: MPAuthX, server: RedisServer, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     tokens = await log_all_in(auth, wx)
     checker = Checker(auth, tokens)
     doomed, living = tokens[: USERS // 2], tokens[USERS // 2 :]
-    async with revoking(checker, server, wx, tmp_path) as revoker, checker.at_work():
+    async with revoking(checker, server.url, wx, tmp_path) as revoker, checker.at_work():
         await until_kept(auth, *tokens)
         revoker.revoke(*doomed[:10])
         server.pause()
@@ -243,7 +148,7 @@ async def test_a_redis_that_hangs_while_tokens_are_revoked(
         revoker.revoke(*doomed[10:])
 
         async def is_over() -> bool:
-            assert time.monotonic() < paused + BOUND or not cache_of(auth).knows(living[0])
+            assert time.monotonic() < paused + BOUND or not cache_of(auth).known(living[0])
             return time.monotonic() > paused + PAUSE
 
         await until(is_over)
@@ -327,4 +232,5 @@ async def test_a_redis_that_is_down_when_a_service_starts(
                 await auth.is_token_valid(token)
         server.start()
         await warm(auth, wx)
-    assert sum(record.name == LOGGER for record in caplog.records) == 1
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert sum(record.name == LOGGER for record in warnings) == 1

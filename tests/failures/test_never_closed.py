@@ -6,13 +6,13 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mpauthx_async import MPAuthX, WeChatSimulator
-from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
 
 ROOT = Path(__file__).parents[2]
@@ -94,18 +94,8 @@ async def test_a_service_that_was_not_used_needs_no_closing(
 
 
 async def test_a_service_that_is_dropped_is_named_at_once_and_a_closed_one_not(
-    wx: WeChatSimulator, tmp_path: Path, redis_server: RedisServer
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
 ) -> None:
-    def make() -> MPAuthX:
-        return MPAuthX(
-            app_id=wx.app_id,
-            app_secret=wx.app_secret,
-            sku="shop",
-            users=f"sqlite:///{tmp_path}/users.db",
-            tokens=redis_server.url,
-            api_base=wx.url,
-        )
-
     async with make() as closed:
         await log_in(closed, wx)
     dropped = make()

@@ -5,16 +5,13 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import (
     ComponentExchange,
-    ConfigurationError,
     ConnectionFailedError,
-    Connections,
     InvalidResponseError,
     InvalidTokenError,
     MPAuthX,
@@ -25,7 +22,6 @@ from mpauthx_async import (
     SqliteUserStore,
     StoreError,
     TokenStatus,
-    WeChatAPI,
     WeChatSimulator,
 )
 from mpauthx_async.events import TokensValidated
@@ -33,6 +29,7 @@ from mpauthx_async.simulator import Fault
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.wechat import transport
 from tests.helpers.redis_server import RedisServer
+from tests.helpers.scripted_server import asking
 from tests.helpers.service_calls import hear, log_in, of_kind
 
 Make = Callable[..., MPAuthX]
@@ -80,17 +77,6 @@ async def test_a_dead_token_is_looked_up_once(
     assert [(event.valid, event.refused) for event in of_kind(heard, TokensValidated)] == [(0, 1)]
 
 
-async def test_a_banned_users_token_is_forbidden(
-    make: Make, wx: WeChatSimulator, tmp_path: Path
-) -> None:
-    async with make(tokens=f"sqlite:///{tmp_path}/tokens.db") as auth:
-        token = (await log_in(auth, wx)).token
-        await auth.ban("bob")
-        with pytest.raises(InvalidTokenError) as caught:
-            await auth.authenticate(token)
-    assert (caught.value.status, caught.value.http_status) == (TokenStatus.banned, 403)
-
-
 async def test_an_answer_without_its_fields_is_logged(
     make: Make, wx: WeChatSimulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -99,31 +85,6 @@ async def test_an_answer_without_its_fields_is_logged(
         with pytest.raises(InvalidResponseError) as caught:
             await log_in(auth, wx)
     assert str(caught.value) in caplog.text
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"tokens": 5},
-        {"users": 5},
-        {"exchange": 5},
-        {"web": 5},
-        {"connections": 5},
-        {"clock": 5},
-        {"clock": None},
-    ],
-    ids=lambda wrong: "-".join(map(str, (*wrong, *wrong.values()))),
-)
-def test_parts_that_are_something_else_are_refused(wrong: dict[str, Any]) -> None:
-    right: dict[str, Any] = {
-        "app_id": "wx1",
-        "app_secret": "a secret of the app",
-        "sku": "shop",
-        "users": "sqlite:///:memory:",
-        "tokens": "sqlite:///:memory:",
-    }
-    with pytest.raises(ConfigurationError):
-        MPAuthX(**right | wrong)
 
 
 class TestLocksOfTheDead:
@@ -159,14 +120,7 @@ async def test_a_platform_that_hangs_has_an_end(
         await asyncio.Event().wait()
         raise AssertionError("Nobody sets that event.")
 
-    async with Connections() as connections:
-        api = WeChatAPI(
-            app_id=wx.app_id,
-            app_secret=wx.app_secret,
-            connections=connections,
-            api_base=wx.url,
-            exchange=ComponentExchange("wx2", hang),
-        )
+    async with asking(wx.url, exchange=ComponentExchange("wx2", hang)) as api:
         with pytest.raises(ConnectionFailedError) as caught:
             await api.code_to_session("code")
     assert not caught.value.sent

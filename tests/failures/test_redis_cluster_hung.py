@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from redis.asyncio import RedisCluster
+from redis.asyncio import Connection, RedisCluster
 from redis.asyncio.cluster import ClusterNode
+from redis.crc import key_slot
 
 from mpauthx_async import (
     AuthResult,
@@ -25,14 +25,16 @@ from mpauthx_async import (
 from mpauthx_async.stores import RedisKeyValueStore
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
-from mpauthx_async.stores.redis import database
+from mpauthx_async.stores.redis import database, token_store
 from mpauthx_async.stores.redis.keys import bucket_of
 from tests.helpers.redis_cluster import RedisClusterServers, ask
-from tests.helpers.redis_server import RedisServer
+from tests.helpers.redis_contents import session_key
+from tests.helpers.redis_server import RedisServer, catch_up
 from tests.helpers.service_calls import log_in
 
 HOUR = 3_600_000
 HANGING = 1  # which primary
+PATIENCE = 90.0  # seconds, for which no call about a node that hangs ends by itself
 
 
 @pytest.fixture(scope="module")
@@ -46,35 +48,22 @@ def servers() -> Iterator[RedisClusterServers]:
 
 @pytest.fixture
 async def client(servers: RedisClusterServers) -> AsyncIterator[RedisCluster]:
-    async with RedisCluster(host="127.0.0.1", port=servers.port) as client:
+    async with RedisCluster(host="127.0.0.1", port=servers.port, socket_timeout=PATIENCE) as client:
         await client.flushall(target_nodes=RedisCluster.PRIMARIES)
         yield client
 
 
-def service_on(client: RedisCluster, wx: WeChatSimulator) -> MPAuthX:
-    return MPAuthX(
-        app_id=wx.app_id,
-        app_secret=wx.app_secret,
-        sku="shop",
-        users="sqlite:///:memory:",
-        tokens=RedisTokenStore(client),
-        api_base=wx.url,
-    )
+@pytest.fixture
+def wait_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, a call that hangs has not ended before the node goes on."""
+    for module in (database, token_store):
+        monkeypatch.setattr(module, "MAX_WAIT_SECONDS", PATIENCE)
 
 
 @pytest.fixture
-async def auth(client: RedisCluster, wx: WeChatSimulator) -> AsyncIterator[MPAuthX]:
-    async with service_on(client, wx) as service:
+async def auth(make: Callable[..., MPAuthX], client: RedisCluster) -> AsyncIterator[MPAuthX]:
+    async with make(users="sqlite:///:memory:", tokens=RedisTokenStore(client)) as service:
         yield service
-
-
-@contextmanager
-def hanging(server: RedisServer) -> Iterator[None]:
-    server.pause()
-    try:
-        yield
-    finally:
-        server.resume()
 
 
 def users_on(client: RedisCluster, server: RedisServer, count: int) -> list[str]:
@@ -119,6 +108,7 @@ async def decrypt(auth: MPAuthX, wx: WeChatSimulator, login: AuthResult) -> None
     assert opened["openGId"] == "group"
 
 
+@pytest.mark.usefixtures("wait_long")
 class TestService:
     async def test_calls_about_others_are_answered_meanwhile(
         self,
@@ -130,7 +120,7 @@ class TestService:
         stuck = users_on(client, servers.primaries[HANGING], 8)
         well = users_on(client, servers.primaries[0], 4) + users_on(client, servers.primaries[2], 4)
         logins = {user: await log_in(auth, wx, user) for user in (*stuck, *well)}
-        with hanging(servers.primaries[HANGING]):
+        with servers.primaries[HANGING].hanging():
             hung = [
                 asyncio.ensure_future(call())
                 for user in stuck
@@ -158,7 +148,7 @@ class TestService:
         first, second = users_on(client, servers.primaries[0], 2)
         for union_id in (None, first):
             await log_in(auth, wx, open_id, union_id=union_id)
-        with hanging(servers.primaries[HANGING]):
+        with servers.primaries[HANGING].hanging():
             linked = [
                 asyncio.ensure_future(log_in(auth, wx, open_id, union_id=first)),
                 asyncio.ensure_future(auth.refresh_token(first)),
@@ -171,13 +161,16 @@ class TestService:
             assert isinstance(answer, (AuthResult, StoreError))
 
     async def test_logins_that_hang_are_waited_for_at_the_end(
-        self, servers: RedisClusterServers, client: RedisCluster, wx: WeChatSimulator
+        self,
+        servers: RedisClusterServers,
+        client: RedisCluster,
+        auth: MPAuthX,
+        wx: WeChatSimulator,
     ) -> None:
-        auth = service_on(client, wx)
         stuck = users_on(client, servers.primaries[HANGING], 5)
         (well,) = users_on(client, servers.primaries[0], 1)
         await log_in(auth, wx, well)
-        with hanging(servers.primaries[HANGING]):
+        with servers.primaries[HANGING].hanging():
             hung = [asyncio.ensure_future(log_in(auth, wx, user)) for user in stuck]
             await log_in(auth, wx, well)
             closing = asyncio.ensure_future(auth.close())
@@ -190,7 +183,7 @@ class TestService:
 
 @pytest.fixture
 def wait_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "MAX_WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(database, "MAX_WAIT_SECONDS", 2.0)
 
 
 @pytest.mark.usefixtures("wait_briefly")
@@ -205,18 +198,22 @@ class TestBatch:
         subjects = [new.ref.subject for new in known]
         stuck = [_port_of(client, ref.user_id) == servers.primaries[HANGING].port for ref in refs]
         assert 5 < sum(stuck) < 55
-        with hanging(servers.primaries[HANGING]):
-            for name, answers in {
-                "lookup": await _partial(store.lookup(refs)),
-                "read": await _partial(store.read(refs)),
-                "sealed_keys": await _partial(store.sealed_keys(refs)),
-                "bans": await _partial(store.bans(subjects)),
-                "renew": await _partial(store.renew(refs, ttl=HOUR)),
-                "rotate": await _partial(store.rotate(refs, ttl=HOUR, grace=HOUR)),
-                "end_reused": await _partial(store.end_reused(refs)),
-                "issue": await _partial(store.issue(_again(known))),
-                "revoke": await _partial(store.revoke(refs)),
-            }.items():
+        with servers.primaries[HANGING].hanging():
+            reads = {
+                "lookup": store.lookup(refs),
+                "read": store.read(refs),
+                "sealed_keys": store.sealed_keys(refs),
+                "bans": store.bans(subjects),
+                "renew": store.renew(refs, ttl=HOUR),
+            }
+            answered = dict(
+                zip(reads, await asyncio.gather(*map(_partial, reads.values())), strict=True)
+            )
+            answered["rotate"] = await _partial(store.rotate(refs, ttl=HOUR, grace=HOUR))
+            answered["end_reused"] = await _partial(store.end_reused(refs))
+            answered["issue"] = await _partial(store.issue(_again(known)))
+            answered["revoke"] = await _partial(store.revoke(refs))
+            for name, answers in answered.items():
                 failed = [isinstance(answer, StoreError) for answer in answers]
                 assert failed == stuck, name
                 assert len({id(one) for one in answers if isinstance(one, StoreError)}) == sum(
@@ -233,17 +230,16 @@ class TestBatch:
         records = RedisKeyValueStore(client)
         await records.save("known", "text", 60)  # the slots are known from here on
         failed = 0
-        with hanging(servers.primaries[HANGING]):
-            for i in range(12):
+        with servers.primaries[HANGING].hanging():
+            for i in range(6):
                 try:
                     await records.save(f"record-{i}", "text", 60)
-                except StoreError:
+                    assert await records.get(f"record-{i}") == "text"
+                    async with records.lock(f"record-{i}"):
+                        assert not await records.add(f"record-{i}", "other", 60)
+                except StoreError:  # also of a node that is merely slow
                     failed += 1
-                    continue
-                assert await records.get(f"record-{i}") == "text"
-                async with records.lock(f"record-{i}"):
-                    assert not await records.add(f"record-{i}", "other", 60)
-        assert 0 < failed < 12
+        assert 0 < failed < 6
 
 
 async def _partial(batch: Awaitable[Sequence[Any]]) -> Sequence[Any]:
@@ -262,7 +258,7 @@ class TestClientThatMeetsIt:
         nodes.insert(0, nodes.pop(HANGING))
         client = RedisCluster(startup_nodes=nodes)
         store = RedisTokenStore(client)
-        with hanging(servers.primaries[HANGING]):
+        with servers.primaries[HANGING].hanging():
             # The first call may spend its time on the node that hangs.
             await until(lambda: _can_say_that_nobody_is_banned(store))
         await store.close()
@@ -276,7 +272,7 @@ class TestClientThatMeetsIt:
         (well,) = users_on(client, servers.primaries[0], 1)
         new = new_session(well)
         await store.issue([new])
-        with hanging(servers.primaries[HANGING]):
+        with servers.primaries[HANGING].hanging():
             for _ in range(10):
                 ask(servers.primaries[0], "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
                 (end,) = await store.lookup([new.ref])
@@ -298,6 +294,42 @@ async def test_a_node_that_has_left_is_forgotten(
     assert await store.lookup([new_session().ref]) == [None]
 
 
+class _Delayed(Connection):
+    """A connection that is not opened before a test lets it."""
+
+    may_open: ClassVar[asyncio.Event]
+
+    async def _connect(self) -> None:
+        await self.may_open.wait()
+        await super()._connect()
+
+
+async def test_a_connection_to_a_node_that_has_left_meanwhile_is_closed(
+    client: RedisCluster, redis_server: RedisServer
+) -> None:
+    store = RedisTokenStore(client)
+    ref = new_session("alice").ref
+    await store.lookup([ref])
+    nodes, manager = store._database.nodes, client.nodes_manager
+    assert nodes is not None
+    _Delayed.may_open = asyncio.Event()
+    left = ClusterNode("127.0.0.1", redis_server.port, connection_class=_Delayed)
+    manager.nodes_cache[left.name] = left
+    manager.slots_cache[key_slot(session_key(ref).encode())] = [left]
+    answer = asyncio.ensure_future(store.lookup([ref]))
+
+    async def is_opening() -> bool:
+        return len(left._connections) == 1
+
+    await until(is_opening)
+    await nodes.learn_slots()
+    assert left.name not in manager.nodes_cache
+    _Delayed.may_open.set()
+    assert await answer == [None]
+    await store.close()
+    assert not left._connections[0].is_connected
+
+
 async def _can_say_that_nobody_is_banned(store: RedisTokenStore) -> bool:
     subjects = [Subject("shop", f"user-{i}") for i in range(60)]
     try:
@@ -317,8 +349,8 @@ async def test_when_a_replica_takes_its_place_its_users_are_answered_again(
 ) -> None:
     """Whichever ends first: our time for a call, or the client's socket_timeout."""
     if patience == "our own":
-        monkeypatch.setattr(database, "MAX_WAIT_SECONDS", 0.5)
-    socket_timeout = 30 if patience == "our own" else 0.5
+        monkeypatch.setattr(database, "MAX_WAIT_SECONDS", 2.0)
+    socket_timeout = 30 if patience == "our own" else 2.0
     for node in (*cluster_servers.primaries, *cluster_servers.replicas):
         ask(node, "CONFIG", "SET", "cluster-require-full-coverage", "no")  # so no other node tells
     async with RedisCluster(
@@ -327,7 +359,8 @@ async def test_when_a_replica_takes_its_place_its_users_are_answered_again(
         store = RedisTokenStore(client)
         known = [new_session(f"user-{i}") for i in range(30)]
         await store.issue(known)
-        await client.wait(1, 5000, target_nodes=RedisCluster.PRIMARIES)  # replicated
+        for primary in cluster_servers.current_primaries():
+            await asyncio.to_thread(catch_up, primary)
 
         async def all_are_answered() -> bool:
             asked = [store.lookup([new.ref]) for new in known]
@@ -337,6 +370,8 @@ async def test_when_a_replica_takes_its_place_its_users_are_answered_again(
             assert [None] not in answers
             return not failed
 
-        with hanging(cluster_servers.primaries[HANGING]):
+        with cluster_servers.primaries[HANGING].hanging():
+            await all_are_answered()
+            await asyncio.to_thread(cluster_servers.wait_for_takeover, HANGING)
             await until(all_are_answered)
             assert all(isinstance(one, Session) for one in await store.issue(_again(known)))

@@ -1,8 +1,9 @@
 """A failover behind one address: a proxy that leads from a demoted primary to the new one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
 
 LOGINS = 30
+Make = Callable[..., MPAuthX]
 
 
 class Pair:
@@ -72,21 +74,13 @@ async def pair(replica_server: RedisServer) -> AsyncIterator[Pair]:
 
 
 @pytest.fixture
-def settings(pair: Pair, wx: WeChatSimulator, tmp_path: Path) -> dict[str, Any]:
-    return {
-        "app_id": wx.app_id,
-        "app_secret": wx.app_secret,
-        "sku": "shop",
-        "users": f"sqlite:///{tmp_path}/users.db",
-        "tokens": pair.proxy.url,
-        "api_base": wx.url,
-    }
+def make(make: Make, pair: Pair) -> Make:
+    """Makes services on the pair."""
+    return partial(make, tokens=pair.proxy.url)
 
 
-async def test_logins_and_revocations_go_on(
-    pair: Pair, settings: dict[str, Any], wx: WeChatSimulator
-) -> None:
-    async with MPAuthX(**settings) as auth:
+async def test_logins_and_revocations_go_on(pair: Pair, make: Make, wx: WeChatSimulator) -> None:
+    async with make() as auth:
         before = await asyncio.gather(*(log_in(auth, wx, f"user-{i}") for i in range(LOGINS)))
         await pair.fail_over()
         logins = [asyncio.ensure_future(log_in(auth, wx, f"user-{i}")) for i in range(LOGINS)]
@@ -99,26 +93,26 @@ async def test_logins_and_revocations_go_on(
 
 
 @pytest.mark.parametrize("kind", ["url", "client"])
-@pytest.mark.parametrize("asked", ASKED_OF_TOKENS)
-async def test_every_call_to_a_store_is_answered_by_the_new_primary(
-    asked: str, kind: str, pair: Pair
-) -> None:
-    async with (
-        Redis.from_url(pair.proxy.url) as client,
-        RedisTokenStore(pair.proxy.url if kind == "url" else client) as store,
-    ):
-        await store.issue([KNOWN])
+async def test_every_call_to_a_store_is_answered_by_the_new_primary(kind: str, pair: Pair) -> None:
+    async with AsyncExitStack() as stack:
+        stores = {}
+        for asked in ASKED_OF_TOKENS:
+            client = await stack.enter_async_context(Redis.from_url(pair.proxy.url))
+            store = RedisTokenStore(pair.proxy.url if kind == "url" else client)
+            stores[asked] = await stack.enter_async_context(store)
+            await store.issue([KNOWN])
         await pair.fail_over()
-        await store.issue([new_session("bob")])
-        await ASKED_OF_TOKENS[asked](store)
+        for asked, store in stores.items():
+            await store.issue([new_session("bob")])
+            await ASKED_OF_TOKENS[asked](store)
         clients = await ask(pair.replica, "CLIENT", "LIST", "TYPE", "NORMAL")
         assert clients.count(b"\n") == 1  # that of this question: nothing asks the demoted one
 
 
 async def test_reads_leave_the_demoted_primary_with_the_first_write(
-    pair: Pair, settings: dict[str, Any], wx: WeChatSimulator
+    pair: Pair, make: Make, wx: WeChatSimulator
 ) -> None:
-    async with MPAuthX(**settings) as auth, MPAuthX(**settings) as other:
+    async with make() as auth, make() as other:
         token = (await log_in(auth, wx)).response
         await asyncio.gather(*(auth.is_token_valid(token) for _ in range(5)))
         await pair.fail_over()
@@ -129,10 +123,10 @@ async def test_reads_leave_the_demoted_primary_with_the_first_write(
 
 
 async def test_a_near_cache_follows_to_the_new_primary(
-    pair: Pair, settings: dict[str, Any], wx: WeChatSimulator
+    pair: Pair, make: Make, wx: WeChatSimulator
 ) -> None:
-    settings["tokens"] = with_near_cache(pair.proxy.url)
-    async with MPAuthX(**settings) as auth, MPAuthX(**settings) as other:
+    url = with_near_cache(pair.proxy.url)
+    async with make(tokens=url) as auth, make(tokens=url) as other:
         tokens = [(await log_in(auth, wx)).response for _ in range(2)]
         await until_kept(auth, *tokens)
         await pair.fail_over()
@@ -143,7 +137,7 @@ async def test_a_near_cache_follows_to_the_new_primary(
         await until_kept(auth, tokens[1])
         assert await other.revoke(tokens[1]) is True
         await refused_in_time(auth, tokens[1])
-        assert not cache_of(auth).knows(tokens[1])
+        assert not cache_of(auth).known(tokens[1])
 
 
 async def test_an_address_that_leads_to_a_replica_for_good_says_so(pair: Pair) -> None:

@@ -2,22 +2,20 @@
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from itertools import count
 
 import pytest
-from redis import Redis as SyncRedis
 from redis.asyncio import Redis, RedisCluster
 
 from mpauthx_async import ClosedError, LoginPolicy, RedisTokenStore, Session, StoreError
 from mpauthx_async.stores.conformance import new_session
-from mpauthx_async.stores.conformance.examples import SOLE, begin, listed
+from mpauthx_async.stores.conformance.examples import SOLE, begin, listed, until
 from tests.helpers.outages import (
     ALICE,
     ASKED_OF_TOKENS,
     KNOWN,
-    PATIENCE,
     all_fail,
     all_that_it_says,
     cancel_at,
@@ -25,6 +23,7 @@ from tests.helpers.outages import (
     settled,
     turns,
 )
+from tests.helpers.redis_cluster import RedisClusterServers, cluster_of_one_node, wait_for_cluster
 from tests.helpers.redis_contents import dump, is_kept
 from tests.helpers.redis_server import RedisServer
 
@@ -53,21 +52,22 @@ async def known(store: RedisTokenStore) -> Session:
 @pytest.fixture
 def cluster_server() -> Iterator[RedisServer]:
     """A Redis Cluster of one node."""
-    with RedisServer(cluster_enabled="yes") as server:
-        with SyncRedis(port=server.port) as client:
-            client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
-        _await_cluster(server)
+    with cluster_of_one_node() as server:
         yield server
 
 
 class TestRedisThatIsNotThere:
-    @pytest.mark.parametrize("asked", ASKED_OF_TOKENS)
-    async def test_every_question_is_a_store_error(self, asked: str, server: RedisServer) -> None:
+    async def test_every_question_is_a_store_error(self, server: RedisServer) -> None:
         server.stop()
-        async with RedisTokenStore(server.url) as store:
-            await fails(ASKED_OF_TOKENS[asked](store))
+        async with AsyncExitStack() as stack:
+            stores = {
+                asked: await stack.enter_async_context(RedisTokenStore(server.url))
+                for asked in ASKED_OF_TOKENS
+            }
+            await all_fail([ASKED_OF_TOKENS[asked](store) for asked, store in stores.items()])
             server.start()
-            await ASKED_OF_TOKENS[asked](store)
+            for asked, store in stores.items():
+                await ASKED_OF_TOKENS[asked](store)
 
     async def test_a_host_that_does_not_exist_is_a_store_error(self) -> None:
         async with RedisTokenStore("redis://redis.invalid:6379/0") as store:
@@ -145,7 +145,7 @@ class TestRedisThatDies:
             for ask in ASKED_OF_TOKENS.values():
                 await fails(ask(store))
             cluster_server.start()
-            _await_cluster(cluster_server)
+            wait_for_cluster(cluster_server)
             (known,) = await begin(store, KNOWN)
             assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
 
@@ -156,9 +156,8 @@ class TestRedisThatHangs:
         async with RedisTokenStore(f"{server.url}?socket_timeout=0.2") as store:
             if is_connected:
                 await store.issue([KNOWN])
-            server.pause()
-            await all_fail([ask(store) for ask in ASKED_OF_TOKENS.values()])
-            server.resume()
+            with server.hanging():
+                await all_fail([ask(store) for ask in ASKED_OF_TOKENS.values()])
             (known,) = await begin(store, KNOWN)
             assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
 
@@ -167,10 +166,9 @@ class TestRedisThatHangs:
     ) -> None:
         async with RedisTokenStore(f"{server.url}?socket_timeout=0.2") as store:
             await store.issue([KNOWN])
-            server.pause()
             batch = [new_session("alice") for _ in range(10)]
-            await all_fail([store.issue([new]) for new in batch])
-            server.resume()
+            with server.hanging():
+                await all_fail([store.issue([new]) for new in batch])
             for new in batch:
                 await is_kept(admin, new.ref)  # which says whether its parts agree
             await store.issue(batch)
@@ -207,18 +205,49 @@ class TestRedisThatRefuses:
             await limited.issue([new_session("alice")])
         assert await store.revoke_subject(ALICE) == 2
 
-    @pytest.mark.parametrize("asked", ASKED_OF_TOKENS)
+    @pytest.mark.parametrize("user_info", [":Xy-wr0ng-yX@", "nobody:Xy-wr0ng-yX@", ""])
     async def test_a_wrong_password_is_a_store_error_that_does_not_tell_it(
-        self, asked: str, server: RedisServer, admin: Redis
+        self, user_info: str, server: RedisServer, admin: Redis
     ) -> None:
         await admin.config_set("requirepass", "Ab-r1ght-bA")
-        for user_info in (":Xy-wr0ng-yX@", "nobody:Xy-wr0ng-yX@", ""):
-            async with RedisTokenStore(server.url.replace("//", f"//{user_info}")) as store:
-                said = all_that_it_says(await fails(ASKED_OF_TOKENS[asked](store)))
+        async with AsyncExitStack() as stack:
+            failing = []
+            for ask in ASKED_OF_TOKENS.values():
+                store = RedisTokenStore(server.url.replace("//", f"//{user_info}"))
+                failing.append(fails(ask(await stack.enter_async_context(store))))
+            for error in await asyncio.gather(*failing):
+                said = all_that_it_says(error)
+                assert not error.retryable
+                assert "Check the user and the password" in said
                 assert "wr0ng" not in said
                 assert "r1ght" not in said
         async with RedisTokenStore(server.url.replace("//", "//:Ab-r1ght-bA@")) as store:
-            await ASKED_OF_TOKENS[asked](store)
+            for ask in ASKED_OF_TOKENS.values():
+                await ask(store)
+
+    async def test_a_database_that_does_not_exist_is_no_retryable_error(
+        self, server: RedisServer
+    ) -> None:
+        async with RedisTokenStore(server.url.replace("/0", "/99")) as store:
+            error = await fails(store.lookup([KNOWN.ref]))
+        assert not error.retryable
+        assert "fewer databases than the number in its URL" in str(error)
+
+    async def test_a_cluster_that_refuses_the_user_or_a_database_is_no_retryable_error(
+        self, cluster_servers: RedisClusterServers
+    ) -> None:
+        urls = {
+            f"redis+cluster://nobody:wr0ng@127.0.0.1:{cluster_servers.port}": ["the user and the"],
+            f"redis://127.0.0.1:{cluster_servers.port}/3": [
+                "redis+cluster://host, without",
+                "fewer databases",  # Valkey 9 has databases in a cluster, too
+            ],
+        }
+        for url, advices in urls.items():
+            async with RedisTokenStore(url) as store:
+                error = await fails(store.lookup([KNOWN.ref]))
+            assert not error.retryable
+            assert any(advice in str(error) for advice in advices)
 
     async def test_a_failed_connection_does_not_reveal_the_password(
         self, server: RedisServer
@@ -239,18 +268,21 @@ class TestRedisThatRefuses:
 
 
 class TestClosing:
-    @pytest.mark.parametrize("ticks", range(6))
     async def test_closing_a_redis_store_lets_what_is_in_progress_finish(
-        self, server: RedisServer, admin: Redis, ticks: int
+        self, server: RedisServer, admin: Redis
     ) -> None:
-        store = RedisTokenStore(server.url)
-        (known,) = await begin(store, KNOWN)
-        lookups = [asyncio.ensure_future(store.lookup([KNOWN.ref])) for _ in range(20)]
-        await turns(ticks)
-        await store.close()
-        for answer in await settled(lookups):
-            assert isinstance(answer, ClosedError) or answer == [known.expires_at]
-        assert (await admin.info("clients"))["connected_clients"] == 1
+        async def only_admin_is_connected() -> bool:
+            return bool((await admin.info("clients"))["connected_clients"] == 1)
+
+        for ticks in range(6):
+            store = RedisTokenStore(server.url)
+            (known,) = await begin(store, KNOWN)
+            lookups = [asyncio.ensure_future(store.lookup([KNOWN.ref])) for _ in range(20)]
+            await turns(ticks)
+            await store.close()
+            for answer in await settled(lookups):
+                assert isinstance(answer, ClosedError) or answer == [known.expires_at]
+            await until(only_admin_is_connected)
 
 
 class TestCancelledCallers:
@@ -311,14 +343,6 @@ class TestCancelledCallers:
                 if finished:
                     break
         assert wait > 1
-
-
-def _await_cluster(server: RedisServer) -> None:
-    deadline = time.monotonic() + PATIENCE
-    with SyncRedis(port=server.port) as client:
-        while client.cluster("INFO")["cluster_state"] != "ok":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)  # a master waits two seconds before it takes writes
 
 
 def _one_connection(server: RedisServer) -> str:

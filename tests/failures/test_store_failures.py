@@ -46,49 +46,6 @@ SQLITE_STORES = [
 ]
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.db"
-
-
-class TestUnusableFile:
-    """The message names the file by its full path, and what is wrong with it."""
-
-    @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
-    async def test_the_error_names_a_file_in_a_missing_folder(
-        self,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        make: type[AnySqliteStore],
-        questions: dict[str, Question],
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        async with make("missing/app.db") as store:
-            for ask in questions.values():
-                assert f"'{tmp_path}/missing/app.db'" in str(await fails(ask(store)))
-
-    @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
-    async def test_the_error_names_a_path_that_is_a_folder(
-        self, tmp_path: Path, make: type[AnySqliteStore], questions: dict[str, Question]
-    ) -> None:
-        async with make(tmp_path) as store:
-            for ask in questions.values():
-                error = await fails(ask(store))
-                assert f"'{tmp_path}'" in str(error)
-                assert "unable to open" in str(error)
-
-    @pytest.mark.parametrize(("make", "questions"), SQLITE_STORES)
-    async def test_the_error_names_a_file_that_is_not_a_database(
-        self, path: Path, make: type[AnySqliteStore], questions: dict[str, Question]
-    ) -> None:
-        path.write_bytes(b"x" * 5000)
-        async with make(path) as store:
-            for ask in questions.values():
-                error = await fails(ask(store))
-                assert f"'{path}'" in str(error)
-                assert "not a database" in str(error)
-
-
 class TestLockedDatabase:
     async def test_a_login_fails_while_another_process_writes(self, path: Path) -> None:
         async with SqliteTokenStore(path, busy_timeout=0.05) as store:
@@ -108,6 +65,7 @@ class TestLockedDatabase:
             await store.save([User("o-alice")])
             with _locked(path):
                 error = await fails(store.save([User("o-alice", city="Wuhan"), User("o-bob")]))
+                assert type(error) is StoreError
                 assert "Another process" in str(error)
                 assert list(await store.save([User("o-alice")])) == [False]
             alice, bob = await store.get(["o-alice", "o-bob"])
@@ -226,8 +184,10 @@ class TestReadOnlyDatabase:
             await writer.save([User("o-alice")])
         async with _open_read_only(path) as connection:
             store = SqliteUserStore(connection)
-            for changed in (User("o-alice", city="Wuhan"), User("o-bob")):
-                error = await fails(store.save([changed]))
+            changed, new = User("o-alice", city="Wuhan"), User("o-bob")
+            for batch in ([changed], [new], [changed, new]):
+                error = await fails(store.save(batch))
+                assert type(error) is StoreError
                 assert "writable" in str(error)
             assert list(await store.save([User("o-alice")])) == [False]
             alice, bob = await store.get(["o-alice", "o-bob"])
@@ -251,35 +211,44 @@ class TestNoDatabase:
         self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
     ) -> None:
         text = b"Dear diary, " * 1000
-        _write(path, text)
+        path.write_bytes(text)
         threads = set(threading.enumerate())
         async with kind(path) as store:
             for ask in questions.values():
-                assert "is not a database" in str(await fails(ask(store)))
-        assert _read(path) == text
+                error = await fails(ask(store))
+                assert f"'{path}'" in str(error)
+                assert "is not a database" in str(error)
+        assert path.read_bytes() == text
         for thread in set(threading.enumerate()) - threads:
             if not thread.name.startswith("asyncio"):  # those are the event loop's
                 thread.join(timeout=PATIENCE)
                 assert not thread.is_alive()
 
     async def test_a_folder_that_is_missing_may_come_later(
-        self, tmp_path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        kind: type[AnySqliteStore],
+        questions: dict[str, Question],
     ) -> None:
-        folder = tmp_path / "missing"
-        async with kind(folder / "store.db") as store:
+        monkeypatch.chdir(tmp_path)
+        async with kind("missing/app.db") as store:
             for ask in questions.values():
                 error = await fails(ask(store))
-                assert "folder" in str(error)
-            folder.mkdir()
+                assert f"'{tmp_path}/missing/app.db'" in str(error)
+                assert "Check that its folder exists" in str(error)
+            (tmp_path / "missing").mkdir()
             for ask in questions.values():
                 await ask(store)
 
-    async def test_a_folder_is_refused(
+    async def test_the_error_names_a_path_that_is_a_folder(
         self, tmp_path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
     ) -> None:
         async with kind(tmp_path) as store:
             for ask in questions.values():
-                await fails(ask(store))
+                error = await fails(ask(store))
+                assert f"'{tmp_path}'" in str(error)
+                assert "unable to open" in str(error)
 
     async def test_a_connection_that_is_closed_is_a_store_error(
         self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
@@ -316,6 +285,7 @@ class TestFullDisk:
             await _limit_growth(connection)
             users = [User(f"o-{i}", city="x" * 1000) for i in range(100)]
             error = await fails(store.save([User("o-alice", city="Wuhan"), *users]))
+            assert type(error) is StoreError
             assert "full" in str(error)
             assert list(await store.get([user.id for user in users])) == [None] * 100
             (alice,) = await store.get(["o-alice"])
@@ -422,14 +392,6 @@ def _locked(path: Path) -> Iterator[None]:
         assert process.stdout is not None
         assert process.stdout.readline() == b"locked\n"
         yield
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def _read(path: Path) -> bytes:
-    return path.read_bytes()
 
 
 def _open_read_only(path: Path) -> aiosqlite.Connection:

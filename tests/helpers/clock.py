@@ -2,8 +2,6 @@
 
 import asyncio
 
-__all__ = ["Clock"]
-
 
 class Clock:
     """A clock that stands still until it is told to move.

@@ -20,8 +20,6 @@ from mpauthx_async.stores import SqliteTokenStore, TokenStore, open_token_store
 from mpauthx_async.tokens.format import new_nonce
 from tests.helpers.redis_server import RedisServer
 
-__all__ = ["HOUR", "SKU", "Command", "Outcome", "empty_store", "process", "run"]
-
 SKU = "shop"
 HOUR = 3_600_000
 
@@ -83,7 +81,7 @@ def empty_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def process(*arguments: str, tokens: str, **environment: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-X", "dev", "-m", "mpauthx_async", "sessions", *arguments],
+        [sys.executable, "-W", "error", "-m", "mpauthx_async", "sessions", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={

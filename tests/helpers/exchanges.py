@@ -6,13 +6,6 @@ import pytest
 
 from mpauthx_async import WeChatAPIError
 
-__all__ = [
-    "Token",
-    "errcode_of",
-    "giving",
-]
-
-
 Token = Callable[[], Awaitable[str]]
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from mpauthx_async import MPAuthX, MPAuthXError, Subject
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
-from tests.helpers.secret_world import EVENT
+from tests.helpers.service_calls import every_call
 
 Calls: TypeAlias = dict[str, Callable[[], Awaitable[Any]]]
 
@@ -90,22 +90,8 @@ async def _use_and_drop(token: str) -> dict[str, str]:
 
 def _calls(auth: MPAuthX, token: str) -> Calls:
     return {
-        "authorize": lambda: auth.authorize("code"),
-        "authorize_web": lambda: auth.authorize_web("code"),
-        "is_token_valid": lambda: auth.is_token_valid(token),
+        **every_call(auth, token),
         "is_token_valid of a forgery": lambda: auth.is_token_valid("bob|shop|x"),
-        "authenticate": lambda: auth.authenticate(token),
-        "check": lambda: auth.check(),
-        "refresh_token": lambda: auth.refresh_token("bob"),
-        "rotate": lambda: auth.rotate(token),
-        "token_status": lambda: auth.token_status(token),
-        "sessions": lambda: auth.sessions("bob"),
-        "revoke": lambda: auth.revoke(token),
-        "access_token": lambda: auth.access_token(),
-        "decrypt": lambda: auth.decrypt(token, "data", "iv"),
-        "forget_user": lambda: auth.forget_user("bob"),
-        "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
-        "handle_push_event": lambda: auth.handle_push_event(EVENT),
         "close": lambda: auth.close(),
         "lookup": lambda: auth._parts.tokens.lookup([new_session("bob").ref]),
         "bans": lambda: auth._parts.tokens.bans([Subject("shop", "bob")]),
@@ -137,7 +123,7 @@ async def _log_in(auth: MPAuthX, codes: list[str]) -> list[str]:
     near_cache = auth._validator._near
 
     async def are_good() -> bool:
-        is_known = near_cache is None or all(map(near_cache.knows, tokens))
+        is_known = near_cache is None or all(map(near_cache.known, tokens))
         return await _are_valid(auth, tokens) and is_known
 
     await until(are_good)

@@ -6,13 +6,6 @@ from typing import Any
 from mpauthx_async import ComponentExchange, WeChatSimulator
 from tests.helpers.outages import PATIENCE
 
-__all__ = [
-    "Gate",
-    "Gated",
-    "login",
-    "requests_at",
-]
-
 
 def login(wx: WeChatSimulator, open_id: str = "bob", **more: Any) -> tuple[str, str, str]:
     """What a client sends after wx.login and wx.getUserInfo."""

@@ -23,12 +23,6 @@ from mpauthx_async import (
 from mpauthx_async.stores import merge_profile
 from mpauthx_async.stores.online_cursor import OnlineCursor
 
-__all__ = [
-    "DictOAuthTokenStore",
-    "MemoryTokens",
-    "MemoryUsers",
-]
-
 _REMEMBERED = 30 * 24 * 3_600_000  # milliseconds
 _CURSOR_ABOVE_ALL = OnlineCursor(2**62, "")
 

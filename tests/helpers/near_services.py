@@ -13,18 +13,6 @@ from mpauthx_async.stores.near_cache import NearCache
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
 
-__all__ = [
-    "BOUND",
-    "Make",
-    "cache_of",
-    "maker",
-    "refused_in_time",
-    "trackers",
-    "until_kept",
-    "warm",
-    "with_near_cache",
-]
-
 BOUND = 2.0  # seconds after which no revoked token is accepted, whatever happened
 Make: TypeAlias = Callable[..., MPAuthX]
 
@@ -61,7 +49,7 @@ async def until_kept(auth: MPAuthX, *tokens: str) -> None:
 
     async def are_kept() -> bool:
         assert all([await auth.is_token_valid(token) for token in tokens])
-        return all(map(cache_of(auth).knows, tokens))
+        return all(map(cache_of(auth).known, tokens))
 
     await until(are_kept)
 

@@ -11,23 +11,6 @@ from mpauthx_async import StoreError, User
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.tokens.format import new_nonce
 
-__all__ = [
-    "ALICE",
-    "ASKED_OF_RECORDS",
-    "ASKED_OF_TOKENS",
-    "ASKED_OF_USERS",
-    "KNOWN",
-    "PATIENCE",
-    "WRITING",
-    "Question",
-    "all_fail",
-    "all_that_it_says",
-    "cancel_at",
-    "fails",
-    "settled",
-    "turns",
-]
-
 Question = Callable[[Any], Awaitable[Any]]
 
 PATIENCE = 60  # seconds that stand for ever
@@ -50,6 +33,8 @@ ASKED_OF_TOKENS: dict[str, Question] = {
     "unban": lambda store: store.unban(ALICE),
     "online": lambda store: store.online("shop", cursor=None, limit=1),
     "online_count": lambda store: store.online_count("shop"),
+    "sealed_keys": lambda store: store.sealed_keys([KNOWN.ref]),
+    "replace_sealed_key": lambda store: store.replace_sealed_key(KNOWN.ref, "A" * 59),
 }
 WRITING = (
     "issue",
@@ -60,6 +45,7 @@ WRITING = (
     "end_reused",
     "ban",
     "unban",
+    "replace_sealed_key",
 )
 ASKED_OF_USERS: dict[str, Question] = {
     "save": lambda store: store.save([User(new_nonce())]),

@@ -1,23 +1,32 @@
 """RedisClusterServers: a real Redis Cluster of three primaries, each with a replica."""
 
-import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from types import TracebackType
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 from redis import Redis
 from redis.crc import key_slot
 
 from tests.helpers.redis_server import RedisServer
-
-__all__ = ["MovingSlot", "RedisClusterServers", "ask"]
+from tests.helpers.server_process import wait_until
 
 _PRIMARIES = 3
 _SLOTS = 16_384
-_PATIENCE = 60  # seconds
-_POLL = 0.02  # seconds
 _NODE_TIMEOUT = "2000"  # milliseconds after which a silent node counts as failed
+
+
+@contextmanager
+def cluster_of_one_node() -> Iterator[RedisServer]:
+    """A Redis Cluster that refuses what would cross slots as a large one does."""
+    with RedisServer(cluster_enabled="yes") as server:
+        ask(server, "CLUSTER", "ADDSLOTS", *range(_SLOTS))
+        wait_for_cluster(server)
+        yield server
+
+
+def wait_for_cluster(node: RedisServer) -> None:
+    """Return when the node takes commands: a primary waits two seconds before it takes writes."""
+    wait_until(lambda: _info(node, "cluster_state") == "ok")
 
 
 class RedisClusterServers:
@@ -47,24 +56,30 @@ class RedisClusterServers:
             ask(primary, "CLUSTER", "SET-CONFIG-EPOCH", i + 1)
         for node in nodes[1:]:
             ask(node, "CLUSTER", "MEET", "127.0.0.1", self.port)
-        _until(lambda: all(_info(node, "cluster_known_nodes") == str(len(nodes)) for node in nodes))
+        wait_until(
+            lambda: all(_info(node, "cluster_known_nodes") == str(len(nodes)) for node in nodes)
+        )
         for primary, replica in zip(self.primaries, self.replicas, strict=True):
             ask(replica, "CLUSTER", "REPLICATE", node_id(primary))
         self.wait_until_whole()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def wait_until_whole(self) -> None:
-        """Return when all nodes take commands and agree, and each replica has caught up."""
+        """Return when all nodes take commands and agree, and each replica follows its primary."""
         nodes = [*self.primaries, *self.replicas]
-        _until(lambda: all(map(_is_whole, nodes)) and len(set(map(_slots, nodes))) == 1)
+        wait_until(lambda: all(map(_is_whole, nodes)) and len(set(map(_slots, nodes))) == 1)
+
+    def current_primaries(self) -> list[RedisServer]:
+        """The nodes that are primaries now, in the order of `primaries`."""
+        pairs = zip(self.primaries, self.replicas, strict=True)
+        return [next(node for node in pair if _role(node) == "master") for pair in pairs]
+
+    def wait_for_takeover(self, i: int) -> None:
+        """Return when the replica that followed a primary at the start is one itself."""
+        wait_until(lambda: _role(self.replicas[i]) == "master")
 
     def fail_over(self, i: int) -> None:
         """Swap the roles of a primary and its replica; returns when all nodes know."""
@@ -72,7 +87,7 @@ class RedisClusterServers:
             node for node in (self.primaries[i], self.replicas[i]) if _role(node) == "slave"
         )
         ask(successor, "CLUSTER", "FAILOVER")
-        _until(lambda: _role(successor) == "master")
+        wait_until(lambda: _role(successor) == "master")
         self.wait_until_whole()
 
 
@@ -88,7 +103,7 @@ class MovingSlot:
     """
 
     def __init__(self, servers: RedisClusterServers, key: str) -> None:
-        self._primaries = servers.primaries
+        self._primaries = servers.current_primaries()
         self._slot = key_slot(key.encode())
         place = next(i for i, node in enumerate(self._primaries) if self._keys_on(node))
         self._source = self._primaries[place]
@@ -150,10 +165,3 @@ def _slots(node: RedisServer) -> frozenset[tuple[str, ...]]:
     lines = [line.split() for line in ask(node, "CLUSTER", "NODES").splitlines()]
     # Id, address, flags, primary, ping, pong, epoch, link and slots.
     return frozenset((line[0], *line[6:7], *line[8:]) for line in lines if "master" in line[2])
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(_POLL)

@@ -10,8 +10,6 @@ from redis.asyncio import Redis
 
 from mpauthx_async import SessionRef, Subject
 
-__all__ = ["bucket_key", "details", "dump", "is_kept", "session_key", "user_key"]
-
 
 def bucket_key(kind: str, subject: Subject) -> str:
     """A key of the bucket of a user: `o` with since when they are online, `e` with until when."""

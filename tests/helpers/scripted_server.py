@@ -16,25 +16,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from mpauthx_async import Connections, WeChatAPI
 
-__all__ = [
-    "APP_ID",
-    "APP_SECRET",
-    "PATH",
-    "RID",
-    "SECRET_WORD",
-    "SESSION_KEY",
-    "Act",
-    "Answer",
-    "Resolver",
-    "Server",
-    "api",
-    "asking",
-    "connections",
-    "refused",
-    "success",
-]
-
-
 APP_ID = "wx4f4bc4dec97d474b"
 # No way of writing these down, such as percent-encoding, changes the word that is searched for.
 APP_SECRET = "AppSecretGEHEIM+/ &=%?#"

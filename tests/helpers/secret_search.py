@@ -5,12 +5,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = [
-    "everything_logged",
-    "everything_told",
-    "local_variables",
-]
-
 _APPLICATION = str(Path(__file__).parents[1])
 
 

@@ -1,7 +1,7 @@
 """Every public method that is awaited, with arguments full of secrets, and a search for these."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,30 +13,14 @@ from mpauthx_async import (
     AppAccessToken,
     Connections,
     MPAuthX,
-    PushEvent,
     WeChatAPI,
     WeChatOAuth,
     WeChatSimulator,
 )
 from tests.helpers.clock import Clock
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.secret_search import everything_told, local_variables
-
-__all__ = [
-    "EVENT",
-    "PASSWORD",
-    "PHONE",
-    "ROWS",
-    "SESSION_KEY",
-    "SIGNING_KEY",
-    "TABLE",
-    "Row",
-    "World",
-    "add_user",
-    "check",
-    "failure_of",
-    "redis_url",
-]
+from tests.helpers.secret_search import everything_logged, everything_told, local_variables
+from tests.helpers.service_calls import EVENT
 
 SESSION_KEY = "c2Vzc2lvbi1rZXktMTIzNA=="
 SIGNING_KEY = "a-signing-key-of-this-test"
@@ -126,8 +110,6 @@ class Row:
     asks: str = ""
 
 
-EVENT = PushEvent("user_info_modified", "bob", None, None, None, True, "nonce", 1_700_000_000)
-
 AUTH = {
     "authorize": Row(lambda w: w.auth.authorize(w.code(), *w.sealed()), "wechat users tokens"),
     "authorize_web": Row(lambda w: w.auth.authorize_web(w.web_code()), "wechat users tokens"),
@@ -216,7 +198,7 @@ ROWS = {f"{kind.__name__}.{name}": row for kind in TABLE for name, row in TABLE[
 
 
 def add_user(server: RedisServer) -> None:
-    with SyncRedis(port=server.port) as client:
+    with SyncRedis(port=server.port, protocol=2) as client:
         client.execute_command("ACL", "SETUSER", "shop", "on", f">{PASSWORD}", "~*", "&*", "+@all")
 
 
@@ -232,9 +214,11 @@ async def failure_of(call: Awaitable[object]) -> BaseException:
     return caught.value
 
 
-def check(world: World, *errors: BaseException) -> None:
+def check(world: World, *errors: BaseException, logged: Sequence[logging.LogRecord] = ()) -> None:
     """No secret is in the errors, or in what was logged."""
     assert errors
-    for error in errors:
-        told = f"{local_variables(error)}\n{everything_told(error)}"
+    for told in (
+        *(f"{local_variables(error)}\n{everything_told(error)}" for error in errors),
+        everything_logged(logged),
+    ):
         assert not [secret for secret in world.secrets if secret in told]

@@ -56,14 +56,17 @@ class Client:
 
 async def exchange(client: Client, code: str, /, **changes: str | None) -> dict:
     """Exchange a code of a web page for tokens."""
-    query: dict[str, str | None] = {
-        "appid": client.wx.app_id,
-        "secret": client.wx.app_secret,
-        "code": code,
-        "grant_type": "authorization_code",
-        **changes,
-    }
-    return await client.get("/sns/oauth2/access_token", **query)
+    return await _exchange(client, "/sns/oauth2/access_token", {"code": code, **changes})
+
+
+async def session(client: Client, code: str, /, **changes: str | None) -> dict:
+    """Exchange a code of a mini-program."""
+    return await _exchange(client, "/sns/jscode2session", {"js_code": code, **changes})
+
+
+async def _exchange(client: Client, path: str, query: dict[str, str | None]) -> dict:
+    app = {"appid": client.wx.app_id, "secret": client.wx.app_secret}
+    return await client.get(path, **{**app, "grant_type": "authorization_code", **query})
 
 
 def decrypt(session_key: str, encrypted_data: str, iv: str) -> dict:

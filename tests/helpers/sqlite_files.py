@@ -1,11 +1,27 @@
 """Reads and changes SQLite files as another process does."""
 
 import sqlite3
+from collections.abc import AsyncIterator, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-__all__ = ["data_version", "query", "run"]
+import pytest
+
+from mpauthx_async import SqliteUserStore
+from mpauthx_async.stores.conformance import UserStoreConformance
+
+
+class ConformanceOnATable(UserStoreConformance):
+    """The conformance suite of user stores on a table that is there already."""
+
+    script = ""
+
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
+        run(path, self.script)
+        async with SqliteUserStore(path) as store:
+            yield store
 
 
 def run(path: Path, script: str) -> None:
@@ -22,3 +38,13 @@ def data_version(observer: sqlite3.Connection) -> int:
     """A number that changes when another connection writes."""
     (version,) = observer.execute("PRAGMA data_version").fetchone()
     return int(version)
+
+
+def plan_of(path: Path, statements: Iterable[str]) -> list[str]:
+    """The steps in which SQLite carries out those of the statements that look for rows."""
+    return [
+        step
+        for statement in statements
+        if statement.startswith(("SELECT", "UPDATE", "DELETE"))
+        for *_, step in query(path, f"EXPLAIN QUERY PLAN {statement}")
+    ]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from tests.helpers.memory_stores import DictOAuthTokenStore
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.scripted_server import Answer, Server
 from tests.helpers.secret_search import everything_told
+from tests.helpers.service_calls import every_web_call
 from tests.helpers.web_logins import service
 
 REFRESH = "/sns/oauth2/refresh_token"
@@ -56,9 +57,18 @@ async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
         yield simulator
 
 
-@pytest.fixture(params=["redis", "sqlite", "functions"])
+@pytest.fixture
+def kept_in(request: pytest.FixtureRequest) -> str:
+    """Where web tokens are kept: in Redis, unless a test says otherwise."""
+    return str(getattr(request, "param", "redis"))
+
+
+IN_EVERY_STORE = pytest.mark.parametrize("kept_in", ["redis", "sqlite", "functions"], indirect=True)
+
+
+@pytest.fixture
 async def oauth(
-    request: pytest.FixtureRequest,
+    kept_in: str,
     wx: WeChatSimulator,
     clock: Clock,
     redis: Redis,
@@ -71,7 +81,7 @@ async def oauth(
         "sqlite": f"sqlite:///{tmp_path / 'oauth.db'}",
         "functions": (kept.get, kept.save),
     }
-    async with service(wx, tokens[request.param], clock) as oauth:
+    async with service(wx, tokens[kept_in], clock) as oauth:
         yield oauth
 
 
@@ -108,6 +118,25 @@ class Gate:
 @pytest.fixture
 def gate() -> Gate:
     return Gate()
+
+
+@pytest.fixture
+async def stale(wx: WeChatSimulator, clock: Clock, gate: Gate) -> AsyncIterator[WeChatOAuth]:
+    """A service that saves behind the gate, and has an expired token of bob's."""
+    async with service(wx, gate.functions, clock) as oauth:
+        await oauth.get_access_token(wx.web_login("bob", "union-of-bob"))
+        clock.now += 7200
+        yield oauth
+
+
+async def leave_during_a_refresh(oauth: WeChatOAuth, gate: Gate) -> None:
+    """Ask for bob's profile, and give the call up before his new token is saved."""
+    gate.shut()
+    caller = asyncio.ensure_future(oauth.get_user("bob"))
+    await gate.came.wait()
+    caller.cancel()
+    await asyncio.wait([caller])
+    gate.may_pass.set()
 
 
 class TestURLs:
@@ -196,10 +225,7 @@ class TestURLs:
             "/callback",
             "javascript:alert(1)",
             "https://",
-            "https://a b",
-            "https://a.cn/\n",
             "https://a.cn/\ud800",
-            " https://a.cn",
             b"https://a.cn",
             None,
         ],
@@ -208,15 +234,11 @@ class TestURLs:
         with pytest.raises(ParameterError, match="redirect_uri"):
             oauth.get_authorize_url(redirect_uri)
 
-    @pytest.mark.parametrize(
-        "redirect_uri", [" https://a.cn", "https://a.cn\n", "https://a.cn/b c"]
-    )
-    def test_white_space_in_a_redirect_uri_is_named(
-        self, oauth: WeChatOAuth, redirect_uri: str
-    ) -> None:
+    @pytest.mark.parametrize("uri", [" https://a.cn", "https://a.cn\n", "https://a.cn/b c"])
+    def test_white_space_in_a_redirect_uri_is_named(self, oauth: WeChatOAuth, uri: str) -> None:
         for make in (oauth.get_authorize_url, oauth.get_authorize_url_for_website):
             with pytest.raises(ParameterError, match="redirect_uri contains white space"):
-                make(redirect_uri)
+                make(uri)
 
     @pytest.mark.parametrize("page_base", ["", "open.weixin.qq.com", "https://a.cn/?b", None])
     def test_rejects_an_invalid_page_base(self, page_base: str) -> None:
@@ -230,6 +252,7 @@ class TestURLs:
 
 
 @pytest.mark.parametrize("website", [False, True], ids=["in WeChat", "website"])
+@IN_EVERY_STORE
 async def test_a_login_from_the_page_to_the_profile(
     oauth: WeChatOAuth, wx: WeChatSimulator, website: bool
 ) -> None:
@@ -254,6 +277,7 @@ async def test_a_login_from_the_page_to_the_profile(
 
 
 class TestTokens:
+    @IN_EVERY_STORE
     async def test_a_code_is_exchanged_once_and_the_token_saved(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, clock: Clock
     ) -> None:
@@ -288,6 +312,7 @@ class TestTokens:
                 await exchange(code)
         assert not wx.requests
 
+    @IN_EVERY_STORE
     async def test_a_token_is_refreshed_and_saved(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, clock: Clock
     ) -> None:
@@ -373,6 +398,7 @@ class TestVerifyToken:
 
 
 class TestProfiles:
+    @IN_EVERY_STORE
     async def test_who_never_authorized_has_to(self, oauth: WeChatOAuth) -> None:
         with pytest.raises(NoOAuthTokenError, match="'bob' is stored: authorize first") as caught:
             await oauth.get_user("bob")
@@ -387,6 +413,7 @@ class TestProfiles:
         assert caught.value.errcode == 48001
         assert asked(wx, REFRESH) == 0
 
+    @IN_EVERY_STORE
     async def test_an_expired_token_is_refreshed_first(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, clock: Clock
     ) -> None:
@@ -408,12 +435,9 @@ class TestProfiles:
             assert asked(wx, REFRESH) == 1
 
     async def test_the_union_id_outlives_a_refresh(
-        self, wx: WeChatSimulator, clock: Clock, gate: Gate
+        self, stale: WeChatOAuth, clock: Clock, gate: Gate
     ) -> None:
-        async with service(wx, gate.functions, clock) as oauth:
-            await oauth.get_access_token(wx.web_login("bob", "union-of-bob"))
-            clock.now += 7200
-            await oauth.get_user("bob")
+        await stale.get_user("bob")
         token = await gate.kept.get("bob")
         assert token is not None
         assert token.is_valid(clock.now * 1000)
@@ -481,6 +505,7 @@ class TestProfiles:
 
 
 class TestSnapshotUsers:
+    @IN_EVERY_STORE
     async def test_a_snapshot_user_is_recognized_and_never_stored(
         self, oauth: WeChatOAuth, wx: WeChatSimulator
     ) -> None:
@@ -507,6 +532,7 @@ class TestSnapshotUsers:
 
 
 class TestWhatIsKnownOfAUser:
+    @IN_EVERY_STORE
     async def test_a_silent_login_knows_the_union_id_of_an_earlier_one(
         self, oauth: WeChatOAuth, wx: WeChatSimulator
     ) -> None:
@@ -639,6 +665,7 @@ class TestMiniProgramMode:
 
 
 class TestManyCallersAndOneExpiredToken:
+    @IN_EVERY_STORE
     async def test_wechat_is_asked_once(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, clock: Clock
     ) -> None:
@@ -661,108 +688,77 @@ class TestManyCallersAndOneExpiredToken:
         assert asked(wx, REFRESH) == 1
 
     async def test_users_do_not_wait_for_each_other(
-        self, wx: WeChatSimulator, clock: Clock, gate: Gate
+        self, stale: WeChatOAuth, wx: WeChatSimulator, gate: Gate
     ) -> None:
-        async with service(wx, gate.functions, clock) as oauth:
-            await oauth.get_access_token(wx.web_login("bob"))
-            clock.now += 7200
-            await oauth.get_access_token(wx.web_login("alice"))
-            gate.shut()
-            waiting = asyncio.ensure_future(oauth.get_user("bob"))
-            await gate.came.wait()
-            await oauth.get_user("alice")
-            assert not waiting.done()
-            gate.may_pass.set()
-            await waiting
+        await stale.get_access_token(wx.web_login("alice"))
+        gate.shut()
+        waiting = asyncio.ensure_future(stale.get_user("bob"))
+        await gate.came.wait()
+        await stale.get_user("alice")
+        assert not waiting.done()
+        gate.may_pass.set()
+        await waiting
 
     @pytest.mark.parametrize("cancelled", [0, 1, 2])
     async def test_a_cancelled_caller_harms_nobody(
-        self, wx: WeChatSimulator, clock: Clock, gate: Gate, cancelled: int
+        self, stale: WeChatOAuth, wx: WeChatSimulator, gate: Gate, cancelled: int
     ) -> None:
-        async with service(wx, gate.functions, clock) as oauth:
-            await oauth.get_access_token(wx.web_login("bob"))
-            clock.now += 7200
-            gate.shut()
-            callers = [asyncio.ensure_future(oauth.get_user("bob")) for _ in range(3)]
-            await gate.came.wait()
-            callers[cancelled].cancel()
-            gate.may_pass.set()
-            outcomes = await asyncio.gather(*callers, return_exceptions=True)
-            assert isinstance(outcomes.pop(cancelled), asyncio.CancelledError)
-            assert [outcome.open_id for outcome in outcomes] == ["bob"] * 2
+        gate.shut()
+        callers = [asyncio.ensure_future(stale.get_user("bob")) for _ in range(3)]
+        await gate.came.wait()
+        callers[cancelled].cancel()
+        gate.may_pass.set()
+        outcomes = await asyncio.gather(*callers, return_exceptions=True)
+        assert isinstance(outcomes.pop(cancelled), asyncio.CancelledError)
+        assert [outcome.open_id for outcome in outcomes] == ["bob"] * 2
         assert asked(wx, REFRESH) == 1
 
     async def test_the_token_is_saved_even_if_all_callers_are_cancelled(
-        self, wx: WeChatSimulator, clock: Clock, gate: Gate
+        self, stale: WeChatOAuth, wx: WeChatSimulator, gate: Gate
     ) -> None:
-        async with service(wx, gate.functions, clock) as oauth:
-            await oauth.get_access_token(wx.web_login("bob"))
-            clock.now += 7200
-            gate.shut()
-            caller = asyncio.ensure_future(oauth.get_user("bob"))
-            await gate.came.wait()
-            caller.cancel()
-            await asyncio.wait([caller])
-            gate.may_pass.set()
-            await oauth.get_user("bob")
+        await leave_during_a_refresh(stale, gate)
+        await stale.get_user("bob")
         assert asked(wx, REFRESH) == 1
 
     async def test_a_failure_goes_to_all_and_the_next_caller_asks_again(
-        self, wx: WeChatSimulator, clock: Clock, gate: Gate
+        self, stale: WeChatOAuth, wx: WeChatSimulator
     ) -> None:
-        async with service(wx, gate.functions, clock) as oauth:
-            await oauth.get_access_token(wx.web_login("bob"))
-            clock.now += 7200
-            wx.fail_next(Fault.TOO_FREQUENT)
-            callers = [oauth.get_user("bob") for _ in range(5)]
-            outcomes = await asyncio.gather(*callers, return_exceptions=True)
-            assert {type(outcome) for outcome in outcomes} == {WeChatUnavailableError}
-            assert asked(wx, REFRESH) == 1
-            assert (await oauth.get_user("bob")).open_id == "bob"
+        wx.fail_next(Fault.TOO_FREQUENT)
+        callers = [stale.get_user("bob") for _ in range(5)]
+        outcomes = await asyncio.gather(*callers, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {WeChatUnavailableError}
+        assert asked(wx, REFRESH) == 1
+        assert (await stale.get_user("bob")).open_id == "bob"
 
     async def test_a_failure_that_nobody_waits_for_is_logged(
-        self,
-        wx: WeChatSimulator,
-        clock: Clock,
-        gate: Gate,
-        caplog: pytest.LogCaptureFixture,
+        self, stale: WeChatOAuth, gate: Gate, caplog: pytest.LogCaptureFixture
     ) -> None:
-        async with service(wx, gate.functions, clock) as oauth:
-            await oauth.get_access_token(wx.web_login("bob"))
-            clock.now += 7200
-            gate.shut()
-            gate.failure = StoreError("The table is gone.")
-            caller = asyncio.ensure_future(oauth.get_user("bob"))
-            await gate.came.wait()
-            caller.cancel()
-            await asyncio.wait([caller])
-            gate.may_pass.set()
+        gate.failure = StoreError("The table is gone.")
+        await leave_during_a_refresh(stale, gate)
+        await stale.close()
         assert "A call that was given up failed: The table is gone." in caplog.text
 
 
 class TestClose:
     async def test_it_lets_calls_in_flight_finish_and_takes_no_more(
-        self, wx: WeChatSimulator, clock: Clock, gate: Gate
+        self, stale: WeChatOAuth, wx: WeChatSimulator, gate: Gate
     ) -> None:
-        oauth = service(wx, gate.functions, clock)
-        await oauth.get_access_token(wx.web_login("bob"))
-        clock.now += 7200
         gate.shut()
         calls = [
-            asyncio.ensure_future(oauth.get_user("bob")),
-            asyncio.ensure_future(oauth.get_user_by_code(wx.web_login("alice"))),
+            asyncio.ensure_future(stale.get_user("bob")),
+            asyncio.ensure_future(stale.get_user_by_code(wx.web_login("alice"))),
         ]
         await gate.came.wait()
-        closing_down = [asyncio.ensure_future(oauth.close()) for _ in range(2)]
+        closing_down = [asyncio.ensure_future(stale.close()) for _ in range(2)]
         await asyncio.wait(closing_down, timeout=0)
-        for call in CALLS.values():
+        for call in every_web_call(stale).values():
             with pytest.raises(ClosedError):
-                await call(oauth)
+                await call()
         assert not any(each.done() for each in (*calls, *closing_down))
         gate.may_pass.set()
         assert [user.open_id for user in await asyncio.gather(*calls)] == ["bob", "alice"]
         await asyncio.gather(*closing_down)
-        await oauth.close()
+        await stale.close()
 
     async def test_a_service_that_was_never_used_closes(self, clock: Clock) -> None:
         async with WeChatOAuth(
@@ -781,17 +777,6 @@ class TestClose:
             assert connections.http is session
             assert not session.closed
             assert await redis.ping()
-
-
-CALLS: dict[str, Callable[[WeChatOAuth], Any]] = {
-    "get_access_token": lambda oauth: oauth.get_access_token("code"),
-    "refresh_access_token": lambda oauth: oauth.refresh_access_token("token"),
-    "get_user": lambda oauth: oauth.get_user("bob"),
-    "get_user_by_code": lambda oauth: oauth.get_user_by_code("code"),
-    "verify_token": lambda oauth: oauth.verify_token("bob", "token"),
-    "get_session_key": lambda oauth: oauth.get_session_key("code"),
-    "verify_state": lambda oauth: oauth.verify_state("state", session="cookie"),
-}
 
 
 class TestOutages:

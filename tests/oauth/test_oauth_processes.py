@@ -1,7 +1,6 @@
 """Several processes on one store, as behind a load balancer."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ from redis.asyncio import Redis
 
 from mpauthx_async import WeChatOAuth, WeChatSimulator
 from tests.helpers.clock import Clock
+from tests.helpers.line_process import LineProcess
 from tests.helpers.redis_server import RedisServer
 
 PROCESSES = 4
@@ -47,34 +47,6 @@ async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
         yield simulator
 
 
-class Process:
-    """A process with a service of its own, which does one command at a time."""
-
-    def __init__(self, wx: WeChatSimulator, tokens: str, now: float) -> None:
-        self._arguments = wx.app_id, wx.app_secret, wx.url, tokens, str(now)
-
-    async def __aenter__(self) -> "Process":
-        pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _PROCESS, *self._arguments, stdin=pipe, stdout=pipe
-        )
-        assert await self._answer() == "ready"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._process.communicate(b"")  # closes its stdin
-        assert self._process.returncode == 0
-
-    async def do(self, command: str, text: str) -> str:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{command} {text}\n".encode())
-        return await self._answer()
-
-    async def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return (await self._process.stdout.readline()).decode().strip()
-
-
 @pytest.mark.parametrize("kind", ["redis", "sqlite"])
 async def test_processes_that_meet_an_expired_token_refresh_it_once(
     kind: str,
@@ -90,13 +62,15 @@ async def test_processes_that_meet_an_expired_token_refresh_it_once(
         await oauth.get_access_token(wx.web_login("bob"))
         state = oauth.create_state("/cart", session="cookie")
     clock.now += 7200
+    arguments = wx.app_id, wx.app_secret, wx.url, tokens, str(clock.now)
     async with AsyncExitStack() as stack:
         processes = [
-            await stack.enter_async_context(Process(wx, tokens, clock.now))
+            await stack.enter_async_context(LineProcess("-c", _PROCESS, *arguments))
             for _ in range(PROCESSES)
         ]
+        assert [await each.read() for each in processes] == ["ready"] * PROCESSES
         wx.latency = 0.2  # so that all meet the expired token while the first refreshes it
-        answers = await asyncio.gather(*(each.do("get_user", "bob") for each in processes))
+        answers = await asyncio.gather(*(each.ask("get_user bob") for each in processes))
         assert answers == ["bob"] * PROCESSES
         paths = [request.path for request in wx.requests]
         assert paths.count("/sns/oauth2/refresh_token") == 1
@@ -106,6 +80,8 @@ async def test_processes_that_meet_an_expired_token_refresh_it_once(
         async with WeChatOAuth(tokens=tokens, clock=clock, **names) as oauth:
             fresh = oauth.create_state("/cart", session="cookie")
         for made, used in ((state, 0), (fresh, 1)):
-            outcomes = await asyncio.gather(*(each.do("verify_state", made) for each in processes))
+            outcomes = await asyncio.gather(
+                *(each.ask(f"verify_state {made}") for each in processes)
+            )
             assert outcomes.count("/cart") == used
             assert outcomes.count("refused") == PROCESSES - used

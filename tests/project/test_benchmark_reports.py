@@ -32,6 +32,7 @@ from benchmarks.measurement import (
 )
 from benchmarks.padding import attack
 from benchmarks.page import write_page
+from benchmarks.push_traffic import Pushed, on_paper
 from benchmarks.report import number_text, save, save_plots, table
 from benchmarks.scale import hundred_million_users, sizes_that_fit
 from benchmarks.sessions import mget_calls, near
@@ -213,6 +214,18 @@ def test_what_a_hundred_million_users_need_is_reckoned() -> None:
     assert "7 for checks through Redis and 3 for logins" in processes
 
 
+def test_what_redis_pushes_to_a_thousand_processes_is_reckoned() -> None:
+    begun = Pushed(own=40, slope=0.5, bytes=60)
+    ended = Pushed(own=35, slope=0.2, bytes=100) - Pushed(own=30, slope=0.1, bytes=60)
+
+    *_, last, full = on_paper("at once", begun + ended)
+
+    assert last == "at once, 1,000 listeners: 1,000 MB a second, 645% of a CPU."
+    assert "full at 92 listeners" in full
+    *_, full = on_paper("at once", Pushed(own=120, slope=0.5, bytes=60))
+    assert "full without any listener" in full
+
+
 async def test_heartbeats_that_a_held_up_loop_missed_count_each() -> None:
     times = iter([100.0, 100.45, 100.62])
     beats: list[Callable[[], None]] = []
@@ -246,28 +259,41 @@ def answer(status: str, body: str = "{}") -> bytes:
 
 
 async def test_a_connection_sends_its_next_request_after_each_whole_answer() -> None:
-    connection, transport = Connection([b"one", b"two"]), _Transport()
+    connection, transport = Connection(), _Transport()
     connection.connection_made(transport)
 
-    connection.begin()
+    done = connection.ask([b"one", b"two"])
     assert transport.sent == [b"one"]
     for byte in answer("200 OK"):
         assert transport.sent == [b"one"]
         connection.data_received(bytes([byte]))
     assert transport.sent == [b"one", b"two"]
-    assert not connection.done.done()
+    assert not done.done()
     connection.data_received(answer("200 OK"))
 
     assert transport.sent == [b"one", b"two"]
-    assert connection.done.done()
-    await connection.done
+    assert done.done()
+    await done
+
+
+async def test_a_connection_can_be_asked_again() -> None:
+    connection, transport = Connection(), _Transport()
+    connection.connection_made(transport)
+
+    for request in (b"one", b"two"):
+        done = connection.ask([request])
+        connection.data_received(answer("200 OK"))
+        await done
+
+    assert transport.sent == [b"one", b"two"]
+    assert connection.answers == 2
 
 
 @pytest.mark.parametrize("is_closed", [True, False])
 async def test_an_unexpected_response_is_not_measured(is_closed: bool) -> None:
-    connection = Connection([b"one", b"two"])
+    connection = Connection()
     connection.connection_made(_Transport())
-    connection.begin()
+    done = connection.ask([b"one", b"two"])
 
     if is_closed:
         connection.connection_lost(None)
@@ -275,25 +301,27 @@ async def test_an_unexpected_response_is_not_measured(is_closed: bool) -> None:
         connection.data_received(answer("401 Unauthorized"))
 
     with pytest.raises(WrongAnswer):
-        await connection.done
+        await done
 
 
-async def test_without_a_connection_nothing_is_measured() -> None:
-    connection = Connection([b"one"])
-
-    connection.begin()
+@pytest.mark.parametrize("was_open", [True, False])
+async def test_without_a_connection_nothing_is_measured(was_open: bool) -> None:
+    connection = Connection()
+    if was_open:
+        connection.connection_made(_Transport())
+        connection.connection_lost(None)
 
     with pytest.raises(WrongAnswer):
-        await connection.done
+        await connection.ask([b"one"])
 
 
 def test_a_connection_reads_answers_of_any_case_and_without_a_body() -> None:
     async def read(data: bytes) -> None:
-        connection = Connection([b"one"], 204)
+        connection = Connection(204)
         connection.connection_made(_Transport())
-        connection.begin()
+        done = connection.ask([b"one"])
         connection.data_received(data)
-        await connection.done
+        await done
 
     asyncio.run(read(b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n"))
     asyncio.run(read(b"HTTP/1.1 204 No Content\r\n\r\n"))

@@ -131,6 +131,20 @@ async def test_parties_run_in_turn_after_a_warm_up_that_does_not_count() -> None
     assert rates == {"a": Spread((3.0, 6.0)), "b": Spread((4.0, 5.0))}
 
 
+async def test_every_second_round_goes_backwards() -> None:
+    ran: list[str] = []
+
+    def party(name: str) -> Party[None]:
+        async def measure() -> None:
+            ran.append(name)
+
+        return Party(name, measure)
+
+    await turns([party(name) for name in "abc"], 4, Progress("test", io.StringIO()))
+
+    assert "".join(ran) == "abc" + "abc" + "bac" + "cab" + "acb"
+
+
 async def test_parties_may_give_more_than_a_number() -> None:
     async def measure() -> dict[str, float]:
         return {"validate": 1.0, "revoke": 2.0}
@@ -266,6 +280,9 @@ def test_benchmarks_are_listed() -> None:
         "padding",
         "neighbours",
         "waiting",
+        "sql_users",
+        "apps",
+        "push_traffic",
     ]
 
 

@@ -1,5 +1,6 @@
 """What is used of other packages without being public there is still what it was."""
 
+import asyncio
 import re
 import threading
 from pathlib import Path
@@ -17,11 +18,12 @@ from mpauthx_async._compat import (
     aiosqlite_thread,
     connections_of,
     hide_url,
-    pushes_as_read,
     raw_connection,
     repeats_lost_calls,
     run_in_thread,
+    timeout,
     traces_of,
+    transport_of,
 )
 from tests.helpers.redis_server import RedisServer
 
@@ -45,15 +47,21 @@ async def test_a_client_tells_whether_it_repeats(redis_server: RedisServer, retr
     await client.aclose()
 
 
-async def test_a_connection_returns_pushes(redis_server: RedisServer, redis: Redis) -> None:
+async def test_a_connection_has_a_transport_that_another_protocol_can_read(
+    redis_server: RedisServer,
+) -> None:
+    read: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    class Reader(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            read.set_result(data)
+
     connection = Connection(port=redis_server.port, protocol=3)
     await connection.connect()
-    pushes_as_read(connection)
-    await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "compat:")
-    assert await connection.read_response() in (b"OK", "OK")
-    await redis.set("compat:key", "value")
-    assert await connection.read_response(push_request=True) == [b"invalidate", [b"compat:key"]]
-    await connection.disconnect()
+    transport_of(connection).set_protocol(Reader())
+    transport_of(connection).write(b"ECHO told\r\n")
+    assert await read == b"$4\r\ntold\r\n"
+    await connection.disconnect(nowait=True)
 
 
 async def test_an_aiosqlite_connection_works_in_its_thread() -> None:
@@ -96,6 +104,35 @@ async def test_a_middleware_hides_its_url(wx: WeChatSimulator) -> None:
     ):
         assert "secret" not in str(response.request_info.url)
     assert told == []
+
+
+async def test_a_timeout_ends_a_block_whose_wait_for_loses_the_cancellation() -> None:
+    loop = asyncio.get_running_loop()
+
+    async def work(end: float | None) -> None:
+        assert end is not None
+        ended = loop.create_future()
+        loop.call_at(end, ended.set_result, None)  # in the step in which the block is cancelled
+        await asyncio.wait_for(ended, 60)
+        await loop.create_future()
+
+    with pytest.raises(TimeoutError):
+        async with timeout(0.01) as limit:
+            await work(limit.when())
+    assert limit.expired()
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_a_timeout_passes_on_what_else_ends_its_block() -> None:
+    async with timeout(60):
+        pass
+    for other in (LookupError, TimeoutError, asyncio.CancelledError):
+        with pytest.raises(other):
+            async with timeout(60) as limit:
+                raise other
+        assert not limit.expired()
 
 
 def test_private_parts_are_used_in_one_file() -> None:

@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_urlsafe
 from types import SimpleNamespace
@@ -15,25 +16,35 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp.test_utils import TestServer
+from alembic.autogenerate import compare_metadata, produce_migrations
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.operations.ops import ModifyTableOps
 from fastapi import Cookie, FastAPI
 from fastapi.responses import RedirectResponse
+from pymongo.asynchronous.database import AsyncDatabase
 from redis.asyncio import Redis
+from sqlalchemy import Connection, MetaData
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from mpauthx_async import (
+    ClosedError,
     Identity,
     InvalidStateError,
     InvalidTokenError,
     MPAuthX,
+    OAuthToken,
     ParameterError,
     StatusCode,
+    User,
     WeChatOAuth,
     WeChatSimulator,
     errors,
 )
 from tests.helpers.redis_server import RedisServer
+from tests.helpers.sql_servers import execute
 from tests.web.apps import configure_django
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +99,7 @@ def snippet_with(text: str) -> str:
 async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
     tested = (
         "# True",
-        "FastAPI(",
+        "guard.lifespan",
         '@app.get("/hello")',
         "guard.optional",
         "web.Application(",
@@ -113,6 +124,15 @@ async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
         "InvalidTokenError as error",
         "async def test_a_login",
         "PUSH_TOKEN",
+        "?create=true",
+        "class Order(Base)",
+        '"open_id": "wechatId"',
+        "SQLAlchemyOAuthTokenStore(",
+        "/koa2Wechat",
+        "AsyncMongoClient(",
+        "find_app(app_id)",
+        'connection.path_params["app_id"]',
+        "x-app-id",
     )
     assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
 
@@ -132,7 +152,7 @@ async def test_the_five_lines(
 
 def statements(snippet: str) -> int:
     """How many lines an app has to write, however they are broken."""
-    return len(ast.parse(snippet).body)
+    return sum(isinstance(node, ast.stmt) for node in ast.walk(ast.parse(snippet)))
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -141,14 +161,14 @@ def bearer(token: str) -> dict[str, str]:
 
 async def fastapi_app(wx: WeChatSimulator, server: RedisServer) -> dict[str, Any]:
     """The names in the README's FastAPI app, with its endpoint."""
-    names = await run(snippet_with("FastAPI("), wx, server)
+    names = await run(snippet_with("guard.lifespan"), wx, server)
     return await run(snippet_with('@app.get("/hello")'), wx, server, **names)
 
 
 async def test_the_fastapi_app(
     wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
-    assert statements(snippet_with("FastAPI(")) <= 8
+    assert statements(snippet_with("guard.lifespan")) <= 8
     app = (await fastapi_app(wx, redis_server))["app"]
     async with (
         app.router.lifespan_context(app),
@@ -179,7 +199,7 @@ async def check_the_lines_that_an_app_writes(
 async def test_more_in_fastapi(
     wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
-    names = await fastapi_app(wx, redis_server) | {"rate_limit": lambda: None}
+    names = await fastapi_app(wx, redis_server)
     app = (await run(snippet_with("guard.optional"), wx, redis_server, **names))["app"]
     async with (
         app.router.lifespan_context(app),
@@ -218,6 +238,43 @@ async def test_an_asgi_app(wx: WeChatSimulator, redis: Redis, redis_server: Redi
             transport=httpx.ASGITransport(app), base_url="http://app"
         ) as client:
             await check_the_lines_that_an_app_writes(client, wx, "/auth")
+
+
+async def test_many_apps(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
+    rows = {wx.app_id: {"app_secret": wx.app_secret, "sku": "shop", "api_base": wx.url}}
+
+    async def find_app(app_id: str) -> dict[str, str] | None:
+        return rows.get(app_id)
+
+    async def hello(request: Any) -> JSONResponse:
+        return JSONResponse({"user_id": request.user.identity})
+
+    names = await run(snippet_with("find_app(app_id)"), wx, redis_server, find_app=find_app)
+    names["site"] = Starlette(routes=[Route("/hello", hello)])
+    snippet = snippet_with('connection.path_params["app_id"]')
+    app = (await run(snippet, wx, redis_server, **names))["app"]
+    site = (await run(snippet_with("x-app-id"), wx, redis_server, **names))["site"]
+    in_path = {"transport": httpx.ASGITransport(app), "base_url": f"http://app/{wx.app_id}"}
+    in_header = {"transport": httpx.ASGITransport(site), "base_url": "http://app"}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(**in_path) as client,
+        httpx.AsyncClient(**in_header, headers={"X-App-Id": wx.app_id}) as other,
+    ):
+        await check_the_lines_that_an_app_writes(client, wx, "")
+        await check_the_lines_that_an_app_writes(other, wx, "/auth")
+        login = await client.post("/login", json={"code": wx.login("bob")})
+        user = await names["whose"](wx.app_id, login.json()["response"])
+        assert user.user_id == "bob"
+        async with httpx.AsyncClient(**in_header) as nameless:
+            for headers in ({}, {"X-App-Id": ""}):
+                answer = await nameless.get("/hello", headers=headers)
+                assert answer.status_code == 400
+                assert "X-App-Id" in answer.json()["status_message"]
+        answer = await other.get("/hello", headers={"X-App-Id": "wxother"})
+        assert answer.status_code == 404
+    with pytest.raises(ClosedError):
+        await names["whose"](wx.app_id, user.token)
 
 
 async def test_the_django_app(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
@@ -286,11 +343,13 @@ async def test_sessions_that_people_manage(
     assert namespace["cursor"] is None
 
 
-async def test_the_quickstart(
-    wx: WeChatSimulator, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await run(snippet_with("open-id-of-bob\")    # the client's"), wx, redis_server)
-    assert capsys.readouterr().out == "open-id-of-bob True\nTrue\nFalse\n"
+def test_the_quickstart(tmp_path: Path) -> None:
+    program = tmp_path / "quickstart.py"
+    program.write_text(snippet_with("open-id-of-bob\")    # the client's"))
+    for is_new_user in (True, False):
+        ran = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
+        assert ran.stdout == f"open-id-of-bob {is_new_user}\nTrue\nFalse\n"
+        assert ran.stderr == ""
 
 
 async def test_third_parties_and_wecom(wx: WeChatSimulator, redis_server: RedisServer) -> None:
@@ -330,8 +389,8 @@ async def test_events_and_metrics(
     assert capsys.readouterr().out == "LoggedIn\nBanned\n"
     exported = namespace["generate_latest"](namespace["registry"]).decode()
     page = PAGES[ROOT / "docs" / "guides" / "events-and-metrics.md"]
-    for name in re.findall(r"^# TYPE (\w+?)(?:_created)? (?:counter|histogram)", exported, re.M):
-        assert f"`{name}`" in page
+    for name in re.findall(r"^# TYPE (\w+) ", exported, re.MULTILINE):
+        assert name.endswith("_created") or f"`{name}`" in page
 
 
 async def test_websockets(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
@@ -339,9 +398,12 @@ async def test_websockets(wx: WeChatSimulator, redis: Redis, redis_server: Redis
         def __init__(self) -> None:
             self.texts = asyncio.Queue[str]()
             self.sent = asyncio.Queue[str]()
-            self.receive_text = self.texts.get
             self.send_text = self.sent.put
             self.closed: tuple[int, str] | None = None
+
+        async def iter_text(self) -> AsyncIterator[str]:
+            while True:
+                yield await self.texts.get()
 
         async def close(self, code: int, reason: str) -> None:
             self.closed = code, reason
@@ -390,22 +452,23 @@ async def test_migrating_from_mpauthx(
 
 
 def test_a_store_of_ones_own_passes_its_suite(tmp_path: Path) -> None:
-    test = tmp_path / "test_store.py"
-    test.write_text(snippet_with("OAuthTokenStoreConformance"))
+    assert passed_tests(tmp_path, snippet_with("OAuthTokenStoreConformance")) >= 10
+
+
+def test_the_test_with_the_plugin(tmp_path: Path) -> None:
+    assert passed_tests(tmp_path, snippet_with("async def test_a_login")) == 1
+
+
+def passed_tests(folder: Path, tests: str) -> int:
+    """Run tests in a pytest of their own, with its plugins; returns how many there are."""
+    (folder / "test_snippet.py").write_text(tests)
     command = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", "-p", "no:xdist"]
     environment = {name: text for name, text in os.environ.items() if name != "PYTEST_ADDOPTS"}
-    ran = subprocess.run(
-        [*command, str(test)], cwd=tmp_path, capture_output=True, text=True, env=environment
-    )
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, ran.stdout
-    assert re.search(r"^\d\d passed", ran.stdout, re.M)
-
-
-async def test_the_test_with_the_plugin(wechat: WeChatSimulator, mpauthx: MPAuthX) -> None:
-    snippet = snippet_with("async def test_a_login")
-    namespace: dict[str, Any] = {}
-    exec(snippet, namespace)  # the page's own code
-    await namespace["test_a_login"](wechat, mpauthx)
+    passed = re.search(r"^(\d+) passed", ran.stdout, re.M)
+    assert passed is not None, ran.stdout
+    return int(passed[1])
 
 
 def test_the_settings_page_names_every_argument() -> None:
@@ -459,6 +522,86 @@ async def test_the_web_login(wx: WeChatSimulator, redis: Redis, redis_server: Re
         assert answer.json()["user"]["open_id"] == "bob"
         with pytest.raises(InvalidStateError):
             await browser.get(back)
+
+
+@pytest.mark.parametrize("sql_driver", ["postgresql+asyncpg"])
+async def test_users_in_a_sql_database(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer, sql_url: str
+) -> None:
+    def snippet(text: str) -> str:
+        url = "postgresql+asyncpg://shop:password@localhost/shop"
+        return snippet_with(text).replace(url, sql_url)
+
+    names = {"code": wx.login("bob")}
+    names = await run(snippet("?create=true"), wx, redis_server, **names)
+    assert names["result"].is_new_user
+    await execute(
+        sql_url,
+        "DROP TABLE mpauthx_user, mpauthx_link",
+        'CREATE TABLE "Users" ("wechatId" varchar(64) PRIMARY KEY, name text,'
+        ' "createdAt" timestamptz NOT NULL, "updatedAt" timestamptz NOT NULL)',
+        "CREATE TABLE token (access_token varchar(600), expires_in integer, openid varchar(64)"
+        " PRIMARY KEY, refresh_token varchar(600), scope varchar(100), create_at bigint)",
+    )
+    names = await run(snippet("class Order(Base)"), wx, redis_server)
+    async with names["engine"].begin() as connection:
+        await connection.run_sync(migrate, names["Base"].metadata)
+    assert list(await names["users"].save([User("o-bob")])) == [True]
+    await names["users"].close()
+
+    names = await run(snippet('"open_id": "wechatId"'), wx, redis_server, **names)
+    assert list(await names["users"].save([User("o-eve", nick_name="Eve")])) == [True]
+    assert await execute(sql_url, 'SELECT "wechatId", name FROM "Users"') == [("o-eve", "Eve")]
+    await names["users"].close()
+
+    names = await run(snippet("SQLAlchemyOAuthTokenStore("), wx, redis_server, **names)
+    web_tokens = names["web_tokens"]
+    token = OAuthToken("o-bob", "access", "refresh", 7200, "snsapi_userinfo", 1_700_000_000_000)
+    assert await web_tokens.get("o-bob") is None
+    for expected in (token, replace(token, access_token="renewed")):
+        await web_tokens.save("o-bob", expected)
+        assert await web_tokens.get("o-bob") == expected
+    await web_tokens.delete("o-bob")
+    assert await web_tokens.get("o-bob") is None
+    await web_tokens.close()
+    await names["engine"].dispose()
+
+
+async def test_users_in_mongodb(
+    wx: WeChatSimulator,
+    redis: Redis,
+    redis_server: RedisServer,
+    mongo_url: str,
+    mongo: AsyncDatabase[dict[str, Any]],
+) -> None:
+    def snippet(text: str) -> str:
+        return (
+            snippet_with(text)
+            .replace("mongodb://localhost:27017/koa2Wechat", mongo_url)
+            .replace("mongodb://localhost:27017/?maxPoolSize=20", mongo_url)
+            .replace('client["shop"]', f"client[{mongo.name!r}]")
+        )
+
+    names = await run(snippet("/koa2Wechat"), wx, redis_server, code=wx.login("bob"))
+    assert names["result"].is_new_user
+    assert await mongo.users.count_documents({"openid": "bob"}) == 1
+    names = await run(snippet("AsyncMongoClient("), wx, redis_server)
+    assert list(await names["users"].save([User("o-eve", nick_name="Eve")])) == [True]
+    assert await mongo.members.count_documents({"memberId": "o-eve", "name": "Eve"}) == 1
+    await names["users"].close()
+    await names["client"].close()
+
+
+def migrate(connection: Connection, metadata: MetaData) -> None:
+    """Do what Alembic's autogenerate finds; then it finds nothing more."""
+    options = {"include_name": lambda name, kind, _: kind != "table" or name in metadata.tables}
+    context = MigrationContext.configure(connection, opts=options)
+    upgrade: Any = produce_migrations(context, metadata).upgrade_ops
+    assert {operation.table_name for operation in upgrade.ops} == metadata.tables.keys()
+    for operation in upgrade.ops:
+        for step in [*operation.ops] if isinstance(operation, ModifyTableOps) else [operation]:
+            Operations(context).invoke(step)
+    assert compare_metadata(context, metadata) == []
 
 
 async def test_the_url_for_pushed_events(

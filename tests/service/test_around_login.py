@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -33,12 +33,6 @@ from tests.helpers.service_calls import key_calls, outcomes
 
 CHECK, RESET = "/wxa/checksession", "/wxa/resetusersessionkey"
 NUMBER = PhoneNumber("13800138000", "13800138000", "86")
-
-
-@pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str, redis: Redis) -> AsyncIterator[MPAuthX]:
-    async with make(tokens=tokens) as service:
-        yield service
 
 
 async def log_in(auth: MPAuthX, wx: WeChatSimulator, open_id: str = "bob", **more: Any) -> str:
@@ -223,21 +217,7 @@ async def test_many_calls_at_once_make_few_trips(
         assert await commands() - before < 120
 
 
-# Tokens behind which there is no key
-
-
-@pytest.mark.parametrize(
-    "bad", [None, "", b"bob|shop|x", 5, ["x"], "x" * 100_000, "a|b|c", "\ud800"]
-)
-async def test_rejects_an_invalid_token(auth: MPAuthX, wx: WeChatSimulator, bad: Any) -> None:
-    assert await outcomes(key_calls(auth, bad)) == [InvalidTokenError] * 5
-    assert not wx.requests
-
-
-async def test_a_forged_token_is_refused(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    token = await log_in(auth, wx)
-    for forged in (token.replace("bob", "eve"), token[:-2] + "AA", token + " ", token.encode()):
-        assert await outcomes(key_calls(auth, forged)) == [InvalidTokenError] * 5
+# Tokens without a key
 
 
 async def test_a_revoked_token_is_refused(auth: MPAuthX, wx: WeChatSimulator) -> None:
@@ -308,53 +288,36 @@ async def test_a_key_moved_to_another_session_does_not_open(
 
 
 @pytest.mark.parametrize("union_id", [None, "union-bob"])
-@pytest.mark.parametrize("suffix", ["|eve", "|union-bob", "|", ""])
 async def test_a_key_whose_open_id_was_changed_does_not_open(
-    auth: MPAuthX, wx: WeChatSimulator, union_id: str | None, suffix: str
+    auth: MPAuthX, wx: WeChatSimulator, union_id: str | None
 ) -> None:
-    result = await auth.authorize(wx.login("bob", union_id))
-    ref = result.session.ref
-    (stored,) = await auth._parts.tokens.sealed_keys([ref])
-    sealed_key, _, open_id = stored.partition("|")
-    assert open_id == ("bob" if union_id else "")
-    await auth._parts.tokens.replace_sealed_key(ref, sealed_key + suffix)
-    is_unchanged = union_id is None and suffix in ("|", "")  # the openId is the user's id
-    expected = DecryptionError if is_unchanged else SessionKeyLostError
-    assert (await outcomes([auth.decrypt(result.response, "data", "iv")])) == [expected]
+    for suffix in ("|eve", "|union-bob", "|", ""):
+        result = await auth.authorize(wx.login("bob", union_id))
+        ref = result.session.ref
+        (stored,) = await auth._parts.tokens.sealed_keys([ref])
+        sealed_key, _, open_id = stored.partition("|")
+        assert open_id == ("bob" if union_id else "")
+        await auth._parts.tokens.replace_sealed_key(ref, sealed_key + suffix)
+        is_unchanged = union_id is None and suffix in ("|", "")  # the openId is the user's id
+        expected = DecryptionError if is_unchanged else SessionKeyLostError
+        assert (await outcomes([auth.decrypt(result.response, "data", "iv")])) == [expected]
 
 
-# Arguments and answers that are none
+# Invalid arguments and answers
 
 
-@pytest.mark.parametrize(
-    ("data", "iv"),
-    [
-        (None, None),
-        (b"x", b"y"),
-        ("x", None),
-        (5, "y"),
-        ("", ""),
-        ("x", ""),
-        ("A" * 16_385, "A" * 24),
-        ("A" * 64, "A" * 65),
-    ],
-)
 async def test_rejects_data_or_iv_that_is_not_a_short_string(
-    auth: MPAuthX, wx: WeChatSimulator, data: Any, iv: Any
+    auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     token = await log_in(auth, wx)
-    for call in (auth.decrypt, auth.decrypt_phone_number):
-        with pytest.raises(ParameterError):
-            await call(token, data, iv)
-
-
-@pytest.mark.parametrize("code", [None, "", b"code", 5, "with space", "x" * 513])
-async def test_does_not_send_an_invalid_phone_code(
-    auth: MPAuthX, wx: WeChatSimulator, code: Any
-) -> None:
-    with pytest.raises(ParameterError):
-        await auth.get_phone_number(code)
-    assert not wx.requests
+    bad_ones: list[tuple[Any, Any]] = [
+        *((None, None), (b"x", b"y"), ("x", None), (5, "y"), ("", ""), ("x", "")),
+        *(("A" * 16_385, "A" * 24), ("A" * 64, "A" * 65)),
+    ]
+    for data, iv in bad_ones:
+        for call in (auth.decrypt, auth.decrypt_phone_number):
+            with pytest.raises(ParameterError):
+                await call(token, data, iv)
 
 
 async def test_rejects_used_and_expired_phone_codes_and_those_of_other_apps(

@@ -1,34 +1,20 @@
 """authenticate: whose request it is, by the token that came with it."""
 
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from mpauthx_async import Identity, InvalidTokenError, MPAuthX, TokenStatus, WeChatSimulator
+from mpauthx_async import Identity, MPAuthX, WeChatSimulator
 from mpauthx_async.events import TokensValidated
 from tests.helpers.near_services import Make, maker, until_kept
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.service_calls import FORGERIES, forged, hear, log_in, of_kind
+from tests.helpers.service_calls import hear, log_in, of_kind
 
 
 @pytest.fixture
 def make_near(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
     return maker(wx, server, tmp_path)
-
-
-@pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
-    async with make(tokens=tokens, rotation_grace=0) as service:
-        yield service
-
-
-async def refusal(auth: MPAuthX, token: Any) -> TokenStatus:
-    with pytest.raises(InvalidTokenError) as caught:
-        await auth.authenticate(token)
-    return caught.value.status
 
 
 async def test_names_the_user_and_the_session(auth: MPAuthX, wx: WeChatSimulator) -> None:
@@ -47,25 +33,6 @@ async def test_a_rotated_session_keeps_its_id(auth: MPAuthX, wx: WeChatSimulator
 async def test_does_not_show_the_token(auth: MPAuthX, wx: WeChatSimulator) -> None:
     identity = await auth.authenticate((await log_in(auth, wx)).token)
     assert identity.token.rpartition("|")[2] not in repr(identity)
-
-
-@pytest.mark.parametrize("token", FORGERIES, ids=lambda token: repr(token)[:20])
-async def test_refuses_what_is_no_token(auth: MPAuthX, token: Any) -> None:
-    assert await refusal(auth, token) is TokenStatus.unknown
-
-
-async def test_refuses_a_forged_token(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    assert await refusal(auth, forged((await log_in(auth, wx)).token)) is TokenStatus.unknown
-
-
-async def test_tells_why_a_token_died(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    revoked, replaced, rotated = [(await log_in(auth, wx, user)).token for user in "abc"]
-    await auth.revoke(revoked)
-    await auth.refresh_token("b")
-    await auth.rotate(rotated)
-    assert await refusal(auth, revoked) is TokenStatus.revoked
-    assert await refusal(auth, replaced) is TokenStatus.replaced
-    assert await refusal(auth, rotated) is TokenStatus.reused
 
 
 async def test_a_known_token_takes_no_trip(

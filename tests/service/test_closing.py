@@ -1,7 +1,7 @@
-"""Closing: what is in flight finishes or is cut off, and every later call is refused."""
+"""Closing: what is in flight finishes or is cut off."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from mpauthx_async import (
     Connections,
     MPAuthX,
     SessionRef,
-    WeChatOAuth,
     WeChatSimulator,
 )
+from tests.helpers.logins import requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.service_calls import log_in, store_calls
+from tests.helpers.service_calls import log_in
+from tests.helpers.web_logins import service as web_service
 
 Make = Callable[..., MPAuthX]
 
@@ -49,24 +50,9 @@ class HangingTokens(MemoryTokens):
 
 
 @pytest.fixture
-def make(wx: WeChatSimulator, tmp_path: Path) -> Make:
-    def make(**changes: Any) -> MPAuthX:
-        settings: dict[str, Any] = {
-            "app_id": wx.app_id,
-            "app_secret": wx.app_secret,
-            "sku": "shop",
-            "users": MemoryUsers(),
-            "tokens": f"sqlite:///{tmp_path}/tokens.db",
-            "api_base": wx.url,
-        }
-        return MPAuthX(**(settings | changes))
-
-    return make
-
-
-async def asked_of(wx: WeChatSimulator, count: int) -> None:
-    while len(wx.requests) < count:  # noqa: ASYNC110 (each turn lets the server work)
-        await asyncio.sleep(0)
+def make(make: Make, tmp_path: Path) -> Make:
+    tokens = f"sqlite:///{tmp_path}/tokens.db"
+    return lambda **changes: make(**{"users": MemoryUsers(), "tokens": tokens} | changes)
 
 
 async def is_cut_off(call: "asyncio.Task[Any]") -> bool:
@@ -76,52 +62,19 @@ async def is_cut_off(call: "asyncio.Task[Any]") -> bool:
     return call.cancelling() == 0
 
 
-async def test_a_closed_service_refuses_every_call(make: Make, wx: WeChatSimulator) -> None:
-    auth = make()
-    login = await log_in(auth, wx)
-    token = login.response
-    await auth.close()
-    calls: dict[str, Callable[[], Awaitable[object]]] = {
-        **store_calls(auth, token, login.session.id),
-        "authorize": lambda: auth.authorize("code"),
-        "authorize_web": lambda: auth.authorize_web("code"),
-        "authenticate": lambda: auth.authenticate(token),
-        "issue_session": lambda: auth.issue_session(open_id="bob"),
-        "check": auth.check,
-        "access_token": auth.access_token,
-        "forget_user": lambda: auth.forget_user("bob"),
-        "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
-        "decrypt": lambda: auth.decrypt(token, "data", "iv"),
-    }
-    for name, call in calls.items():
-        with pytest.raises(ClosedError, match=r"^This service is closed\. Create a new one"):
-            await call()
-        assert name
-
-
-@pytest.mark.parametrize("name", ["is_token_valid", "authenticate", "token_status"])
-async def test_a_check_that_takes_longer_than_the_timeout_is_cut_off(
-    make: Make, wx: WeChatSimulator, name: str
+@pytest.mark.parametrize("timeouts", [[0], [None, 0, 60]], ids=["one close", "the shortest counts"])
+@pytest.mark.parametrize("name", ["is_token_valid", "authenticate", "token_status", "online_count"])
+async def test_a_call_to_a_store_that_takes_longer_than_the_timeout_is_cut_off(
+    make: Make, wx: WeChatSimulator, name: str, timeouts: list[float | None]
 ) -> None:
     tokens = HangingTokens()
     auth = make(tokens=tokens)
     token = (await log_in(auth, wx)).response
     tokens.hang()
-    call = asyncio.create_task(getattr(auth, name)(token))
+    arguments = () if name == "online_count" else (token,)
+    call = asyncio.create_task(getattr(auth, name)(*arguments))
     await tokens.asked.wait()
-    await auth.close(timeout=0)
-    assert await is_cut_off(call)
-
-
-async def test_a_call_to_a_store_that_takes_longer_is_cut_off(
-    make: Make, wx: WeChatSimulator
-) -> None:
-    tokens = HangingTokens()
-    auth = make(tokens=tokens)
-    tokens.hang()
-    call = asyncio.create_task(auth.online_count())
-    await tokens.asked.wait()
-    await auth.close(timeout=0)
+    await asyncio.gather(*(auth.close(timeout=timeout) for timeout in timeouts))
     assert await is_cut_off(call)
 
 
@@ -133,7 +86,7 @@ async def test_a_call_to_wechat_that_takes_longer_is_cut_off(
     codes = {"authorize": [wx.login("bob")], "authorize_web": [wx.web_login("bob")]}
     wx.latency = 60
     call = asyncio.create_task(getattr(auth, name)(*codes.get(name, ())))
-    await asked_of(wx, 1)
+    await requests_at(wx, 1)
     await auth.close(timeout=0)
     assert await is_cut_off(call)
 
@@ -141,16 +94,11 @@ async def test_a_call_to_wechat_that_takes_longer_is_cut_off(
 async def test_a_web_login_that_takes_longer_is_cut_off(
     wx: WeChatSimulator, tmp_path: Path
 ) -> None:
-    oauth = WeChatOAuth(
-        app_id=wx.app_id,
-        app_secret=wx.app_secret,
-        tokens=f"sqlite:///{tmp_path}/oauth.db",
-        api_base=wx.url,
-    )
+    oauth = web_service(wx, f"sqlite:///{tmp_path}/oauth.db")
     code = wx.web_login("bob")
     wx.latency = 60
     call = asyncio.create_task(oauth.get_access_token(code))
-    await asked_of(wx, 1)
+    await requests_at(wx, 1)
     await oauth.close(timeout=0)
     assert await is_cut_off(call)
 
@@ -178,27 +126,15 @@ async def test_closing_goes_on_when_it_is_cancelled_and_may_be_called_again(
     await connections.close()
 
 
-async def test_the_shortest_timeout_of_concurrent_closings_counts(
-    make: Make, wx: WeChatSimulator
-) -> None:
-    tokens = HangingTokens()
-    auth = make(tokens=tokens)
-    tokens.hang()
-    call = asyncio.create_task(auth.online_count())
-    await tokens.asked.wait()
-    await asyncio.gather(auth.close(), auth.close(timeout=0), auth.close(timeout=60))
-    assert await is_cut_off(call)
-
-
 async def test_the_near_cache_alone_answers_again_after_the_last_listener_has_left(
     make: Make, redis_server: RedisServer
 ) -> None:
     async with make(tokens=f"{redis_server.url}?near_cache=10") as auth:
         near = auth._validator._near
         assert near is not None
-        assert auth._validator.knows == near.knows
+        assert auth._validator.known == near.known
         leave = [auth.subscribe(print), auth.subscribe(print)]
         leave[0]()
-        assert auth._validator.knows != near.knows
+        assert auth._validator.known != near.known
         leave[1]()
-        assert auth._validator.knows == near.knows
+        assert auth._validator.known == near.known

@@ -188,23 +188,18 @@ class ImpatientUsers(MemoryUsers):
     longest_wait = 0.1
 
 
-async def test_a_login_that_is_given_up_leaves_no_token(make: Make, wx: WeChatSimulator) -> None:
+@pytest.mark.parametrize("is_refresh", [False, True], ids=["login", "refresh"])
+async def test_a_session_that_is_given_up_leaves_no_token(
+    make: Make, wx: WeChatSimulator, is_refresh: bool
+) -> None:
     tokens, users = Hanging(), ImpatientUsers()
     async with make(users=users, tokens=tokens) as auth:
-        with pytest.raises(StoreError, match="did not answer in time"):
+        if is_refresh:
+            tokens.gate.set()
             await log_in(auth, wx)
-        tokens.gate.set()
-    assert await tokens.sessions(Subject("shop", "bob")) == []
-
-
-async def test_a_refresh_that_is_given_up_leaves_no_token(make: Make, wx: WeChatSimulator) -> None:
-    tokens, users = Hanging(), ImpatientUsers()
-    async with make(users=users, tokens=tokens) as auth:
-        tokens.gate.set()
-        await log_in(auth, wx)
-        tokens.gate.clear()
+            tokens.gate.clear()
         with pytest.raises(StoreError, match="did not answer in time"):
-            await auth.refresh_token("bob")
+            await (auth.refresh_token("bob") if is_refresh else log_in(auth, wx))
         tokens.gate.set()
     assert await tokens.sessions(Subject("shop", "bob")) == []
 

@@ -17,8 +17,6 @@ from mpauthx_async import (
     MPAuthX,
     RedisTokenStore,
     StoreError,
-    WeChatAPI,
-    WeChatOAuth,
     WeChatSimulator,
 )
 from mpauthx_async.stores.conformance import new_session
@@ -28,11 +26,15 @@ from tests.helpers.near_services import cache_of, until_kept, with_near_cache
 from tests.helpers.redis_cluster import RedisClusterServers, ask
 from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
+from tests.helpers.scripted_server import asking
 from tests.helpers.service_calls import log_in
+from tests.helpers.web_logins import service as web_service
 
 Make = Callable[..., MPAuthX]
-OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
-(RULE,) = re.findall(r"ACL SETUSER mpauthx .*", OPERATING)
+GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "redis-in-production.md").read_text(
+    "utf-8"
+)
+(RULE,) = re.findall(r"ACL SETUSER mpauthx .*", GUIDE)
 PASSWORD = "a-password-of-redis"
 
 
@@ -50,10 +52,7 @@ class TestTheUserOfTheReadme:
     ) -> None:
         await set_user(admin)
         url = with_near_cache(url_of(server))
-        oauth = WeChatOAuth(
-            app_id=wx.app_id, app_secret=wx.app_secret, api_base=wx.url, tokens=url_of(server)
-        )
-        async with oauth, make(tokens=url) as auth:
+        async with web_service(wx, url_of(server)) as oauth, make(tokens=url) as auth:
             await auth.check()
             result = await log_in(auth, wx)
             await until_kept(auth, result.token)
@@ -168,13 +167,10 @@ async def test_an_evicting_node_of_a_cluster_is_warned_of_once(
         await client.initialize()
         refs = [new_session(user_id).ref for user_id in "abcdefghijklmnop"]
         ref = next(ref for ref in refs if port_of(client, session_keys(ref)[0]) == evicting.port)
-        hung.pause()
-        try:
+        with hung.hanging():
             for _ in range(2):
                 async with RedisTokenStore(connections) as store:
                     await store.lookup([ref])
-        finally:
-            hung.resume()
     assert caplog.text.count("maxmemory-policy volatile-lru") == 1
 
 
@@ -200,13 +196,7 @@ async def test_an_unknown_certificate_of_wechat_is_named(
     strangers_server: asyncio.Server,
 ) -> None:
     port = strangers_server.sockets[0].getsockname()[1]
-    async with strangers_server, Connections() as connections:
-        wechat = WeChatAPI(
-            app_id="wx4f4bc4dec97d474b",
-            app_secret="f" * 32,
-            connections=connections,
-            api_base=f"https://127.0.0.1:{port}",
-        )
+    async with strangers_server, asking(f"https://127.0.0.1:{port}") as wechat:
         with pytest.raises(ConnectionFailedError, match="certificate does not verify") as caught:
             await wechat.code_to_session("code")
     assert caught.value.sent is False
@@ -219,13 +209,7 @@ async def test_recognizes_a_wechat_server_without_tls() -> None:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, Connections() as connections:
-        wechat = WeChatAPI(
-            app_id="wx4f4bc4dec97d474b",
-            app_secret="f" * 32,
-            connections=connections,
-            api_base=f"https://127.0.0.1:{port}",
-        )
+    async with server, asking(f"https://127.0.0.1:{port}") as wechat:
         with pytest.raises(ConnectionFailedError, match="TLS handshake with WeChat failed"):
             await wechat.code_to_session("code")
 

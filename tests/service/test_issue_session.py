@@ -1,7 +1,7 @@
 """Sessions for users whose identity is proven elsewhere, such as by Tencent's cloud hosting."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,12 +20,6 @@ from mpauthx_async import (
 from mpauthx_async.events import LoggedIn, LoginFailed, Replaced, UserLinked
 from tests.helpers.logins import Gate, login
 from tests.helpers.service_calls import hear, key_calls, narrow_connections, of_kind, outcomes
-
-
-@pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str, redis: Redis) -> AsyncIterator[MPAuthX]:
-    async with make(tokens=tokens) as service:
-        yield service
 
 
 async def test_a_session_is_issued_without_asking_wechat(
@@ -91,16 +85,14 @@ async def test_there_is_no_session_key(auth: MPAuthX) -> None:
     assert await outcomes(calls) == [SessionKeyLostError] * 6
 
 
-@pytest.mark.parametrize(
-    "open_id",
-    ["", None, 5, b"bob", "a|b", "a b", "a\x07b", "a\x85b", "a\ufffdb", "\ud83d", "x" * 129],
-)
-async def test_a_malformed_id_is_refused(auth: MPAuthX, redis: Redis, open_id: Any) -> None:
-    with pytest.raises(ParameterError, match="open_id"):
-        await auth.issue_session(open_id=open_id)
-    if open_id:
-        with pytest.raises(ParameterError, match="union_id"):
-            await auth.issue_session(open_id="bob", union_id=open_id)
+async def test_rejects_a_malformed_id(auth: MPAuthX, redis: Redis) -> None:
+    bad_ones: list[Any] = ["", None, 5, b"bob", "a|b", "a b", "a\x07b", "a\x85b", "a\ufffdb"]
+    for open_id in (*bad_ones, "\ud83d", "x" * 129):
+        with pytest.raises(ParameterError, match="open_id"):
+            await auth.issue_session(open_id=open_id)
+        if open_id:
+            with pytest.raises(ParameterError, match="union_id"):
+                await auth.issue_session(open_id="bob", union_id=open_id)
     assert await redis.dbsize() == 0
 
 

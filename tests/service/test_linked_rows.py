@@ -19,11 +19,6 @@ UNIQUE = (
 WITHOUT_UNION_ID = "CREATE TABLE user (openId TEXT PRIMARY KEY, nickName TEXT, city TEXT)"
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "users.db"
-
-
 def links(path: Path) -> list[Any]:
     return query(path, "SELECT * FROM mpauthx_link ORDER BY id")
 
@@ -211,27 +206,3 @@ async def test_a_row_of_the_forgetting_app_alone_is_deleted(path: Path) -> None:
         assert await ids(store, "o-game") is None
     assert query(path, "SELECT openId FROM user") == [("o-shop",)]
     assert links(path) == [("o-shop", 0, "shop", None)]
-
-
-@pytest.mark.parametrize("table", [None, UNIQUE, WITHOUT_UNION_ID])
-async def test_neither_table_is_read_as_a_whole(path: Path, table: str | None) -> None:
-    if table is not None:
-        run(path, table)
-    async with aiosqlite.connect(path) as connection:
-        store = SqliteUserStore(connection)
-        await store.save([User("o-shop", "u-bob", app_id="shop"), User("o-game", "u-bob")])
-        statements: list[str] = []
-        await connection.set_trace_callback(statements.append)
-        await store.save([User("o-game", "u-new")])
-        await store.get(["u-bob", "o-shop"])
-        await store.clear("u-new", ["nick_name"])
-        await store.forget("u-bob", app_ids={"shop"})
-        await connection.set_trace_callback(None)
-    steps = [
-        step
-        for statement in statements
-        if statement.startswith(("SELECT", "UPDATE", "DELETE"))
-        for *_, step in query(path, f"EXPLAIN QUERY PLAN {statement}")
-    ]
-    assert [step for step in steps if step.startswith("SEARCH mpauthx_link USING")]
-    assert [step for step in steps if step.startswith(("SCAN user", "SCAN mpauthx_link"))] == []

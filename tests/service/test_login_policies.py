@@ -186,29 +186,3 @@ def test_rejects_conflicting_or_invalid_rules(rules: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         LoginPolicy(**rules)
     assert caught.value.code == 6101
-
-
-@pytest.mark.parametrize("policy", ["shared", 3, {"max_sessions": 3}, LoginPolicy, False])
-async def test_rejects_an_invalid_policy(make: Callable[..., MPAuthX], policy: Any) -> None:
-    with pytest.raises(ConfigurationError, match="policy"):
-        make(policy=policy)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"rotation_grace": -1},
-        {"rotation_grace": "10"},
-        {"rotation_grace": None},
-        {"rotation_grace": float("nan")},
-        {"absolute_ttl": 0},
-        {"absolute_ttl": "1"},
-        {"absolute_ttl": 1e12},
-        {"token_ttl": 60, "absolute_ttl": 59},
-    ],
-)
-async def test_rejects_an_invalid_grace_or_absolute_ttl(
-    make: Callable[..., MPAuthX], changes: dict[str, Any]
-) -> None:
-    with pytest.raises(ConfigurationError, match=r"rotation_grace|absolute_ttl"):
-        make(**changes)

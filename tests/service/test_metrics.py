@@ -1,20 +1,30 @@
 """What Prometheus is given to read."""
 
 import asyncio
+import gc
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mpauthx_async import (
+    Apps,
     ConnectionFailedError,
+    Gauges,
     InvalidTokenError,
+    MPAuthX,
     Session,
     SessionRef,
     User,
     WeChatAPIError,
+    WeChatSimulator,
 )
 from mpauthx_async.concurrency.event_bus import EventBus
 from mpauthx_async.events import (
@@ -35,7 +45,13 @@ from mpauthx_async.events import (
 )
 from mpauthx_async.metrics import Metrics
 from mpauthx_async.models import Ban
+from mpauthx_async.stores.conformance.examples import until
+from tests.helpers.logins import Gate
+from tests.helpers.near_services import maker, warm
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.service_calls import narrow_connections
 
+GAUGES = {f"mpauthx_{field.name}" for field in fields(Gauges)}
 REF = SessionRef("shop", "o-1", "nonce")
 SESSION = Session(REF, issued_at=0, expires_at=1)
 
@@ -204,6 +220,137 @@ async def test_one_listens_to_several_services_at_once(
     assert found['mpauthx_validations_total{result="valid"}'] == 900
     assert found['mpauthx_validations_total{result="refused"}'] == 1800
     assert found["mpauthx_validation_seconds_count"] == 900
+
+
+async def test_watching_counts_the_events_of_a_service(
+    registry: CollectorRegistry,
+    metrics: Metrics,
+    make: Callable[..., MPAuthX],
+    wx: WeChatSimulator,
+):
+    async with make() as auth:
+        end = metrics.watch(auth)
+        await auth.authorize(wx.login("bob"))
+    assert samples(registry)['mpauthx_logins_total{outcome="ok"}'] == 1
+    end()
+    end()
+    assert {value for name, value in samples(registry).items() if name in GAUGES} == {0}
+
+
+async def test_gauges_tell_what_waits_when_they_are_scraped(
+    registry: CollectorRegistry,
+    metrics: Metrics,
+    make: Callable[..., MPAuthX],
+    wx: WeChatSimulator,
+):
+    gate = Gate(wx)
+    async with (
+        narrow_connections(10) as connections,
+        make(exchange=gate.exchange, connections=connections) as auth,
+        make(exchange=gate.exchange, connections=connections, sku="blog") as blog,
+    ):
+        ends = [metrics.watch(one) for one in (auth, blog)]
+        logins = [
+            asyncio.create_task(one.authorize(wx.login(f"user-{number}")))
+            for one in (auth, blog)
+            for number in range(15)
+        ]
+        await gate.reached_by(9)
+        found = await asyncio.to_thread(samples, registry)  # as an exporter does
+        assert found["mpauthx_logins_at_wechat"] == 9
+        assert found["mpauthx_logins_waiting"] == 21
+        ends[1]()
+        assert samples(registry)["mpauthx_logins_waiting"] == auth.gauges().logins_waiting < 21
+        gate.open()
+        await asyncio.gather(*logins)
+        assert auth.gauges() == blog.gauges() == Gauges()
+
+
+async def test_a_login_that_fails_or_is_cancelled_is_at_wechat_no_longer(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+):
+    async with make() as auth:
+        with pytest.raises(WeChatAPIError):
+            await auth.authorize("used-up")
+        assert auth.gauges().logins_at_wechat == 0
+        wx.latency = 3600
+        login = asyncio.create_task(auth.authorize(wx.login("bob")))
+        await until(lambda: is_true(auth.gauges().logins_at_wechat == 1))
+        await auth.close(timeout=0)
+        await asyncio.wait([login])
+    assert auth.gauges() == Gauges()
+
+
+async def test_dropped_events_are_told(
+    registry: CollectorRegistry, metrics: Metrics, make: Callable[..., MPAuthX], wx: WeChatSimulator
+):
+    async with make() as auth:
+        metrics.watch(auth)
+        for _ in range(1_100):  # in one tick: 1,000 wait
+            auth._parts.events.emit(TokenReuseDetected(REF))
+        assert samples(registry)["mpauthx_events_dropped"] == auth.gauges().events_dropped == 100
+
+
+async def test_a_near_cache_is_told_to_be_off_while_redis_is_down(
+    registry: CollectorRegistry,
+    metrics: Metrics,
+    wx: WeChatSimulator,
+    server: RedisServer,
+    tmp_path: Path,
+):
+    def near() -> list[float]:
+        names = ("near_cache_tokens", "near_caches_on", "near_caches_off")
+        return [samples(registry)[f"mpauthx_{name}"] for name in names]
+
+    async with maker(wx, server, tmp_path)() as auth:
+        metrics.watch(auth)
+        assert near() == [0, 0, 1]
+        await warm(auth, wx)
+        assert near() == [1, 1, 0]
+        server.stop()
+        await until(lambda: is_true(near() == [0, 0, 1]))
+
+
+async def test_a_service_that_is_closed_counts_in_no_gauge(
+    registry: CollectorRegistry,
+    metrics: Metrics,
+    wx: WeChatSimulator,
+    server: RedisServer,
+    tmp_path: Path,
+):
+    async with maker(wx, server, tmp_path)() as auth:
+        metrics.watch(auth)
+        await warm(auth, wx)
+        assert samples(registry)["mpauthx_near_caches_on"] == 1
+    assert auth.gauges() == Gauges()
+    assert {value for name, value in samples(registry).items() if name in GAUGES} == {0}
+
+
+async def test_a_service_of_apps_is_not_kept_alive_by_being_watched(
+    registry: CollectorRegistry, metrics: Metrics, tmp_path: Path
+):
+    async def load(app_id: str) -> dict[str, Any]:
+        return {"app_id": app_id, "app_secret": "s" * 32, "sku": "shop"}
+
+    def names_of_living() -> set[str]:
+        gc.collect()
+        return {repr(one()) for one in services if one() is not None}
+
+    services = []
+    urls = {name: f"sqlite:///{tmp_path}/{name}.db" for name in ("users", "tokens")}
+    async with Apps(load, **urls, max_idle=1) as apps:
+        for number in range(3):
+            async with apps.use(f"wx{number}") as auth:
+                metrics.watch(auth)
+                services.append(weakref.ref(auth))
+        del auth
+        await until(lambda: is_true(names_of_living() == {"<MPAuthX wx2 sku=shop>"}))
+        assert samples(registry)["mpauthx_logins_waiting"] == 0
+    await until(lambda: is_true(not names_of_living()))
+
+
+async def is_true(outcome: bool) -> bool:
+    return outcome
 
 
 def test_the_registry_is_that_of_the_process_unless_told_otherwise():

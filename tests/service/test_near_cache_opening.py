@@ -2,23 +2,29 @@
 
 import asyncio
 import logging
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import Connection, ConnectionPool, Redis, RedisCluster
 
 from mpauthx_async import (
     ClosedError,
     ConfigurationError,
     Connections,
+    InvalidTokenError,
     MPAuthX,
+    RedisKeyValueStore,
     RedisTokenStore,
     WeChatSimulator,
 )
+from mpauthx_async._compat import transport_of
 from mpauthx_async.stores import open_key_value_store, open_token_store
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
+from mpauthx_async.stores.near_cache import SharedNearCache
 from tests.helpers.near_services import (
     Make,
     cache_of,
@@ -28,7 +34,9 @@ from tests.helpers.near_services import (
     warm,
     with_near_cache,
 )
+from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
+from tests.helpers.secret_world import PASSWORD, add_user, redis_url
 from tests.helpers.service_calls import log_in
 
 LOGGER = "mpauthx_async.stores.redis.tracking"
@@ -96,6 +104,31 @@ async def test_closing_while_it_connects(server: RedisServer, admin: Redis) -> N
     assert asyncio.all_tasks() <= tasks
 
 
+async def test_closing_a_store_goes_on_when_it_is_cancelled(
+    server: RedisServer, admin: Redis
+) -> None:
+    async def was_looked_up() -> bool:
+        return "cmdstat_mget" in await admin.info("commandstats")
+
+    tasks = asyncio.all_tasks()
+    async with RedisProxy(server) as proxy:
+        store = RedisTokenStore(proxy.url, near_cache=10)
+        assert await store.lookup([new_session().ref]) == [None]
+        await admin.config_resetstat()
+        proxy.answers.clear()
+        lookup = asyncio.ensure_future(store.lookup([new_session().ref]))
+        await until(was_looked_up)
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        proxy.answers.set()
+        await asyncio.gather(lookup, return_exceptions=True)
+        await until_alone(admin)
+    assert asyncio.all_tasks() <= tasks
+
+
 async def test_a_store_that_was_closed_connects_no_more(server: RedisServer, admin: Redis) -> None:
     store = RedisTokenStore(server.url, near_cache=10)
     await store.close()
@@ -106,6 +139,34 @@ async def test_a_store_that_was_closed_connects_no_more(server: RedisServer, adm
 
 
 # How it connects
+
+
+async def test_a_connection_that_is_lost_as_soon_as_it_is_open_leaves_nothing_to_the_event_loop(
+    server: RedisServer,
+) -> None:
+    lost: list[int] = []  # the number of its socket
+    left: list[bool] = []
+
+    class LostOnce(Connection):
+        async def connect(self) -> None:
+            if lost and not left:
+                left.append(asyncio.get_running_loop().remove_writer(lost[0]))
+            await super().connect()
+            if self.protocol == 3 and not lost:
+                connected = transport_of(self).get_extra_info("socket")
+                lost.append(connected.fileno())
+                connected.shutdown(socket.SHUT_RDWR)
+
+    changes = SharedNearCache(10)
+    pool = ConnectionPool(LostOnce, host="127.0.0.1", port=server.port, protocol=2)
+    async with Redis(connection_pool=pool) as client, RedisTokenStore(client) as store:
+        store.push_changes_to(changes)
+
+        async def is_open() -> bool:
+            return changes.is_open
+
+        await until(is_open)
+    assert left == [False]  # else the next socket of this number would hang
 
 
 async def test_an_injected_client_that_decodes_and_keys_that_are_no_text(
@@ -124,7 +185,7 @@ async def test_an_injected_client_that_decodes_and_keys_that_are_no_text(
         await admin.execute_command("DEL", b"mpauthx:t:\xff\xfe")
         await elsewhere.revoke(given.response)
         await refused_in_time(auth, given.response)
-        assert cache_of(auth).knows(other.response)
+        assert cache_of(auth).known(other.response)
         assert [tracker["id"] for tracker in await trackers(admin)] == before
 
 
@@ -197,6 +258,15 @@ async def test_a_cluster_is_refused(cluster: RedisCluster) -> None:
     await RedisTokenStore(cluster).lookup([new_session().ref])
 
 
+@pytest.mark.parametrize("make_one", [RedisTokenStore, RedisKeyValueStore, Connections])
+def test_tells_that_near_cache_is_an_argument_where_a_url_cannot_have_it(
+    make_one: Callable[[str], object],
+) -> None:
+    for query in ("near_cache=100", "db=1&near_cache=100"):
+        with pytest.raises(ConfigurationError, match=r"it is an argument: RedisTokenStore\(url, "):
+            make_one(f"redis://:pass@127.0.0.1/0?{query}")
+
+
 @pytest.mark.parametrize("query", ["", "?near_cache=0", "?db=0&near_cache=0"])
 async def test_by_default_there_is_none(
     query: str, make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
@@ -210,6 +280,14 @@ async def test_by_default_there_is_none(
 # Where it cannot be
 
 
+async def without_tracking(admin: Redis, server: RedisServer) -> str:
+    """The URL of a user who may do all but CLIENT."""
+    await admin.execute_command(
+        "ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-client"
+    )
+    return f"redis://limited:secret@127.0.0.1:{server.port}/0"
+
+
 async def test_a_user_who_may_not_track_has_no_near_cache_and_one_warning(
     make: Make,
     server: RedisServer,
@@ -217,13 +295,33 @@ async def test_a_user_who_may_not_track_has_no_near_cache_and_one_warning(
     wx: WeChatSimulator,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await admin.execute_command(
-        "ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-client"
-    )
-    url = f"redis://limited:secret@127.0.0.1:{server.port}/0?near_cache=10"
-    async with make(tokens=url) as auth:
+    url = await without_tracking(admin, server)
+    async with make(tokens=f"{url}?near_cache=10") as auth:
         await use_without_cache(auth, wx, caplog)
     assert_warned_once(caplog)
+
+
+async def test_until_revoked_says_that_it_asks_a_redis_that_refuses_to_push(
+    make: Make,
+    server: RedisServer,
+    admin: Redis,
+    wx: WeChatSimulator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def is_told() -> bool:
+        return "until_revoked asks once a second" in caplog.text
+
+    async def hold(auth: MPAuthX, token: str) -> None:
+        async with auth.until_revoked(token):
+            await asyncio.Event().wait()
+
+    async with make(tokens=await without_tracking(admin, server)) as auth:
+        token = (await log_in(auth, wx)).response
+        block = asyncio.create_task(hold(auth, token))
+        await until(is_told)
+        assert await auth.revoke(token)
+        with pytest.raises(InvalidTokenError):
+            await block
 
 
 async def test_a_redis_without_resp3_has_no_near_cache_and_one_warning(
@@ -236,6 +334,21 @@ async def test_a_redis_without_resp3_has_no_near_cache_and_one_warning(
         async with make(tokens=with_near_cache(url)) as auth:
             await use_without_cache(auth, wx, caplog)
     assert_warned_once(caplog)
+
+
+async def test_the_warning_that_a_near_cache_stays_off_quotes_no_password(
+    make: Make, tmp_path: Path, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = tmp_path / "old.conf"
+    settings.write_text("rename-command HELLO GREET\n")
+    with RedisServer(include=str(settings)) as old:
+        add_user(old)
+        url = f"{redis_url(old)}?protocol=2"
+        async with make(tokens=with_near_cache(url)) as auth:
+            await use_without_cache(auth, wx, caplog)
+    assert_warned_once(caplog)
+    assert "HELLO" in caplog.text
+    assert PASSWORD not in caplog.text
 
 
 async def use_without_cache(

@@ -34,14 +34,14 @@ async def test_pages_name_each_user_once_and_the_latest_first(
     assert await auth.online_count() == 7
 
 
-async def test_a_limit_that_is_none_is_refused(auth: MPAuthX) -> None:
+async def test_rejects_an_invalid_limit(auth: MPAuthX) -> None:
     bad_ones: list[Any] = [0, -1, 1001, True, "5", 1.5, None, 10**30]
     for limit in bad_ones:
         with pytest.raises(ParameterError, match="limit"):
             await auth.online(None, limit)
 
 
-async def test_a_cursor_that_is_none_is_refused(auth: MPAuthX, wx: WeChatSimulator) -> None:
+async def test_rejects_an_invalid_cursor(auth: MPAuthX, wx: WeChatSimulator) -> None:
     await log_in(auth, wx)
     bad_ones: list[Any] = ["", "x", "bob", 5, b"", False, "\ud800", "é", "A" * 100_000, "MTIz", "|"]
     for cursor in bad_ones:

@@ -1,6 +1,7 @@
 """check: whether the stores can serve now."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,9 +29,8 @@ async def failure(auth: MPAuthX) -> str:
     return str(caught.value)
 
 
-async def test_passes_where_all_stores_serve(make: Make, tokens: str) -> None:
-    async with make(tokens=tokens) as auth:
-        await auth.check()
+async def test_passes_where_all_stores_serve(auth: MPAuthX) -> None:
+    await auth.check()
 
 
 async def test_passes_on_a_cluster(make: Make, cluster: RedisCluster) -> None:
@@ -64,19 +64,63 @@ async def test_a_store_that_hangs_fails_in_time(
 ) -> None:
     async with make(tokens=server.url) as auth:
         await auth.check()  # from now on the users' file is open
-        assert readiness._TIMEOUT == 2
-        monkeypatch.setattr(readiness, "_TIMEOUT", 0.5)
-        server.pause()
-        try:
+        assert (readiness._OWN_TIMEOUT, readiness._TIMEOUT) == (1.5, 2)
+        monkeypatch.setattr(readiness, "_TIMEOUT", 60)
+        with server.hanging():
             told = await failure(auth)
-        finally:
-            server.resume()
-    assert "token store cannot serve. It did not answer within 0.5 seconds" in told
+    assert "token store cannot serve. Redis failed (TimeoutError: no answer in time)." in told
+    assert "its URL begins with rediss" in told
+
+
+async def test_a_custom_store_that_hangs_is_named_by_its_class(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "_TIMEOUT", 0.05)
+    async with make(users=Hanging(), tokens=MemoryTokens()) as auth:
+        told = await failure(auth)
+    assert "user store cannot serve. Hanging did not answer within 0.05 seconds" in told
+
+
+async def test_a_sql_server_that_hangs_is_named(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "_TIMEOUT", 60)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+asyncpg://bob:Xy-s3cret@127.0.0.1:{silent.getsockname()[1]}/shop"
+        async with make(users=url, tokens=MemoryTokens()) as auth:
+            told = await failure(auth)
+    assert "user store cannot serve. The database shop at 127.0.0.1:" in told
+    assert "(postgresql+asyncpg) did not answer in time" in told
+    assert "s3cret" not in told
+
+
+@pytest.mark.parametrize(
+    ("user", "path", "advice"),
+    [
+        (":wr0ng@", "/0", "the user and the password"),
+        ("nobody:wr0ng@", "/0", "the user and the password"),
+        ("", "/99", "fewer databases"),
+    ],
+)
+async def test_what_only_the_operator_can_mend_is_not_retryable(
+    make: Make, server: RedisServer, admin: Redis, user: str, path: str, advice: str
+) -> None:
+    if user:
+        await admin.config_set("requirepass", "r1ght")
+    async with make(tokens=f"redis://{user}127.0.0.1:{server.port}{path}") as auth:
+        with pytest.raises(StoreError, match=advice) as caught:
+            await auth.check()
+    assert not caught.value.retryable
 
 
 class Broken(MemoryTokens):
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         raise OSError("the disk of tokens is gone")
+
+
+class Hanging(MemoryUsers):
+    async def check(self) -> None:
+        await asyncio.Event().wait()
 
 
 class Unready(MemoryUsers):
@@ -118,6 +162,5 @@ async def test_a_server_that_tells_neither_version_nor_role_is_taken_as_it_is(
         await auth.check()
 
 
-async def test_many_may_check_at_once(make: Make, tokens: str) -> None:
-    async with make(tokens=tokens) as auth:
-        await asyncio.gather(*(auth.check() for _ in range(50)))
+async def test_many_may_check_at_once(auth: MPAuthX) -> None:
+    await asyncio.gather(*(auth.check() for _ in range(50)))

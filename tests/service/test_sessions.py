@@ -13,7 +13,7 @@ from mpauthx_async import (
     TokenStatus,
     WeChatSimulator,
 )
-from tests.helpers.service_calls import FORGERIES, devices, forged, log_in
+from tests.helpers.service_calls import FORGERIES, devices, forged, key_calls, log_in
 
 KEPT_EXACTLY = (
     "iPhone 15",
@@ -95,14 +95,6 @@ async def test_rejects_an_invalid_device_before_using_the_code(
     assert (await auth.authorize(code)).user.id == "bob"
 
 
-async def test_an_invalid_token_has_no_session(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    token = (await log_in(auth, wx)).response
-    for bad in (*FORGERIES, forged(token)):
-        assert await auth.session(bad) is None
-    await auth.revoke(token)
-    assert await auth.session(token) is None
-
-
 async def test_rejects_an_invalid_user_id(auth: MPAuthX) -> None:
     bad_ones: list[Any] = [None, "", 5, b"bob", "a b", "a|b", "x" * 129, "\ud800", "\n"]
     for user_id in bad_ones:
@@ -113,21 +105,17 @@ async def test_rejects_an_invalid_user_id(auth: MPAuthX) -> None:
             auth.ban(user_id),
             auth.unban(user_id),
             auth.ban_of(user_id),
+            auth.forget_user(user_id),
+            auth.clear_profile(user_id, ["city"]),
         ):
             with pytest.raises(ParameterError, match="user_id"):
                 await call
+    for user_id in bad_ones[:3]:
+        with pytest.raises(ParameterError):
+            await auth.refresh_token(user_id)
 
 
 # Ending them
-
-
-async def test_revoking_an_invalid_token_ends_no_session(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
-    token = (await log_in(auth, wx)).response
-    for bad in (*FORGERIES, forged(token)):
-        assert await auth.revoke(bad) is False
-    assert await auth.is_token_valid(token)
 
 
 async def test_a_session_is_revoked_by_its_id(auth: MPAuthX, wx: WeChatSimulator) -> None:
@@ -231,29 +219,42 @@ async def test_the_status_of_a_token_tells_what_became_of_it(
         assert {token: await auth.token_status(token) for token in expected} == expected
         for token in expected:
             assert await auth.is_token_valid(token) is (token == active)
-
-
-async def test_the_status_of_garbage_is_unknown(auth: MPAuthX) -> None:
-    for token in FORGERIES:
-        assert await auth.token_status(token) is TokenStatus.unknown
-
-
-async def test_the_error_tells_the_status_of_the_token(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    async with make(tokens=tokens, policy=LoginPolicy(max_sessions=1)) as auth:
-        replaced = (await log_in(auth, wx)).response
-        revoked = (await log_in(auth, wx)).response
-        await auth.revoke(revoked)
-        banned = (await log_in(auth, wx, "mallory")).response
-        await auth.ban("mallory")
-        for token, status in (
-            (replaced, TokenStatus.replaced),
-            (revoked, TokenStatus.revoked),
-            (banned, TokenStatus.banned),
-            (forged(revoked), TokenStatus.unknown),
-        ):
-            for call in (auth.rotate(token), auth.decrypt(token, "data", "iv")):
+        expected[rotated] = TokenStatus.reused  # by that call
+        del expected[active]
+        for token, status in expected.items():
+            for call in (auth.authenticate(token), auth.rotate(token), *key_calls(auth, token)):
                 with pytest.raises(InvalidTokenError) as caught:
                     await call
                 assert (caught.value.status, caught.value.code) == (status, 6104)
+
+
+async def test_every_method_refuses_an_invalid_token(auth: MPAuthX, wx: WeChatSimulator) -> None:
+    token = (await log_in(auth, wx)).response
+    bad_ones: list[Any] = [
+        *FORGERIES,
+        forged(token),
+        token.encode(),
+        [token],
+        token + "x" * 1_000_000,
+        token + "\n",
+        " " + token,
+        "\x00\n\t",
+        "a|b",
+        "a|b|c",
+        "a|b|c|d",
+        "||",
+        token.replace("shop", "debug"),
+        token.replace("bob", "eve"),
+        "\ud800|shop|" + token[-43:],
+    ]
+    for bad in bad_ones:
+        assert await auth.is_token_valid(bad) is False
+        assert await auth.session(bad) is None
+        assert await auth.revoke(bad) is False
+        assert await auth.token_status(bad) is TokenStatus.unknown
+        for call in (auth.authenticate(bad), auth.rotate(bad), *key_calls(auth, bad)):
+            with pytest.raises(InvalidTokenError) as caught:
+                await call
+            assert caught.value.status is TokenStatus.unknown
+    assert len(wx.requests) == 1
+    assert await auth.is_token_valid(token)

@@ -8,15 +8,11 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from mpauthx_async.simulator import Fault, SealedUserInfo, WeChatSimulator
-from tests.helpers.clock import Clock
 from tests.helpers.simulator_client import decrypt
 
 PATH = "/sns/jscode2session"
@@ -32,18 +28,6 @@ SAMPLE_DATA = (
     "VWSgARns/8wR2SiRS7MNACwTyrGvt9ts8p12PKFdlqYTopNHR1Vf7XjfhQlVsAJdNiKdYmYVoKlaRv85IfVunYzO0IKXsy"
     "l7JCUjCpoG20f0a04COwfneQAGGwd5oa+T8yO5hzuyDb/XcxxmK01EpqOyuxINew=="
 )
-
-
-@pytest.fixture
-async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
-    async with WeChatSimulator(clock=clock) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 def query(wx: WeChatSimulator, code: str, **changes: str | None) -> dict[str, str]:
@@ -397,22 +381,6 @@ async def test_a_broken_request_line_breaks_nothing_and_is_not_logged(wx, http, 
     assert b" 500 " not in answer.splitlines()[0]
     assert wx.app_secret not in caplog.text
     assert await errcode(http, wx, wx.login("bob")) is None
-
-
-@settings(
-    max_examples=50,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(
-    parameters=st.dictionaries(
-        st.sampled_from(["appid", "secret", "js_code", "grant_type", "other"]),
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=50),
-    )
-)
-async def test_any_query_is_answered_with_an_errcode(wx, http, parameters):
-    async with http.get(wx.url + PATH, params=parameters) as response:
-        assert response.status == 200
-        assert json.loads(await response.read())["errcode"] in {41002, 40013}
 
 
 # Faults, as an aiohttp client meets them

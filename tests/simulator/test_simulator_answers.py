@@ -8,7 +8,6 @@ import aiohttp
 import pytest
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
-from tests.helpers.clock import Clock
 from tests.helpers.simulator_client import HINT, RID, Client
 
 SESSION = "/sns/jscode2session"
@@ -23,12 +22,6 @@ SNS = (
     "/sns/userinfo",
     "/sns/auth",
 )
-
-
-@pytest.fixture
-async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
-    async with WeChatSimulator(clock=clock) as simulator:
-        yield simulator
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import logging
 import re
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -14,11 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
-from tests.helpers.clock import Clock
-from tests.helpers.simulator_client import HINT, RID, Client, decrypt
+from tests.helpers.simulator_client import (
+    ACCOUNT,
+    HINT,
+    RID,
+    SECRET,
+    Client,
+    decrypt,
+    session,
+)
 
-OTHER = "wxbbbbbbbbbbbbbbbb"
-OTHER_SECRET = "f0e1d2c3" * 4
 STABLE, CLASSIC = "/cgi-bin/stable_token", "/cgi-bin/token"
 CHECK, RESET = "/wxa/checksession", "/wxa/resetusersessionkey"
 PHONE = "/wxa/business/getuserphonenumber"
@@ -30,12 +34,6 @@ PARAMETERS = (
     *("js_code", "corpid", "corpsecret", "component_appid", "component_access_token"),
 )
 WECOM_TOKEN, WECOM = "/cgi-bin/gettoken", "/cgi-bin/miniprogram/jscode2session"
-
-
-@pytest.fixture
-async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
-    async with WeChatSimulator(clock=clock, other_apps={OTHER: OTHER_SECRET}) as simulator:
-        yield simulator
 
 
 def without_nones(fields: dict) -> dict:
@@ -116,7 +114,7 @@ async def test_a_refresh_is_forced_20_times_a_day(client, clock):
     assert answer["errcode"] == 45009
     assert re.fullmatch(f"reach max api daily quota limit {HINT} {RID}", answer["errmsg"])
     assert (await stable(client))["access_token"] == latest["access_token"]
-    other = await stable(client, appid=OTHER, secret=OTHER_SECRET, force_refresh=True)
+    other = await stable(client, appid=ACCOUNT, secret=SECRET, force_refresh=True)
     assert other["expires_in"] == 7200
     clock.now += 86_400
     assert (await stable(client, force_refresh=True))["expires_in"] == 7200
@@ -145,12 +143,12 @@ async def test_the_two_kinds_of_tokens_know_nothing_of_each_other(client, clock)
 
 async def test_all_tokens_of_an_app_can_be_made_dead(wx, client):
     tokens = [await stable(client), await classic(client)]
-    other = await stable(client, appid=OTHER, secret=OTHER_SECRET)
+    other = await stable(client, appid=ACCOUNT, secret=SECRET)
     wx.expire_access_tokens()
     assert [await use(client, token) for token in tokens] == [40001, 40001]
     assert await use(client, other) == 40029
     assert await use(client, await stable(client)) == 40029
-    wx.expire_access_tokens(OTHER)
+    wx.expire_access_tokens(ACCOUNT)
     assert await use(client, other) == 40001
     with pytest.raises(LookupError, match="other_apps"):
         wx.expire_access_tokens("wx0")
@@ -164,7 +162,7 @@ async def test_all_tokens_of_an_app_can_be_made_dead(wx, client):
         ({"appid": None}, 41002, "appid missing"),
         ({"appid": "wx0"}, 40013, "invalid appid"),
         ({"secret": None}, 41004, "appsecret missing"),
-        ({"secret": OTHER_SECRET}, 40125, "invalid appsecret"),
+        ({"secret": SECRET}, 40125, "invalid appsecret"),
     ],
 )
 @pytest.mark.parametrize("ask", [stable, classic])
@@ -255,9 +253,7 @@ async def test_a_phone_code_gives_the_number(wx, client, clock):
 async def test_the_old_form_is_sealed_with_the_session_key_and_says_the_same(wx, client):
     code = wx.login("bob")
     phone = wx.get_phone_number("bob", "61234567", country_code="852")
-    query = {"appid": wx.app_id, "secret": wx.app_secret, "js_code": code}
-    session = await client.get("/sns/jscode2session", **query, grant_type="authorization_code")
-    payload = decrypt(session["session_key"], phone.encrypted_data, phone.iv)
+    payload = decrypt(await session_key_of(client, code), phone.encrypted_data, phone.iv)
     assert payload["phoneNumber"] == "+85261234567"
     assert (payload["purePhoneNumber"], payload["countryCode"]) == ("61234567", "852")
     token = (await stable(client))["access_token"]
@@ -267,9 +263,9 @@ async def test_the_old_form_is_sealed_with_the_session_key_and_says_the_same(wx,
 
 async def test_a_phone_code_works_once_for_five_minutes_in_its_app(wx, client, clock):
     wx.login("bob")
-    wx.login("bob", app_id=OTHER)
+    wx.login("bob", app_id=ACCOUNT)
     codes = [wx.get_phone_number("bob").code for _ in range(2)]
-    codes.append(wx.get_phone_number("bob", app_id=OTHER).code)
+    codes.append(wx.get_phone_number("bob", app_id=ACCOUNT).code)
     codes.append(wx.login("bob"))  # which is a code of another kind
     token = (await stable(client))["access_token"]
 
@@ -300,10 +296,8 @@ def test_a_phone_number_before_a_login_is_a_lookup_error_that_says_what_to_do():
 # Session keys
 
 
-async def session_of(client: Client, code: str) -> str:
-    query = {"appid": client.wx.app_id, "secret": client.wx.app_secret, "js_code": code}
-    answer = await client.get("/sns/jscode2session", **query, grant_type="authorization_code")
-    return answer["session_key"]
+async def session_key_of(client: Client, code: str) -> str:
+    return (await session(client, code))["session_key"]
 
 
 async def signed(client: Client, path: str, session_key: str, **changes: str | None) -> dict:
@@ -318,7 +312,7 @@ async def signed(client: Client, path: str, session_key: str, **changes: str | N
 
 
 async def test_checksession_checks_whether_a_session_key_is_current(wx, client):
-    session_key = await session_of(client, wx.login("bob"))
+    session_key = await session_key_of(client, wx.login("bob"))
     assert await signed(client, CHECK, session_key) == {"errcode": 0, "errmsg": "ok"}
     wx.login("bob")
     answer = await signed(client, CHECK, session_key)
@@ -327,7 +321,7 @@ async def test_checksession_checks_whether_a_session_key_is_current(wx, client):
 
 
 async def test_a_session_key_can_be_reset(wx, client):
-    session_key = await session_of(client, wx.login("bob"))
+    session_key = await session_key_of(client, wx.login("bob"))
     answer = await signed(client, RESET, session_key)
     assert (answer["errcode"], answer["errmsg"], answer["openid"]) == (0, "ok", "bob")
     assert answer["session_key"] != session_key
@@ -352,8 +346,8 @@ async def test_a_session_key_can_be_reset(wx, client):
     ],
 )
 async def test_a_session_is_asked_for_with_a_right_signature(wx, client, path, changes, number):
-    session_key = await session_of(client, wx.login("bob"))
-    wx.login("carol", app_id=OTHER)
+    session_key = await session_key_of(client, wx.login("bob"))
+    wx.login("carol", app_id=ACCOUNT)
     wx.web_login("dave")  # who has no session key
     assert (await signed(client, path, session_key, **changes))["errcode"] == number
     assert (await signed(client, CHECK, session_key))["errcode"] == 0
@@ -362,17 +356,17 @@ async def test_a_session_is_asked_for_with_a_right_signature(wx, client, path, c
 async def test_users_of_two_apps_have_session_keys_of_their_own(wx, client):
     code = wx.login("bob")
     info = wx.get_user_info("bob")
-    wx.login("bob", app_id=OTHER)
-    session_key = await session_of(client, code)
+    wx.login("bob", app_id=ACCOUNT)
+    session_key = await session_key_of(client, code)
     assert decrypt(session_key, info.encrypted_data, info.iv)["watermark"]["appid"] == wx.app_id
 
 
 async def test_sealed_data_carries_the_watermark_of_its_app(wx, client):
     key = "tiihtNczf5v6AKRyjwEUhQ=="
-    wx.login("bob", session_key=key, app_id=OTHER)
-    sealed = wx.seal("bob", {"openGId": "group"}, app_id=OTHER)
+    wx.login("bob", session_key=key, app_id=ACCOUNT)
+    sealed = wx.seal("bob", {"openGId": "group"}, app_id=ACCOUNT)
     payload = decrypt(key, sealed.encrypted_data, sealed.iv)
-    assert (payload["openGId"], payload["watermark"]["appid"]) == ("group", OTHER)
+    assert (payload["openGId"], payload["watermark"]["appid"]) == ("group", ACCOUNT)
 
 
 # Third-party platforms
@@ -393,10 +387,10 @@ async def component(client: Client, code: str, /, **changes: str | None) -> dict
 async def test_a_platform_logs_users_of_its_apps_in(wx, client):
     answer = await component(client, wx.login("bob", "union-bob"))
     assert answer.keys() == {"openid", "session_key", "unionid"}
-    code = wx.login("carol", app_id=OTHER)
+    code = wx.login("carol", app_id=ACCOUNT)
     assert (await component(client, code))["errcode"] == 40029
-    assert (await component(client, code, appid=OTHER))["openid"] == "carol"
-    assert (await component(client, code, appid=OTHER))["errcode"] == 40163
+    assert (await component(client, code, appid=ACCOUNT))["openid"] == "carol"
+    assert (await component(client, code, appid=ACCOUNT))["errcode"] == 40163
 
 
 @pytest.mark.parametrize(
@@ -544,7 +538,7 @@ async def test_wecoms_users_are_checked_like_others(wx):
 async def test_no_secret_and_no_token_is_in_requests_reprs_and_logs(wx, client, caplog):
     caplog.set_level(logging.DEBUG)
     token = (await stable(client))["access_token"]
-    session_key = await session_of(client, wx.login("bob"))
+    session_key = await session_key_of(client, wx.login("bob"))
     phone = wx.get_phone_number("bob")
     await client.post(PHONE, {"code": phone.code}, access_token=token)
     await signed(client, CHECK, session_key)
@@ -641,13 +635,13 @@ async def front_page(client: Client) -> dict[str, str]:
 
 
 async def test_another_process_gets_phone_numbers_and_members(wx, client):
-    code = (await client.control("login", open_id="bob", app_id=OTHER))["code"]
-    phone = await client.control("phone_number", open_id="bob", app_id=OTHER, phone_number="1")
+    code = (await client.control("login", open_id="bob", app_id=ACCOUNT))["code"]
+    phone = await client.control("phone_number", open_id="bob", app_id=ACCOUNT, phone_number="1")
     assert phone.keys() == {"code", "encryptedData", "iv"}
-    token = (await stable(client, appid=OTHER, secret=OTHER_SECRET))["access_token"]
+    token = (await stable(client, appid=ACCOUNT, secret=SECRET))["access_token"]
     answer = await client.post(PHONE, {"code": phone["code"]}, access_token=token)
     assert answer["phone_info"]["phoneNumber"] == "1"
-    assert (await component(client, code, appid=OTHER))["openid"] == "bob"
+    assert (await component(client, code, appid=ACCOUNT))["openid"] == "bob"
     code = (await client.control("wecom_login", user_id="zhangsan"))["code"]
     assert (await wecom_session(client, code))["userid"] == "zhangsan"
     assert "call login" in (await client.control("phone_number", open_id="nobody"))["message"]
@@ -661,7 +655,7 @@ async def test_another_process_gets_phone_numbers_and_members(wx, client):
     path=st.sampled_from(
         [
             *(CLASSIC, CHECK, RESET, COMPONENT, COMPONENT_WEB, COMPONENT_REFRESH),
-            *(WECOM_TOKEN, WECOM, "/sns/userinfo"),
+            *(WECOM_TOKEN, WECOM, "/sns/userinfo", "/sns/jscode2session"),
         ]
     ),
     query=st.dictionaries(

@@ -3,21 +3,13 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
 
 import pytest
 
 from mpauthx_async.simulator import WeChatSimulator
-from tests.helpers.clock import Clock
-from tests.helpers.simulator_client import ACCOUNT, RID, SECRET, Client, exchange
+from tests.helpers.simulator_client import ACCOUNT, RID, SECRET, Client, exchange, session
 
 DAY = 86_400
-
-
-@pytest.fixture
-async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
-    async with WeChatSimulator(clock=clock, other_apps={ACCOUNT: SECRET}) as simulator:
-        yield simulator
 
 
 async def refresh(client: Client, refresh_token: str, /, **changes: str | None) -> dict:
@@ -84,18 +76,13 @@ async def test_a_code_belongs_to_one_app(wx, client):
 
 async def test_the_codes_of_pages_and_of_mini_programs_are_not_the_same(wx, client):
     assert (await exchange(client, wx.login("bob")))["errcode"] == 40029
-    session = {"appid": wx.app_id, "secret": wx.app_secret, "grant_type": "authorization_code"}
-    answer = await client.get("/sns/jscode2session", **session, js_code=wx.web_login("bob"))
-    assert answer["errcode"] == 40029
+    assert (await session(client, wx.web_login("bob")))["errcode"] == 40029
 
 
 async def test_a_mini_programs_code_belongs_to_one_app(wx, client):
     code = wx.login("bob", app_id=ACCOUNT)
-    query = {"js_code": code, "grant_type": "authorization_code"}
-    first = {"appid": wx.app_id, "secret": wx.app_secret}
-    assert (await client.get("/sns/jscode2session", **first, **query))["errcode"] == 40029
-    second = {"appid": ACCOUNT, "secret": SECRET}
-    assert (await client.get("/sns/jscode2session", **second, **query))["openid"] == "bob"
+    assert (await session(client, code))["errcode"] == 40029
+    assert (await session(client, code, appid=ACCOUNT, secret=SECRET))["openid"] == "bob"
 
 
 async def test_one_open_id_is_another_user_in_another_app(wx, client):

@@ -1,7 +1,6 @@
 """The pages at which WeChatSimulator asks a browser's user for consent, over real HTTP."""
 
 import re
-from collections.abc import AsyncIterator
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
@@ -14,12 +13,6 @@ from tests.helpers.simulator_client import ACCOUNT, SECRET, Client, exchange
 
 PAGE = "/connect/oauth2/authorize"
 QR_PAGE = "/connect/qrconnect"
-
-
-@pytest.fixture
-async def wx() -> AsyncIterator[WeChatSimulator]:
-    async with WeChatSimulator(other_apps={ACCOUNT: SECRET}) as simulator:
-        yield simulator
 
 
 def page_query(wx: WeChatSimulator, **changes: str | None) -> dict[str, str]:

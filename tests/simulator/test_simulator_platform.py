@@ -2,23 +2,17 @@
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
 from mpauthx_async.simulator import WeChatSimulator
 from tests.helpers.clock import Clock
-from tests.helpers.simulator_client import ACCOUNT, SECRET, Client
+from tests.helpers.simulator_client import ACCOUNT, Client
 
 ACCESS, REFRESH = "/sns/oauth2/component/access_token", "/sns/oauth2/component/refresh_token"
 KEYS = "/wxa/business/getuserencryptkey"
 Fields = dict[str, str | None]
-
-
-@pytest.fixture
-async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
-    async with WeChatSimulator(clock=clock, other_apps={ACCOUNT: SECRET}) as simulator:
-        yield simulator
 
 
 def credentials(wx: WeChatSimulator) -> Fields:

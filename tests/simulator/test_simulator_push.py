@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 from xml.etree import ElementTree
 
@@ -13,17 +12,9 @@ from aiohttp.test_utils import TestServer
 from Crypto.Cipher import AES
 
 from mpauthx_async.simulator import PushedEvent, WeChatSimulator
-from tests.helpers.clock import Clock
-from tests.helpers.simulator_client import Client
+from tests.helpers.simulator_client import ACCOUNT, Client
 
 REVOKE = "user_authorization_revoke"
-OTHER = "wxbbbbbbbbbbbbbbbb"
-
-
-@pytest.fixture
-async def wx() -> AsyncIterator[WeChatSimulator]:
-    async with WeChatSimulator(clock=Clock(), other_apps={OTHER: "f0e1d2c3" * 4}) as simulator:
-        yield simulator
 
 
 def sign(*texts: str) -> str:
@@ -51,9 +42,9 @@ def decrypt(encrypted: str, aes_key: str) -> tuple[bytes, str]:
 @pytest.mark.parametrize("mode", ["safe", "compatible", "plain"])
 @pytest.mark.parametrize("form", ["json", "xml"])
 def test_an_event_has_the_fields_that_wechat_documents(wx: WeChatSimulator, form: Any, mode: Any):
-    wx.login("bob", "union-of-bob", app_id=OTHER)
+    wx.login("bob", "union-of-bob", app_id=ACCOUNT)
     wx.push.token = "AAAAA"
-    pushed = wx.push_event(REVOKE, "bob", revoke_info=[6, 8], mode=mode, form=form, app_id=OTHER)
+    pushed = wx.push_event(REVOKE, "bob", revoke_info=[6, 8], mode=mode, form=form, app_id=ACCOUNT)
     query = pushed.query
     assert query["signature"] == sign("AAAAA", query["timestamp"], query["nonce"])
     assert query["timestamp"] == "1700000000"
@@ -67,7 +58,7 @@ def test_an_event_has_the_fields_that_wechat_documents(wx: WeChatSimulator, form
         assert query["msg_signature"] == sign(*signed)
         assert (query["encrypt_type"], query["openid"]) == ("aes", "bob")
         raw, app_id = decrypt(encrypted, wx.push.aes_key)
-        assert app_id == OTHER
+        assert app_id == ACCOUNT
         message = read(raw, form)
         assert shown == (message if mode == "compatible" else {"ToUserName": message["ToUserName"]})
     assert message.pop("ToUserName").startswith("gh_")
@@ -78,7 +69,7 @@ def test_an_event_has_the_fields_that_wechat_documents(wx: WeChatSimulator, form
         "Event": REVOKE,
         "OpenID": "bob",
         "UnionID": "union-of-bob",
-        "AppID": OTHER,
+        "AppID": ACCOUNT,
         "RevokeInfo": "6,8",
     }
     assert pushed.content_type == {"json": "application/json", "xml": "text/xml"}[form]
@@ -130,9 +121,9 @@ async def test_another_process_gets_an_event_and_the_settings(wx: WeChatSimulato
     )
     assert pushed["query"].keys() == {"signature", "timestamp", "nonce"}
     assert read(pushed["body"].encode(), "xml")["RevokeInfo"] == "19"
-    pushed = await client.control("push_event", event=REVOKE, open_id="bob", app_id=OTHER)
+    pushed = await client.control("push_event", event=REVOKE, open_id="bob", app_id=ACCOUNT)
     encrypted = json.loads(pushed["body"])["Encrypt"]
-    assert decrypt(encrypted, wx.push.aes_key)[1] == OTHER
+    assert decrypt(encrypted, wx.push.aes_key)[1] == ACCOUNT
     async with client.http.get(wx.url + "/") as response:
         page = await response.text()
     assert f"push token {wx.push.token}\n" in page

@@ -8,7 +8,7 @@ import pytest
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
 from tests.helpers.clock import Clock
-from tests.helpers.simulator_client import ACCOUNT, SECRET, Client, exchange
+from tests.helpers.simulator_client import ACCOUNT, SECRET, Client, exchange, session
 
 SESSION, TOKEN = "/sns/jscode2session", "/cgi-bin/token"
 PAGE = "/connect/oauth2/authorize"
@@ -18,12 +18,6 @@ PAGE = "/connect/oauth2/authorize"
 async def wx() -> AsyncIterator[WeChatSimulator]:
     async with WeChatSimulator(calls_a_minute=1, other_apps={ACCOUNT: SECRET}) as simulator:
         yield simulator
-
-
-async def session(client: Client, code: str, secret: str | None = None) -> dict:
-    wx = client.wx
-    query = {"appid": wx.app_id, "secret": secret or wx.app_secret, "js_code": code}
-    return await client.get(SESSION, **query, grant_type="authorization_code")
 
 
 async def app_token(client: Client) -> str:
@@ -128,8 +122,8 @@ async def test_a_reset_takes_the_secrets_and_settings_that_were_given(wx, client
     wx.reset()
     assert (wx.app_secret, wx.url) == (given, url)
     assert (wx.corp_id, wx.corp_secret) == company
-    assert (await session(client, wx.login("bob"), "another"))["errcode"] == 40125
-    assert (await session(client, wx.login("bob"), given))["openid"] == "bob"
+    assert (await session(client, wx.login("bob"), secret="another"))["errcode"] == 40125
+    assert (await session(client, wx.login("bob"), secret=given))["openid"] == "bob"
     code = wx.web_login("bob", app_id=ACCOUNT)
     assert (await exchange(client, code, appid=ACCOUNT, secret=SECRET))["openid"] == "bob"
 

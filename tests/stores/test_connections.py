@@ -6,7 +6,6 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -85,20 +84,13 @@ async def test_connections_are_their_own_context():
 
 
 async def test_two_services_on_the_same_connections_share_one_pool_and_one_session(
-    redis: Redis, redis_server: RedisServer, wx: WeChatSimulator, tmp_path: Path
+    make, redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
 ):
     async with Connections(named(redis_server)) as connections:
 
         def service(sku: str) -> MPAuthX:
-            return MPAuthX(
-                app_id=wx.app_id,
-                app_secret=wx.app_secret,
-                sku=sku,
-                users=f"sqlite:///{tmp_path}/{sku}.db",
-                tokens=RedisTokenStore(connections),
-                connections=connections,
-                api_base=wx.url,
-            )
+            tokens = RedisTokenStore(connections)
+            return make(sku=sku, tokens=tokens, connections=connections)
 
         async with service("shop") as shop, service("blog") as blog:
             http = connections.http

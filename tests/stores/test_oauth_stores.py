@@ -63,11 +63,6 @@ def tokens(
     return KeyValueOAuthTokenStore(records, app_id=app_id, keys=keys)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "oauth.db"
-
-
 class TestDict(OAuthTokenStoreConformance):
     @pytest.fixture
     def store(self) -> DictOAuthTokenStore:

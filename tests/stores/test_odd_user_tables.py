@@ -210,7 +210,7 @@ class Model:
         }
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(data=st.data(), table=tables())
 def test_logins_keep_one_row_a_person(data: st.DataObject, table: Table) -> None:
     names = ["a", "b", "c" if table.has_unique_ids else "A"]

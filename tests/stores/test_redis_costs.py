@@ -14,7 +14,7 @@ from mpauthx_async.stores.conformance.examples import HOUR, LARGEST, SOLE, begin
 from mpauthx_async.stores.redis.commands import load_script
 from tests.helpers.redis_server import RedisServer
 
-FEW, MANY = 10, 100_000
+FEW, MANY = 10, 30_000  # many fill each bucket with more than a page takes of it
 BATCH = 1_000
 DAY = 24 * HOUR
 LONGER = 2 * HOUR  # than what lives: else what is written would depend on the millisecond
@@ -73,7 +73,7 @@ def many() -> Iterator[dict[str, Costs]]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_operation_sends_as_many_commands_among_100_000_users_as_among_10(
+def test_an_operation_sends_as_many_commands_among_30_000_users_as_among_10(
     operation: str, few: dict[str, Costs], many: dict[str, Costs]
 ) -> None:
     assert sum(few[operation].values()) > 0

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from pathlib import Path
+from collections.abc import Callable
 from zlib import crc32
 
 import pytest
@@ -141,16 +141,9 @@ class TestKeys:
         assert len({cluster.keyslot(key) for key in keys}) == 1
 
     async def test_a_dump_of_redis_holds_no_usable_token_nor_a_secret(
-        self, redis: Redis, wx: WeChatSimulator, tmp_path: Path
+        self, make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator
     ) -> None:
-        async with MPAuthX(
-            app_id=wx.app_id,
-            app_secret=wx.app_secret,
-            sku="shop",
-            users=f"sqlite:///{tmp_path}/users.db",
-            tokens=RedisTokenStore(redis),
-            api_base=wx.url,
-        ) as auth:
+        async with make(tokens=RedisTokenStore(redis)) as auth:
             results = [await auth.authorize(wx.login(f"o-{i}", session_key=KEY)) for i in range(5)]
             results.append(await auth.refresh_token("o-0"))
             results.append(await auth.rotate(results[1].response))

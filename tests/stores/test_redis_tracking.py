@@ -4,6 +4,7 @@ What changes is waited for, as it is Redis that tells; how long it may take is i
 """
 
 import asyncio
+import contextlib
 import gc
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from mpauthx_async import (
     AuthResult,
+    Connections,
     LoginPolicy,
     MPAuthX,
     RedisTokenStore,
@@ -26,6 +29,9 @@ from mpauthx_async import (
 )
 from mpauthx_async.events import TokenReuseDetected, TokensValidated
 from mpauthx_async.stores.conformance.examples import until
+from mpauthx_async.stores.near_cache import SharedNearCache
+from mpauthx_async.stores.redis.keys import SESSION_PREFIX
+from mpauthx_async.stores.redis.tracking import RedisTracking
 from tests.helpers.near_services import (
     Make,
     cache_of,
@@ -83,7 +89,7 @@ async def test_rejects_a_session_that_another_service_ended(
     async with make() as elsewhere:
         await ENDINGS[ending](elsewhere, given)
         await refused_in_time(auth, given.response)
-    assert cache_of(auth).knows(other.response)
+    assert cache_of(auth).known(other.response)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -127,7 +133,7 @@ async def test_rejects_a_session_that_another_process_revoked(
     assert process.stdout is not None
     process.stdin.write(f"{wx.app_secret}\n".encode())
     for token in tokens:
-        assert cache_of(auth).knows(token)
+        assert cache_of(auth).known(token)
         process.stdin.write(f"{token}\n".encode())
         assert (await process.stdout.readline()).split()[1].decode() == token
         await refused_in_time(auth, token)
@@ -172,7 +178,7 @@ async def test_a_token_ends_when_redis_says_so(
         was_kept = False
         while (asked_at := await server_time(admin)) < end + 100:
             is_valid = await auth.is_token_valid(token)
-            was_kept |= cache_of(auth).knows(token)
+            was_kept |= cache_of(auth).known(token) is not None
             assert not is_valid or asked_at < end + 1
             assert is_valid or await server_time(admin) >= end
         assert was_kept
@@ -287,9 +293,100 @@ async def test_a_cache_leaves_with_its_service(server: RedisServer, make: Make) 
         for _ in range(5):
             async with make(tokens=store):
                 pass
-        assert store._tracking is not None
+        assert store._near_cache is not None
         gc.collect()
-        assert len(store._tracking._caches) == 0
+        assert len(store._near_cache._caches) == 0
+
+
+async def test_a_thousand_services_are_one_listener(server: RedisServer, make: Make) -> None:
+    async with RedisTokenStore(server.url, near_cache=10) as store:
+        services = [make(tokens=store, sku=f"shop-{number}") for number in range(1_000)]
+        assert store._tracking is not None
+        assert list(store._tracking._listeners) == [store._near_cache]
+        for auth in services:
+            await auth.close()
+
+
+async def test_a_change_is_told_to_the_services_that_wait_for_its_session(
+    make: Make, wx: WeChatSimulator, server: RedisServer
+) -> None:
+    async def hold(auth: MPAuthX, token: str, entered: asyncio.Event) -> None:
+        async with auth.until_revoked(token):
+            entered.set()
+            await asyncio.Event().wait()
+
+    async with (
+        RedisTokenStore(server.url, near_cache=10) as store,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        blocks, tokens = [], []
+        for number in range(5):
+            auth = await stack.enter_async_context(make(tokens=store, sku=f"shop-{number}"))
+            entered = asyncio.Event()
+            tokens.append((await log_in(auth, wx)).response)
+            blocks.append(asyncio.create_task(hold(auth, tokens[-1], entered)))
+            await entered.wait()
+        assert store._tracking is not None
+        assert store._feed is not None
+        assert set(store._tracking._listeners) == {store._near_cache, store._feed}
+        assert [len(waiting) for waiting in store._feed._waiting.values()] == [1] * 5
+        acting = await stack.enter_async_context(make(sku="shop-3"))
+        assert await acting.revoke(tokens[3])
+        done, _ = await asyncio.wait(blocks, return_when=asyncio.FIRST_COMPLETED)
+        assert done == {blocks[3]}
+        for block in blocks:
+            block.cancel()
+        await asyncio.gather(*blocks, return_exceptions=True)
+        assert store._feed._waiting == {}
+
+
+def test_a_push_makes_no_timer_no_task_and_no_future(server: RedisServer) -> None:
+    made: list[str] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def create_future(self) -> Any:
+            made.append("future")
+            return super().create_future()
+
+        def create_task(self, *args: Any, **more: Any) -> Any:
+            made.append("task")
+            return super().create_task(*args, **more)
+
+        def call_at(self, *args: Any, **more: Any) -> Any:
+            made.append("timer")
+            return super().call_at(*args, **more)
+
+    class Changes(SharedNearCache):
+        told = 0
+
+        def forget(self, nonce: str) -> None:
+            self.told += 1
+
+    async def main() -> None:
+        changes = Changes(10)
+        async with Connections(server.url) as connections:
+            tracking = RedisTracking(connections, SESSION_PREFIX)
+            tracking.subscribe(changes)
+            tracking.start()
+
+            async def is_open() -> bool:
+                return changes.is_open
+
+            await until(is_open)
+            made.clear()
+            with SyncRedis(port=server.port) as client:
+                for number in range(1_000):  # each is a push of its own
+                    client.set(f"{SESSION_PREFIX}{number}", 1)
+
+            async def are_told() -> bool:
+                return changes.told == 1_000
+
+            await until(are_told)
+            assert len(made) < 500
+            await tracking.close()
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
 
 
 async def test_it_holds_no_more_tokens_than_it_may(
@@ -297,7 +394,7 @@ async def test_it_holds_no_more_tokens_than_it_may(
 ) -> None:
     async with make(tokens=with_near_cache(server.url, 3)) as auth:
         tokens = [(await warm(auth, wx, f"user-{number}")).response for number in range(8)]
-        assert [cache_of(auth).knows(token) for token in tokens] == [False] * 5 + [True] * 3
+        assert [bool(cache_of(auth).known(token)) for token in tokens] == [False] * 5 + [True] * 3
         assert all([await auth.is_token_valid(token) for token in tokens])
 
 
@@ -324,7 +421,7 @@ async def test_an_answer_on_its_way_when_its_session_ended_is_not_kept(
         await elsewhere.revoke(other)
 
         async def has_pushed_both() -> bool:
-            return not cache_of(auth).knows(other)
+            return not cache_of(auth).known(other)
 
         await until(has_pushed_both)
         proxy.answers.set()

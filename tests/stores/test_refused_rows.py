@@ -62,11 +62,6 @@ UNREADABLE = ["x'ff00'", "CAST(x'ff41' AS TEXT)"]
 DAMAGED_DEVICE = "UPDATE mpauthx_session SET device = CAST(x'ff' AS TEXT) WHERE nonce = ?"
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "users.db"
-
-
 async def answers_of(batch: Awaitable[Sequence[Any]]) -> Sequence[Any]:
     """The answers of a batch of which some items fail."""
     with pytest.raises(PartialStoreError) as caught:
@@ -148,39 +143,6 @@ class TestSaving:
         assert answers.count(True) == 255
         ends = [one for one in statements if one in ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")]
         assert ends == ["BEGIN IMMEDIATE", "ROLLBACK", "BEGIN IMMEDIATE", "COMMIT"]
-
-    async def test_a_lock_that_does_not_go_fails_the_batch(self, path: Path) -> None:
-        async with SqliteUserStore(path, busy_timeout=0.05) as store:
-            await store.get([])
-            with closing(sqlite3.connect(path, isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")
-                with pytest.raises(StoreError, match="Another process") as caught:
-                    await store.save([User("o-1"), User("o-2")])
-        assert type(caught.value) is StoreError
-
-    async def test_a_read_only_file_fails_the_batch(self, path: Path) -> None:
-        run(path, TABLE + ")")
-        async with aiosqlite.connect(path) as connection:
-            store = SqliteUserStore(connection)
-            await store.get([])
-            await connection.execute("PRAGMA query_only = ON")
-            with pytest.raises(StoreError, match="writable") as caught:
-                await store.save([User("o-1"), User("o-2")])
-        assert type(caught.value) is StoreError
-
-    async def test_a_full_disk_fails_the_batch(self, path: Path) -> None:
-        users = [User(f"o-{i}", city="x" * 100_000) for i in range(2)]
-        async with aiosqlite.connect(path) as connection:
-            store = SqliteUserStore(connection)
-            await store.get([])
-            async with connection.execute("PRAGMA page_count") as cursor:
-                row = await cursor.fetchone()
-            assert row is not None
-            await connection.execute(f"PRAGMA max_page_count = {row[0] + 30}")
-            with pytest.raises(StoreError, match="full") as caught:
-                await store.save(users)  # the first alone has room
-            assert type(caught.value) is StoreError
-            assert list(await store.get(["o-0", "o-1"])) == [None, None]
 
 
 class TestReading:

@@ -19,7 +19,6 @@ from mpauthx_async import (
     SqliteKeyValueStore,
     SqliteTokenStore,
     SqliteUserStore,
-    StoreError,
     WeChatOAuth,
     WeChatSimulator,
 )
@@ -229,11 +228,6 @@ class TestModes:
         async with aiosqlite.connect(path) as connection:
             await use(SqliteTokenStore(connection))
         assert _modes(path) == {"app.db": 0o644 & ~umask}
-
-    async def test_a_folder_that_does_not_exist_is_a_store_error(self, tmp_path: Path) -> None:
-        async with SqliteTokenStore(tmp_path / "missing" / "app.db") as store:
-            with pytest.raises(StoreError, match="Check that its folder exists"):
-                await use(store)
 
 
 def _content(folder: Path) -> bytes:

@@ -25,6 +25,7 @@ from mpauthx_async.stores.conformance import new_session
 from tests.helpers.memory_stores import DictOAuthTokenStore, MemoryTokens, MemoryUsers
 from tests.helpers.outages import ASKED_OF_TOKENS, ASKED_OF_USERS, fails, settled
 from tests.helpers.service_calls import hear, log_in, of_kind, store_calls
+from tests.helpers.web_logins import service as web_service
 
 
 class DriverError(Exception):
@@ -55,16 +56,6 @@ def stores(request: pytest.FixtureRequest) -> tuple[Failing, dict[str, Any]]:
     both: dict[str, Any] = {"users": MemoryUsers(), "tokens": MemoryTokens()}
     failing = both[request.param] = Failing(both[request.param])
     return failing, both
-
-
-@pytest.fixture
-def make(wx: WeChatSimulator) -> Callable[..., MPAuthX]:
-    def make(**stores: Any) -> MPAuthX:
-        return MPAuthX(
-            app_id=wx.app_id, app_secret=wx.app_secret, sku="shop", api_base=wx.url, **stores
-        )
-
-    return make
 
 
 @pytest.mark.parametrize("listens", [False, True])
@@ -193,9 +184,7 @@ async def test_what_a_store_of_web_oauth_tokens_raises_becomes_a_store_error(
 ) -> None:
     store = FailingOAuthTokens()
     tokens: Any = (store.get, store.save, store.delete) if as_functions else store
-    async with WeChatOAuth(
-        app_id=wx.app_id, app_secret=wx.app_secret, api_base=wx.url, tokens=tokens
-    ) as oauth:
+    async with web_service(wx, tokens) as oauth:
         await oauth.get_access_token(wx.web_login("bob"))
         call = web_calls(oauth, wx)[asked]
         store.out_of_order = asked
@@ -203,7 +192,9 @@ async def test_what_a_store_of_web_oauth_tokens_raises_becomes_a_store_error(
         assert type(failure.__cause__) is DriverError
         store.out_of_order = ""
         await call()
-    assert failure_lines() == [str(failure)]
+    (line,) = failure_lines()
+    assert "(DriverError). See the cause of this error." in line
+    assert str(failure).startswith(line)  # that of a login adds that its code is used up
 
 
 async def test_a_login_that_cannot_read_the_saved_token_logs_that_once(
@@ -211,9 +202,7 @@ async def test_a_login_that_cannot_read_the_saved_token_logs_that_once(
 ) -> None:
     store = FailingOAuthTokens()
     store.out_of_order = "get"
-    async with WeChatOAuth(
-        app_id=wx.app_id, app_secret=wx.app_secret, api_base=wx.url, tokens=store
-    ) as oauth:
+    async with web_service(wx, store) as oauth:
         await oauth.get_access_token(wx.web_login("bob"))
     (line,) = failure_lines()
     assert "DriverError" in line

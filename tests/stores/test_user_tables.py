@@ -1,7 +1,7 @@
 """User tables as people have them: what works, and what is refused when the store opens."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,7 @@ from mpauthx_async import (
     User,
     WeChatSimulator,
 )
-from mpauthx_async.stores.conformance import UserStoreConformance
-from tests.helpers.sqlite_files import data_version, query, run
+from tests.helpers.sqlite_files import ConformanceOnATable, data_version, query, run
 
 NOW = 1_700_000_000_000  # Unix milliseconds: 2023-11-14 22:13:20 UTC
 DJANGO = (
@@ -102,48 +101,31 @@ TIMES = {
 }
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "users.db"
-
-
-class Table(UserStoreConformance):
-    """The conformance suite on a table of its own."""
-
-    script = ""
-
-    @pytest.fixture
-    async def store(self, path: Path) -> AsyncIterator[SqliteUserStore]:
-        run(path, self.script)
-        async with SqliteUserStore(path) as store:
-            yield store
-
-
-class TestTableOfDjango(Table):
+class TestTableOfDjango(ConformanceOnATable):
     script = DJANGO
     keeps = frozenset(("union_id", "nick_name", "gender", "created_at"))
 
 
-class TestTableOfSequelize(Table):
+class TestTableOfSequelize(ConformanceOnATable):
     script = SEQUELIZE
     keeps = frozenset(("union_id", "nick_name", "gender", "city", "created_at", "updated_at"))
 
 
-class TestTableOfTexts(Table):
+class TestTableOfTexts(ConformanceOnATable):
     script = ALL_TEXT
 
 
-class TestStrictTable(Table):
+class TestStrictTable(ConformanceOnATable):
     script = STRICT
     keeps = frozenset(("union_id", "nick_name", "gender", "created_at", "updated_at"))
 
 
-class TestTableWithACompositeKey(Table):
+class TestTableWithACompositeKey(ConformanceOnATable):
     script = COMPOSITE
     keeps = frozenset(("union_id", "gender"))
 
 
-class TestView(Table):
+class TestView(ConformanceOnATable):
     script = VIEW
     keeps = frozenset(("union_id", "nick_name"))
 

@@ -12,6 +12,7 @@ from mpauthx_async import (
     ComponentExchange,
     ConnectionFailedError,
     Connections,
+    Gauges,
     Identity,
     InvalidTokenError,
     LoginPolicy,
@@ -95,6 +96,8 @@ async def service(token: object) -> None:
         assert_type(await auth.access_token(), str)
         assert_type(auth.extract_open_id(token), str | None)
         assert_type(auth.subscribe(Metrics()), Callable[[], None])
+        assert_type(Metrics().watch(auth), Callable[[], None])
+        assert_type(auth.gauges(), Gauges)
         assert_type(auth.subscribe(listener), Callable[[], None])
         await auth.authorize(5)  # type: ignore[arg-type]
         await auth.authorize("code", device=5)  # type: ignore[arg-type]

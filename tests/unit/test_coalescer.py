@@ -1,6 +1,6 @@
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -8,17 +8,21 @@ from hypothesis import strategies as st
 
 from mpauthx_async import ClosedError, PartialStoreError, StoreError, WeChatAPIError
 from mpauthx_async.concurrency.coalescer import Coalescer
+from tests.helpers.outages import turns
+
+Run = Callable[[Sequence[int]], Awaitable[Sequence[int | Exception]]]
 
 
 class Trips:
-    """Doubles numbers and keeps the batches in which it was asked; odd ones can be held up."""
+    """Doubles numbers and keeps the batches in which it was asked; can be held up, or slow."""
 
-    def __init__(self) -> None:
+    def __init__(self, ticks: int = 0) -> None:
         self.batches: list[list[int]] = []
         self.in_flight = 0
         self.most_in_flight = 0
         self.gate = asyncio.Event()
         self.gate.set()
+        self._ticks = ticks
 
     async def run(self, items: Sequence[int]) -> list[int | Exception]:
         self.batches.append(list(items))
@@ -26,6 +30,7 @@ class Trips:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             await self.gate.wait()
+            await turns(self._ticks)
         finally:
             self.in_flight -= 1
         if 999 in items:
@@ -33,41 +38,37 @@ class Trips:
         return [ValueError(item) if item < 0 else item * 2 for item in items]
 
 
-async def ticks(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
+@pytest.fixture
+def trips() -> Trips:
+    return Trips()
 
 
-async def test_calls_of_one_tick_share_one_trip() -> None:
-    trips = Trips()
+async def test_calls_of_one_tick_share_one_trip(trips: Trips) -> None:
     coalescer = Coalescer(trips.run)
     answers = await asyncio.gather(*(coalescer.submit(item) for item in range(100)))
     assert answers == [item * 2 for item in range(100)]
     assert trips.batches == [list(range(100))]
 
 
-async def test_a_lone_call_is_not_delayed() -> None:
-    trips = Trips()
+async def test_a_lone_call_is_not_delayed(trips: Trips) -> None:
     coalescer = Coalescer(trips.run)
     answer = coalescer.submit(1)
-    await ticks(2)
+    await turns(2)
     assert trips.batches == [[1]]
     assert await answer == 2
 
 
-async def test_equal_items_of_one_batch_are_asked_for_once() -> None:
-    trips = Trips()
+async def test_equal_items_of_one_batch_are_asked_for_once(trips: Trips) -> None:
     coalescer = Coalescer(trips.run)
     assert await asyncio.gather(*(coalescer.submit(n % 3) for n in range(9))) == [0, 2, 4] * 3
     assert trips.batches == [[0, 1, 2]]
 
 
-async def test_batches_are_bounded_and_only_a_few_are_in_flight() -> None:
-    trips = Trips()
+async def test_batches_are_bounded_and_only_a_few_are_in_flight(trips: Trips) -> None:
     coalescer = Coalescer(trips.run, max_batch=10, max_in_flight=3)
     trips.gate.clear()
     answers = [coalescer.submit(item) for item in range(95)]
-    await ticks(5)
+    await turns(5)
     assert [len(batch) for batch in trips.batches] == [10, 10, 10]
     trips.gate.set()
     assert await asyncio.gather(*answers) == [item * 2 for item in range(95)]
@@ -76,13 +77,12 @@ async def test_batches_are_bounded_and_only_a_few_are_in_flight() -> None:
     assert [item for batch in trips.batches for item in batch] == list(range(95))
 
 
-async def test_calls_during_all_trips_form_one_larger_batch() -> None:
-    trips = Trips()
+async def test_calls_during_all_trips_form_one_larger_batch(trips: Trips) -> None:
     coalescer = Coalescer(trips.run, max_in_flight=1)
     trips.gate.clear()
     answers = [coalescer.submit(0)]
     for item in range(1, 6):
-        await ticks(2)
+        await turns(2)
         answers.append(coalescer.submit(item))
     trips.gate.set()
     await asyncio.gather(*answers)
@@ -100,8 +100,7 @@ async def test_a_caller_gets_its_own_exception_and_the_others_their_answers() ->
     assert answers[1].args == (-5,)
 
 
-async def test_a_failed_trip_fails_every_waiter_of_its_batch_and_no_other() -> None:
-    trips = Trips()
+async def test_a_failed_trip_fails_every_waiter_of_its_batch_and_no_other(trips: Trips) -> None:
     coalescer = Coalescer(trips.run, max_batch=3)
     answers = await asyncio.gather(
         *(coalescer.submit(item) for item in (1, 999, 2, 3, 4)), return_exceptions=True
@@ -141,44 +140,41 @@ async def test_a_wrong_number_of_answers_is_a_failure_and_not_a_mix_up() -> None
     assert [type(answer) for answer in answers] == [ValueError] * 3
 
 
-async def test_an_answer_that_no_future_takes_fails_its_own_callers_alone() -> None:
-    async def odd(items: Sequence[int]) -> list[int | Exception]:
-        return [StopIteration() if item == 1 else 2 * item for item in items]
+async def odd_answer(items: Sequence[int]) -> list[int | Exception]:
+    """One of the answers is nothing that a future takes."""
+    return [StopIteration() if item == 1 else 2 * item for item in items]
 
-    coalescer = Coalescer(odd)
+
+async def partial_failure(items: Sequence[int]) -> list[int]:
+    raise PartialStoreError([StoreError("damaged") if i == 1 else 2 * i for i in items])
+
+
+@pytest.mark.parametrize(
+    ("run", "error"), [(odd_answer, RuntimeError), (partial_failure, StoreError)]
+)
+async def test_what_fails_for_one_item_fails_its_own_callers_alone(
+    run: Run, error: type[Exception]
+) -> None:
+    coalescer = Coalescer(run)
     first, again, *others = await asyncio.gather(
         *(coalescer.submit(item) for item in (1, 1, 2, 3)), return_exceptions=True
     )
-    assert [type(first), type(again)] == [RuntimeError] * 2
+    assert [type(first), type(again)] == [error] * 2
     assert others == [4, 6]
 
 
-async def test_a_store_that_fails_for_one_item_fails_its_own_callers_alone() -> None:
-    async def store(items: Sequence[int]) -> list[int]:
-        raise PartialStoreError([StoreError("damaged") if i == 1 else 2 * i for i in items])
-
-    coalescer: Coalescer[int, int] = Coalescer(store)
-    first, again, *others = await asyncio.gather(
-        *(coalescer.submit(item) for item in (1, 1, 2, 3)), return_exceptions=True
-    )
-    assert [str(first), str(again)] == ["damaged"] * 2
-    assert others == [4, 6]
-
-
-async def test_a_cancelled_caller_harms_nobody_who_shares_its_item() -> None:
-    trips = Trips()
+async def test_a_cancelled_caller_harms_nobody_who_shares_its_item(trips: Trips) -> None:
     coalescer = Coalescer(trips.run)
     trips.gate.clear()
     leaving, staying = coalescer.submit(1), coalescer.submit(1)
-    await ticks(2)
+    await turns(2)
     leaving.cancel()
     trips.gate.set()
     assert await staying == 2
     assert leaving.cancelled()
 
 
-async def test_an_item_whose_callers_have_all_left_is_not_asked_for() -> None:
-    trips = Trips()
+async def test_an_item_whose_callers_have_all_left_is_not_asked_for(trips: Trips) -> None:
     coalescer = Coalescer(trips.run)
     leaving, staying = coalescer.submit(1), coalescer.submit(2)
     leaving.cancel()
@@ -189,8 +185,7 @@ async def test_an_item_whose_callers_have_all_left_is_not_asked_for() -> None:
     assert trips.batches == [[2]]
 
 
-async def test_close_answers_all_that_was_taken_and_takes_no_more() -> None:
-    trips = Trips()
+async def test_close_answers_all_that_was_taken_and_takes_no_more(trips: Trips) -> None:
     coalescer = Coalescer(trips.run, max_batch=2, max_in_flight=1)
     answers = [coalescer.submit(item) for item in range(7)]
     await coalescer.close()
@@ -200,13 +195,12 @@ async def test_close_answers_all_that_was_taken_and_takes_no_more() -> None:
     await coalescer.close()
 
 
-async def test_a_cancelled_trip_cancels_its_waiters_and_leaves_none_hanging() -> None:
-    trips = Trips()
+async def test_a_cancelled_trip_cancels_its_waiters_and_leaves_none_hanging(trips: Trips) -> None:
     coalescer = Coalescer(trips.run)
     trips.gate.clear()
     answer = coalescer.submit(1)
     before = asyncio.all_tasks()
-    await ticks(2)
+    await turns(2)
     (trip,) = asyncio.all_tasks() - before
     trip.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -233,67 +227,52 @@ calls = st.lists(
     trip_ticks=st.integers(0, 4),
     close_at=st.integers(0, 10),
 )
-def test_every_promise_holds_whatever_comes_and_goes(
+async def test_every_promise_holds_whatever_comes_and_goes(
     calls: list[tuple[int, int, int | None]],
     max_batch: int,
     max_in_flight: int,
     trip_ticks: int,
     close_at: int,
 ) -> None:
-    async def scenario() -> None:
-        batches: list[list[int]] = []
-        in_flight = 0
+    trips = Trips(trip_ticks)
+    coalescer = Coalescer(trips.run, max_batch=max_batch, max_in_flight=max_in_flight)
 
-        async def run(items: Sequence[int]) -> list[int | Exception]:
-            nonlocal in_flight
-            batches.append(list(items))
-            in_flight += 1
-            assert in_flight <= max_in_flight
-            await ticks(trip_ticks)
-            in_flight -= 1
-            if 999 in items:
-                raise ConnectionError("the trip failed")
-            return [ValueError(item) if item < 0 else item * 2 for item in items]
+    async def call(item: int) -> int:
+        return await coalescer.submit(item)
 
-        coalescer = Coalescer(run, max_batch=max_batch, max_in_flight=max_in_flight)
+    tasks: list[tuple[int, int, int | None, asyncio.Task[int]]] = []
+    closing: asyncio.Task[None] | None = None
+    for tick in range(11):
+        for when, item, leaves_at in calls:
+            if when == tick:
+                tasks.append((tick, item, leaves_at, asyncio.create_task(call(item))))
+        for _, _, leaves_at, task in tasks:
+            if leaves_at == tick:
+                task.cancel()
+        if tick == close_at:
+            closing = asyncio.create_task(coalescer.close())
+        await turns(1)
+    assert closing is not None
+    await closing
+    answers = await asyncio.gather(*(task for *_, task in tasks), return_exceptions=True)
 
-        async def call(item: int) -> int:
-            return await coalescer.submit(item)
-
-        tasks: list[tuple[int, int, int | None, asyncio.Task[int]]] = []
-        closing: asyncio.Task[None] | None = None
-        for tick in range(11):
-            for when, item, leaves_at in calls:
-                if when == tick:
-                    tasks.append((tick, item, leaves_at, asyncio.create_task(call(item))))
-            for _, _, leaves_at, task in tasks:
-                if leaves_at == tick:
-                    task.cancel()
-            if tick == close_at:
-                closing = asyncio.create_task(coalescer.close())
-            await ticks(1)
-        assert closing is not None
-        await closing
-        answers = await asyncio.gather(*(task for *_, task in tasks), return_exceptions=True)
-
-        for batch in batches:
-            assert 1 <= len(batch) <= max_batch
-            assert len(set(batch)) == len(batch)
-        asked = {item for batch in batches for item in batch}
-        with_failure = {item for batch in batches if 999 in batch for item in batch}
-        for (came_at, item, leaves_at, _), answer in zip(tasks, answers, strict=True):
-            if isinstance(answer, asyncio.CancelledError):
-                assert leaves_at is not None
-            elif isinstance(answer, ClosedError):
-                assert came_at >= close_at
-            elif isinstance(answer, ConnectionError):
-                assert item in with_failure
-            elif isinstance(answer, ValueError):
-                assert answer.args == (item,)
-                assert item < 0
-            else:
-                assert answer == item * 2
-                assert item in asked
-        assert in_flight == 0
-
-    asyncio.run(scenario())
+    for batch in trips.batches:
+        assert 1 <= len(batch) <= max_batch
+        assert len(set(batch)) == len(batch)
+    asked = {item for batch in trips.batches for item in batch}
+    with_failure = {item for batch in trips.batches if 999 in batch for item in batch}
+    for (came_at, item, leaves_at, _), answer in zip(tasks, answers, strict=True):
+        if isinstance(answer, asyncio.CancelledError):
+            assert leaves_at is not None
+        elif isinstance(answer, ClosedError):
+            assert came_at >= close_at
+        elif isinstance(answer, ConnectionError):
+            assert item in with_failure
+        elif isinstance(answer, ValueError):
+            assert answer.args == (item,)
+            assert item < 0
+        else:
+            assert answer == item * 2
+            assert item in asked
+    assert trips.in_flight == 0
+    assert trips.most_in_flight <= max_in_flight

@@ -1,5 +1,6 @@
 """Seeded walks over logins through three apps, beside a model of which ids are one person."""
 
+import asyncio
 import random
 import sqlite3
 from collections.abc import AsyncIterator
@@ -235,7 +236,8 @@ class Walk:
     async def check(self) -> None:
         """What holds for every id that was ever seen."""
         auth, model = self.any_service(), self.model
-        for user_id in sorted({*model.people, *model.banned}):
+
+        async def check_user(user_id: str) -> None:
             ids = model.ids_of(user_id)
             expected = ids if user_id in model.people else set()
             assert await self.ids_in_store(user_id) == expected
@@ -243,8 +245,14 @@ class Walk:
             assert found == {token.session_id for token in model.tokens_of(user_id)}
             assert bool(ids & model.banned) == (ids <= model.banned)
             assert (await auth.ban_of(user_id) is not None) == (user_id in model.banned)
-        for token in model.good | model.ended:
+
+        async def check_token(token: Token) -> None:
             assert await token.auth.is_token_valid(token.text) == (token in model.good)
+
+        await asyncio.gather(
+            *map(check_user, sorted({*model.people, *model.banned})),
+            *map(check_token, model.good | model.ended),
+        )
 
     async def ids_in_store(self, user_id: str) -> set[str]:
         (user,) = await self.any_service()._parts.users.get([user_id])

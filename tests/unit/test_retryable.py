@@ -1,5 +1,6 @@
 """Which failures say that the same call may succeed later: not those of a code that is used up."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
@@ -22,10 +23,13 @@ from mpauthx_async import (
 )
 from mpauthx_async.simulator import Fault
 from tests.helpers.memory_stores import DictOAuthTokenStore, MemoryTokens, MemoryUsers
+from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
 from tests.helpers.web_logins import service as web_service
 
 Make = Callable[..., MPAuthX]
+
+NEW_CODE = "The code is used up, or may be: the client has to get a new one, as with wx.login."
 
 
 class Users(MemoryUsers):
@@ -60,12 +64,37 @@ async def test_a_login_that_is_not_stored_has_used_its_code_up(
     with pytest.raises(StoreError) as caught:
         await log_in(broken, wx)
     assert (caught.value.http_status, caught.value.retryable) == (503, False)
+    assert str(caught.value) == f"The disk is full. {NEW_CODE}"
+
+
+async def test_the_text_of_a_login_that_redis_loses_does_not_promise_a_repetition(
+    make: Make, wx: WeChatSimulator, server: RedisServer
+) -> None:
+    async with make(tokens=server.url) as auth:
+        server.stop()
+        with pytest.raises(StoreError) as login:
+            await log_in(auth, wx)
+        with pytest.raises(StoreError) as session:
+            await auth.issue_session(open_id="bob")
+    assert (login.value.retryable, session.value.retryable) == (False, True)
+    assert str(login.value).endswith(f"its URL begins with rediss. {NEW_CODE}")
+    assert str(session.value).endswith("its URL begins with rediss.")
+
+
+async def test_all_callers_of_one_login_are_told_that_its_code_is_used_up(
+    broken: MPAuthX, wx: WeChatSimulator
+) -> None:
+    code = wx.login("bob")
+    calls = [broken.authorize(code) for _ in range(3)]
+    told = await asyncio.gather(*calls, return_exceptions=True)
+    assert [str(error) for error in told] == [f"The disk is full. {NEW_CODE}"] * 3
 
 
 async def test_a_session_that_is_not_stored_can_be_issued_again(broken: MPAuthX) -> None:
     with pytest.raises(StoreError) as caught:
         await broken.issue_session(open_id="bob")
     assert (caught.value.http_status, caught.value.retryable) == (503, True)
+    assert str(caught.value) == "The disk is full."
 
 
 async def test_a_token_can_be_checked_again(make: Make, wx: WeChatSimulator) -> None:
@@ -93,6 +122,7 @@ async def test_a_request_with_a_code_is_not_repeated(
         with pytest.raises(kind) as caught:
             await log_in(auth, wx)
     assert (caught.value.http_status, caught.value.retryable) == (502, False)
+    assert str(caught.value).endswith(NEW_CODE)
 
 
 async def test_a_busy_wechat_has_not_used_the_code_up(make: Make, wx: WeChatSimulator) -> None:
@@ -102,6 +132,7 @@ async def test_a_busy_wechat_has_not_used_the_code_up(make: Make, wx: WeChatSimu
         with pytest.raises(WeChatAPIError) as caught:
             await auth.authorize(code)
         assert (caught.value.http_status, caught.value.retryable) == (503, True)
+        assert str(caught.value).endswith("WeChat is busy: wait a moment.")
         assert await auth.authorize(code)
 
 
@@ -138,6 +169,7 @@ async def test_a_web_login_without_its_profile_has_used_its_code_up(
     with pytest.raises(WeChatAPIError) as caught:
         await getattr(oauth, method)(wx.web_login("bob"))
     assert (caught.value.errcode, caught.value.retryable) == (-1, False)
+    assert str(caught.value).endswith(f"WeChat is busy: wait a moment. {NEW_CODE}")
     assert (await oauth.get_user("bob")).open_id == "bob"
 
 
@@ -155,3 +187,4 @@ async def test_a_web_token_that_is_not_saved_has_used_its_code_up(
     with pytest.raises(StoreError) as caught:
         await oauth.get_access_token(wx.web_login("bob"))
     assert not caught.value.retryable
+    assert str(caught.value) == f"The disk is full. {NEW_CODE}"

@@ -221,14 +221,8 @@ def test_no_inserted_or_missing_character_opens(sealed_key: str) -> None:
     for place in range(len(sealed_key) + 1):
         before, behind = sealed_key[:place], sealed_key[place:]
         assert behind == "" or opened(before + behind[1:]) is None
-        for character in "A=\n\r\t !+/é\0\ud800|":
-            assert opened(before + character + behind) is None
-
-
-@BOTH
-def test_padding_and_white_space_do_not_open(sealed_key: str) -> None:
-    for changed in (sealed_key + "=", sealed_key + "==", sealed_key + "\n", " " + sealed_key):
-        assert opened(changed) is None
+        for inserted in (*"A=\n\r\t !+/é\0\ud800|", "=="):
+            assert opened(before + inserted + behind) is None
 
 
 @pytest.mark.parametrize("make", [seal, reseal])

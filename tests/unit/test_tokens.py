@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -11,8 +10,6 @@ from hypothesis import strategies as st
 
 from mpauthx_async import (
     ConfigurationError,
-    Connections,
-    MPAuthX,
     ParameterError,
     SessionRef,
     WeChatSimulator,
@@ -53,12 +50,6 @@ def decoded_session(token: str) -> bytes:
 def test_a_minted_token_verifies_and_gives_back_its_session(user_id, sku, nonce, generation):
     token = signer(sku=sku).mint(user_id, nonce, generation)
     assert signer(sku=sku).verify(token) == SessionRef(sku, user_id, nonce, generation)
-
-
-@given(USER_IDS, SKUS, NONCES, GENERATIONS)
-@settings(max_examples=30)
-def test_a_minted_token_says_whose_it_is_and_for_which_sku(user_id, sku, nonce, generation):
-    token = signer(sku=sku).mint(user_id, nonce, generation)
     assert parse_token(token) == (user_id, sku, token[-43:])
 
 
@@ -94,13 +85,6 @@ def test_a_token_cannot_be_made_into_the_one_of_another_generation():
         raw = session[:12] + generation.to_bytes(4) + session[16:]
         forged = base64.urlsafe_b64encode(raw).decode().rstrip("=")
         assert signer().verify(f"{OPEN_ID}|shop|{forged}") is None
-
-
-def test_the_store_gets_the_nonce_in_base64url_and_nothing_of_the_mac():
-    token = signer().mint(OPEN_ID, new_nonce())
-    raw_nonce = decoded_session(token)[:12]
-    ref = signer().verify(token)
-    assert ref == ("shop", OPEN_ID, base64.urlsafe_b64encode(raw_nonce).decode(), 0)
 
 
 def test_the_mac_covers_every_part_of_the_token():
@@ -178,9 +162,9 @@ def test_no_character_left_out_or_put_in_anywhere_verifies():
     for position in range(len(token) + 1):
         left_out = token[:position] + token[position + 1 :]
         assert left_out == token or signer().verify(left_out) is None, position
-        for character in "A-|= \0é":
-            put_in = token[:position] + character + token[position:]
-            assert signer().verify(put_in) is None, (position, character)
+        for text in (*"A-|= \0é\n\t\ufeff", "==", "\r\n"):
+            put_in = token[:position] + text + token[position:]
+            assert signer().verify(put_in) is None, (position, text)
 
 
 @given(data=st.data())
@@ -199,28 +183,6 @@ def test_no_truncation_verifies():
     for length in range(len(token)):
         assert signer().verify(token[:length]) is None, length
         assert signer().verify(token[len(token) - length :]) is None, length
-
-
-@pytest.mark.parametrize(
-    "around",
-    [
-        "{}=",
-        "{}==",
-        " {}",
-        "{} ",
-        "{}\n",
-        "\n{}",
-        "{}\r\n",
-        "{}\t",
-        "\ufeff{}",
-        "{}\0",
-        "{}|",
-        "|{}",
-    ],
-)
-def test_nothing_may_stand_around_a_token(around):
-    token = signer().mint(OPEN_ID, new_nonce())
-    assert signer().verify(around.format(token)) is None
 
 
 @pytest.mark.parametrize("nonce", ["_" * 16, "-" * 16])
@@ -256,11 +218,6 @@ def test_the_other_base64_alphabet_does_not_verify(nonce):
 def test_a_token_put_together_of_other_parts_does_not_verify(forge: Callable[..., str]):
     token = signer().mint(OPEN_ID, new_nonce())
     assert signer().verify(forge(*parse_token(token))) is None
-
-
-def test_the_session_of_one_user_is_of_no_use_to_another():
-    stolen = signer().mint(OPEN_ID, new_nonce()).rpartition("|")[2]
-    assert signer().verify(f"somebody-else|shop|{stolen}") is None
 
 
 def test_a_signer_that_has_seen_a_token_refuses_its_changes_as_before():
@@ -388,21 +345,8 @@ def test_keys_that_differ_beyond_any_block_of_the_hash_are_different():
     assert signer(keys=("k" * 1000 + "2",)).verify(token) is None
 
 
-async def test_a_service_without_signing_keys_signs_with_its_app_secret(
-    wx: WeChatSimulator, tmp_path: Path
-):
-    async with (
-        Connections() as connections,
-        MPAuthX(
-            app_id=wx.app_id,
-            app_secret=wx.app_secret,
-            sku="shop",
-            users=f"sqlite:///{tmp_path}/users.db",
-            tokens=f"sqlite:///{tmp_path}/tokens.db",
-            connections=connections,
-            api_base=wx.url,
-        ) as auth,
-    ):
+async def test_a_service_without_signing_keys_signs_with_its_app_secret(make, wx: WeChatSimulator):
+    async with make() as auth:
         token = (await auth.authorize(wx.login(OPEN_ID))).response
     assert signer(wx.app_id, keys=(wx.app_secret,)).verify(token).user_id == OPEN_ID
     assert signer(wx.app_id, keys=(KEY,)).verify(token) is None
@@ -467,17 +411,17 @@ def test_a_sku_is_1_to_64_letters_digits_dots_underscores_and_hyphens(sku):
     assert signer(sku=sku).verify(signer(sku=sku).mint(OPEN_ID, new_nonce())).sku == sku
 
 
+OTHER_SIGNS = ["shöp", "٣", "ﬀ", "a/b"]
+WHITE_SPACE = [" ", "a b", " a", "a ", "a\n", "\na", "a\tb"]
+NOT_PRINTABLE = ["a\0b", "a\x1fb", "a\x7fb", f"user{LONE_SURROGATE}"]
+NO_TEXTS = [None, 7, b"text", ["text"]]
+
+
 @pytest.mark.parametrize(
     "sku",
-    ["", "s" * 65, "shop\n", "\nshop", "sh op", "sh|op", "shöp", "٣", "ﬀ", "{shop}", "a:b", "a/b"],
+    ["", "s" * 65, "shop\n", "\nshop", "sh op", "sh|op", "{shop}", "a:b", *OTHER_SIGNS, *NO_TEXTS],
 )
 def test_rejects_a_malformed_sku(sku):
-    with pytest.raises(ConfigurationError, match="sku"):
-        signer(sku=sku)
-
-
-@pytest.mark.parametrize("sku", [None, 7, b"shop", ["shop"]])
-def test_rejects_a_sku_that_is_not_a_string(sku):
     with pytest.raises(ConfigurationError, match="sku"):
         signer(sku=sku)
 
@@ -495,35 +439,8 @@ def test_the_longest_token_of_all_verifies():
 
 
 @pytest.mark.parametrize(
-    "user_id",
-    [
-        "",
-        "u" * 129,
-        "a|b",
-        "|",
-        " ",
-        "a b",
-        " a",
-        "a ",
-        "a\n",
-        "\na",
-        "a\tb",
-        "a\0b",
-        "a\x1fb",
-        "a\x7fb",
-    ],
+    "user_id", ["", "u" * 129, "a|b", "|", *WHITE_SPACE, *NOT_PRINTABLE, *NO_TEXTS]
 )
 def test_rejects_a_user_id_that_a_token_cannot_hold(user_id):
     with pytest.raises(ParameterError):
         signer().mint(user_id, new_nonce())
-
-
-@pytest.mark.parametrize("user_id", [None, 7, b"u", ["u"]])
-def test_rejects_a_user_id_that_is_not_a_string(user_id):
-    with pytest.raises(ParameterError):
-        signer().mint(user_id, new_nonce())
-
-
-def test_rejects_a_user_id_with_surrogates():
-    with pytest.raises(ParameterError):
-        signer().mint(f"user{LONE_SURROGATE}", new_nonce())

@@ -10,7 +10,7 @@ POST /count         wants a login: how many bytes the body has
 import asyncio
 import types
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -28,12 +28,10 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 
-from mpauthx_async import Identity, MPAuthX
+from mpauthx_async import Identity, MPAuthX, MPAuthXError
 from mpauthx_async.web import aiohttp as mpauthx_aiohttp
 from mpauthx_async.web.asgi import MPAuthXMiddleware
 from mpauthx_async.web.fastapi import MPAuthXGuard
-
-__all__ = ["FRAMEWORKS", "World", "configure_django", "serve_aiohttp", "serve_asgi", "serving"]
 
 EXCLUDE = ("GET /public/*",)
 
@@ -151,9 +149,10 @@ def litestar_app(world: World) -> Any:
         [hello, public, late, count, ws],
         exception_handlers={
             # Litestar makes a 500 of each exception that it has no handler for.
-            Exception: lambda _, error: (_ for _ in ()).throw(error)
+            MPAuthXError: lambda _, error: (_ for _ in ()).throw(error)
         },
         request_max_body_size=None,
+        logging_config=None,  # or it changes the root logger for all tests after this one
     )
     return MPAuthXMiddleware(app, world.auth, exclude=EXCLUDE, prefix="", **world.options)
 
@@ -273,7 +272,13 @@ def aiohttp_app(world: World) -> web.Application:
 async def serve_asgi(app: Any, **options: Any) -> AsyncIterator[int]:
     """Serve an ASGI app by uvicorn; gives the port."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level="critical", access_log=False, **options
+        app,
+        host="127.0.0.1",
+        port=0,
+        log_level="error",
+        log_config=None,
+        access_log=False,
+        **options,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
@@ -292,7 +297,8 @@ async def serve_asgi(app: Any, **options: Any) -> AsyncIterator[int]:
 @asynccontextmanager
 async def serve_aiohttp(app: web.Application) -> AsyncIterator[int]:
     """Serve an aiohttp app; gives the port."""
-    runner = web.AppRunner(app, access_log=None)
+    # By default aiohttp waits ten seconds for the rest of a body that it refused.
+    runner = web.AppRunner(app, access_log=None, lingering_time=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -311,10 +317,11 @@ FRAMEWORKS: dict[str, Callable[[World], Any]] = {
 }
 
 
-@asynccontextmanager
-async def serving(framework: str, world: World) -> AsyncIterator[int]:
+def serve(app: Any) -> AbstractAsyncContextManager[int]:
+    """Serve an app of any framework; gives the port."""
+    return serve_aiohttp(app) if isinstance(app, web.Application) else serve_asgi(app)
+
+
+def serving(framework: str, world: World) -> AbstractAsyncContextManager[int]:
     """Serve the app of a framework; gives the port."""
-    app = FRAMEWORKS[framework](world)
-    server = serve_aiohttp(app) if framework == "aiohttp" else serve_asgi(app)
-    async with server as port:
-        yield port
+    return serve(FRAMEWORKS[framework](world))

@@ -1,33 +1,9 @@
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from mpauthx_async import MPAuthX, WeChatSimulator
-from tests.helpers.redis_server import RedisServer
 from tests.web.apps import FRAMEWORKS, World, serving
-
-
-@pytest.fixture
-def make(
-    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer, tmp_path: Path
-) -> Callable[..., MPAuthX]:
-    """Makes a service."""
-
-    def service(**options: Any) -> MPAuthX:
-        settings: dict[str, Any] = {
-            "app_id": wx.app_id,
-            "app_secret": wx.app_secret,
-            "api_base": wx.url,
-            "sku": "shop",
-            "users": f"sqlite:///{tmp_path}/users.db",
-            "tokens": redis_server.url,
-        }
-        return MPAuthX(**settings | options)
-
-    return service
 
 
 @pytest.fixture

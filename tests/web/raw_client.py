@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Reply", "send"]
-
 _PATIENCE = 30  # seconds
 
 
@@ -26,6 +24,11 @@ class Reply:
         values = self.headers.get(name, [])
         assert len(values) <= 1, values
         return values[0] if values else None
+
+
+def bearer(token: str) -> list[tuple[str, str]]:
+    """The header with a token."""
+    return [("Authorization", f"Bearer {token}")]
 
 
 async def send(
@@ -57,11 +60,11 @@ async def send(
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         sending = asyncio.create_task(_send(writer, b"\r\n".join([*lines, b"", b""]), body))
         try:
-            return await _read(reader)
+            return await _read(reader, method)
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
-            writer.close()
+            writer.transport.abort()  # what is left of the body goes nowhere
 
 
 async def _send(
@@ -78,14 +81,14 @@ async def _send(
     writer.write(b"0\r\n\r\n")
 
 
-async def _read(reader: asyncio.StreamReader) -> Reply:
+async def _read(reader: asyncio.StreamReader, method: str) -> Reply:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers: dict[str, list[str]] = {}
     for line in filter(None, head[1:]):
         name, _, value = line.partition(":")
         headers.setdefault(name.lower(), []).append(value.strip())
     status = int(head[0].split(" ")[1])
-    if status == 204:
+    if status == 204 or method == "HEAD":
         body = b""
     elif "content-length" in headers:
         body = await reader.readexactly(int(headers["content-length"][0]))

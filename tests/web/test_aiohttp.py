@@ -3,17 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
-from mpauthx_async import ConfigurationError, MPAuthX, WeChatSimulator
+from mpauthx_async import ConfigurationError, InvalidTokenError, MPAuthX, WeChatSimulator
 from mpauthx_async.web import aiohttp as mpauthx
 from tests.web.apps import serve_aiohttp
-from tests.web.raw_client import send
-
-
-def bearer(token: str) -> list[tuple[str, str]]:
-    return [("Authorization", f"Bearer {token}")]
+from tests.web.raw_client import bearer, send
 
 
 async def hello(request: web.Request) -> web.Response:
@@ -108,3 +105,64 @@ async def test_options_are_never_asked(auth: MPAuthX) -> None:
     app.router.add_route("OPTIONS", "/", preflight)
     async with serve_aiohttp(app) as port:
         assert (await send(port, "OPTIONS", "/")).status == 204
+
+
+async def test_a_handler_of_all_methods_wants_a_login_for_options_too(
+    auth: MPAuthX, token: str
+) -> None:
+    class Preflight(web.View):
+        async def options(self) -> web.Response:
+            return web.Response(status=204)
+
+    app = web.Application()
+    mpauthx.setup(app, auth, exclude=("/open",))
+    app.router.add_route("*", "/all", hello)
+    app.router.add_route("*", "/open", mpauthx.login_required(hello))
+    app.router.add_view("/view", Preflight)
+    async with serve_aiohttp(app) as port:
+        for path in ("/all", "/open"):
+            assert (await send(port, "OPTIONS", path)).status == 401
+            assert (await send(port, "OPTIONS", path, bearer(token))).json() == "bob"
+        assert (await send(port, "OPTIONS", "/view")).status == 204
+        assert (await send(port, "OPTIONS", "/nowhere")).status == 404
+
+
+async def test_no_second_response_stands_inside_of_the_first(auth: MPAuthX, token: str) -> None:
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first")
+        return await fail(request)
+
+    async def websocket(request: web.Request) -> web.StreamResponse:
+        await web.WebSocketResponse().prepare(request)
+        return await fail(request)
+
+    async def fail(request: web.Request) -> web.StreamResponse:
+        raise InvalidTokenError("The session is over.")
+
+    app = web.Application()
+    mpauthx.setup(app, auth)
+    app.add_routes([web.get("/stream", stream), web.get("/websocket", websocket)])
+    async with serve_aiohttp(app) as port:
+        url = f"http://127.0.0.1:{port}"
+        async with aiohttp.ClientSession(url, headers=dict(bearer(token))) as client:
+            async with client.get("/stream") as response:
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await response.read()
+            async with client.ws_connect("/websocket") as connected:
+                message = await connected.receive()
+                assert (message.type, connected.close_code) == (aiohttp.WSMsgType.CLOSED, 1006)
+
+
+async def test_one_app_has_the_routes_of_several_mini_programs(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    async with make(sku="shop") as shop, make(sku="game") as game:
+        app = web.Application()
+        app.add_routes(mpauthx.routes(shop, prefix="/shop"))
+        app.add_routes(mpauthx.routes(game, prefix="/game"))
+        mine = bearer((await game.authorize(wx.login("bob"))).token)
+        async with serve_aiohttp(app) as port:
+            assert (await send(port, "GET", "/game/me", mine)).status == 200
+            assert (await send(port, "GET", "/shop/me", mine)).status == 401

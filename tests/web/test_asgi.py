@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 import websockets
 from starlette.applications import Starlette
@@ -12,15 +13,11 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 
-from mpauthx_async import ConfigurationError, MPAuthX, WeChatSimulator
+from mpauthx_async import ClosedError, ConfigurationError, MPAuthX, WeChatSimulator
 from mpauthx_async.web.asgi import MPAuthXMiddleware
 from mpauthx_async.web.starlette import MPAuthXBackend
-from tests.web.apps import serve_asgi
-from tests.web.raw_client import send
-
-
-def bearer(token: str) -> list[tuple[str, str]]:
-    return [("Authorization", f"Bearer {token}")]
+from tests.web.apps import FRAMEWORKS, World, serve_asgi
+from tests.web.raw_client import bearer, send
 
 
 async def user_id(request: Any) -> JSONResponse:
@@ -119,6 +116,18 @@ async def test_patterns_are_for_the_path_behind_root_path(
     app = Recorder()
     await call(MPAuthXMiddleware(app, auth, exclude=("/about",)), scope(path, root_path=root_path))
     assert bool(app.scopes) is is_excluded
+
+
+@pytest.mark.parametrize("framework", ["starlette", "litestar", "quart", "django"])
+async def test_a_path_that_frameworks_read_in_two_ways_is_not_excluded(
+    world: World, framework: str
+) -> None:
+    # Litestar routes what stands behind the first "/api", wherever that is.
+    transport = httpx.ASGITransport(FRAMEWORKS[framework](world), root_path="/api")
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as browser:
+        for path in ("/public/x/api/hello", "/public/api/hello", "/public/apihello"):
+            assert (await browser.get(path)).status_code == 401
+        assert (await browser.get("/api/public/page")).text == "public"
 
 
 async def test_a_mounted_app_has_its_own_exclusions(auth: MPAuthX, token: str) -> None:
@@ -247,11 +256,31 @@ async def leaves_at_startup(scope: Any, receive: Any, send: Any) -> None:
     raise ValueError("Only HTTP is served here.")
 
 
+async def only_starts(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "lifespan.startup.complete"})
+
+
+async def ends_without_a_word(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+
+
 async def returns_at_once(scope: Any, receive: Any, send: Any) -> None:
     return
 
 
-@pytest.mark.parametrize("app", [no_lifespan, leaves_at_startup, returns_at_once, Starlette()])
+@pytest.mark.parametrize(
+    "app",
+    [
+        no_lifespan,
+        leaves_at_startup,
+        returns_at_once,
+        only_starts,
+        ends_without_a_word,
+        Starlette(),
+    ],
+)
 async def test_closes_the_service_with_or_without_the_apps_lifespan(
     auth: MPAuthX, app: Any
 ) -> None:
@@ -262,16 +291,30 @@ async def test_closes_the_service_with_or_without_the_apps_lifespan(
         await auth.online_count()
 
 
-async def test_a_failed_startup_stays_one(auth: MPAuthX) -> None:
-    async def fails(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send({"type": "lifespan.startup.failed"})
-        raise ValueError("no database")
+async def fails_at_startup(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.failed"})
+    raise ValueError("no database")
 
+
+async def crashes_at_shutdown(scope: Any, receive: Any, send: Any) -> None:
+    await only_starts(scope, receive, send)
+    raise ValueError("no queue")
+
+
+@pytest.mark.parametrize(
+    ("app", "sent"),
+    [(fails_at_startup, "startup.failed"), (crashes_at_shutdown, "startup.complete")],
+)
+async def test_an_app_that_fails_does_so_and_closes_the_service(
+    auth: MPAuthX, app: Any, sent: str
+) -> None:
     server = Lifespan()
-    with pytest.raises(ValueError, match="no database"):
-        await MPAuthXMiddleware(fails, auth)({"type": "lifespan"}, server.receive, server.send)
-    assert server.sent == ["lifespan.startup.failed"]
+    with pytest.raises(ValueError, match=r"no database|no queue"):
+        await MPAuthXMiddleware(app, auth)({"type": "lifespan"}, server.receive, server.send)
+    assert server.sent == [f"lifespan.{sent}"]
+    with pytest.raises(ClosedError):
+        await auth.online_count()
 
 
 class TestStarlettesOwnMiddleware:
@@ -303,6 +346,16 @@ class TestStarlettesOwnMiddleware:
             reply = await send(port, "GET", "/public", bearer("forged"))
         assert reply.status == 401
         assert reply.header("www-authenticate") == 'Bearer error="invalid_token"'
+
+    async def test_what_is_not_the_clients_doing_tells_it_no_details(
+        self, auth: MPAuthX, token: str
+    ) -> None:
+        app = Starlette()
+        app.add_middleware(AuthenticationMiddleware, backend=MPAuthXBackend(auth))  # no on_error
+        await auth.close()
+        async with serve_asgi(app) as port:
+            reply = await send(port, "GET", "/public", bearer(token))
+        assert reply.body == b"The service cannot answer."
 
     async def test_the_operators_fault_is_not_the_clients(
         self, app: Starlette, auth: MPAuthX, token: str

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from mpauthx_async import MPAuthX, WeChatSimulator
 from mpauthx_async.web import requests
 from tests.helpers.redis_server import RedisServer
 from tests.web.apps import World, serving
-from tests.web.raw_client import Reply, send
+from tests.web.raw_client import Reply, bearer, send
 
 # Litestar and Quart stand behind the same middleware as Starlette and Django.
 pytestmark = pytest.mark.parametrize(
@@ -48,6 +50,24 @@ MALFORMED_LOGINS = [
     json.dumps({"code": "x" * 600}).encode(),
     json.dumps({"code": "abc", "encryptedData": "x" * 20_000, "iv": "x"}).encode(),
 ]
+BEGUN_REQUESTS = [
+    "POST /log",
+    "POST /login HTTP/1.1\nHost: x\nContent-Length: 50\n\n{",
+    "POST /login HTTP/1.1\nHost: x\nTransfer-Encoding: chunked\n\n1\n{\n",
+    "POST /count HTTP/1.1\nHost: x\nContent-Length: 50\n\n{",
+    "GET /ws HTTP/1.1\nHost: x\nConnection: Upgrade\nUpgrade: websocket\n"
+    "Sec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n\n",
+]
+# uvicorn logs it as an error, whoever refused it.
+WEBSOCKET_REFUSED = "ASGI callable returned without completing handshake."
+WANT_A_LOGIN = [
+    ("GET", "/hello"),
+    ("GET", "/me"),
+    ("GET", "/sessions"),
+    ("DELETE", "/sessions/x"),
+    ("POST", "/rotate"),
+    ("POST", "/logout"),
+]
 TRICKS = [
     "/public/../hello",
     "/public/%2e%2e/hello",
@@ -81,8 +101,8 @@ def assert_refused(reply: Reply, status: int, challenge: str | None) -> None:
 
 
 async def test_no_header_is_a_401_without_an_error_code(port: int) -> None:
-    for path in ("/hello", "/me", "/sessions"):
-        assert_refused(await send(port, "GET", path), 401, "Bearer")
+    for method, path in WANT_A_LOGIN:
+        assert_refused(await send(port, method, path), 401, "Bearer")
 
 
 async def test_no_token_is_a_401_without_an_error_code(port: int) -> None:
@@ -103,22 +123,25 @@ async def test_the_scheme_is_in_any_case(port: int, token: str) -> None:
 
 
 async def test_two_headers_are_a_400(port: int, token: str) -> None:
-    twice = authorization(f"Bearer {token}") * 2
-    assert_refused(await send(port, "GET", "/hello", twice), 400, 'Bearer error="invalid_request"')
+    twice = bearer(token) * 2
+    for method, path in WANT_A_LOGIN:
+        reply = await send(port, method, path, twice)
+        assert_refused(reply, 400, 'Bearer error="invalid_request"')
 
 
 async def test_a_forged_token_is_a_401(port: int) -> None:
     shapely = "bob|shop|" + "A" * 43
     for token in ("forged", "a|b|c", "a b", "x" * 80, shapely, "Bearer", '"', "null"):
-        reply = await send(port, "GET", "/hello", authorization(f"Bearer {token}"))
+        reply = await send(port, "GET", "/hello", bearer(token))
         assert_refused(reply, 401, 'Bearer error="invalid_token"')
         assert reply.json()["response"] == {"status": "unknown"}
 
 
 async def test_a_token_that_is_not_ascii_is_a_401(port: int) -> None:
     for value in ("Bearer 微信".encode(), b"Bearer \xff\xfe", "Bearer \xe9".encode()):
-        reply = await send(port, "GET", "/hello", authorization(value))
-        assert_refused(reply, 401, 'Bearer error="invalid_token"')
+        for path in ("/hello", "/me"):
+            reply = await send(port, "GET", path, authorization(value))
+            assert_refused(reply, 401, 'Bearer error="invalid_token"')
 
 
 async def test_a_megabyte_of_token_is_refused(port: int) -> None:
@@ -147,13 +170,40 @@ async def test_a_body_that_says_it_is_10_megabytes_is_refused_unread(port: int) 
     assert_refused(reply, 413, None)
 
 
-async def test_a_body_that_never_ends_is_refused(port: int) -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        while True:
-            yield b" " * 4096
-
-    reply = await send(port, "POST", "/login", body=chunks())
+async def test_a_body_of_10_megabytes_is_refused(port: int) -> None:
+    reply = await send(port, "POST", "/login", body=b" " * 10_000_000)
     assert_refused(reply, 413, None)
+
+
+async def test_a_length_that_no_body_has_is_refused(port: int) -> None:
+    for length in ("-1", "1e3", "0x10", "65537", "9" * 5_000, "1, 2"):
+        reply = await send(port, "POST", "/login", [("Content-Length", length)], b"{}")
+        assert reply.status in (400, 413), length
+
+
+async def endless(chunk: bytes, pause: float = 0) -> AsyncIterator[bytes]:
+    while True:
+        yield chunk
+        await asyncio.sleep(pause)
+
+
+async def test_a_body_that_never_ends_is_refused(port: int) -> None:
+    reply = await send(port, "POST", "/login", body=endless(b" " * 4096))
+    assert_refused(reply, 413, None)
+
+
+async def test_a_body_that_comes_in_drops_is_refused(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "_MAX_BODY_SECONDS", 0.3)
+    reply = await send(port, "POST", "/login", body=endless(b" ", pause=0.02))
+    assert_refused(reply, 408, None)
+
+
+async def test_a_body_that_never_ends_is_not_read_without_a_token(port: int) -> None:
+    for path in ("/count", "/logout", "/rotate"):
+        reply = await send(port, "POST", path, body=endless(b" " * 4096))
+        assert_refused(reply, 401, "Bearer")
 
 
 async def test_a_body_that_never_comes_is_refused(
@@ -190,16 +240,41 @@ async def test_another_method_wants_a_login_all_the_same(port: int) -> None:
         assert (await send(port, method, path)).status in (400, 401, 404, 405)
 
 
-async def test_a_client_that_hangs_up_harms_nobody(
-    port: int, token: str, wx: WeChatSimulator
-) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
-    await writer.drain()
-    writer.close()
-    await writer.wait_closed()
-    reply = await send(port, "GET", "/hello", authorization(f"Bearer {token}"))
-    assert reply.status == 200
+class TestAClientThatHangsUp:
+    """The next one is answered, and nothing is logged as an error."""
+
+    @pytest.fixture
+    async def port(
+        self, framework: str, world: World, token: str, caplog: pytest.LogCaptureFixture
+    ) -> AsyncIterator[int]:
+        async with serving(framework, world) as port:
+            yield port
+            reply = await send(port, "GET", "/hello", bearer(token))
+            assert reply.status == 200
+        # The server has ended, and with it what it had begun.
+        records = [*caplog.get_records("call"), *caplog.get_records("teardown")]
+        errors = [each.getMessage() for each in records if each.levelno >= logging.ERROR]
+        assert set(errors) <= {WEBSOCKET_REFUSED}
+
+    async def connect(self, port: int, request: str) -> asyncio.StreamWriter:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request.replace("\n", "\r\n").encode())
+        await writer.drain()
+        return writer
+
+    async def test_in_the_middle_of_a_request(self, port: int) -> None:
+        for begun in BEGUN_REQUESTS:
+            for how in ("close", "abort"):
+                writer = await self.connect(port, begun)
+                getattr(writer.transport, how)()
+
+    async def test_while_it_waits_for_an_answer(self, port: int, world: World, token: str) -> None:
+        writer = await self.connect(
+            port, f"GET /late HTTP/1.1\nHost: x\nAuthorization: Bearer {token}\n\n"
+        )
+        await world.checked.wait()
+        writer.transport.abort()
+        world.go_on.set()
 
 
 class TestWhenTheStoreDies:
@@ -220,7 +295,7 @@ class TestWhenTheStoreDies:
     async def test_before_the_check(self, port: int, token: str, server: RedisServer) -> None:
         server.stop()
         for path in ("/hello", "/me", "/sessions"):
-            self.assert_later(await send(port, "GET", path, authorization(f"Bearer {token}")))
+            self.assert_later(await send(port, "GET", path, bearer(token)))
 
     async def test_before_a_login(
         self, port: int, wx: WeChatSimulator, server: RedisServer
@@ -230,10 +305,38 @@ class TestWhenTheStoreDies:
         reply = await send(port, "POST", "/login", body=body)
         self.assert_later(reply, retry_after=None)  # the code is used up
 
-    async def test_between_the_check_and_the_answer(
+    @pytest.mark.parametrize(
+        ("method", "path", "call"),
+        [
+            ("GET", "/sessions", "sessions"),
+            ("DELETE", "/sessions/{}", "revoke_session"),
+        ],
+    )
+    async def test_between_the_check_and_the_answer_of_a_route(
+        self,
+        port: int,
+        auth: MPAuthX,
+        token: str,
+        server: RedisServer,
+        monkeypatch: pytest.MonkeyPatch,
+        method: str,
+        path: str,
+        call: str,
+    ) -> None:
+        living = getattr(auth, call)
+        path = path.format((await auth.authenticate(token)).session_id)
+
+        async def dying(*args: Any) -> Any:
+            server.stop()
+            return await living(*args)
+
+        monkeypatch.setattr(auth, call, dying)
+        self.assert_later(await send(port, method, path, bearer(token)))
+
+    async def test_between_the_check_and_the_answer_of_an_endpoint(
         self, port: int, world: World, token: str, server: RedisServer
     ) -> None:
-        asking = asyncio.create_task(send(port, "GET", "/late", authorization(f"Bearer {token}")))
+        asking = asyncio.create_task(send(port, "GET", "/late", bearer(token)))
         await world.checked.wait()
         server.stop()
         world.go_on.set()
@@ -246,12 +349,23 @@ async def test_the_operators_fault_is_not_told_as_the_clients(
     await world.auth.close()
     async with serving(framework, world) as port:
         for reply in (
-            await send(port, "GET", "/hello", authorization(f"Bearer {token}")),
+            await send(port, "GET", "/hello", bearer(token)),
             await send(port, "POST", "/login", body=json.dumps({"code": "abc"}).encode()),
         ):
             assert_refused(reply, 503, None)
             assert reply.header("retry-after") is None
             assert reply.json()["status_code"] == 6100
+
+
+async def test_a_function_that_picks_no_service_is_the_operators_fault(
+    framework: str, token: str
+) -> None:
+    pick: Any = {}.get  # an app that is not there
+    async with serving(framework, World(lambda _: pick("shop"))) as port:
+        for path in ("/hello", "/me"):
+            reply = await send(port, "GET", path, bearer(token))
+            assert_refused(reply, 503, None)
+            assert reply.json()["status_code"] == 6101
 
 
 async def test_no_answer_shows_a_token_that_was_sent(port: int, token: str) -> None:

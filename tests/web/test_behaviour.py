@@ -1,6 +1,7 @@
 """What all adapters have in common, by real clients of real servers."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -152,10 +153,29 @@ async def test_guards_websockets(port: int, token: str) -> None:
     url = f"ws://127.0.0.1:{port}/ws"
     async with websockets.connect(url, additional_headers=bearer(token)) as websocket:
         assert await websocket.recv() == "bob"
-    for headers in ({}, bearer("forged")):
-        with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
-            await websockets.connect(url, additional_headers=headers)
-        assert refused.value.response.status_code == 401
+    for headers in ({}, bearer("forged"), {"Authorization": f"Basic {token}"}):
+        assert await refusal_of_websocket(port, headers) == 401
+
+
+async def refusal_of_websocket(port: int, headers: Any) -> int:
+    with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
+        await websockets.connect(f"ws://127.0.0.1:{port}/ws", additional_headers=headers)
+    status: int = refused.value.response.status_code
+    return status
+
+
+@WITH_WEBSOCKETS
+async def test_two_headers_of_a_websocket_are_a_400(port: int, token: str) -> None:
+    assert await refusal_of_websocket(port, [*bearer(token).items()] * 2) == 400
+
+
+@WITH_WEBSOCKETS
+async def test_a_websocket_is_told_that_the_service_does_not_answer(
+    framework: str, world: World, token: str
+) -> None:
+    await world.auth.close()
+    async with serving(framework, world) as port:
+        assert await refusal_of_websocket(port, bearer(token)) == 503
 
 
 async def test_concurrent_requests_are_each_their_own(

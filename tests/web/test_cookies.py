@@ -80,6 +80,14 @@ async def test_two_cookies_are_a_400(port: int, token: str) -> None:
     assert (await send(port, "GET", "/hello", [both])).status == 400
 
 
+async def test_a_cookie_of_a_sibling_domain_logs_nobody_in(port: int, token: str) -> None:
+    for blank in (b"\x85", b"\xa0", "\u2000".encode()):  # what str.strip() takes for blanks
+        forged = ("Cookie", blank + f"__Host-mpauthx={token}".encode())
+        assert (await send(port, "GET", "/hello", [forged])).status == 401
+        both = [("Cookie", f"__Host-mpauthx={token}; ".encode() + forged[1])]
+        assert (await send(port, "GET", "/hello", both)).status == 200
+
+
 async def test_another_sites_page_opens_no_websocket(framework: str, port: int, token: str) -> None:
     if framework == "django":
         return  # has none

@@ -57,6 +57,15 @@ def test_another_cookie_is_not_ours() -> None:
             token_of("GET", Sent(("cookie", other)), cookies=True)
 
 
+@pytest.mark.parametrize("blank", ["\x1f", "\x85", "\xa0", "\u2000", "\u3000"])
+def test_a_cookie_that_any_page_of_the_domain_may_set_is_not_ours(blank: str) -> None:
+    # Browsers reserve names that begin with __Host-, and no other blank makes a name begin so.
+    for other in (f"{blank}__Host-mpauthx=x", f"__Host-mpauthx{blank}=x"):
+        with pytest.raises(NoTokenError):
+            token_of("GET", Sent(("cookie", other)), cookies=True)
+    assert token_of("GET", Sent(COOKIE, ("cookie", f"{blank}__Host-mpauthx=x")), cookies=True)
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_a_cookie_keeps_any_token(token: str) -> None:
     header = session_cookie(token).partition(";")[0]
@@ -71,6 +80,10 @@ def test_a_cookie_keeps_any_token(token: str) -> None:
         [("origin", "https://shop.example"), ("host", "shop.example")],
         [("origin", "https://Shop.Example"), ("host", "shop.example:443")],
         [("origin", "http://localhost:8000"), ("host", "localhost:8000")],
+        [("origin", "http://shop.localhost"), ("host", "shop.localhost:80")],
+        [("origin", "http://127.0.0.1:8000"), ("host", "127.0.0.1:8000")],
+        [("origin", "http://[::1]:8000"), ("host", "[::1]:8000")],
+        [("origin", "https://[2001:db8::1]"), ("host", "[2001:DB8::1]:443")],
         [SAME_SITE, ("origin", "https://outside.example"), ("host", "inside")],  # behind a proxy
     ],
 )
@@ -94,6 +107,10 @@ def test_knows_its_own_pages(headers: list[tuple[str, str]]) -> None:
         [("origin", "https://shop.example.evil"), ("host", "shop.example")],
         [("origin", "https://shop.example:8443"), ("host", "shop.example")],
         [("origin", "http://shop.example:443"), ("host", "shop.example")],
+        [("origin", "http://shop.example"), ("host", "shop.example")],  # where there is no TLS
+        [("origin", "http://localhost.example"), ("host", "localhost.example")],
+        [("origin", "http://127.0.0.1.example"), ("host", "127.0.0.1.example")],
+        [("origin", "https://a"), ("host", "b"), ("x-forwarded-host", "a")],
         [("origin", "ftp://shop.example"), ("host", "shop.example")],
         [("origin", "https://a"), ("origin", "https://a"), ("host", "a")],
         [("origin", "https://a"), ("host", "a"), ("host", "a")],

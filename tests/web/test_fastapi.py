@@ -1,5 +1,6 @@
 """What is the FastAPI guard's own."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -78,9 +79,19 @@ async def test_the_schema_has_bodies_and_refusals(app: FastAPI) -> None:
     body = login["requestBody"]["content"]["application/json"]["schema"]
     assert list(body["properties"]) == ["code", "encryptedData", "iv", "device", "deviceKind"]
     assert body["required"] == ["code"]
-    assert set(login["responses"]) == {"200", "400", "401", "403", "503"}
+    refusals = {"400", "401", "403", "408", "413", "429", "502", "503"}
+    assert login["responses"].keys() == {"200"} | refusals
     models = app.openapi()["components"]["schemas"]
     assert models["_Me"]["required"] == ["user_id", "session_id", "sku"]
+
+
+async def test_the_schema_has_the_parameters_of_each_path(guard: MPAuthXGuard) -> None:
+    app = FastAPI()
+    app.include_router(guard.router(prefix="/{app}"))
+    for path, methods in app.openapi()["paths"].items():
+        for told in methods.values():
+            names = [parameter["name"] for parameter in told["parameters"]]
+            assert "".join(f"{{{name}}}" for name in names) == re.sub(r"[^{}]+(?![^{]*})", "", path)
 
 
 async def test_a_custom_envelope_leaves_the_models_out(auth: MPAuthX) -> None:
@@ -97,6 +108,25 @@ async def test_optional_is_none_without_a_token(app: FastAPI, token: str) -> Non
         assert (await browser.get("/maybe")).json() is None
         assert (await browser.get("/maybe", headers=bearer(token))).json() == "bob"
         assert (await browser.get("/maybe", headers=bearer("forged"))).status_code == 401
+
+
+async def test_optional_is_none_with_a_cookie_that_is_no_longer_valid(
+    auth: MPAuthX, token: str
+) -> None:
+    app, guard = FastAPI(), MPAuthXGuard(auth, cookies=True)
+    guard.install(app)
+
+    @app.get("/maybe")
+    async def maybe(user: Annotated[Identity | None, Security(guard.optional)]) -> str | None:
+        return user and user.user_id
+
+    cookie = {"Cookie": f"__Host-mpauthx={token}"}
+    async with client(app) as browser:
+        assert (await browser.get("/maybe", headers=cookie)).json() == "bob"
+        await auth.revoke(token)
+        dead = await browser.get("/maybe", headers=cookie)
+        assert (dead.status_code, dead.json()) == (200, None)
+        assert (await browser.get("/maybe", headers=cookie | bearer(token))).status_code == 401
 
 
 async def test_one_request_authenticates_once(auth: MPAuthX, token: str) -> None:
@@ -174,8 +204,10 @@ async def test_the_lifespan_closes_the_service(guard: MPAuthXGuard, auth: MPAuth
         await auth.online_count()
 
 
-async def test_an_error_after_the_handshake_closes_the_websocket(app: FastAPI) -> None:
-    errors = {"store": StoreError("x"), "configuration": ConfigurationError("x")}
+async def test_an_error_after_the_handshake_closes_the_websocket(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = {"store": StoreError("x"), "configuration": ConfigurationError("Mend the websocket.")}
 
     @app.websocket("/ws/{kind}")
     async def ws(websocket: WebSocket, kind: str) -> None:
@@ -188,6 +220,7 @@ async def test_an_error_after_the_handshake_closes_the_websocket(app: FastAPI) -
                 with pytest.raises(websockets.exceptions.ConnectionClosed):
                     await websocket.recv()
                 assert websocket.close_code == code
+    assert "Mend the websocket." in caplog.text  # nobody else is told
 
 
 async def test_tests_may_override_the_guard(app: FastAPI, guard: MPAuthXGuard) -> None:

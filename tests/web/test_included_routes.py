@@ -1,6 +1,8 @@
 """The routes that an app asks for, in each adapter."""
 
+import re
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -11,8 +13,9 @@ from mpauthx_async.web import OAuthRoutes, PushRoutes
 from mpauthx_async.web.authenticator import Authenticator
 from mpauthx_async.web.routes import Routes
 from tests.helpers.redis_server import RedisServer
+from tests.helpers.web_logins import service as web_service
 from tests.web.apps import World
-from tests.web.raw_client import send
+from tests.web.raw_client import bearer, send
 
 WEB, WEB_SECRET = "wxweb", "websecret-websecret"
 CALLBACK = "https://shop.example/oauth/callback"
@@ -30,13 +33,8 @@ async def wx() -> AsyncIterator[WeChatSimulator]:
 
 @pytest.fixture
 async def oauth(wx: WeChatSimulator, redis_server: RedisServer) -> AsyncIterator[WeChatOAuth]:
-    async with WeChatOAuth(
-        app_id=WEB,
-        app_secret=WEB_SECRET,
-        tokens=redis_server.url,
-        api_base=wx.url,
-        page_base=wx.url,
-    ) as oauth:
+    names = {"app_id": WEB, "app_secret": WEB_SECRET}
+    async with web_service(wx, redis_server.url, **names) as oauth:
         yield oauth
 
 
@@ -55,10 +53,6 @@ def world(auth: MPAuthX, oauth: WeChatOAuth, wx: WeChatSimulator) -> World:
         PushRoutes(wx.push.token, wx.push.aes_key),
     }
     return World(auth, {"include": include, "cookies": True})
-
-
-def bearer(token: str) -> list[tuple[str, str]]:
-    return [("Authorization", f"Bearer {token}")]
 
 
 @each_adapter
@@ -81,9 +75,10 @@ async def test_forgets_the_user(port: int, token: str, auth: MPAuthX) -> None:
     assert not await auth.is_token_valid(token)
 
 
-async def back_from_wechat(port: int, query: str = "") -> tuple[str, str]:
+async def back_from_wechat(port: int, query: str = "", cookie: str = "") -> tuple[str, str]:
     """Begin a login, and visit WeChat's page; gives where it sends the browser, and its cookie."""
-    start = await send(port, "GET", f"/oauth/start{query}")
+    headers = [("Cookie", cookie)] if cookie else []
+    start = await send(port, "GET", f"/oauth/start{query}", headers)
     assert start.status == 303
     cookie = start.header("set-cookie") or ""
     assert cookie.startswith("__Host-mpauthx-oauth=")
@@ -103,10 +98,9 @@ async def test_logs_in_by_wechats_page(port: int, auth: MPAuthX, wx: WeChatSimul
     back, cookie = await back_from_wechat(port, "?next=/cart")
     reply = await send(port, "GET", back, [("Cookie", cookie)])
     assert (reply.status, reply.header("location")) == (303, "/cart")
-    ours, oauths = reply.headers["set-cookie"]
+    (ours,) = reply.headers["set-cookie"]
     token = ours.removeprefix("__Host-mpauthx=").partition(";")[0]
     assert (await auth.authenticate(token)).user_id == "bob"
-    assert oauths.startswith("__Host-mpauthx-oauth=; Max-Age=0;")
     again = await send(port, "GET", back, [("Cookie", cookie)])
     assert (again.status, again.json()["status_code"]) == (400, 6102)
 
@@ -133,6 +127,27 @@ async def test_a_login_leads_to_no_other_site(port: int) -> None:
     ):
         reply = await send(port, "GET", f"/oauth/start?next={path}")
         assert reply.status == 400
+
+
+@each_adapter
+async def test_logins_in_two_tabs_of_a_browser_both_succeed(port: int, wx: WeChatSimulator) -> None:
+    wx.visit_as("bob")
+    first, cookie = await back_from_wechat(port, "?next=/first")
+    second, cookie = await back_from_wechat(port, "?next=/second", cookie)
+    for back, path in ((first, "/first"), (second, "/second")):
+        reply = await send(port, "GET", back, [("Cookie", cookie)])
+        assert (reply.status, reply.header("location")) == (303, path)
+
+
+@each_adapter
+@pytest.mark.parametrize("value", ["", "a", "a" * 44, "a" * 42 + "%"])
+async def test_a_login_replaces_a_cookie_that_is_not_ours(
+    port: int, wx: WeChatSimulator, value: str
+) -> None:
+    wx.visit_as("bob")
+    _, cookie = await back_from_wechat(port, cookie=f"__Host-mpauthx-oauth={value}")
+    assert re.fullmatch(r"__Host-mpauthx-oauth=[\w-]{43}", cookie)
+    assert cookie != f"__Host-mpauthx-oauth={value}"
 
 
 @each_adapter
@@ -177,4 +192,21 @@ async def test_nothing_else_can_be_asked_for(auth: MPAuthX, include: set[str]) -
 
 
 def test_settings_keep_their_secrets() -> None:
-    assert "secret" not in repr(PushRoutes("secret", "secret"))
+    assert "secret" not in repr(PushRoutes("secret", "secret".ljust(43, "A")))
+
+
+@pytest.mark.parametrize(
+    ("redirect_uri", "scope"),
+    [("shop.example/callback", "snsapi_login"), (CALLBACK, "snsapi"), (None, "snsapi_base")],
+)
+async def test_the_operators_settings_are_checked_at_once(
+    oauth: WeChatOAuth, redirect_uri: str, scope: Any
+) -> None:
+    with pytest.raises(ConfigurationError):
+        OAuthRoutes(oauth, redirect_uri, scope)
+
+
+@pytest.mark.parametrize(("token", "aes_key"), [("", None), (None, None), ("t", "short")])
+def test_push_settings_are_checked_at_once(token: str, aes_key: str | None) -> None:
+    with pytest.raises(ConfigurationError):
+        PushRoutes(token, aes_key)

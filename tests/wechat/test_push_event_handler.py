@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -66,22 +66,8 @@ async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
 
 
 @pytest.fixture
-def make(
-    tmp_path: Path, wx: WeChatSimulator, redis: Redis, redis_server: RedisServer, clock: Clock
-) -> Callable[..., Recorder]:
-    def make(**changes: Any) -> Recorder:
-        settings: dict[str, Any] = {
-            "app_id": wx.app_id,
-            "app_secret": wx.app_secret,
-            "sku": "shop",
-            "users": f"sqlite:///{tmp_path}/users.db",
-            "tokens": redis_server.url,
-            "api_base": wx.url,
-            "clock": clock,
-        }
-        return Recorder(**(settings | changes))
-
-    return make
+def make(make: Callable[..., MPAuthX], clock: Clock) -> Callable[..., Recorder]:
+    return partial(make, Recorder, clock=clock)
 
 
 def pushed(wx: WeChatSimulator, kind: str, open_id: str = "bob", **how: Any) -> PushEvent:
@@ -124,24 +110,22 @@ async def test_a_revocation_clears_what_it_names(
     assert auth.erased == [("clear", "bob", fields)]
 
 
-@pytest.mark.parametrize("revoke_info", [[], [8], [1, 2, 3, 4, 5, 7, 201, 202, 203, 204, 206, 207]])
-async def test_a_revocation_of_fields_that_are_not_stored_is_only_emitted(
-    auth: Recorder, wx: WeChatSimulator, revoke_info: list[int]
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        (REVOKE, {"revoke_info": []}),
+        (REVOKE, {"revoke_info": [8]}),
+        (REVOKE, {"revoke_info": [1, 2, 3, 4, 5, 7, 201, 202, 203, 204, 206, 207]}),
+        ("user_info_modified", {"mode": "safe"}),
+        ("user_info_modified", {"mode": "compatible"}),
+        ("user_info_modified", {"mode": "plain"}),
+    ],
+)
+async def test_an_event_about_nothing_that_is_stored_is_only_emitted(
+    auth: Recorder, wx: WeChatSimulator, kind: str, how: dict[str, Any]
 ) -> None:
     heard = hear(auth)
-    event = pushed(wx, REVOKE, revoke_info=revoke_info)
-    await auth.handle_push_event(event)
-    await auth.close()
-    assert auth.erased == []
-    assert of_kind(heard, PushEventReceived) == [PushEventReceived(event)]
-
-
-@pytest.mark.parametrize("mode", ["safe", "compatible", "plain"])
-async def test_a_modification_is_only_emitted_to_listeners(
-    auth: Recorder, wx: WeChatSimulator, mode: str
-) -> None:
-    heard = hear(auth)
-    event = pushed(wx, "user_info_modified", mode=mode)
+    event = pushed(wx, kind, **how)
     await auth.handle_push_event(event)
     await auth.close()
     assert auth.erased == []
@@ -322,11 +306,16 @@ async def test_an_event_about_another_app_is_refused(auth: Recorder, wx: WeChatS
     assert auth.erased == []
 
 
-async def test_an_event_about_the_app_that_is_encrypted_for_another_is_refused(
-    auth: Recorder, wx: WeChatSimulator
+@pytest.mark.parametrize(
+    ("open_id", "encrypted_for", "said"),
+    [("bob", OTHER_APP, "another app"), (None, None, "no user")],
+)
+async def test_an_event_that_is_encrypted_for_another_app_or_has_no_user_is_refused(
+    auth: Recorder, wx: WeChatSimulator, open_id: str | None, encrypted_for: str | None, said: str
 ) -> None:
-    event = PushEvent(CANCEL, "bob", None, wx.app_id, OTHER_APP, True, "1", 1_700_000_000)
-    with pytest.raises(InvalidPushEventError, match="another app"):
+    recipient = encrypted_for or wx.app_id
+    event = PushEvent(CANCEL, open_id, None, wx.app_id, recipient, True, "1", 1_700_000_000)
+    with pytest.raises(InvalidPushEventError, match=said):
         await auth.handle_push_event(event)
     assert auth.erased == []
 
@@ -358,14 +347,6 @@ async def test_an_event_encrypted_for_the_platform_that_acts_for_the_app_is_hand
                 )
             )
     assert len(auth.erased) == 1
-
-
-async def test_an_event_made_by_hand_without_a_user_is_refused(
-    auth: Recorder, wx: WeChatSimulator
-) -> None:
-    event = PushEvent(CANCEL, None, None, wx.app_id, wx.app_id, True, "1", 1_700_000_000)
-    with pytest.raises(InvalidPushEventError, match="no user"):
-        await auth.handle_push_event(event)
 
 
 @pytest.mark.parametrize("event", [None, {}, "event", PushEventReceived])

@@ -22,6 +22,7 @@ from tests.helpers.clock import Clock
 from tests.helpers.exchanges import errcode_of, giving
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.simulator_client import Client
+from tests.helpers.web_logins import service as web_service
 
 PLATFORM: dict[str, Any] = {"component_app_id": "wx0", "access_token": giving("unused")}
 UNUSED_SECRET = "unused-secret-of-the-app"
@@ -72,15 +73,8 @@ async def auth(make: Callable[..., MPAuthX], platform: Platform) -> AsyncIterato
 async def oauth(
     wx: WeChatSimulator, platform: Platform, redis: Redis, redis_server: RedisServer
 ) -> AsyncIterator[WeChatOAuth]:
-    async with WeChatOAuth(
-        app_id=wx.app_id,
-        app_secret=UNUSED_SECRET,
-        tokens=redis_server.url,
-        api_base=wx.url,
-        page_base=wx.url,
-        exchange=platform.exchange,
-        clock=wx._clock,
-    ) as service:
+    options = {"app_secret": UNUSED_SECRET, "exchange": platform.exchange}
+    async with web_service(wx, redis_server.url, wx._clock, **options) as service:
         yield service
 
 
@@ -245,13 +239,8 @@ async def test_refusals_of_the_platform_reach_the_caller(
     wx: WeChatSimulator, redis_server: RedisServer
 ) -> None:
     exchange = ComponentExchange(wx.component_app_id, giving("unknown"))
-    async with WeChatOAuth(
-        app_id=wx.app_id,
-        app_secret=UNUSED_SECRET,
-        tokens=redis_server.url,
-        api_base=wx.url,
-        exchange=exchange,
-    ) as oauth:
+    options = {"app_secret": UNUSED_SECRET, "exchange": exchange}
+    async with web_service(wx, redis_server.url, **options) as oauth:
         with pytest.raises(WeChatAPIError) as caught:
             await oauth.get_access_token(wx.web_login("bob"))
         assert caught.value.errcode == 40001

@@ -40,12 +40,6 @@ async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
         yield simulator
 
 
-@pytest.fixture
-async def auth(make: Callable[..., MPAuthX], redis: Redis) -> AsyncIterator[MPAuthX]:
-    async with make() as service:
-        yield service
-
-
 def cipher(key: UserEncryptKey | EncryptKey) -> Any:
     return AES.new(base64.b64decode(key.encrypt_key), AES.MODE_CBC, key.iv.encode())
 

@@ -28,7 +28,6 @@ from mpauthx_async import (
     MPAuthXError,
     ParameterError,
     StatusCode,
-    WeChatAPI,
     WeChatAPIError,
     WeChatOperatorError,
     WeChatRefusedError,
@@ -85,16 +84,11 @@ async def connections() -> AsyncIterator[Connections]:
 # Success
 
 
-async def test_a_code_is_exchanged_for_openid_and_session_key(wx, connections):
-    code = wx.login("bob", session_key=SESSION_KEY)
+@pytest.mark.parametrize("union_id", [None, "union-bob"])
+async def test_a_code_is_exchanged_for_the_ids_and_the_session_key(wx, connections, union_id):
+    code = wx.login("bob", union_id, session_key=SESSION_KEY)
     session = await api(connections, wx.url).code_to_session(code)
-    assert session == CodeSession("bob", SESSION_KEY, None)
-
-
-async def test_the_unionid_comes_along_where_there_is_one(wx, connections):
-    code = wx.login("bob", "union-bob", session_key=SESSION_KEY)
-    session = await api(connections, wx.url).code_to_session(code)
-    assert session == CodeSession("bob", SESSION_KEY, "union-bob")
+    assert session == CodeSession("bob", SESSION_KEY, union_id)
 
 
 @pytest.mark.parametrize("union_id", [..., None, ""])
@@ -103,7 +97,7 @@ async def test_an_empty_unionid_is_read_as_missing(union_id):
         assert (await wechat.code_to_session("code")).union_id is None
 
 
-async def test_success_may_carry_errcode_0_and_fields_unheard_of():
+async def test_success_may_have_errcode_0_and_unknown_fields():
     answer = success(errcode=0, errmsg="ok", expires_in=7200, new={"field": []})
     async with Server(answer) as server, asking(server.url) as wechat:
         assert (await wechat.code_to_session("code")).open_id == "bob"
@@ -141,7 +135,7 @@ async def test_the_request_is_the_one_that_wechat_documents():
 
 
 @pytest.mark.parametrize("code", ["a+b", "a&b=c", "a%41b", "a#b?c/d", "%", "c" * 512])
-async def test_whatever_is_in_a_code_arrives_unchanged(code):
+async def test_a_code_arrives_unchanged(code):
     async with Server(success()) as server, asking(server.url) as wechat:
         await wechat.code_to_session(code)
     target = server.requests[0].split(" ")[1]
@@ -166,7 +160,7 @@ async def test_whatever_is_in_a_code_arrives_unchanged(code):
         ["a"],
     ],
 )
-async def test_what_can_be_no_code_is_refused_without_asking_wechat(code):
+async def test_does_not_send_an_invalid_code(code):
     async with Server(success()) as server, asking(server.url) as wechat:
         with pytest.raises(ParameterError, match="code") as caught:
             await wechat.code_to_session(code)
@@ -294,7 +288,7 @@ FAILURES = {
     "errcode 40029": Failure(refused(40029), WeChatRefusedError, 6008, {"errcode": 40029}),
     "errcode 45011": Failure(refused(45011), WeChatUnavailableError, 6008, {"errcode": 45011}),
     "errcode -2": Failure(refused(-2), WeChatOperatorError, 6008, {"errcode": -2}),
-    "an errcode unheard of": Failure(refused(99999), WeChatOperatorError, 6008, {"errcode": 99999}),
+    "an unknown errcode": Failure(refused(99999), WeChatOperatorError, 6008, {"errcode": 99999}),
 }
 
 
@@ -405,9 +399,6 @@ async def test_any_answer_is_a_session_or_an_error_that_is_documented(body):
 
 
 @pytest.mark.parametrize(
-    "errcode", [-1, 40029, 40163, 40013, 40125, 41002, 41004, 41008, 45011, 40226]
-)
-@pytest.mark.parametrize(
     "errmsg",
     [
         f"some error, rid: {RID}",
@@ -420,18 +411,13 @@ async def test_any_answer_is_a_session_or_an_error_that_is_documented(body):
         f"some error, hint: [{RID}], from ip: 1.2.3.4, more info at https://open.work.weixin.qq.com",
     ],
 )
-async def test_wechats_errors_come_with_number_text_rid_and_a_hint(errcode, errmsg):
-    async with Server(refused(errcode, errmsg)) as server, asking(server.url) as wechat:
-        with pytest.raises(WeChatAPIError) as caught:
-            await wechat.code_to_session("code")
-    error = caught.value
+async def test_wechats_errors_come_with_number_text_rid_and_a_hint(errmsg):
+    error = await refusal(errmsg)
     assert error.code is StatusCode.session_key_and_open_id_request_error
-    assert error.code == 6008
-    assert error.errcode == errcode
-    assert error.errmsg == "some error"
-    assert error.rid == RID
+    assert (error.code, error.errcode) == (6008, 40029)
+    assert (error.errmsg, error.rid) == ("some error", RID)
     assert error.hint.endswith(".")
-    for piece in (str(errcode), "some error", RID, error.hint):
+    for piece in ("40029", "some error", RID, error.hint):
         assert piece in str(error)
 
 
@@ -461,6 +447,7 @@ async def test_each_known_error_has_a_hint_of_its_own():
             with pytest.raises(WeChatAPIError) as caught:
                 await wechat.code_to_session("code")
             hints.add(caught.value.hint)
+    assert all(hint.endswith(".") for hint in hints)
     assert len(hints) == len(errcodes)
 
 
@@ -477,10 +464,8 @@ async def test_an_unknown_errcode_has_no_hint():
     [("invalid code", "invalid code"), ("", ""), (..., ""), ("rid is not here", "rid is not here")],
 )
 async def test_an_error_without_a_rid_keeps_its_text(errmsg, told):
-    async with Server(refused(40029, errmsg)) as server, asking(server.url) as wechat:
-        with pytest.raises(WeChatAPIError) as caught:
-            await wechat.code_to_session("code")
-    assert (caught.value.errmsg, caught.value.rid) == (told, None)
+    error = await refusal(errmsg)
+    assert (error.errmsg, error.rid) == (told, None)
 
 
 async def refusal(errmsg: str) -> WeChatAPIError:
@@ -552,44 +537,6 @@ async def test_the_hint_of_wecom_is_the_id_of_the_request(wx, connections):
         await WeChatHTTP(connections, wx.url).get("/cgi-bin/gettoken", {})
     assert caught.value.errmsg == "corpid missing"
     assert re.fullmatch("[0-9]+_1_[0-9a-f]{32}", caught.value.rid)
-
-
-async def expect_errcode(wechat: WeChatAPI, code: str, errcode: int) -> None:
-    with pytest.raises(WeChatAPIError) as caught:
-        await wechat.code_to_session(code)
-    assert caught.value.errcode == errcode
-    assert re.fullmatch(r"[0-9a-f-]+", caught.value.rid)
-    assert caught.value.hint
-
-
-async def test_a_code_that_wechat_never_gave_is_refused(wx, connections):
-    await expect_errcode(api(connections, wx.url), "never-given", 40029)
-
-
-async def test_a_code_works_once(wx, connections):
-    code = wx.login("bob")
-    await api(connections, wx.url).code_to_session(code)
-    await expect_errcode(api(connections, wx.url), code, 40163)
-
-
-async def test_an_app_that_wechat_does_not_know_is_refused(wx, connections):
-    await expect_errcode(api(connections, wx.url, app_id="wx0"), wx.login("bob"), 40013)
-
-
-async def test_a_wrong_secret_is_refused(wx, connections):
-    await expect_errcode(api(connections, wx.url, app_secret="wrong"), wx.login("bob"), 40125)
-
-
-async def test_a_high_risk_user_is_refused(wx, connections):
-    wx.block("bob")
-    await expect_errcode(api(connections, wx.url), wx.login("bob"), 40226)
-
-
-async def test_a_user_who_logs_in_too_often_is_refused(connections):
-    async with WeChatSimulator(app_secret=APP_SECRET, calls_a_minute=1) as wx:
-        wechat = api(connections, wx.url)
-        await wechat.code_to_session(wx.login("bob"))
-        await expect_errcode(wechat, wx.login("bob"), 45011)
 
 
 @pytest.mark.parametrize(
@@ -717,7 +664,7 @@ async def test_repetitions_are_logged_with_host_and_reason(wx, connections, capl
 # Cancellation and closing
 
 
-async def test_after_a_cancelled_call_the_session_is_as_good_as_new():
+async def test_a_cancelled_call_leaves_its_connection_usable():
     script = (Act.HANG, Act.HANG, Act.HANG, success())
     async with (
         Server(*script) as server,
@@ -763,46 +710,6 @@ async def test_failures_do_not_contain_the_app_secret_or_session_key(failure, de
     assert SECRET_WORD not in everything_logged(debugging.records)
 
 
-async def test_timeouts_do_not_contain_the_app_secret(debugging):
-    async with (
-        Server(Act.HANG) as server,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_read=0.1)) as http,
-        asking(server.url, http=http) as wechat,
-    ):
-        with pytest.raises(ConnectionFailedError) as caught:
-            await wechat.code_to_session("code")
-        await server.asked.wait()
-    assert SECRET_WORD in server.requests[0]
-    assert SECRET_WORD not in everything_told(caught.value)
-    assert SECRET_WORD not in everything_logged(debugging.records)
-
-
-async def test_busy_errors_do_not_contain_the_app_secret(debugging):
-    async with Server(refused(-1)) as server, asking(server.url) as wechat:
-        with pytest.raises(WeChatAPIError) as caught:
-            await wechat.code_to_session("code")
-    assert SECRET_WORD in server.requests[-1]
-    assert SECRET_WORD not in everything_told(caught.value)
-    assert "errcode -1" in everything_logged(debugging.records)
-    assert SECRET_WORD not in everything_logged(debugging.records)
-
-
-async def test_connection_errors_do_not_contain_the_app_secret(connections, debugging):
-    with refusing_host() as host, pytest.raises(ConnectionFailedError) as caught:
-        await api(connections, host).code_to_session("code")
-    assert SECRET_WORD not in everything_told(caught.value)
-    assert "No connection" in everything_logged(debugging.records)
-    assert SECRET_WORD not in everything_logged(debugging.records)
-
-
-async def test_successful_calls_log_no_secrets(wx, connections, debugging):
-    code = wx.login("bob", session_key=SESSION_KEY)
-    session = await api(connections, wx.url).code_to_session(code)
-    assert session.session_key == SESSION_KEY
-    assert SECRET_WORD not in repr(session)
-    assert SECRET_WORD not in everything_logged(debugging.records)
-
-
 async def test_cancelled_calls_do_not_contain_the_app_secret(debugging):
     async with Server(Act.HANG) as server, asking(server.url) as wechat:
         call = asyncio.create_task(wechat.code_to_session("code"))
@@ -829,6 +736,7 @@ async def test_an_errmsg_that_repeats_the_request_does_not_tell_the_app_secret(s
         with pytest.raises(WeChatAPIError) as caught:
             await wechat.code_to_session("code")
     assert SECRET_WORD not in everything_told(caught.value)
+    assert "errcode -1" in everything_logged(debugging.records)
     assert SECRET_WORD not in everything_logged(debugging.records)
 
 
@@ -876,30 +784,19 @@ def test_the_repr_of_the_api_holds_no_secret():
         ["https://api.weixin.qq.com", "api2.weixin.qq.com"],
     ],
 )
-def test_an_address_that_is_no_url_of_a_web_server_is_refused(api_base):
+def test_rejects_an_invalid_api_base(api_base):
     with pytest.raises(ConfigurationError, match="api_base") as caught:
         api(Connections(), api_base=api_base)
     assert SECRET_WORD not in everything_told(caught.value)
 
 
-@pytest.mark.parametrize("name", ["app_id", "app_secret"])
-@pytest.mark.parametrize("value", ["", None, 7, True, b"GEHEIM", ["GEHEIM"]])
-def test_app_id_and_app_secret_are_texts(name, value):
-    with pytest.raises(ConfigurationError, match=name) as caught:
-        api(Connections(), "https://api.weixin.qq.com", **{name: value})
-    assert SECRET_WORD not in everything_told(caught.value)
+NO_TEXTS = ["", None, 7, True, b"GEHEIM", ["GEHEIM"]]
+NOT_ONE_LINE_OF_ASCII = ["GEHEIM\n", "GEHEIM\r", "\tGEHEIM", "GEHEIM\udc80", "GEHEIMÜ"]
 
 
 @pytest.mark.parametrize("name", ["app_id", "app_secret"])
-@pytest.mark.parametrize("value", ["GEHEIM\n", "GEHEIM\r", "\tGEHEIM", "GEHEIM\udc80", "GEHEIMÜ"])
+@pytest.mark.parametrize("value", NO_TEXTS + NOT_ONE_LINE_OF_ASCII)
 def test_app_id_and_app_secret_are_one_line_of_ascii(name, value):
     with pytest.raises(ConfigurationError, match=name) as caught:
         api(Connections(), "https://api.weixin.qq.com", **{name: value})
     assert SECRET_WORD not in everything_told(caught.value)
-
-
-@pytest.mark.parametrize("name", ["openid", "unionid"])
-async def test_an_id_that_is_not_unicode_is_refused(name):
-    async with Server(success(**{name: "bob\ud800"})) as server, asking(server.url) as wechat:
-        with pytest.raises(InvalidResponseError):
-            await wechat.code_to_session("code")

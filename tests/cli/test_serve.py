@@ -1,0 +1,485 @@
+"""The server as a process: what it answers, and how it begins and ends."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiohttp
+import pytest
+from aiohttp import web
+from redis.asyncio import Redis
+
+from mpauthx_async import WeChatSimulator
+from mpauthx_async.cli.main import main
+from mpauthx_async.cli.serve.worker import _SilentClients
+from tests.helpers.redis_server import RedisServer
+from tests.helpers.serve_process import ServeProcess, answer_to, environment_of, serving
+
+
+class Serve(Protocol):
+    def __call__(
+        self, *flags: str, **environment: str
+    ) -> AbstractAsyncContextManager[ServeProcess]: ...
+
+
+@pytest.fixture
+def serve(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer, tmp_path: Path) -> Serve:
+    """Runs the server on the simulator and on Redis."""
+
+    def run(*flags: str, **environment: str) -> AbstractAsyncContextManager[ServeProcess]:
+        given = environment_of(wx, tokens=redis_server.url)
+        return serving(tmp_path, *flags, environment=given | environment)
+
+    return run
+
+
+async def ask(
+    http: aiohttp.ClientSession, url: str, method: str = "GET", token: str = "", **options: Any
+) -> tuple[int, Any, Any]:
+    """Send a request; returns the status, headers and body."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with http.request(method, url, headers=headers, **options) as answer:
+        text = await answer.text()
+    is_json = answer.content_type == "application/json"
+    return answer.status, answer.headers, json.loads(text) if is_json else text
+
+
+async def asked(wx: WeChatSimulator, times: int) -> None:
+    """Wait until WeChat was asked so many times."""
+    async with asyncio.timeout(60):
+        while len(wx.requests) < times:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def exported(http: aiohttp.ClientSession, url: str, line: str) -> Any:
+    """Wait until /metrics has a line, as events are counted a moment later; returns headers."""
+    async with asyncio.timeout(60):
+        _, headers, text = await ask(http, f"{url}/metrics")
+        while line not in text.splitlines():
+            _, headers, text = await ask(http, f"{url}/metrics")
+    return headers
+
+
+async def log_in(http: aiohttp.ClientSession, url: str, wx: WeChatSimulator, user: str) -> str:
+    status, _, body = await ask(http, f"{url}/login", "POST", json={"code": wx.login(user)})
+    assert status == 200
+    return str(body["response"])
+
+
+async def test_a_client_logs_in_and_proxies_ask_for_it(
+    serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with serve("--prefix", "/auth", "--include", "forget", "--compat", "koa") as server:
+        url = server.url
+        assert (await ask(http, f"{url}/healthz"))[::2] == (200, {"status": "ok"})
+        assert (await ask(http, f"{url}/readyz"))[::2] == (200, {"status": "ready"})
+        token = await log_in(http, f"{url}/auth", wx, "bob")
+
+        for method in ("GET", "POST", "DELETE", "PUT", "OPTIONS", "PURGE"):
+            for path in ("/verify", "/verify/", "/verify/orders/7%2f8?page=2", "/verify/a%0Ab"):
+                status, headers, _ = await ask(http, url + path, method, token)
+                assert status == 200
+                assert headers["X-User-Id"] == "bob"
+                assert headers["X-Session-Id"] == token.rpartition("|")[2][:16]
+                assert headers["Cache-Control"] == "no-store"
+        status, headers, _ = await ask(http, f"{url}/verify")
+        assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert "X-User-Id" not in headers
+        status, headers, _ = await ask(http, f"{url}/verify", token=token + "x")
+        assert (status, headers["WWW-Authenticate"]) == (401, 'Bearer error="invalid_token"')
+
+        assert (await ask(http, f"{url}/nothing"))[0] == 404
+        assert (await ask(http, f"{url}/metrics"))[0] == 404
+        assert (await ask(http, f"{url}/auth/me", "DELETE", token))[0] == 200
+        assert (await ask(http, f"{url}/verify", token=token))[0] == 401
+        assert await server.stop() == 0
+    assert {path.name for path in tmp_path.glob("*.db")} == {"mpauthx-users.db"}
+
+
+async def test_a_cookie_opens_nothing_behind_a_proxy(
+    serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession
+) -> None:
+    async with serve("--cookies") as server:
+        token = await log_in(http, server.url, wx, "bob")
+        cookie = {"Cookie": f"__Host-mpauthx={token.replace('|', '%7C')}"}
+        async with http.get(f"{server.url}/me", headers=cookie) as answer:
+            assert answer.status == 200
+        async with http.get(f"{server.url}/verify", headers=cookie) as answer:
+            assert answer.status == 401
+
+
+async def test_it_asks_the_store_once_for_each_path(
+    serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession, redis: Redis
+) -> None:
+    async def lookups() -> int:
+        counts = await redis.info("commandstats")
+        return int(counts.get("cmdstat_mget", {"calls": 0})["calls"])
+
+    async with serve() as server:
+        token = await log_in(http, server.url, wx, "bob")
+        for path in ("/verify", "/verify/a%2fb", "/verify//a", "/verify/a%0ab"):
+            before = await lookups()
+            assert (await ask(http, server.url + path, token=token))[0] == 200
+            assert await lookups() == before + 1
+        assert (await ask(http, f"{server.url}//nothing"))[0] == 404
+
+
+async def test_the_store_is_down(
+    serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession, server: RedisServer
+) -> None:
+    async with serve(MPAUTHX_TOKENS=server.url) as one:
+        token = await log_in(http, one.url, wx, "bob")
+        server.stop()
+        status, headers, _ = await ask(http, f"{one.url}/verify", token=token)
+        assert (status, headers["Retry-After"]) == (503, "1")
+        answer = await ask(http, f"{one.url}/readyz")
+        while answer[0] == 200:  # the last answer holds for a second
+            answer = await ask(http, f"{one.url}/readyz")
+        assert answer[::2] == (503, {"status": "not ready"})
+        assert (await ask(http, f"{one.url}/healthz"))[0] == 200
+        await one.printed("Not ready: The token store cannot serve")
+
+
+class TestAccessLog:
+    async def test_it_has_no_secrets(
+        self, serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession
+    ) -> None:
+        async with serve("--compat", "koa") as server:
+            code = wx.login("bob")
+            url = f"{server.url}/user/login"
+            _, _, body = await ask(http, url, params={"code": code})
+            await ask(http, f"{server.url}/verify?token={body['Token']}", token=body["Token"])
+            await server.printed(r'127\.0\.0\.1 "GET /user/login" 200 \d+ [\d.]+ms$')
+            await server.printed(r'127\.0\.0\.1 "GET /verify" 200 ')
+        shown = "\n".join(server.lines)
+        assert not [secret for secret in (code, body["Token"], wx.app_secret) if secret in shown]
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            "GET /user/login?code=a-secret HTTP/9.9.9",
+            "GET /user/login?code=a-secret HTTP/1.1 again",
+            f"GET /user/login?code=a-secret{'&' * 10_000} HTTP/1.1",
+            "GET /verify HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a-secret\0",
+        ],
+    )
+    async def test_a_request_that_cannot_be_parsed_is_not_quoted(
+        self, serve: Serve, head: str
+    ) -> None:
+        async with serve("--compat", "koa") as server:
+            assert (await answer_to(server.url, f"{head}\r\n\r\n")).startswith("HTTP/1.0 400 ")
+            await server.printed(" 400 ")
+        assert not [line for line in server.lines if "a-secret" in line or "Traceback" in line]
+
+    async def test_a_body_that_cannot_be_decoded_leaves_no_traceback(self, serve: Serve) -> None:
+        async with serve() as server:
+            head = "POST /verify HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 4"
+            answer = await answer_to(server.url, f"{head}\r\n\r\nbody")
+            assert answer.startswith("HTTP/1.1 401 ")
+            await server.printed('"POST /verify" 401 ')
+        assert not [line for line in server.lines if "Traceback" in line]
+
+    async def test_a_line_is_a_line(self, serve: Serve, http: aiohttp.ClientSession) -> None:
+        async with serve() as server:
+            await ask(http, f"{server.url}/a%0a127.0.0.1%20%1b[31m")
+            await server.printed(r'(?i)"GET /a%0a127\.0\.0\.1%20%1b(\[|%5b)31m" 404 ')
+
+    async def test_lines_that_cannot_be_written_leave_no_traceback(
+        self, http: aiohttp.ClientSession, tmp_path: Path
+    ) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "mpauthx_async", "serve", "--port", "0"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "MPAUTHX_APP_ID": "wxaaaa",
+                "MPAUTHX_APP_SECRET": "s" * 32,
+            },
+        )
+        assert process.stdout is not None
+        url = (await process.stdout.readline()).decode().split()[-1]
+        process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        assert (await ask(http, f"{url}/healthz"))[0] == 200
+        process.terminate()
+        async with asyncio.timeout(60):
+            _, errors = await process.communicate()
+        assert process.returncode == 0
+        assert b"Ending: " in errors
+        assert b"Traceback" not in errors
+
+    async def test_it_can_be_off(self, serve: Serve, http: aiohttp.ClientSession) -> None:
+        async with serve("--access-log", "off") as server:
+            await ask(http, f"{server.url}/healthz")
+        assert not [line for line in server.lines if "healthz" in line]
+
+
+class TestEnd:
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    async def test_requests_in_flight_are_answered(
+        self, serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession, workers: str
+    ) -> None:
+        async with serve("--workers", workers) as server:
+            await log_in(http, server.url, wx, "alice")
+            wx.latency = 1.0  # long enough for the signal to come first
+            logins = [
+                asyncio.create_task(log_in(http, server.url, wx, f"user-{number}"))
+                for number in range(20)
+            ]
+            await asked(wx, 21)
+            server.send(signal.SIGTERM)
+            assert len({*await asyncio.gather(*logins)}) == 20
+            assert await server.ended() == 0
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await ask(http, f"{server.url}/healthz")
+
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    async def test_load_balancers_hear_of_it_before_clients_are_refused(
+        self, serve: Serve, wx: WeChatSimulator, workers: str
+    ) -> None:
+        async with (
+            serve("--workers", workers, "--drain-delay", "3600") as server,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http,
+        ):
+            token = await log_in(http, server.url, wx, "bob")
+            assert (await ask(http, f"{server.url}/readyz"))[0] == 200
+            server.send(signal.SIGTERM)
+            await server.printed("Draining: /readyz is 503 for 3600 seconds")
+            async with asyncio.timeout(60):  # the other worker may not have heard of it yet
+                while (await ask(http, f"{server.url}/readyz"))[0] == 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert (await ask(http, f"{server.url}/healthz"))[0] == 200
+            assert (await ask(http, f"{server.url}/verify", token=token))[0] == 200
+            ending = asyncio.create_task(server.ended())
+            while not ending.done():  # a second signal does not wait
+                server.send(signal.SIGTERM)
+                await asyncio.wait([ending], timeout=0.5)
+
+    async def test_after_the_delay_it_ends(self, serve: Serve, http: aiohttp.ClientSession) -> None:
+        async with serve("--drain-delay", "0.1") as server:
+            await ask(http, f"{server.url}/healthz")
+            assert await server.stop() == 0
+        shown = "\n".join(server.lines)
+        assert shown.index("Draining: ") < shown.index("Ending: ")
+
+    @pytest.mark.parametrize("seconds", ["0", "0.1"])
+    async def test_requests_that_take_too_long_are_cut(
+        self, serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession, seconds: str
+    ) -> None:
+        async with serve("--shutdown-timeout", seconds) as server:
+            wx.latency = 3600
+            login = asyncio.create_task(log_in(http, server.url, wx, "bob"))
+            await asked(wx, 1)
+            server.send(signal.SIGTERM)
+            assert await server.ended() == 0
+            with pytest.raises(aiohttp.ClientError):
+                await login
+
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    async def test_a_second_signal_ends_it_at_once(
+        self, serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession, workers: str
+    ) -> None:
+        async with serve("--workers", workers, "--shutdown-timeout", "3600") as server:
+            wx.latency = 3600
+            login = asyncio.create_task(log_in(http, server.url, wx, "bob"))
+            await asked(wx, 1)
+            server.send(signal.SIGTERM)
+            await server.printed("Ending: requests in flight have 3600 seconds")
+            ending = asyncio.create_task(server.ended())
+            while not ending.done():  # the one that is busy may not have heard of the first yet
+                server.send(signal.SIGTERM)
+                await asyncio.wait([ending], timeout=0.5)
+            assert await ending in (-signal.SIGTERM, 0)
+            with pytest.raises(aiohttp.ClientError):
+                await login
+
+
+class TestWorkers:
+    async def test_one_that_dies_is_replaced(
+        self, serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession
+    ) -> None:
+        async with serve("--workers", "2") as server:
+            await ask(http, f"{server.url}/healthz")
+            first = {int((await server.printed(r"Worker (\d+) begins", n))[1]) for n in (1, 2)}
+            os.kill(min(first), signal.SIGKILL)
+            died = await server.printed(r"Worker (\d+) ended \(SIGKILL\); another one begins")
+            assert int(died[1]) == min(first)
+            third = int((await server.printed(r"Worker (\d+) begins", 3))[1])
+            os.kill(max(first), signal.SIGKILL)  # the new one has to answer
+            await server.printed(r"Worker \d+ ended \(SIGKILL\)", 2)
+            token = await log_in(http, server.url, wx, "bob")
+            assert (await ask(http, f"{server.url}/verify", token=token))[0] == 200
+            assert third not in first
+            assert await server.stop() == 0
+
+    async def test_those_that_die_at_once_are_replaced_ever_more_slowly(
+        self, serve: Serve, http: aiohttp.ClientSession
+    ) -> None:
+        async with serve("--workers", "2") as server:
+            pauses = []
+            for number in range(1, 6):
+                begun = await server.printed(r"Worker (\d+) begins", number + 1)
+                os.kill(int(begun[1]), signal.SIGKILL)
+                died = await server.printed(r"begins in ([\d.]+) seconds", number)
+                pauses.append(float(died[1]))
+            assert pauses == [0.1, 0.3, 0.7, 1.5, 3.1]
+            assert (await ask(http, f"{server.url}/healthz"))[0] == 200
+            assert await server.stop() == 0  # while the next one waits for its turn
+
+    async def test_metrics_are_those_of_all_workers(
+        self, serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession
+    ) -> None:
+        options = ("--workers", "2", "--metrics", "--shutdown-timeout", "0.1")
+        async with serve(*options) as server, AsyncExitStack() as stack:
+            for number in range(10):
+                connector = aiohttp.TCPConnector(force_close=True)
+                async with aiohttp.ClientSession(connector=connector) as one:
+                    await log_in(one, server.url, wx, f"user-{number}")
+            headers = await exported(http, server.url, 'mpauthx_logins_total{outcome="ok"} 10.0')
+            assert headers["Content-Type"].startswith("text/plain")
+            wx.latency = 3600
+            logins = []
+            for number in range(4):
+                connector = aiohttp.TCPConnector(force_close=True)
+                one = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+                logins.append(asyncio.create_task(log_in(one, server.url, wx, f"late-{number}")))
+            await exported(http, server.url, "mpauthx_logins_at_wechat 4.0")
+            for login in logins:
+                login.cancel()
+
+    async def test_one_that_hangs_is_killed_by_the_second_signal(
+        self, serve: Serve, http: aiohttp.ClientSession
+    ) -> None:
+        async with serve("--workers", "2") as server:
+            await ask(http, f"{server.url}/healthz")
+            os.kill(int((await server.printed(r"Worker (\d+) begins"))[1]), signal.SIGSTOP)
+            ending = asyncio.create_task(server.ended())
+            while not ending.done():
+                server.send(signal.SIGTERM)
+                await asyncio.wait([ending], timeout=0.5)
+            assert await ending in (-signal.SIGTERM, 0)  # by one that comes after its last step
+
+    async def test_all_end_when_their_parent_is_killed(
+        self, serve: Serve, http: aiohttp.ClientSession
+    ) -> None:
+        async with serve("--workers", "2") as server:
+            await ask(http, f"{server.url}/healthz")
+            server.send(signal.SIGKILL)
+            assert await server.ended() == -signal.SIGKILL  # when all have closed their output
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await ask(http, f"{server.url}/healthz")
+
+    async def test_ctrl_c_ends_them_as_a_signal_does(
+        self, serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession
+    ) -> None:
+        async with serve("--workers", "2") as server:
+            await log_in(http, server.url, wx, "alice")
+            wx.latency = 1.0
+            login = asyncio.create_task(log_in(http, server.url, wx, "bob"))
+            await asked(wx, 2)
+            os.killpg(server.pid, signal.SIGINT)
+            assert (await login).startswith("bob|")
+            assert await server.ended() == 0
+
+
+class TestBadInput:
+    def test_a_port_that_is_taken(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MPAUTHX_APP_SECRET", "s" * 32)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            assert main(["serve", "--app-id", "wxaaaa", "--port", str(port)]) == 1
+        shown = capsys.readouterr().err
+        assert shown == f"error: Cannot listen at 127.0.0.1:{port}: Address already in use.\n"
+
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("tokens", "memcached://localhost", "The URL of a token store begins with"),
+            ("prefix", "auth", "prefix must be such as"),
+        ],
+    )
+    def test_options_that_cannot_work(
+        self,
+        name: str,
+        value: str,
+        message: str,
+        workers: str,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("MPAUTHX_APP_SECRET", "s" * 32)
+        arguments = ["--app-id", "wxaaaa", f"--{name}", value, "--workers", workers]
+        assert main(["serve", *arguments]) == 1
+        shown = capsys.readouterr()
+        assert message in shown.err
+        assert not shown.out
+
+    def test_a_missing_extra_is_named(self) -> None:
+        program = """if True:
+            import sys
+            sys.modules["sqlalchemy"] = None
+            from mpauthx_async.cli.main import main
+            url = "postgresql+asyncpg://user:a-password@127.0.0.1:1/users"
+            sys.exit(main(["serve", "--app-id", "wxaaaa", "--port", "0", "--users", url]))
+        """
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "MPAUTHX_APP_SECRET": "s" * 32},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 1
+        assert ended.stderr.splitlines()[-1].startswith("error: This store needs SQLAlchemy: pip")
+        assert "Traceback" not in ended.stderr
+        assert "a-password" not in ended.stderr
+
+    async def test_a_body_that_never_ends(self, serve: Serve) -> None:
+        async with serve() as server:
+            host, port = server.url.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"POST /login HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+            async with asyncio.timeout(60):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+            writer.close()
+
+    async def test_a_head_that_never_ends(
+        self, monkeypatch: pytest.MonkeyPatch, http: aiohttp.ClientSession
+    ) -> None:
+        monkeypatch.setattr("mpauthx_async.cli.serve.worker._MAX_HEAD_SECONDS", 0.1)
+        silent, app = _SilentClients(), web.Application()
+        app.middlewares.append(silent.hear)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        sweeping = asyncio.create_task(silent.sweep(runner))
+        try:
+            host, port = runner.addresses[0]
+            async with http.get(f"http://{host}:{port}/"):
+                pass
+            (kept,) = runner.server.connections
+            for head in (b"", b"GET / HTTP/1.1\r\nHost: "):
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(head)
+                assert await reader.read() == b""
+                writer.close()
+            async with http.get(f"http://{host}:{port}/"):
+                pass
+            assert kept in runner.server.connections
+        finally:
+            sweeping.cancel()
+            await runner.cleanup()
