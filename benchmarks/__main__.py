@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
+from .apps import APPS
 from .authorize import AUTHORIZE
 from .forged import FORGED
 from .http import HTTP
@@ -24,10 +25,12 @@ from .neighbours import NEIGHBOURS
 from .padding import PADDING
 from .page import write_page
 from .progress import Progress
+from .push_traffic import PUSH_TRAFFIC
 from .report import save, save_plots, table
 from .revocation import REVOCATION
 from .scale import SCALE
 from .sealing import SEALING
+from .sql_users import SQL_USERS
 from .validate import VALIDATE
 from .waiting import WAITING
 
@@ -48,6 +51,9 @@ BENCHMARKS = {
         PADDING,
         NEIGHBOURS,
         WAITING,
+        SQL_USERS,
+        APPS,
+        PUSH_TRAFFIC,
     )
 }
 
@@ -64,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.list:
         for benchmark in BENCHMARKS.values():
-            print(f"{benchmark.name:<12}{benchmark.about}")
+            print(f"{benchmark.name:<14}{benchmark.about}")
         return 0
     if options.names == [_REPORT]:
         try:

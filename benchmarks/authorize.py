@@ -61,7 +61,7 @@ class _Size:
 
 
 _FULL = _Size(rounds=9, logins=10_000, other_tokens=1_000_000)
-_QUICK = _Size(rounds=3, logins=2_000, other_tokens=20_000)
+_QUICK = _Size(rounds=1, logins=1_000, other_tokens=5_000)
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:

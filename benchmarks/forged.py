@@ -50,7 +50,7 @@ class _Size:
 
 
 _FULL = _Size(rounds=9, tokens=500_000)
-_QUICK = _Size(rounds=3, tokens=100_000)
+_QUICK = _Size(rounds=1, tokens=50_000)
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:

@@ -85,7 +85,7 @@ _FULL = _Size(
 # A few callers are at WeChat most of the time, and a few heartbeats make no percentile.
 _QUICK = _Size(
     rounds=1,
-    callers={0: 1_000, 300: 1_000, 1000: 500},
+    callers={0: 500, 300: 500, 1000: 300},
     to_no_latency=0.3,
     to_bare=0.4,
     lag_to_bare=3,

@@ -79,7 +79,7 @@ class _Size:
 
 
 _FULL = _Size(rounds=5, calls=10_000)
-_QUICK = _Size(rounds=1, calls=2_000)
+_QUICK = _Size(rounds=1, calls=1_000)
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from tests.helpers.redis_server import find_redis_server
 
-__all__ = ["OtherWork", "machine_facts"]
+__all__ = ["OtherWork", "cpu_time", "machine_facts"]
 
 _PACKAGES = (
     "redis",
@@ -51,12 +51,11 @@ class OtherWork:
     party that keeps two busy loses more by it than one that keeps one busy.
 
     Args:
-        cpu_time: gives seconds of all CPUs: in total, not idle, and of this process with its ended
-            children; None where that is not known.
+        measured: what `cpu_time` returns.
     """
 
-    def __init__(self, cpu_time: Callable[[], _CPUTime | None] | None = None) -> None:
-        self._cpu_time = cpu_time or _cpu_time
+    def __init__(self, measured: Callable[[], _CPUTime | None] | None = None) -> None:
+        self._cpu_time = measured or cpu_time
         self._before = self._cpu_time()
 
     def note(self) -> str:
@@ -70,7 +69,11 @@ class OtherWork:
         return f"Other processes took {share:.0%} of the CPUs meanwhile{verdict}."
 
 
-def _cpu_time() -> _CPUTime | None:
+def cpu_time() -> _CPUTime | None:
+    """Seconds of all CPUs: in total, not idle, and of this process with its ended children.
+
+    None where that is not known.
+    """
     if not _STAT.exists():
         return None
     ticks = [int(text) for text in _STAT.read_text().split("\n", 1)[0].split()[1:9]]

@@ -169,9 +169,10 @@ class WrongAnswer(Exception):
 async def turns(
     parties: Sequence[Party[Result]], rounds: int, progress: Progress
 ) -> dict[str, list[Result]]:
-    """Run the parties in turn, so that drift hits all alike; each round begins with another.
+    """Run the parties in turn, so that drift hits all alike.
 
-    One round of each before those that count warms them up.
+    Each round begins with another, and every second one goes backwards. One round of each before
+    those that count warms them up.
 
     Returns:
         What each party gave, round by round.
@@ -181,8 +182,9 @@ async def turns(
         progress.say(f"warming up: {party.name}")
         await party.measure()
     for number in range(rounds):
-        first = number % len(parties)
-        for party in (*parties[first:], *parties[:first]):
+        step = -1 if number % 2 else 1
+        for place in range(len(parties)):
+            party = parties[(number + step * place) % len(parties)]
             progress.say(f"round {number + 1} of {rounds}: {party.name}")
             given[party.name].append(await party.measure())
     return given

@@ -20,13 +20,13 @@ import time
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from redis.asyncio import Redis
 
-from mpauthx_async import NewSession, RedisTokenStore, SessionRef
-from mpauthx_async.stores.near_cache import NearCache
+from mpauthx_async import Identity, NewSession, RedisTokenStore, SessionRef
+from mpauthx_async.stores.near_cache import SharedNearCache
 from mpauthx_async.tokens.format import nonce_of
 from mpauthx_async.tokens.sealing import SessionKeySealer, with_open_id
 from tests.helpers.redis_server import RedisServer
@@ -37,12 +37,8 @@ from .sessions import APP_ID, APP_SECRET, begin_sessions, new_session, service, 
 
 __all__ = ["MEMORY"]
 
-_SESSIONS = 100_000  # in a quick run too: with fewer Redis packs its sorted sets more tightly
 _MAX_BYTES = 700  # of a session with its session key
 _MAX_BYTES_WITH_UNION_ID = 870
-_ROUNDS = 3
-_ENTRIES = 100_000
-_LOGINS = 5_000
 _SETTLE = 1  # seconds, until all of them wait
 
 _WITH_KEY = "a login with its session key"
@@ -51,6 +47,19 @@ _WITH_UNION_ID = "with unionId and openId, no device"
 _ROTATED = "with its token rotated once"
 _ENTRY = "a near-cache entry, in Python"
 _LOGIN = "a waiting login, in Python"
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    rounds: int
+    sessions: int
+    entries: int
+    logins: int
+
+
+_FULL = _Size(rounds=3, sessions=100_000, entries=100_000, logins=5_000)
+# Half of the sessions fill Redis's tables to the same part. With fewer it packs its sorted sets.
+_QUICK = _Size(rounds=1, sessions=50_000, entries=25_000, logins=1_000)
 
 _SEALER = SessionKeySealer(app_id=APP_ID, keys=[APP_SECRET])
 
@@ -72,10 +81,10 @@ def _with_union_id(ref: SessionRef) -> NewSession:
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:
-    rounds = 1 if settings.quick else _ROUNDS
+    size = _QUICK if settings.quick else _FULL
 
     async def measured(measure: Callable[[], Awaitable[float]]) -> Spread:
-        return Spread(tuple([await measure() for _ in range(rounds)]))
+        return Spread(tuple([await measure() for _ in range(size.rounds)]))
 
     kinds: dict[str, Callable[[SessionRef], NewSession]] = {
         _WITH_KEY: _with_key,
@@ -86,18 +95,18 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         kinds["with a device of 13 letters, too"] = _with_device
     found = {}
     for name, kind in kinds.items():
-        found[name] = await measured(partial(_bytes_a_session, kind, progress))
+        found[name] = await measured(partial(_bytes_a_session, kind, size.sessions, progress))
     if not settings.quick:
-        rotated = partial(_bytes_a_session, _with_key, progress, is_rotated=True)
+        rotated = partial(_bytes_a_session, _with_key, size.sessions, progress, is_rotated=True)
         found[_ROTATED] = await measured(rotated)
-    progress.say(f"putting {_ENTRIES:,} tokens into a near cache")
-    found[_ENTRY] = await measured(_bytes_an_entry)
-    progress.say(f"letting {_LOGINS:,} logins wait")
-    found[_LOGIN] = await measured(_bytes_a_login)
+    progress.say(f"putting {size.entries:,} tokens into a near cache")
+    found[_ENTRY] = await measured(partial(_bytes_an_entry, size.entries))
+    progress.say(f"letting {size.logins:,} logins wait")
+    found[_LOGIN] = await measured(partial(_bytes_a_login, size.logins))
     return Outcome(
         "memory",
-        f"{_SESSIONS:,} sessions of as many users in Redis, {_ENTRIES:,} tokens in a near cache, "
-        f"{_LOGINS:,} waiting logins, {rounds} rounds",
+        f"{size.sessions:,} sessions of as many users in Redis, {size.entries:,} tokens in a near "
+        f"cache, {size.logins:,} waiting logins, {size.rounds} rounds",
         found,
         [
             Figure(_WITH_KEY, found[_WITH_KEY], at_most=_MAX_BYTES),
@@ -108,16 +117,20 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
 
 
 async def _bytes_a_session(
-    kind: Callable[[SessionRef], NewSession], progress: Progress, *, is_rotated: bool = False
+    kind: Callable[[SessionRef], NewSession],
+    count: int,
+    progress: Progress,
+    *,
+    is_rotated: bool = False,
 ) -> float:
-    refs = list(session_refs(_SESSIONS))
+    refs = list(session_refs(count))
     with RedisServer() as server:
         async with Redis.from_url(server.url) as client:
             before = await _used(client)
-            await begin_sessions(server.url, refs, _SESSIONS, progress, kind)
+            await begin_sessions(server.url, refs, count, progress, kind)
             if is_rotated:
                 await _rotate(server.url, refs)
-            return (await _used(client) - before) / _SESSIONS
+            return (await _used(client) - before) / count
 
 
 async def _rotate(redis_url: str, refs: Sequence[SessionRef]) -> None:
@@ -126,24 +139,24 @@ async def _rotate(redis_url: str, refs: Sequence[SessionRef]) -> None:
             await store.rotate(refs[first : first + 500], ttl=259_200_000, grace=0)
 
 
-async def _bytes_an_entry() -> float:
-    refs = session_refs(_ENTRIES)
+async def _bytes_an_entry(count: int) -> float:
+    refs = session_refs(count)
     mint = signer().mint
     with _traced() as traced:
-        cache = NearCache(_ENTRIES)
-        cache.open(time.time(), time.monotonic())
+        cache = SharedNearCache(count).for_service()
+        cache.shared.open(time.time(), time.monotonic())
         end = int((time.time() + 3600) * 1000)
         for ref in refs:
             token = mint(ref.user_id, ref.nonce)
-            nonce = nonce_of(token)
-            cache.keep(cache.expect(nonce), nonce, token, end)
+            nonce, user_id = nonce_of(token), token.partition("|")[0]
+            cache.keep(cache.expect(nonce), Identity(user_id, nonce, ref.sku, token), end)
         taken = traced()
-    if len(cache) != _ENTRIES:
+    if len(cache) != count:
         raise WrongAnswer("The near cache did not keep all tokens.")
-    return taken / _ENTRIES
+    return taken / count
 
 
-async def _bytes_a_login() -> float:
+async def _bytes_a_login(count: int) -> float:
     """Of logins that wait for a server whose kernel takes their connections, and no more."""
     silent = socket.create_server(("127.0.0.1", 0), backlog=1024)
     with tempfile.TemporaryDirectory(prefix="mpauthx-benchmark-") as folder, RedisServer() as redis:
@@ -155,7 +168,7 @@ async def _bytes_a_login() -> float:
                     asyncio.create_task(
                         auth.authorize(f"{number:032}", secrets.token_urlsafe(300), f"{number:024}")
                     )
-                    for number in range(_LOGINS)
+                    for number in range(count)
                 ]
                 await asyncio.sleep(_SETTLE)
                 taken = traced()
@@ -169,7 +182,7 @@ async def _bytes_a_login() -> float:
         await asyncio.gather(*logins, return_exceptions=True)
     if over:
         raise WrongAnswer(f"{over} logins did not wait.")
-    return taken / _LOGINS
+    return taken / count
 
 
 def _fail_all(listening: socket.socket) -> None:

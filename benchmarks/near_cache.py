@@ -34,7 +34,6 @@ from .sessions import living_tokens, mget_calls, near, service, warm_up
 __all__ = ["NEAR_CACHE"]
 
 _CALLERS = 1000
-_TOKENS = 20_000
 
 _NEAR = "is_token_valid from the near cache"
 _REDIS = "is_token_valid through Redis"
@@ -44,12 +43,13 @@ _LIMIT = "limit: a bare dict lookup, awaited"
 @dataclass(frozen=True, slots=True)
 class _Size:
     rounds: int
+    tokens: int
     repeats: int  # how often a round checks each token
     redis_repeats: int
 
 
-_FULL = _Size(rounds=9, repeats=100, redis_repeats=10)
-_QUICK = _Size(rounds=3, repeats=25, redis_repeats=2)
+_FULL = _Size(rounds=9, tokens=20_000, repeats=100, redis_repeats=10)
+_QUICK = _Size(rounds=1, tokens=4_000, repeats=25, redis_repeats=2)
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:
@@ -57,7 +57,7 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpauthx-benchmark-"))
         server = stack.enter_context(RedisServer())
-        tokens = await living_tokens(server.url, _TOKENS, progress)
+        tokens = await living_tokens(server.url, size.tokens, progress)
         redis = await stack.enter_async_context(Redis.from_url(server.url))
         cached = await stack.enter_async_context(service(folder, near(server.url)))
         through_redis = await stack.enter_async_context(service(folder, server.url))
@@ -92,7 +92,7 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
 
     return Outcome(
         "near_cache",
-        f"{_CALLERS:,} callers, {_TOKENS:,} living tokens, {size.rounds} rounds, one process",
+        f"{_CALLERS:,} callers, {size.tokens:,} living tokens, {size.rounds} rounds, one process",
         rates,
         [
             Figure("from the near cache, a second", rates[_NEAR], at_least=2_000_000),

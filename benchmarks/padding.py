@@ -53,7 +53,7 @@ class _Size:
 
 
 _FULL = _Size(rounds=9, timings=20_000)
-_QUICK = _Size(rounds=3, timings=4_000)
+_QUICK = _Size(rounds=1, timings=2_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ _INTRODUCTION = """\
 
 `python -m benchmarks report` wrote this page from the last run of each benchmark. The parties of a
 benchmark take turns in one run, after a round of each that does not count; each round begins with
-another party. A figure is the median of the rounds, with the least and the most; ratios are taken
-within a round. Compare within a run, not between machines. The docstring of `benchmarks/NAME.py`
-says what exactly is compared. `python -m benchmarks NAME` repeats it on your machine."""
+another party, and every second one goes backwards. A figure is the median of the rounds, with the
+least and the most; ratios are taken within a round. Compare within a run, not between machines. The
+docstring of `benchmarks/NAME.py` says what exactly is compared. `python -m benchmarks NAME` repeats
+it on your machine."""
 
 
 def write_page(results: Path, docs: Path, order: Sequence[str]) -> Path:

@@ -53,7 +53,7 @@ class _Size:
 
 
 _FULL = _Size(rounds=5, tokens=10_000)
-_QUICK = _Size(rounds=2, tokens=500)
+_QUICK = _Size(rounds=1, tokens=100)
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:

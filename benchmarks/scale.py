@@ -67,7 +67,7 @@ class _Size:
 
 
 _FULL = _Size(9, (0, 10_000, 100_000, 1_000_000, 5_000_000), logins=2_000, repeats=20)
-_QUICK = _Size(2, (0, 1_000, 10_000), logins=400, repeats=5)
+_QUICK = _Size(1, (0, 1_000, 10_000), logins=200, repeats=5)
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:

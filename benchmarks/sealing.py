@@ -46,7 +46,7 @@ class _Size:
 
 
 _FULL = _Size(rounds=9, batches=200)
-_QUICK = _Size(rounds=3, batches=20)
+_QUICK = _Size(rounds=1, batches=10)
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:

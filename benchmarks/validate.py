@@ -61,7 +61,7 @@ class _Size:
 
 
 _FULL = _Size(rounds=9, tokens=20_000, repeats=25, gets=30_000, limit_gets=150_000)
-_QUICK = _Size(rounds=3, tokens=20_000, repeats=5, gets=6_000, limit_gets=30_000)
+_QUICK = _Size(rounds=1, tokens=4_000, repeats=5, gets=2_000, limit_gets=10_000)
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:

@@ -38,7 +38,7 @@ class _Size:
 
 
 _FULL = _Size(rounds=5, blocks=10_000, revocations=1_000, idle=5)
-_QUICK = _Size(rounds=2, blocks=1_000, revocations=50, idle=2)
+_QUICK = _Size(rounds=1, blocks=500, revocations=20, idle=0.5)
 
 
 async def _run(settings: Settings, progress: Progress) -> Outcome:
