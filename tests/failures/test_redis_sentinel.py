@@ -165,11 +165,12 @@ async def client_of(sentinels: RedisSentinels) -> AsyncIterator[Redis]:
     """What people make with redis-py's own Sentinel class."""
     new_sentinel: Callable[..., Any] = Sentinel
     manager = new_sentinel([("127.0.0.1", sentinel.port) for sentinel in sentinels.sentinels])
+    asked = list(manager.sentinels)  # whose order redis-py changes; two calls at once may lose one
     client: Redis
     async with manager.master_for(PRIMARY_NAME) as client:
         yield client
-    for asked in manager.sentinels:
-        await asked.aclose()
+    for sentinel in asked:
+        await sentinel.aclose()
 
 
 # Sentinels that fail
