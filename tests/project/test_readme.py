@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_urlsafe
@@ -55,6 +55,8 @@ SNIPPETS = [
     for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 ]
 
+Run = Callable[..., Awaitable[dict[str, Any]]]
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path) -> Iterator[None]:
@@ -63,90 +65,60 @@ def folder(tmp_path: Path) -> Iterator[None]:
         yield
 
 
-async def run(
-    snippet: str, wx: WeChatSimulator, server: RedisServer, **names: Any
-) -> dict[str, Any]:
-    """Run a snippet as it stands, but for what its reader has to fill in."""
-    source = (
-        snippet.replace('"your-app-id"', repr(wx.app_id))
-        .replace('"your-app-secret-of-32-characters"', f"{wx.app_secret!r}, api_base={wx.url!r}")
-        .replace("redis://localhost:6379/0", server.url)
-    )
-    code = compile(source, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    namespace = {"__name__": "readme", **names}
-    running = eval(code, namespace)  # the README's own code
-    if inspect.isawaitable(running):
-        await running
-    return namespace
-
-
-def service(wx: WeChatSimulator, server: RedisServer) -> MPAuthX:
-    return MPAuthX(
-        app_id=wx.app_id,
-        app_secret=wx.app_secret,
-        sku="shop",
-        users="sqlite:///users.db",
-        tokens=server.url,
-        api_base=wx.url,
-    )
-
-
 def snippet_with(text: str) -> str:
     (snippet,) = (snippet for snippet in SNIPPETS if text in snippet)
     return snippet
 
 
-async def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
-    tested = (
-        "# True",
-        "guard.lifespan",
-        '@app.get("/hello")',
-        "guard.optional",
-        "web.Application(",
-        "mpauthx.login_required",
-        "MPAuthXMiddleware(app",
-        "get_asgi_application",
-        "JsonResponse",
-        "wx.fail_next",
-        "as connections",
-        "phone_code",
-        "WeChatOAuth(",
-        "LoginPolicy(",
-        "forget_user(",
-        "open-id-of-bob\")    # the client's",
-        "ComponentExchange(component_app_id",
-        "token_bytes(32)",
-        "Metrics(registry)",
-        "token_status(token), await auth.is_token_valid(renewed)",
-        "ban.reason",
-        "OAuthTokenStoreConformance",
-        "UserNotFoundError as error",
-        "InvalidTokenError as error",
-        "async def test_a_login",
-        "PUSH_TOKEN",
-        "?create=true",
-        "class Order(Base)",
-        '"open_id": "wechatId"',
-        "SQLAlchemyOAuthTokenStore(",
-        "/koa2Wechat",
-        "AsyncMongoClient(",
-        "find_app(app_id)",
-        'connection.path_params["app_id"]',
-        "x-app-id",
-    )
-    assert sorted(map(snippet_with, tested)) == sorted(SNIPPETS)
+@pytest.fixture
+def run(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> Run:
+    """Runs the snippet with a text as it stands, but for what its reader has to fill in."""
+    mine = {
+        '"your-app-id"': repr(wx.app_id),
+        '"your-app-secret-of-32-characters"': f"{wx.app_secret!r}, api_base={wx.url!r}",
+        "redis://localhost:6379/0": redis_server.url,
+    }
+
+    async def run(text: str, filled_in: Mapping[str, str] = {}, **names: Any) -> dict[str, Any]:
+        source = snippet_with(text)
+        for written, real in {**mine, **filled_in}.items():
+            source = source.replace(written, real)
+        code = compile(source, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        namespace = {"__name__": "readme", **names}
+        running = eval(code, namespace)  # the README's own code
+        if inspect.isawaitable(running):
+            await running
+        return namespace
+
+    return run
+
+
+@pytest.fixture
+async def auth(make: Callable[..., MPAuthX]) -> AsyncIterator[MPAuthX]:
+    async with make() as service:
+        yield service
+
+
+def client_of(app: Any, url: str = "http://app", **options: Any) -> httpx.AsyncClient:
+    """A client of an ASGI app."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=url, **options)
+
+
+def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
+    calls = [
+        node
+        for node in ast.walk(ast.parse(Path(__file__).read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("run", "snippet_with")
+    ]
+    texts = {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
+    assert set(map(snippet_with, texts)) == set(SNIPPETS)
 
 
 async def test_the_five_lines(
-    wx: WeChatSimulator,
-    redis: Redis,
-    redis_server: RedisServer,
-    capsys: pytest.CaptureFixture[str],
+    wx: WeChatSimulator, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = wx.login("bob")
-    info = wx.get_user_info("bob")
-    names = {"code": code, "encrypted_data": info.encrypted_data, "iv": info.iv}
-    await run(snippet_with("# True"), wx, redis_server, **names)
+    code, info = wx.login("bob"), wx.get_user_info("bob")
+    await run("# True", code=code, encrypted_data=info.encrypted_data, iv=info.iv)
     assert capsys.readouterr().out == "True\n"
 
 
@@ -159,21 +131,15 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-async def fastapi_app(wx: WeChatSimulator, server: RedisServer) -> dict[str, Any]:
+async def fastapi_app(run: Run) -> dict[str, Any]:
     """The names in the README's FastAPI app, with its endpoint."""
-    names = await run(snippet_with("guard.lifespan"), wx, server)
-    return await run(snippet_with('@app.get("/hello")'), wx, server, **names)
+    return await run('@app.get("/hello")', **await run("guard.lifespan"))
 
 
-async def test_the_fastapi_app(
-    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
-) -> None:
+async def test_the_fastapi_app(wx: WeChatSimulator, run: Run) -> None:
     assert statements(snippet_with("guard.lifespan")) <= 8
-    app = (await fastapi_app(wx, redis_server))["app"]
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client,
-    ):
+    app = (await fastapi_app(run))["app"]
+    async with app.router.lifespan_context(app), client_of(app) as client:
         await check_the_lines_that_an_app_writes(client, wx, "")
 
 
@@ -196,15 +162,9 @@ async def check_the_lines_that_an_app_writes(
     assert (refused.status_code, refused.json()["status_code"]) == (401, 6008)
 
 
-async def test_more_in_fastapi(
-    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
-) -> None:
-    names = await fastapi_app(wx, redis_server)
-    app = (await run(snippet_with("guard.optional"), wx, redis_server, **names))["app"]
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client,
-    ):
+async def test_more_in_fastapi(wx: WeChatSimulator, run: Run) -> None:
+    app = (await run("guard.optional", **await fastapi_app(run)))["app"]
+    async with app.router.lifespan_context(app), client_of(app) as client:
         assert (await client.get("/greeting")).json() == "Hello, stranger"
         login = await client.post("/v2/login", json={"code": wx.login("bob")})
         mine = bearer(login.json()["response"])
@@ -213,12 +173,10 @@ async def test_more_in_fastapi(
         assert (await client.get("/openapi.json")).status_code == 200
 
 
-async def test_the_aiohttp_app(
-    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
-) -> None:
+async def test_the_aiohttp_app(wx: WeChatSimulator, run: Run) -> None:
     assert statements(snippet_with("web.Application(")) <= 6
-    names = await run(snippet_with("web.Application("), wx, redis_server)
-    app = (await run(snippet_with("mpauthx.login_required"), wx, redis_server, **names))["app"]
+    names = await run("web.Application(")
+    app = (await run("mpauthx.login_required", **names))["app"]
     async with (
         TestServer(app) as server,
         httpx.AsyncClient(base_url=str(server.make_url("/"))) as client,
@@ -227,46 +185,38 @@ async def test_the_aiohttp_app(
         assert (await client.get("/about")).status_code == 401
 
 
-async def test_an_asgi_app(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
-    async def hello(request: Any) -> JSONResponse:
-        return JSONResponse({"user_id": request.user.identity})
-
-    async with service(wx, redis_server) as auth:
-        names = {"app": Starlette(routes=[Route("/hello", hello)]), "auth": auth}
-        app = (await run(snippet_with("MPAuthXMiddleware(app"), wx, redis_server, **names))["app"]
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://app"
-        ) as client:
-            await check_the_lines_that_an_app_writes(client, wx, "/auth")
+async def hello(request: Any) -> JSONResponse:
+    return JSONResponse({"user_id": request.user.identity})
 
 
-async def test_many_apps(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
+async def test_an_asgi_app(wx: WeChatSimulator, auth: MPAuthX, run: Run) -> None:
+    names = {"app": Starlette(routes=[Route("/hello", hello)]), "auth": auth}
+    app = (await run("MPAuthXMiddleware(app", **names))["app"]
+    async with client_of(app) as client:
+        await check_the_lines_that_an_app_writes(client, wx, "/auth")
+
+
+async def test_many_apps(wx: WeChatSimulator, run: Run) -> None:
     rows = {wx.app_id: {"app_secret": wx.app_secret, "sku": "shop", "api_base": wx.url}}
 
     async def find_app(app_id: str) -> dict[str, str] | None:
         return rows.get(app_id)
 
-    async def hello(request: Any) -> JSONResponse:
-        return JSONResponse({"user_id": request.user.identity})
-
-    names = await run(snippet_with("find_app(app_id)"), wx, redis_server, find_app=find_app)
+    names = await run("find_app(app_id)", find_app=find_app)
     names["site"] = Starlette(routes=[Route("/hello", hello)])
-    snippet = snippet_with('connection.path_params["app_id"]')
-    app = (await run(snippet, wx, redis_server, **names))["app"]
-    site = (await run(snippet_with("x-app-id"), wx, redis_server, **names))["site"]
-    in_path = {"transport": httpx.ASGITransport(app), "base_url": f"http://app/{wx.app_id}"}
-    in_header = {"transport": httpx.ASGITransport(site), "base_url": "http://app"}
+    app = (await run('connection.path_params["app_id"]', **names))["app"]
+    site = (await run("x-app-id", **names))["site"]
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(**in_path) as client,
-        httpx.AsyncClient(**in_header, headers={"X-App-Id": wx.app_id}) as other,
+        client_of(app, f"http://app/{wx.app_id}") as client,
+        client_of(site, headers={"X-App-Id": wx.app_id}) as other,
     ):
         await check_the_lines_that_an_app_writes(client, wx, "")
         await check_the_lines_that_an_app_writes(other, wx, "/auth")
         login = await client.post("/login", json={"code": wx.login("bob")})
         user = await names["whose"](wx.app_id, login.json()["response"])
         assert user.user_id == "bob"
-        async with httpx.AsyncClient(**in_header) as nameless:
+        async with client_of(site) as nameless:
             for headers in ({}, {"X-App-Id": ""}):
                 answer = await nameless.get("/hello", headers=headers)
                 assert answer.status_code == 400
@@ -277,65 +227,47 @@ async def test_many_apps(wx: WeChatSimulator, redis: Redis, redis_server: RedisS
         await names["whose"](wx.app_id, user.token)
 
 
-async def test_the_django_app(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
+async def test_the_django_app(wx: WeChatSimulator, run: Run) -> None:
     configure_django()
-    names = await run(snippet_with("get_asgi_application"), wx, redis_server)
-    async with (
-        names["auth"],
-        httpx.AsyncClient(
-            transport=httpx.ASGITransport(names["application"]), base_url="http://app"
-        ) as client,
-    ):
+    names = await run("get_asgi_application")
+    async with names["auth"], client_of(names["application"]) as client:
         await check_the_lines_that_an_app_writes(client, wx, "/auth")
-    view = (await run(snippet_with("JsonResponse"), wx, redis_server, JsonResponse=dict))["hello"]
+    view = (await run("JsonResponse", JsonResponse=dict))["hello"]
     request = SimpleNamespace(mpauthx=Identity("bob", "session", "shop", "token"))
     assert await view(request) == {"user_id": "bob"}
 
 
-async def test_the_test_with_the_simulator(wx: WeChatSimulator, redis_server: RedisServer) -> None:
-    namespace = await run(snippet_with("wx.fail_next"), wx, redis_server)
-    assert namespace["result"].is_new_user
+async def test_the_test_with_the_simulator(run: Run) -> None:
+    assert (await run("wx.fail_next"))["result"].is_new_user
 
 
-async def test_the_calls_around_login(
-    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis
-) -> None:
-    async with service(wx, redis_server) as auth:
-        code, phone, info = wx.login("bob"), wx.get_phone_number("bob"), wx.get_user_info("bob")
-        namespace = await run(
-            snippet_with("phone_code"),
-            wx,
-            redis_server,
-            auth=auth,
-            code=code,
-            phone_code=phone.code,
-            sealed=phone.encrypted_data,
-            iv=phone.iv,
-            raw_data=info.raw_data,
-            signature=info.signature,
-        )
+async def test_the_calls_around_login(wx: WeChatSimulator, auth: MPAuthX, run: Run) -> None:
+    code, phone, info = wx.login("bob"), wx.get_phone_number("bob"), wx.get_user_info("bob")
+    namespace = await run(
+        "phone_code",
+        auth=auth,
+        code=code,
+        phone_code=phone.code,
+        sealed=phone.encrypted_data,
+        iv=phone.iv,
+        raw_data=info.raw_data,
+        signature=info.signature,
+    )
     assert namespace["number"].phone_number == namespace["payload"]["phoneNumber"] == "13800138000"
     assert namespace["genuine"] is True
 
 
-async def test_forgetting_a_user(
-    wx: WeChatSimulator, redis_server: RedisServer, redis: Redis
-) -> None:
-    async with service(wx, redis_server) as auth:
-        result = await auth.authorize(wx.login("bob"))
-        await run(snippet_with("forget_user("), wx, redis_server, auth=auth, user_id="bob")
-        assert not await auth.is_token_valid(result.response)
-        assert (await auth.authorize(wx.login("bob"))).is_new_user
+async def test_forgetting_a_user(wx: WeChatSimulator, auth: MPAuthX, run: Run) -> None:
+    result = await auth.authorize(wx.login("bob"))
+    await run("forget_user(", auth=auth, user_id="bob")
+    assert not await auth.is_token_valid(result.response)
+    assert (await auth.authorize(wx.login("bob"))).is_new_user
 
 
 async def test_sessions_that_people_manage(
-    wx: WeChatSimulator,
-    redis: Redis,
-    redis_server: RedisServer,
-    capsys: pytest.CaptureFixture[str],
+    wx: WeChatSimulator, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    codes = {"code": wx.login("bob"), "another_code": wx.login("bob")}
-    namespace = await run(snippet_with("LoginPolicy("), wx, redis_server, **codes)
+    namespace = await run("LoginPolicy(", code=wx.login("bob"), another_code=wx.login("bob"))
     out = capsys.readouterr().out
     assert out.index("MacBook") < out.index("iPhone 15")
     assert "reason='spam'" in out
@@ -352,14 +284,12 @@ def test_the_quickstart(tmp_path: Path) -> None:
         assert ran.stderr == ""
 
 
-async def test_third_parties_and_wecom(wx: WeChatSimulator, redis_server: RedisServer) -> None:
+async def test_third_parties_and_wecom(wx: WeChatSimulator, run: Run) -> None:
     company = {"corpid": wx.corp_id, "corpsecret": wx.corp_secret}
     async with httpx.AsyncClient() as http:
         answer = await http.get(f"{wx.url}/cgi-bin/gettoken", params=company)
     namespace = await run(
-        snippet_with("ComponentExchange(component_app_id"),
-        wx,
-        redis_server,
+        "ComponentExchange(component_app_id",
         component_app_id=wx.component_app_id,
         component_token=wx.component_access_token,
         corp_token=answer.json()["access_token"],
@@ -371,21 +301,17 @@ async def test_third_parties_and_wecom(wx: WeChatSimulator, redis_server: RedisS
 
 
 async def test_changing_secrets(
-    wx: WeChatSimulator, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+    wx: WeChatSimulator, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await run(snippet_with("token_bytes(32)"), wx, redis_server, code=wx.login("bob"))
+    await run("token_bytes(32)", code=wx.login("bob"))
     assert capsys.readouterr().out == "True\nFalse\n"
 
 
 async def test_events_and_metrics(
-    wx: WeChatSimulator,
-    redis: Redis,
-    redis_server: RedisServer,
-    capsys: pytest.CaptureFixture[str],
+    wx: WeChatSimulator, auth: MPAuthX, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with service(wx, redis_server) as auth:
-        names = {"auth": auth, "code": wx.login("open-id-of-bob")}
-        namespace = await run(snippet_with("Metrics(registry)"), wx, redis_server, **names)
+    namespace = await run("Metrics(registry)", auth=auth, code=wx.login("open-id-of-bob"))
+    await auth.close()
     assert capsys.readouterr().out == "LoggedIn\nBanned\n"
     exported = namespace["generate_latest"](namespace["registry"]).decode()
     page = PAGES[ROOT / "docs" / "guides" / "events-and-metrics.md"]
@@ -393,7 +319,7 @@ async def test_events_and_metrics(
         assert name.endswith("_created") or f"`{name}`" in page
 
 
-async def test_websockets(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
+async def test_websockets(wx: WeChatSimulator, auth: MPAuthX, run: Run) -> None:
     class WebSocket:
         def __init__(self) -> None:
             self.texts = asyncio.Queue[str]()
@@ -408,46 +334,38 @@ async def test_websockets(wx: WeChatSimulator, redis: Redis, redis_server: Redis
         async def close(self, code: int, reason: str) -> None:
             self.closed = code, reason
 
-    async with service(wx, redis_server) as auth:
-        names = {"auth": auth, "InvalidTokenError": InvalidTokenError}
-        snippet = await run(snippet_with("InvalidTokenError as error"), wx, redis_server, **names)
-        user = await auth.authenticate((await auth.authorize(wx.login("bob"))).token)
-        websocket = WebSocket()
-        talk = asyncio.create_task(snippet["talk"](websocket, user))
-        await websocket.texts.put("hello")
-        assert await websocket.sent.get() == "hello"
-        await auth.revoke(user.token)
-        await talk
+    names = {"auth": auth, "InvalidTokenError": InvalidTokenError}
+    snippet = await run("InvalidTokenError as error", **names)
+    user = await auth.authenticate((await auth.authorize(wx.login("bob"))).token)
+    websocket = WebSocket()
+    talk = asyncio.create_task(snippet["talk"](websocket, user))
+    await websocket.texts.put("hello")
+    assert await websocket.sent.get() == "hello"
+    await auth.revoke(user.token)
+    await talk
     assert websocket.closed == (4401, "revoked")
 
 
 async def test_rotation(
-    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+    wx: WeChatSimulator, auth: MPAuthX, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with service(wx, redis_server) as auth:
-        names = {"auth": auth, "code": wx.login("bob")}
-        await run(snippet_with("is_token_valid(renewed)"), wx, redis_server, **names)
+    await run("is_token_valid(renewed)", auth=auth, code=wx.login("bob"))
     assert capsys.readouterr().out.endswith(" True\n")
 
 
 async def test_bans_and_who_is_online(
-    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+    wx: WeChatSimulator, auth: MPAuthX, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with service(wx, redis_server) as auth:
-        names = {"auth": auth, "code": wx.login("bob")}
-        await run(snippet_with("ban.reason"), wx, redis_server, **names)
+    await run("ban.reason", auth=auth, code=wx.login("bob"))
     assert capsys.readouterr().out == "['bob'] 1\nspam 0\nTrue\n"
 
 
 async def test_migrating_from_mpauthx(
-    wx: WeChatSimulator,
-    redis: Redis,
-    redis_server: RedisServer,
-    capsys: pytest.CaptureFixture[str],
+    wx: WeChatSimulator, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, info = wx.login("open-id-of-bob"), wx.get_user_info("open-id-of-bob")
     names = {"code": code, "encrypted_data": info.encrypted_data, "iv": info.iv}
-    await run(snippet_with("UserNotFoundError as error"), wx, redis_server, **names)
+    await run("UserNotFoundError as error", **names)
     assert capsys.readouterr().out == "True\nTrue open-id-of-bob shop\n6010\n"
 
 
@@ -483,15 +401,12 @@ def test_contributors_find_the_files_that_are_named() -> None:
         assert (ROOT / path).exists(), path
 
 
-async def test_services_that_share_connections(
-    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
-) -> None:
-    snippet = snippet_with("as connections")
-    namespace = await run(snippet, wx, redis_server, code=wx.login("bob"))
+async def test_services_that_share_connections(wx: WeChatSimulator, run: Run) -> None:
+    namespace = await run("as connections", code=wx.login("bob"))
     assert namespace["token"].startswith("bob|shop|")
 
 
-async def test_the_web_login(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> None:
+async def test_the_web_login(wx: WeChatSimulator, run: Run) -> None:
     names = {
         "app": FastAPI(),
         "Cookie": Cookie,
@@ -499,13 +414,9 @@ async def test_the_web_login(wx: WeChatSimulator, redis: Redis, redis_server: Re
         "WeChatOAuth": WeChatOAuth,
         "token_urlsafe": token_urlsafe,
     }
-    snippet = await run(snippet_with("WeChatOAuth("), wx, redis_server, **names)
-    here = {"transport": httpx.ASGITransport(snippet["app"]), "base_url": "https://shop.example"}
-    async with (
-        snippet["oauth"],
-        httpx.AsyncClient(**here) as browser,
-        httpx.AsyncClient(**here) as eve,
-    ):
+    snippet = await run("WeChatOAuth(", **names)
+    app, here = snippet["app"], "https://shop.example"
+    async with snippet["oauth"], client_of(app, here) as browser, client_of(app, here) as eve:
         page = (await browser.get("/login")).headers["Location"]
         assert page.startswith("https://open.weixin.qq.com/connect/qrconnect?appid=wx")
         wx.visit_as("bob")
@@ -525,15 +436,9 @@ async def test_the_web_login(wx: WeChatSimulator, redis: Redis, redis_server: Re
 
 
 @pytest.mark.parametrize("sql_driver", ["postgresql+asyncpg"])
-async def test_users_in_a_sql_database(
-    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer, sql_url: str
-) -> None:
-    def snippet(text: str) -> str:
-        url = "postgresql+asyncpg://shop:password@localhost/shop"
-        return snippet_with(text).replace(url, sql_url)
-
-    names = {"code": wx.login("bob")}
-    names = await run(snippet("?create=true"), wx, redis_server, **names)
+async def test_users_in_a_sql_database(wx: WeChatSimulator, run: Run, sql_url: str) -> None:
+    url = {"postgresql+asyncpg://shop:password@localhost/shop": sql_url}
+    names = await run("?create=true", url, code=wx.login("bob"))
     assert names["result"].is_new_user
     await execute(
         sql_url,
@@ -543,18 +448,18 @@ async def test_users_in_a_sql_database(
         "CREATE TABLE token (access_token varchar(600), expires_in integer, openid varchar(64)"
         " PRIMARY KEY, refresh_token varchar(600), scope varchar(100), create_at bigint)",
     )
-    names = await run(snippet("class Order(Base)"), wx, redis_server)
+    names = await run("class Order(Base)", url)
     async with names["engine"].begin() as connection:
         await connection.run_sync(migrate, names["Base"].metadata)
     assert list(await names["users"].save([User("o-bob")])) == [True]
     await names["users"].close()
 
-    names = await run(snippet('"open_id": "wechatId"'), wx, redis_server, **names)
+    names = await run('"open_id": "wechatId"', url, **names)
     assert list(await names["users"].save([User("o-eve", nick_name="Eve")])) == [True]
     assert await execute(sql_url, 'SELECT "wechatId", name FROM "Users"') == [("o-eve", "Eve")]
     await names["users"].close()
 
-    names = await run(snippet("SQLAlchemyOAuthTokenStore("), wx, redis_server, **names)
+    names = await run("SQLAlchemyOAuthTokenStore(", url, **names)
     web_tokens = names["web_tokens"]
     token = OAuthToken("o-bob", "access", "refresh", 7200, "snsapi_userinfo", 1_700_000_000_000)
     assert await web_tokens.get("o-bob") is None
@@ -568,24 +473,17 @@ async def test_users_in_a_sql_database(
 
 
 async def test_users_in_mongodb(
-    wx: WeChatSimulator,
-    redis: Redis,
-    redis_server: RedisServer,
-    mongo_url: str,
-    mongo: AsyncDatabase[dict[str, Any]],
+    wx: WeChatSimulator, run: Run, mongo_url: str, mongo: AsyncDatabase[dict[str, Any]]
 ) -> None:
-    def snippet(text: str) -> str:
-        return (
-            snippet_with(text)
-            .replace("mongodb://localhost:27017/koa2Wechat", mongo_url)
-            .replace("mongodb://localhost:27017/?maxPoolSize=20", mongo_url)
-            .replace('client["shop"]', f"client[{mongo.name!r}]")
-        )
-
-    names = await run(snippet("/koa2Wechat"), wx, redis_server, code=wx.login("bob"))
+    database = {
+        "mongodb://localhost:27017/koa2Wechat": mongo_url,
+        "mongodb://localhost:27017/?maxPoolSize=20": mongo_url,
+        'client["shop"]': f"client[{mongo.name!r}]",
+    }
+    names = await run("/koa2Wechat", database, code=wx.login("bob"))
     assert names["result"].is_new_user
     assert await mongo.users.count_documents({"openid": "bob"}) == 1
-    names = await run(snippet("AsyncMongoClient("), wx, redis_server)
+    names = await run("AsyncMongoClient(", database)
     assert list(await names["users"].save([User("o-eve", nick_name="Eve")])) == [True]
     assert await mongo.members.count_documents({"memberId": "o-eve", "name": "Eve"}) == 1
     await names["users"].close()
@@ -604,16 +502,10 @@ def migrate(connection: Connection, metadata: MetaData) -> None:
     assert compare_metadata(context, metadata) == []
 
 
-async def test_the_url_for_pushed_events(
-    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
-) -> None:
-    names = await fastapi_app(wx, redis_server)
+async def test_the_url_for_pushed_events(wx: WeChatSimulator, run: Run) -> None:
     settings = {"PUSH_TOKEN": wx.push.token, "PUSH_AES_KEY": wx.push.aes_key}
-    app = (await run(snippet_with("PUSH_TOKEN"), wx, redis_server, **names | settings))["app"]
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as wechat,
-    ):
+    app = (await run("PUSH_TOKEN", **await fastapi_app(run) | settings))["app"]
+    async with app.router.lifespan_context(app), client_of(app) as wechat:
         challenge = wx.push.challenge()
         answer = await wechat.get("/wechat/push", params=challenge)
         assert answer.text == challenge["echostr"]
