@@ -1,15 +1,9 @@
 """WeChat's errcodes: whose fault each is in which call, and what is told of it."""
 
-from collections.abc import Callable
-
 import pytest
 
 from mpauthx_async import (
-    ConnectionFailedError,
-    EmptyResponseError,
-    HTTPStatusError,
     MPAuthX,
-    MPAuthXError,
     OperatorError,
     RefusedError,
     UnavailableError,
@@ -129,15 +123,6 @@ async def test_the_hint_for_a_wx_login_code_in_place_of_a_phone_code(
     assert "not that of wx.login" in caught.value.hint
 
 
-async def test_a_wrong_secret_is_the_operators_fault(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
-    async with make(app_secret="f" * 32) as auth:
-        with pytest.raises(WeChatOperatorError) as caught:
-            await auth.authorize(wx.login("bob"))
-    assert (caught.value.errcode, caught.value.http_status) == (40125, 502)
-
-
 async def test_an_error_of_wechat_is_caught_by_its_branch(
     auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
@@ -146,12 +131,3 @@ async def test_an_error_of_wechat_is_caught_by_its_branch(
     wx.fail_next(Fault.TOO_FREQUENT)
     with pytest.raises(UnavailableError):
         await log_in(auth, wx)
-
-
-@pytest.mark.parametrize("kind", [HTTPStatusError, EmptyResponseError])
-def test_an_answer_that_is_not_from_wechat_is_a_bad_gateway(kind: type[MPAuthXError]) -> None:
-    assert kind.http_status == 502
-
-
-def test_no_connection_is_unavailable() -> None:
-    assert ConnectionFailedError("No connection.", sent=False).http_status == 503
