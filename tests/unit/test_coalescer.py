@@ -89,17 +89,6 @@ async def test_calls_during_all_trips_form_one_larger_batch(trips: Trips) -> Non
     assert trips.batches == [[0], [1, 2, 3, 4, 5]]
 
 
-async def test_a_caller_gets_its_own_exception_and_the_others_their_answers() -> None:
-    coalescer = Coalescer(Trips().run)
-    answers = await asyncio.gather(
-        *(coalescer.submit(item) for item in (1, -5, 2)), return_exceptions=True
-    )
-    assert answers[0] == 2
-    assert answers[2] == 4
-    assert isinstance(answers[1], ValueError)
-    assert answers[1].args == (-5,)
-
-
 async def test_a_failed_trip_fails_every_waiter_of_its_batch_and_no_other(trips: Trips) -> None:
     coalescer = Coalescer(trips.run, max_batch=3)
     answers = await asyncio.gather(

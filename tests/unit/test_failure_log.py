@@ -122,10 +122,7 @@ async def test_a_store_that_fails_is_logged_once_a_second_with_a_count(
 
 
 async def test_a_store_of_ours_is_logged_by_each_kind(
-    make: Make,
-    now: Clock,
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
+    make: Make, now: Clock, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     missing = tmp_path / "missing"
     async with make(

@@ -31,20 +31,6 @@ ANONYMOUS = User(
 )
 
 
-def test_new_values_replace_old_ones():
-    old = User("bob", **PROFILE)
-    new = {
-        "nick_name": "Bond",
-        "gender": 2,
-        "city": "Shenzhen",
-        "province": "Hunan",
-        "country": "SG",
-        "language": "en",
-        "avatar_url": "https://thirdwx.qlogo.cn/bond",
-    }
-    assert merge_profile(old, User("bob", **new)) == User("bob", **new)
-
-
 @pytest.mark.parametrize("name", PROFILE)
 def test_each_field_is_replaced_on_its_own(name):
     newer = User("bob", **{name: 2 if name == "gender" else "new"})

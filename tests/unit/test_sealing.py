@@ -11,7 +11,6 @@ from Crypto.Cipher import AES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mpauthx_async import ConfigurationError
 from mpauthx_async.tokens.format import new_nonce
 from mpauthx_async.tokens.sealing import SessionKeySealer, split_open_id, with_open_id
 
@@ -56,10 +55,7 @@ def reseal(
 
 
 def opened(
-    sealed_key: str,
-    nonce: str = NONCE,
-    open_id: str = OPEN_ID,
-    sealer: SessionKeySealer = SEALER,
+    sealed_key: str, nonce: str = NONCE, open_id: str = OPEN_ID, sealer: SessionKeySealer = SEALER
 ) -> str | None:
     (session_key,) = sealer.open([(nonce, open_id, sealed_key)])
     return session_key
@@ -193,18 +189,6 @@ def test_a_batch_may_mix_keys_old_and_new_and_what_does_not_open(
 
 
 @BOTH
-def test_no_flipped_bit_opens(sealed_key: str) -> None:
-    record = raw(sealed_key)
-    flipped = [
-        text((int.from_bytes(record) ^ 1 << bit).to_bytes(len(record)))
-        for bit in range(8 * len(record))
-    ]
-    assert len(set(flipped)) == 8 * len(record)
-    items = [(NONCE, OPEN_ID, changed) for changed in flipped]
-    assert SEALER.open(items) == [None] * len(items)
-
-
-@BOTH
 def test_no_changed_character_opens(sealed_key: str) -> None:
     # The last one stands for two or four bits that the bytes do not hold.
     changed = {
@@ -226,15 +210,6 @@ def test_no_inserted_or_missing_character_opens(sealed_key: str) -> None:
 
 
 @pytest.mark.parametrize("make", [seal, reseal])
-@pytest.mark.parametrize(("character", "standard"), ["-+", "_/"])
-def test_the_standard_alphabet_does_not_open(make: Any, character: str, standard: str) -> None:
-    pairs = ((nonce, make(nonce=nonce)) for nonce in iter(new_nonce, ""))
-    nonce, sealed_key = next(pair for pair in pairs if character in pair[1])
-    assert opened(sealed_key, nonce) == KEY
-    assert opened(sealed_key.replace(character, standard), nonce) is None
-
-
-@pytest.mark.parametrize("make", [seal, reseal])
 def test_another_session_open_id_app_or_key_opens_nothing(make: Any) -> None:
     sealed_key = make()
     assert opened(sealed_key) == KEY
@@ -251,12 +226,6 @@ def test_a_record_opens_for_its_own_nonce_and_open_id_alone(
 ) -> None:
     for make in (seal, reseal):
         assert (opened(make(KEY, *own), *other) == KEY) is (own == other)
-
-
-def test_a_replacement_opens_with_no_other_iv() -> None:
-    record = raw(REPLACEMENT)
-    for iv in (b"", bytes(12), base64.urlsafe_b64decode(NONCE)):
-        assert opened(text(iv + record[12:])) is None
 
 
 @given(
@@ -317,16 +286,7 @@ def test_old_keys_open_and_the_newest_seals() -> None:
 )
 def test_a_malformed_session_key_is_not_sealed(session_key: str) -> None:
     assert SEALER.reseal(NONCE, OPEN_ID, session_key) is None
-    others = NONCE, OTHER_NONCE
-    first, malformed, last = SEALER.seal(
-        [
-            (others[0], OPEN_ID, KEY),
-            (new_nonce(), OPEN_ID, session_key),
-            (others[1], OPEN_ID, KEY),
-        ]
-    )
-    assert malformed is None
-    assert [opened(first or "", others[0]), opened(last or "", others[1])] == [KEY, KEY]
+    assert SEALER.seal([(NONCE, OPEN_ID, session_key)]) == [None]
 
 
 @given(st.text())
@@ -334,12 +294,6 @@ def test_a_malformed_session_key_is_not_sealed(session_key: str) -> None:
 def test_any_text_is_sealed_and_opens_or_is_not_sealed(session_key: str) -> None:
     (sealed_key,) = SEALER.seal([(NONCE, OPEN_ID, session_key)])
     assert sealed_key is None or opened(sealed_key) == session_key
-
-
-@pytest.mark.parametrize("keys", [[], ["short"], "a text instead of a list"])
-def test_rejects_invalid_keys(keys: Any) -> None:
-    with pytest.raises(ConfigurationError):
-        SessionKeySealer(app_id=APP_ID, keys=keys)
 
 
 @pytest.mark.parametrize(("open_id", "stored"), [("bob", "sealed"), ("o-bob", "sealed|o-bob")])

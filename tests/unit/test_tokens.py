@@ -8,12 +8,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from mpauthx_async import (
-    ConfigurationError,
-    ParameterError,
-    SessionRef,
-    WeChatSimulator,
-)
+from mpauthx_async import ConfigurationError, ParameterError, SessionRef, WeChatSimulator
 from mpauthx_async.tokens.format import TokenSigner, new_nonce, parse_token
 
 APP_ID = "wx4f4bc4dec97d474b"
@@ -69,24 +64,6 @@ def test_a_token_that_was_never_rotated_is_of_generation_0():
     assert signer().mint(OPEN_ID, nonce) == signer().mint(OPEN_ID, nonce, 0)
 
 
-def test_all_tokens_of_a_session_name_it():
-    nonce = new_nonce()
-    tokens = [signer().mint(OPEN_ID, nonce, generation) for generation in range(100)]
-    assert len(set(tokens)) == 100
-    assert [signer().verify(token) for token in tokens] == [
-        SessionRef("shop", OPEN_ID, nonce, generation) for generation in range(100)
-    ]
-
-
-def test_a_token_cannot_be_made_into_the_one_of_another_generation():
-    nonce = new_nonce()
-    session = decoded_session(signer().mint(OPEN_ID, nonce, 1))
-    for generation in (0, 2, 2**32 - 1):
-        raw = session[:12] + generation.to_bytes(4) + session[16:]
-        forged = base64.urlsafe_b64encode(raw).decode().rstrip("=")
-        assert signer().verify(f"{OPEN_ID}|shop|{forged}") is None
-
-
 def test_the_mac_covers_every_part_of_the_token():
     nonce = new_nonce()
     macs = {
@@ -138,23 +115,12 @@ def test_nonces_are_96_random_bits_in_16_characters_that_are_safe_in_a_url():
 
 
 def test_no_other_character_anywhere_in_the_session_verifies():
+    # Three others at its end mean the same bytes: 43 characters hold 2 bits more than 32 bytes.
     token = signer().mint(OPEN_ID, new_nonce())
     for position in range(len(token) - 43, len(token)):
         for character in set(BASE64URL) - {token[position]}:
             forged = token[:position] + character + token[position + 1 :]
             assert signer().verify(forged) is None, (position, character)
-
-
-def test_no_other_spelling_of_the_last_characters_spare_bits_verifies():
-    token = signer().mint(OPEN_ID, new_nonce())
-    spellings = [
-        token[:-1] + character
-        for character in BASE64URL
-        if decoded_session(token[:-1] + character) == decoded_session(token)
-    ]
-    # 43 characters hold 258 bits, 2 more than 32 bytes: four spellings mean the same bytes.
-    assert len(spellings) == 4
-    assert [text for text in spellings if signer().verify(text) is not None] == [token]
 
 
 def test_no_character_left_out_or_put_in_anywhere_verifies():

@@ -87,22 +87,10 @@ def test_wechats_published_sample_decrypts():
     }
 
 
-def test_whatever_wechat_seals_is_given_back_with_its_own_field_names():
-    phone = {"phoneNumber": "+1580006666", "countryCode": "1", "watermark": WATERMARK}
-    assert decrypt_user_data(SESSION_KEY, seal_json(phone), IV, APP_ID) == phone
-
-
 def test_chinese_and_emoji_survive():
     payload = {"nickName": "微信用户 👩‍👩‍👧", "watermark": WATERMARK}
     sealed = seal(json.dumps(payload, ensure_ascii=False).encode())
     assert decrypt_user_data(SESSION_KEY, sealed, IV, APP_ID) == payload
-
-
-@pytest.mark.parametrize("spare", [0, 1, 15])
-def test_a_payload_of_any_length_decrypts(spare):
-    bare = len(json.dumps({"x": "", "watermark": WATERMARK}))
-    payload = {"x": "x" * (-bare % 16 + spare), "watermark": WATERMARK}
-    assert decrypt_user_data(SESSION_KEY, seal_json(payload), IV, APP_ID) == payload
 
 
 def test_raw_control_characters_and_bytes_that_are_not_utf_8_are_taken():
@@ -135,24 +123,11 @@ def test_padding_of_any_size_is_taken_and_with_any_byte_changed_is_refused(size)
 LINES = re.findall(".{1,76}", ENCRYPTED_DATA)
 REPAIRED = {
     "a space where a plus was": (SESSION_KEY, ENCRYPTED_DATA.replace("+", " "), IV),
-    "the URL-safe alphabet": (
-        SESSION_KEY,
-        ENCRYPTED_DATA.replace("+", "-").replace("/", "_"),
-        IV,
-    ),
+    "the URL-safe alphabet": (SESSION_KEY, ENCRYPTED_DATA.replace("+", "-").replace("/", "_"), IV),
     "missing padding": tuple(text.rstrip("=") for text in (SESSION_KEY, ENCRYPTED_DATA, IV)),
     "LF": (SESSION_KEY, "\n".join(LINES) + "\n", IV + "\n"),
     "CR LF": (SESSION_KEY, "\r\n".join(LINES) + "\r\n", IV + "\r\n"),
     "CR": (SESSION_KEY, "\r".join(LINES) + "\r", IV + "\r"),
-    "all damage at once": (
-        SESSION_KEY,
-        "\r\n".join(LINES)
-        .rstrip("=")
-        .replace("+", " ", 1)
-        .replace("+", "-", 1)
-        .replace("/", "_", 4),
-        IV.rstrip("="),
-    ),
 }
 
 
@@ -293,13 +268,6 @@ def test_the_refusal_names_the_usual_cause_and_its_cure():
     text = str(refusal(encode(os.urandom(16)), ENCRYPTED_DATA, IV, APP_ID))
     assert "called wx.getUserInfo before wx.login" in text
     assert "has to log in again, wx.login first" in text
-
-
-def test_the_refusal_holds_neither_key_nor_data():
-    error = refusal(SESSION_KEY, ENCRYPTED_DATA, IV, "wx0000000000000000")
-    text = f"{error!s} {error!r} {error.args!r}"
-    for secret in (SESSION_KEY[:-2], ENCRYPTED_DATA[:20], IV[:-2], OPEN_ID, UNION_ID):
-        assert secret not in text
 
 
 def test_no_frame_of_a_refusal_holds_key_data_or_payload():
@@ -540,7 +508,3 @@ def test_text_is_signed_as_its_utf_8():
 
 def test_no_text_is_quoted_by_an_error_of_encoding():
     assert re.fullmatch("[0-9a-f]{64}", sign_user_state(STATE_KEY + "\ud800", "\ud800"))
-
-
-def test_the_user_state_of_another_session_is_signed_otherwise():
-    assert sign_user_state(STATE_KEY, "x") != sign_user_state(SESSION_KEY, "x")
