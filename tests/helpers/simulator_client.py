@@ -56,17 +56,21 @@ class Client:
 
 async def exchange(client: Client, code: str, /, **changes: str | None) -> dict:
     """Exchange a code of a web page for tokens."""
-    return await _exchange(client, "/sns/oauth2/access_token", {"code": code, **changes})
+    query = {**_credentials(client.wx), "code": code, **changes}
+    return await client.get("/sns/oauth2/access_token", **query)
 
 
 async def session(client: Client, code: str, /, **changes: str | None) -> dict:
     """Exchange a code of a mini-program."""
-    return await _exchange(client, "/sns/jscode2session", {"js_code": code, **changes})
+    return await client.get("/sns/jscode2session", **{**session_form(client.wx, code), **changes})
 
 
-async def _exchange(client: Client, path: str, query: dict[str, str | None]) -> dict:
-    app = {"appid": client.wx.app_id, "secret": client.wx.app_secret}
-    return await client.get(path, **{**app, "grant_type": "authorization_code", **query})
+def session_form(wx: WeChatSimulator, code: str) -> dict[str, str]:
+    return {**_credentials(wx), "js_code": code}
+
+
+def _credentials(wx: WeChatSimulator) -> dict[str, str]:
+    return {"appid": wx.app_id, "secret": wx.app_secret, "grant_type": "authorization_code"}
 
 
 def decrypt(session_key: str, encrypted_data: str, iv: str) -> dict:

@@ -8,12 +8,13 @@ import hashlib
 import json
 import logging
 import re
+from contextlib import suppress
 
 import aiohttp
 import pytest
 
 from mpauthx_async.simulator import Fault, SealedUserInfo, WeChatSimulator
-from tests.helpers.simulator_client import decrypt
+from tests.helpers.simulator_client import Client, decrypt, session, session_form
 
 PATH = "/sns/jscode2session"
 
@@ -30,51 +31,24 @@ SAMPLE_DATA = (
 )
 
 
-def query(wx: WeChatSimulator, code: str, **changes: str | None) -> dict[str, str]:
-    """The query of an exchange; None leaves a parameter out."""
-    parameters = {
-        "appid": wx.app_id,
-        "secret": wx.app_secret,
-        "js_code": code,
-        "grant_type": "authorization_code",
-        **changes,
-    }
-    return {name: value for name, value in parameters.items() if value is not None}
-
-
-async def exchange(
-    http: aiohttp.ClientSession, wx: WeChatSimulator, code: str, **changes: str | None
-) -> dict:
-    async with http.get(wx.url + PATH, params=query(wx, code, **changes)) as response:
-        assert response.status == 200
-        assert response.headers["Content-Type"] == "text/plain"
-        return json.loads(await response.read())
-
-
-async def errcode(
-    http: aiohttp.ClientSession, wx: WeChatSimulator, code: str, **changes: str | None
-) -> int | None:
-    return (await exchange(http, wx, code, **changes)).get("errcode")
+async def errcode(client: Client, code: str, **changes: str | None) -> int | None:
+    return (await session(client, code, **changes)).get("errcode")
 
 
 # Codes
 
 
-async def test_a_code_is_exchanged_for_openid_and_session_key(wx, http):
-    answer = await exchange(http, wx, wx.login("bob"))
+async def test_a_code_is_exchanged_for_openid_and_session_key(wx, client):
+    answer = await session(client, wx.login("bob"))
     assert answer.keys() == {"session_key", "openid"}
     assert answer["openid"] == "bob"
     assert len(base64.b64decode(answer["session_key"], validate=True)) == 16
 
 
-async def test_unionid_comes_only_for_a_user_who_has_one(wx, http):
-    assert (await exchange(http, wx, wx.login("bob", "union-bob")))["unionid"] == "union-bob"
-
-
-async def test_a_union_id_is_remembered_and_may_come_late(wx, http):
-    assert "unionid" not in await exchange(http, wx, wx.login("bob"))
-    assert (await exchange(http, wx, wx.login("bob", "union-bob")))["unionid"] == "union-bob"
-    assert (await exchange(http, wx, wx.login("bob")))["unionid"] == "union-bob"
+async def test_a_union_id_is_remembered_and_may_come_late(wx, client):
+    assert "unionid" not in await session(client, wx.login("bob"))
+    assert (await session(client, wx.login("bob", "union-bob")))["unionid"] == "union-bob"
+    assert (await session(client, wx.login("bob")))["unionid"] == "union-bob"
 
 
 def test_a_code_looks_like_one_of_wechats_and_is_new_each_time():
@@ -84,34 +58,28 @@ def test_a_code_looks_like_one_of_wechats_and_is_new_each_time():
     assert all(re.fullmatch("0[A-Za-z0-9]{31}", code) for code in codes)
 
 
-async def test_a_code_works_once(wx, http):
+async def test_concurrent_use_of_one_code_succeeds_exactly_once(wx, client):
     code = wx.login("bob")
-    assert (await exchange(http, wx, code))["openid"] == "bob"
-    assert await errcode(http, wx, code) == 40163
-
-
-async def test_concurrent_use_of_one_code_succeeds_exactly_once(wx, http):
-    code = wx.login("bob")
-    answers = await asyncio.gather(*(exchange(http, wx, code) for _ in range(50)))
+    answers = await asyncio.gather(*(session(client, code) for _ in range(50)))
     assert sorted(answer.get("errcode", 0) for answer in answers) == [0] + [40163] * 49
 
 
-async def test_a_code_lives_for_five_minutes(wx, http, clock):
+async def test_a_code_lives_for_five_minutes(wx, client, clock):
     in_time, late = wx.login("bob"), wx.login("bob")
     clock.now += 299.9
-    assert (await exchange(http, wx, in_time))["openid"] == "bob"
+    assert (await session(client, in_time))["openid"] == "bob"
     clock.now += 0.1
-    assert await errcode(http, wx, late) == 40029
+    assert await errcode(client, late) == 40029
 
 
-async def test_a_used_code_is_known_as_used_until_its_five_minutes_are_over(wx, http, clock):
+async def test_a_used_code_is_known_as_used_until_its_five_minutes_are_over(wx, client, clock):
     code = wx.login("bob")
-    await exchange(http, wx, code)
+    await session(client, code)
     clock.now += 299
     wx.login("alice")
-    assert await errcode(http, wx, code) == 40163
+    assert await errcode(client, code) == 40163
     clock.now += 1
-    assert await errcode(http, wx, code) == 40029
+    assert await errcode(client, code) == 40029
 
 
 def codes_in_memory() -> int:
@@ -134,7 +102,7 @@ async def test_expired_codes_do_not_pile_up(clock):
 async def test_wechats_published_sample_can_be_replayed(http):
     async with WeChatSimulator(app_id="wx4f4bc4dec97d474b") as wx:
         code = wx.login("oGZUI0egBJY1zhBYw2KhdUfwVJJE", session_key=SAMPLE_KEY)
-        answer = await exchange(http, wx, code)
+        answer = await session(Client(wx, http), code)
     payload = decrypt(answer["session_key"], SAMPLE_DATA, SAMPLE_IV)
     assert payload["openId"] == answer["openid"]
     assert payload["unionId"] == "ocMvos6NjeKLIBqg5Mr9QjxrP1FA"
@@ -142,34 +110,28 @@ async def test_wechats_published_sample_can_be_replayed(http):
     assert payload["watermark"] == {"timestamp": 1477314187, "appid": wx.app_id}
 
 
-async def test_each_login_makes_a_new_session_key(wx, http):
-    first = await exchange(http, wx, wx.login("bob"))
-    second = await exchange(http, wx, wx.login("bob"))
-    assert first["session_key"] != second["session_key"]
-
-
-async def test_data_from_before_a_new_login_does_not_decrypt_with_the_new_codes_key(wx, http):
+async def test_data_from_before_a_new_login_does_not_decrypt_with_the_new_codes_key(wx, client):
     wx.login("bob")
     info = wx.get_user_info("bob")
-    answer = await exchange(http, wx, wx.login("bob"))
+    answer = await session(client, wx.login("bob"))
     # A wrong key makes valid padding once in 256 times; what is under it is no JSON then.
     with pytest.raises(ValueError):  # noqa: PT011
         decrypt(answer["session_key"], info.encrypted_data, info.iv)
 
 
-async def test_an_older_code_gives_the_key_of_the_latest_login(wx, http):
+async def test_an_older_code_gives_the_key_of_the_latest_login(wx, client):
     older, newer = wx.login("bob"), wx.login("bob")
     info = wx.get_user_info("bob")
-    older_answer, newer_answer = await exchange(http, wx, older), await exchange(http, wx, newer)
+    older_answer, newer_answer = await session(client, older), await session(client, newer)
     assert older_answer == newer_answer
     assert decrypt(older_answer["session_key"], info.encrypted_data, info.iv)["openId"] == "bob"
 
 
-async def test_a_login_of_one_user_leaves_the_key_of_another_alone(wx, http):
+async def test_a_login_of_one_user_leaves_the_key_of_another_alone(wx, client):
     code = wx.login("bob")
     info = wx.get_user_info("bob")
     wx.login("alice")
-    answer = await exchange(http, wx, code)
+    answer = await session(client, code)
     assert decrypt(answer["session_key"], info.encrypted_data, info.iv)["openId"] == "bob"
 
 
@@ -187,11 +149,11 @@ def test_an_empty_open_id_is_refused():
 # User data
 
 
-async def test_user_info_decrypts_with_the_key_that_the_code_gives(wx, http, clock):
+async def test_user_info_decrypts_with_the_key_that_the_code_gives(wx, client, clock):
     code = wx.login("bob", "union-bob")
     info = wx.get_user_info("bob")
     assert isinstance(info, SealedUserInfo)
-    answer = await exchange(http, wx, code)
+    answer = await session(client, code)
     assert decrypt(answer["session_key"], info.encrypted_data, info.iv) == {
         "openId": "bob",
         "nickName": "微信用户",
@@ -206,17 +168,17 @@ async def test_user_info_decrypts_with_the_key_that_the_code_gives(wx, http, clo
     }
 
 
-async def test_sealed_data_names_no_union_id_for_a_user_without_one(wx, http):
+async def test_sealed_data_names_no_union_id_for_a_user_without_one(wx, client):
     code = wx.login("bob")
     info = wx.get_user_info("bob")
-    answer = await exchange(http, wx, code)
+    answer = await session(client, code)
     assert "unionId" not in decrypt(answer["session_key"], info.encrypted_data, info.iv)
 
 
-async def test_raw_data_is_compact_json_signed_with_the_session_key(wx, http):
+async def test_raw_data_is_compact_json_signed_with_the_session_key(wx, client):
     code = wx.login("bob")
     info = wx.get_user_info("bob")
-    session_key = (await exchange(http, wx, code))["session_key"]
+    session_key = (await session(client, code))["session_key"]
     assert hashlib.sha1((info.raw_data + session_key).encode()).hexdigest() == info.signature
     assert info.raw_data.startswith('{"nickName":"微信用户","gender":0,"language":"","city":""')
     assert json.loads(info.raw_data)["avatarUrl"].startswith("https://thirdwx.qlogo.cn/")
@@ -256,20 +218,20 @@ def test_a_field_that_a_profile_does_not_have_is_refused_by_name():
         WeChatSimulator().set_profile("bob", nickname="Bob")
 
 
-async def test_any_payload_can_be_sealed_with_a_true_watermark(wx, http, clock):
+async def test_any_payload_can_be_sealed_with_a_true_watermark(wx, client, clock):
     code = wx.login("bob")
     sealed = wx.seal("bob", {"phoneNumber": "+85212345678"})
-    session_key = (await exchange(http, wx, code))["session_key"]
+    session_key = (await session(client, code))["session_key"]
     assert decrypt(session_key, *sealed) == {
         "phoneNumber": "+85212345678",
         "watermark": {"timestamp": int(clock.now), "appid": wx.app_id},
     }
 
 
-async def test_a_payload_keeps_a_watermark_of_its_own(wx, http):
+async def test_a_payload_keeps_a_watermark_of_its_own(wx, client):
     code = wx.login("bob")
     sealed = wx.seal("bob", {"watermark": {"appid": "wx-of-another", "timestamp": 1}})
-    session_key = (await exchange(http, wx, code))["session_key"]
+    session_key = (await session(client, code))["session_key"]
     assert decrypt(session_key, *sealed)["watermark"] == {"appid": "wx-of-another", "timestamp": 1}
 
 
@@ -292,13 +254,13 @@ async def test_a_payload_keeps_a_watermark_of_its_own(wx, http):
     ],
 )
 async def test_a_wrong_request_is_answered_in_wechats_words_and_uses_no_code(
-    wx, http, changes, number, text
+    wx, client, changes, number, text
 ):
     code = wx.login("bob")
-    answer = await exchange(http, wx, code, **changes)
+    answer = await session(client, code, **changes)
     assert answer["errcode"] == number
     assert re.fullmatch(text + r", rid: [0-9a-f]{8}-[0-9a-f]{8}-[0-9a-f]{8}", answer["errmsg"])
-    assert (await exchange(http, wx, code))["openid"] == "bob"
+    assert (await session(client, code))["openid"] == "bob"
 
 
 @pytest.mark.parametrize(
@@ -312,64 +274,55 @@ async def test_a_wrong_request_is_answered_in_wechats_words_and_uses_no_code(
         ({"js_code": "unknown", "grant_type": None}, 40002),
     ],
 )
-async def test_of_several_mistakes_the_first_is_answered(wx, http, changes, number):
-    assert await errcode(http, wx, wx.login("bob"), **changes) == number
+async def test_of_several_mistakes_the_first_is_answered(wx, client, changes, number):
+    assert await errcode(client, wx.login("bob"), **changes) == number
 
 
-async def test_every_error_has_a_rid_of_its_own_that_begins_with_the_time(wx, http, clock):
+async def test_every_error_has_a_rid_of_its_own_that_begins_with_the_time(wx, client, clock):
     rids = {
-        (await exchange(http, wx, "unknown"))["errmsg"].removeprefix("invalid code, rid: ")
+        (await session(client, "unknown"))["errmsg"].removeprefix("invalid code, rid: ")
         for _ in range(5)
     }
     assert len(rids) == 5
     assert {int(rid[:8], 16) for rid in rids} == {int(clock.now)}
 
 
-async def test_the_code_of_a_blocked_user_is_blocked(wx, http):
+async def test_the_code_of_a_blocked_user_is_blocked(wx, client):
     code = wx.login("bob")
     wx.block("bob")
-    answer = await exchange(http, wx, code)
+    answer = await session(client, code)
     assert answer["errcode"] == 40226
     assert answer["errmsg"].startswith("code blocked, rid: ")
-    assert (await exchange(http, wx, wx.login("alice")))["openid"] == "alice"
+    assert (await session(client, wx.login("alice")))["openid"] == "alice"
 
 
-async def test_more_than_100_calls_a_minute_for_one_user_are_too_many(wx, http, clock):
+async def test_more_than_100_calls_a_minute_for_one_user_are_too_many(wx, client, clock):
     codes = [wx.login("bob") for _ in range(101)]
     for code in codes[:100]:
-        assert (await exchange(http, wx, code))["openid"] == "bob"
-    answer = await exchange(http, wx, codes[100])
+        assert (await session(client, code))["openid"] == "bob"
+    answer = await session(client, codes[100])
     assert answer["errcode"] == 45011
     assert answer["errmsg"].startswith("api minute-quota reach limit, must slower, retry next")
-    assert (await exchange(http, wx, wx.login("alice")))["openid"] == "alice"
+    assert (await session(client, wx.login("alice")))["openid"] == "alice"
     clock.now += 60
-    assert (await exchange(http, wx, codes[100]))["openid"] == "bob"
+    assert (await session(client, codes[100]))["openid"] == "bob"
 
 
 async def test_the_limit_can_be_changed(http, clock):
     async with WeChatSimulator(clock=clock, calls_a_minute=1) as wx:
-        assert await errcode(http, wx, wx.login("bob")) is None
-        assert await errcode(http, wx, wx.login("bob")) == 45011
+        client = Client(wx, http)
+        assert await errcode(client, wx.login("bob")) is None
+        assert await errcode(client, wx.login("bob")) == 45011
 
 
 async def test_the_limit_can_be_lifted(http, clock):
     async with WeChatSimulator(clock=clock, calls_a_minute=None) as wx:
         for _ in range(150):
-            assert await errcode(http, wx, wx.login("bob")) is None
-
-
-@pytest.mark.parametrize("method", ["PUT", "DELETE"])
-async def test_another_method_than_get_and_post_is_refused(wx, http, method):
-    code = wx.login("bob")
-    async with http.request(method, wx.url + PATH, params=query(wx, code)) as response:
-        answer = json.loads(await response.read())
-    assert answer["errcode"] == 43001
-    assert answer["errmsg"].startswith("require GET method, rid: ")
-    assert (await exchange(http, wx, code))["openid"] == "bob"
+            assert await errcode(Client(wx, http), wx.login("bob")) is None
 
 
 @pytest.mark.parametrize("bad", [b"\xff\xfe", b"%FF%FE", b"%ED%A0%80", b"x" * 10_000, b"\x00"])
-async def test_a_broken_request_line_breaks_nothing_and_is_not_logged(wx, http, caplog, bad):
+async def test_a_broken_request_line_breaks_nothing_and_is_not_logged(wx, client, caplog, bad):
     caplog.set_level(logging.DEBUG)
     host, port = wx.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -380,7 +333,7 @@ async def test_a_broken_request_line_breaks_nothing_and_is_not_logged(wx, http, 
     await writer.wait_closed()
     assert b" 500 " not in answer.splitlines()[0]
     assert wx.app_secret not in caplog.text
-    assert await errcode(http, wx, wx.login("bob")) is None
+    assert await errcode(client, wx.login("bob")) is None
 
 
 # Faults, as an aiohttp client meets them
@@ -394,14 +347,14 @@ async def test_a_broken_request_line_breaks_nothing_and_is_not_logged(wx, http, 
     ],
 )
 async def test_a_busy_wechat_answers_with_an_errcode_and_keeps_the_code(
-    wx, http, fault, number, text
+    wx, client, fault, number, text
 ):
     code = wx.login("bob")
     wx.fail_next(fault)
-    answer = await exchange(http, wx, code)
+    answer = await session(client, code)
     assert answer["errcode"] == number
     assert answer["errmsg"].startswith(text)
-    assert (await exchange(http, wx, code))["openid"] == "bob"
+    assert (await session(client, code))["openid"] == "bob"
 
 
 @pytest.mark.parametrize(
@@ -415,54 +368,54 @@ async def test_a_busy_wechat_answers_with_an_errcode_and_keeps_the_code(
     ],
 )
 async def test_an_answer_can_be_nonsense_and_keeps_the_code(
-    wx, http, fault, status, content_type, text
+    wx, client, fault, status, content_type, text
 ):
     code = wx.login("bob")
     wx.fail_next(fault)
-    async with http.get(wx.url + PATH, params=query(wx, code)) as response:
+    async with client.http.get(wx.url + PATH, params=session_form(wx, code)) as response:
         assert (response.status, response.content_type) == (status, content_type)
         body = await response.text()
     assert body.startswith(text)
     assert bool(body) == bool(text)
-    assert (await exchange(http, wx, code))["openid"] == "bob"
+    assert (await session(client, code))["openid"] == "bob"
 
 
 # aiohttp's client sends a GET once more by itself when the connection breaks before an answer:
 # hence two faults for one call in the next tests, and two requests in wx.requests.
 
 
-async def test_a_connection_can_be_reset_before_anything_was_done(wx, http):
+async def test_a_connection_can_be_reset_before_anything_was_done(wx, client):
     code = wx.login("bob")
     wx.fail_next(Fault.CONNECTION_RESET, times=2)
     with pytest.raises(aiohttp.ClientOSError, match="reset"):
-        await exchange(http, wx, code)
+        await session(client, code)
     assert len(wx.requests) == 2
-    assert (await exchange(http, wx, code))["openid"] == "bob"
+    assert (await session(client, code))["openid"] == "bob"
 
 
-async def test_an_answer_can_be_lost_after_the_code_was_used_up(wx, http):
+async def test_an_answer_can_be_lost_after_the_code_was_used_up(wx, client):
     code = wx.login("bob")
     wx.fail_next(Fault.LOST_ANSWER, times=2)
     with pytest.raises(aiohttp.ClientOSError, match="reset"):
-        await exchange(http, wx, code)
-    assert await errcode(http, wx, code) == 40163
+        await session(client, code)
+    assert await errcode(client, code) == 40163
 
 
-async def test_an_answer_can_stop_in_the_middle_after_the_code_was_used_up(wx, http):
+async def test_an_answer_can_stop_in_the_middle_after_the_code_was_used_up(wx, client):
     code = wx.login("bob")
     wx.fail_next(Fault.TRUNCATED)
-    async with http.get(wx.url + PATH, params=query(wx, code)) as response:
+    async with client.http.get(wx.url + PATH, params=session_form(wx, code)) as response:
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
-    assert await errcode(http, wx, code) == 40163
+    assert await errcode(client, code) == 40163
 
 
-async def test_faults_are_met_in_the_order_they_were_asked_for(wx, http):
+async def test_faults_are_met_in_the_order_they_were_asked_for(wx, client):
     code = wx.login("bob")
     wx.fail_next(Fault.SYSTEM_BUSY, times=2)
     wx.fail_next(Fault.TOO_FREQUENT)
-    numbers = [await errcode(http, wx, code) for _ in range(5)]
+    numbers = [await errcode(client, code) for _ in range(5)]
     assert numbers == [-1, -1, 45011, None, 40163]
 
 
@@ -472,31 +425,33 @@ def test_a_senseless_number_of_faults_is_refused(times):
         WeChatSimulator().fail_next(Fault.EMPTY, times)
 
 
-async def test_latency_delays_every_answer(wx, http):
+async def test_latency_delays_every_answer(wx, client):
     wx.latency = 0.05
     began = asyncio.get_running_loop().time()
-    assert await errcode(http, wx, wx.login("bob")) is None
+    assert await errcode(client, wx.login("bob")) is None
     assert asyncio.get_running_loop().time() - began >= 0.05
     wx.fail_next(Fault.SYSTEM_BUSY)
-    assert await errcode(http, wx, wx.login("bob")) == -1
+    assert await errcode(client, wx.login("bob")) == -1
     assert asyncio.get_running_loop().time() - began >= 0.1
+    assert (await client.get("/cgi-bin/token"))["errcode"] == 40002
+    assert asyncio.get_running_loop().time() - began >= 0.15
 
 
-async def test_a_client_that_gives_up_waiting_has_used_up_its_code(wx, http, clock):
+async def test_a_client_that_gives_up_waiting_has_used_up_its_code(wx, client, clock):
     code = wx.login("bob")
     clock.read.clear()
     wx.latency = 3600
-    call = asyncio.create_task(exchange(http, wx, code))
+    call = asyncio.create_task(session(client, code))
     await clock.read.wait()
     call.cancel()
     await asyncio.wait([call])
     wx.latency = 0
-    assert await errcode(http, wx, code) == 40163
+    assert await errcode(client, code) == 40163
 
 
-async def test_an_abandoned_answer_leaves_no_task_behind(wx, http, clock):
+async def test_an_abandoned_answer_leaves_no_task_behind(wx, client, clock):
     wx.latency = 3600
-    call = asyncio.create_task(exchange(http, wx, "unknown"))
+    call = asyncio.create_task(session(client, "unknown"))
     await clock.read.wait()
     call.cancel()
     await asyncio.wait([call])
@@ -507,21 +462,9 @@ async def test_an_abandoned_answer_leaves_no_task_behind(wx, http, clock):
 # What was asked
 
 
-async def test_requests_tell_what_wechat_was_asked_but_not_the_secret(wx, http):
-    code = wx.login("bob")
-    await exchange(http, wx, code)
-    [request] = wx.requests
-    assert request.path == PATH
-    assert request.query == {
-        "appid": wx.app_id,
-        "js_code": code,
-        "grant_type": "authorization_code",
-    }
-
-
-async def test_only_the_last_thousand_requests_are_kept(wx, http):
+async def test_only_the_last_thousand_requests_are_kept(wx, client):
     for number in range(1002):
-        await exchange(http, wx, str(number))
+        await session(client, str(number))
     assert len(wx.requests) == 1000
     assert (wx.requests[0].query["js_code"], wx.requests[-1].query["js_code"]) == ("2", "1001")
 
@@ -530,27 +473,23 @@ async def test_the_secret_is_in_no_log_and_no_repr(http, caplog):
     caplog.set_level(logging.DEBUG)
     secret = "a1b2c3d4" * 4
     async with WeChatSimulator(app_secret=secret) as wx:
-        await exchange(http, wx, wx.login("bob"))
-        await exchange(http, wx, "unknown")
+        await session(Client(wx, http), wx.login("bob"))
         for fault in Fault:
             wx.fail_next(fault, times=2)
-        for _ in range(2 * len(Fault)):
-            try:
-                async with http.get(wx.url + PATH, params=query(wx, "unknown")) as response:
+        for path in (*[PATH] * 2 * len(Fault), "/unknown"):
+            with suppress(aiohttp.ClientError):
+                async with http.get(wx.url + path, params=session_form(wx, "unknown")) as response:
                     await response.read()
-            except aiohttp.ClientError:
-                pass
-        await http.get(wx.url + "/unknown", params=query(wx, "unknown"))
         reprs = repr(wx) + repr(wx.requests)
     assert secret not in caplog.text
     assert secret not in reprs
     assert "sns" not in caplog.text
 
 
-async def test_a_session_key_is_in_no_repr_and_no_request(wx, http):
+async def test_a_session_key_is_in_no_repr_and_no_request(wx, client):
     code = wx.login("bob")
     info = wx.get_user_info("bob")
-    session_key = (await exchange(http, wx, code))["session_key"]
+    session_key = (await session(client, code))["session_key"]
     assert session_key not in repr((wx, info, wx.requests, vars(wx)))
 
 
@@ -573,7 +512,7 @@ def test_the_url_of_a_simulator_that_is_not_running_says_what_to_do():
 async def test_start_and_close_work_without_async_with(http):
     wx = WeChatSimulator()
     await wx.start()
-    assert (await exchange(http, wx, wx.login("bob")))["openid"] == "bob"
+    assert (await session(Client(wx, http), wx.login("bob")))["openid"] == "bob"
     await wx.close()
     await wx.close()
     with pytest.raises(RuntimeError, match="not running"):
@@ -596,29 +535,29 @@ async def test_a_taken_port_is_an_os_error_after_which_it_can_still_start(wx):
         assert other.url == f"http://127.0.0.1:{taken}"
 
 
-async def test_close_frees_the_port_while_clients_keep_connections_open(wx, http):
+async def test_close_frees_the_port_while_clients_keep_connections_open(wx, client):
     url = wx.url
-    await exchange(http, wx, wx.login("bob"))
+    await session(client, wx.login("bob"))
     await wx.close()
     with pytest.raises(aiohttp.ClientConnectorError):
-        await http.get(url)
+        await client.http.get(url)
 
 
-async def test_close_lets_a_request_in_progress_finish(wx, http, clock):
+async def test_close_lets_a_request_in_progress_finish(wx, client, clock):
     code = wx.login("bob")
     clock.read.clear()
     wx.latency = 0.1
-    call = asyncio.create_task(exchange(http, wx, code))
+    call = asyncio.create_task(session(client, code))
     await clock.read.wait()
     await wx.close()
     assert (await call)["openid"] == "bob"
 
 
-async def test_close_does_not_wait_for_a_request_that_hangs(wx, http, clock):
+async def test_close_does_not_wait_for_a_request_that_hangs(wx, client, clock):
     code = wx.login("bob")
     clock.read.clear()
     wx.latency = 3600
-    call = asyncio.create_task(exchange(http, wx, code))
+    call = asyncio.create_task(session(client, code))
     await clock.read.wait()
     async with asyncio.timeout(5):
         await wx.close()
@@ -629,37 +568,26 @@ async def test_close_does_not_wait_for_a_request_that_hangs(wx, http, clock):
 # Control from another process
 
 
-async def control(http: aiohttp.ClientSession, url: str, body: object) -> tuple[int, dict]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    async with http.post(url, data=data) as response:
-        return response.status, await response.json()
+async def test_a_login_over_http_gives_a_code_that_works(client):
+    answer = await client.control("login", open_id="bob", union_id="union-bob")
+    logged_in = await session(client, answer["code"])
+    assert (logged_in["openid"], logged_in["unionid"]) == ("bob", "union-bob")
 
 
-async def test_a_login_over_http_gives_a_code_that_works(wx, http):
-    status, answer = await control(
-        http, wx.url + "/simulator/login", {"open_id": "bob", "union_id": "union-bob"}
-    )
-    assert status == 200
-    session = await exchange(http, wx, answer["code"])
-    assert (session["openid"], session["unionid"]) == ("bob", "union-bob")
-
-
-async def test_user_info_over_http_has_the_names_that_a_client_sees(wx, http):
+async def test_user_info_over_http_has_the_names_that_a_client_sees(wx, client):
     code = wx.login("bob")
-    status, info = await control(http, wx.url + "/simulator/user_info", {"open_id": "bob"})
-    assert status == 200
+    info = await client.control("user_info", open_id="bob")
     assert info.keys() == {"encryptedData", "iv", "rawData", "signature"}
-    session_key = (await exchange(http, wx, code))["session_key"]
+    session_key = (await session(client, code))["session_key"]
     assert decrypt(session_key, info["encryptedData"], info["iv"])["openId"] == "bob"
     assert hashlib.sha1((info["rawData"] + session_key).encode()).hexdigest() == info["signature"]
 
 
-async def test_faults_can_be_asked_for_over_http(wx, http):
-    url = wx.url + "/simulator/faults"
-    assert (await control(http, url, {"fault": "SYSTEM_BUSY", "times": 2}))[0] == 200
-    assert (await control(http, url, {"fault": "TOO_FREQUENT"}))[0] == 200
+async def test_faults_can_be_asked_for_over_http(wx, client):
+    await client.control("faults", fault="SYSTEM_BUSY", times=2)
+    await client.control("faults", fault="TOO_FREQUENT")
     code = wx.login("bob")
-    assert [await errcode(http, wx, code) for _ in range(4)] == [-1, -1, 45011, None]
+    assert [await errcode(client, code) for _ in range(4)] == [-1, -1, 45011, None]
 
 
 @pytest.mark.parametrize(
@@ -680,26 +608,17 @@ async def test_faults_can_be_asked_for_over_http(wx, http):
         ("faults", {"fault": "EMPTY", "times": 0}, "'times' must be 1 to 10,000"),
     ],
 )
-async def test_bad_control_input_is_400_and_says_what_to_send(wx, http, command, body, says):
-    status, answer = await control(http, f"{wx.url}/simulator/{command}", body)
-    assert status == 400
+async def test_bad_control_input_is_400_and_says_what_to_send(wx, client, command, body, says):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with client.http.post(f"{wx.url}/simulator/{command}", data=data) as response:
+        assert response.status == 400
+        answer = await response.json()
     assert says in answer["message"]
     assert 'Send JSON such as {"' in answer["message"]
 
 
-async def test_control_is_not_taken_for_a_request_to_wechat(wx, http):
+async def test_control_is_not_taken_for_a_request_to_wechat(wx, client):
     wx.fail_next(Fault.SYSTEM_BUSY)
-    _, answer = await control(http, wx.url + "/simulator/login", {"open_id": "bob"})
+    answer = await client.control("login", open_id="bob")
     assert not wx.requests
-    assert await errcode(http, wx, answer["code"]) == -1
-
-
-async def test_the_front_page_lists_the_routes(wx, http):
-    async with http.get(wx.url + "/") as response:
-        assert response.status == 200
-        text = await response.text()
-    assert text.startswith(f"WeChatSimulator of the app {wx.app_id}. Its routes:\n")
-    routes = (PATH, "/simulator/login", "/simulator/user_info", "/simulator/faults")
-    assert all(route in text for route in routes)
-    assert all(fault.name in text for fault in Fault)
-    assert wx.app_secret not in text
+    assert await errcode(client, answer["code"]) == -1

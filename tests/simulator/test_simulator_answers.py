@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
-from tests.helpers.simulator_client import HINT, RID, Client
+from tests.helpers.simulator_client import HINT, RID, Client, session_form
 
 SESSION = "/sns/jscode2session"
 TOKEN, STABLE, CALLBACK_IP = "/cgi-bin/token", "/cgi-bin/stable_token", "/cgi-bin/getcallbackip"
@@ -27,16 +27,8 @@ SNS = (
 @pytest.fixture
 async def strict() -> AsyncIterator[Client]:
     """A client of a simulator that takes the documented methods alone."""
-    async with (
-        WeChatSimulator(strict_methods=True) as wx,
-        aiohttp.ClientSession() as http,
-    ):
+    async with WeChatSimulator(strict_methods=True) as wx, aiohttp.ClientSession() as http:
         yield Client(wx, http)
-
-
-def session_form(wx: WeChatSimulator, code: str) -> dict[str, str]:
-    secrets = {"appid": wx.app_id, "secret": wx.app_secret}
-    return {**secrets, "js_code": code, "grant_type": "authorization_code"}
 
 
 def token_form(wx: WeChatSimulator) -> dict[str, str]:

@@ -13,15 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
-from tests.helpers.simulator_client import (
-    ACCOUNT,
-    HINT,
-    RID,
-    SECRET,
-    Client,
-    decrypt,
-    session,
-)
+from tests.helpers.simulator_client import ACCOUNT, HINT, RID, SECRET, Client, decrypt, session
 
 STABLE, CLASSIC = "/cgi-bin/stable_token", "/cgi-bin/token"
 CHECK, RESET = "/wxa/checksession", "/wxa/resetusersessionkey"
@@ -565,16 +557,13 @@ async def test_faults_meet_every_endpoint_in_its_own_words(wx, client, path):
     assert ("] rid: " in answer["errmsg"]) == (path in (STABLE, CLASSIC, CHECK))
 
 
-async def test_latency_delays_the_other_endpoints_too(wx, client):
-    wx.latency = 0.05
-    began = asyncio.get_running_loop().time()
-    await stable(client)
-    assert asyncio.get_running_loop().time() - began >= 0.05
-
-
 async def test_the_front_page_lists_every_route(wx, client):
     async with client.http.get(wx.url + "/") as response:
+        assert response.status == 200
         text = await response.text()
+    assert text.startswith(f"WeChatSimulator of the app {wx.app_id}. Its routes:\n")
+    assert all(fault.name in text for fault in Fault)
+    assert wx.app_secret not in text
     for line in (
         "POST /cgi-bin/stable_token {",
         "GET /cgi-bin/token?",
@@ -582,6 +571,7 @@ async def test_the_front_page_lists_every_route(wx, client):
         "POST /wxa/business/getuserphonenumber?access_token=… {",
         "GET /wxa/checksession?",
         "GET /wxa/resetusersessionkey?",
+        "GET /sns/jscode2session?",
         "GET /sns/oauth2/access_token?",
         "GET /sns/oauth2/refresh_token?",
         "GET /sns/userinfo?",
@@ -594,6 +584,9 @@ async def test_the_front_page_lists_every_route(wx, client):
         "GET /wxa/business/getuserencryptkey?",
         "GET /cgi-bin/gettoken?",
         "GET /cgi-bin/miniprogram/jscode2session?",
+        "POST /simulator/login {",
+        "POST /simulator/user_info {",
+        "POST /simulator/faults {",
         "POST /simulator/web_login {",
         "POST /simulator/visit_as {",
         "POST /simulator/phone_number {",
@@ -647,10 +640,7 @@ async def test_another_process_gets_phone_numbers_and_members(wx, client):
     assert "call login" in (await client.control("phone_number", open_id="nobody"))["message"]
 
 
-@settings(
-    max_examples=100,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=st.sampled_from(
         [
@@ -659,8 +649,7 @@ async def test_another_process_gets_phone_numbers_and_members(wx, client):
         ]
     ),
     query=st.dictionaries(
-        st.sampled_from(PARAMETERS),
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+        st.sampled_from(PARAMETERS), st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
     ),
 )
 async def test_any_query_is_answered_with_an_errcode(client, path, query):

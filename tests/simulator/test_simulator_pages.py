@@ -216,9 +216,7 @@ async def test_bytes_that_are_no_text_break_no_page(wx, client, bad):
 
 
 @settings(
-    max_examples=100,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     redirect_uri=st.text(st.characters(exclude_categories=["Cs"]), max_size=30).map(
