@@ -42,6 +42,11 @@ async def requests_at(wx: WeChatSimulator, count: int) -> None:
         await asyncio.sleep(0)
 
 
+def requests_to(wx: WeChatSimulator, path: str) -> list[Any]:
+    """The requests that came to a path of WeChat's."""
+    return [request for request in wx.requests if request.path == path]
+
+
 class Gate:
     """An exchange whose logins stop, each with its connection, until the gate is opened."""
 

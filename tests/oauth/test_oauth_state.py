@@ -110,16 +110,6 @@ async def test_a_state_is_good_once(oauth: WeChatOAuth) -> None:
     assert "used before" in await is_refused(oauth, state)
 
 
-async def test_a_state_is_good_once_in_all_services_on_one_store(
-    clock: Clock, tmp_path: Path
-) -> None:
-    url = f"sqlite:///{tmp_path / 'oauth.db'}"
-    async with service(clock, url) as one, service(clock, url) as other:
-        state = one.create_state("/cart", session=BROWSER)
-        assert await other.verify_state(state, session=BROWSER) == "/cart"
-        await is_refused(one, state)
-
-
 async def test_a_used_state_is_refused_even_by_a_clock_that_is_behind(
     clock: Clock, tmp_path: Path
 ) -> None:

@@ -1,7 +1,8 @@
 """What a service does with the events that WeChat pushes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,10 +32,10 @@ from tests.helpers.clock import Clock
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, of_kind
+from tests.helpers.simulator_client import ACCOUNT, SECRET
 
 REVOKE, CANCEL = "user_authorization_revoke", "user_authorization_cancellation"
 PROFILE = ["avatar_url", "city", "country", "gender", "language", "nick_name", "province"]
-OTHER_APP, OTHER_SECRET = "wx00000000000000aa", "another-secret-of-32-characters."
 
 
 class Recorder(MPAuthX):
@@ -56,13 +57,6 @@ class Recorder(MPAuthX):
             raise self.failures.pop()
         self.erased.append(call)
         return True
-
-
-@pytest.fixture
-async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
-    """WeChat, by the clock of the test, with two apps."""
-    async with WeChatSimulator(clock=clock, other_apps={OTHER_APP: OTHER_SECRET}) as simulator:
-        yield simulator
 
 
 @pytest.fixture
@@ -298,17 +292,17 @@ async def test_a_store_that_cannot_answer_is_an_error_and_nothing_is_erased(
 
 async def test_an_event_about_another_app_is_refused(auth: Recorder, wx: WeChatSimulator) -> None:
     for mode in ("safe", "plain"):
-        event = pushed(wx, "user_info_modified", app_id=OTHER_APP, mode=mode)
+        event = pushed(wx, "user_info_modified", app_id=ACCOUNT, mode=mode)
         with pytest.raises(InvalidPushEventError, match="another app"):
             await auth.handle_push_event(event)
     with pytest.raises(InvalidPushEventError, match="another app"):
-        await auth.handle_push_event(pushed(wx, CANCEL, app_id=OTHER_APP))
+        await auth.handle_push_event(pushed(wx, CANCEL, app_id=ACCOUNT))
     assert auth.erased == []
 
 
 @pytest.mark.parametrize(
     ("open_id", "encrypted_for", "said"),
-    [("bob", OTHER_APP, "another app"), (None, None, "no user")],
+    [("bob", ACCOUNT, "another app"), (None, None, "no user")],
 )
 async def test_an_event_that_is_encrypted_for_another_app_or_has_no_user_is_refused(
     auth: Recorder, wx: WeChatSimulator, open_id: str | None, encrypted_for: str | None, said: str
@@ -323,9 +317,9 @@ async def test_an_event_that_is_encrypted_for_another_app_or_has_no_user_is_refu
 async def test_an_event_about_the_app_of_the_web_logins_is_handled(
     make: Callable[..., Recorder], wx: WeChatSimulator, redis_server: RedisServer
 ) -> None:
-    web_app = WeChatOAuth(app_id=OTHER_APP, app_secret=OTHER_SECRET, tokens=redis_server.url)
+    web_app = WeChatOAuth(app_id=ACCOUNT, app_secret=SECRET, tokens=redis_server.url)
     async with web_app, make(web=web_app) as auth:
-        await auth.handle_push_event(pushed(wx, CANCEL, app_id=OTHER_APP))
+        await auth.handle_push_event(pushed(wx, CANCEL, app_id=ACCOUNT))
         await auth.handle_push_event(pushed(wx, CANCEL))
     assert len(auth.erased) == 2
 
@@ -341,11 +335,7 @@ async def test_an_event_encrypted_for_the_platform_that_acts_for_the_app_is_hand
     async with make(exchange=exchange) as auth:
         await auth.handle_push_event(event)
         with pytest.raises(InvalidPushEventError, match="another app"):
-            await auth.handle_push_event(
-                PushEvent(
-                    CANCEL, "bob", None, wx.component_app_id, wx.component_app_id, True, "2", 1
-                )
-            )
+            await auth.handle_push_event(replace(event, app_id=wx.component_app_id, nonce="2"))
     assert len(auth.erased) == 1
 
 

@@ -28,12 +28,6 @@ PLATFORM: dict[str, Any] = {"component_app_id": "wx0", "access_token": giving("u
 UNUSED_SECRET = "unused-secret-of-the-app"
 
 
-@pytest.fixture
-async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
-    async with WeChatSimulator(clock=clock) as simulator:
-        yield simulator
-
-
 class Platform:
     """Keeps the tokens of a third-party platform, and counts how often each was asked for."""
 
@@ -154,18 +148,6 @@ async def test_an_invalid_authorizer_token_is_a_configuration_error(
             with pytest.raises(ConfigurationError, match="authorizer_access_token must return"):
                 await call
     assert not wx.requests
-
-
-async def test_exceptions_of_the_token_function_reach_the_caller(
-    make: Callable[..., MPAuthX],
-) -> None:
-    async def broken() -> str:
-        raise ZeroDivisionError
-
-    exchange = ComponentExchange(**PLATFORM, authorizer_access_token=broken)
-    async with make(exchange=exchange) as auth:
-        with pytest.raises(ZeroDivisionError):
-            await auth.get_phone_number("code")
 
 
 # Web logins

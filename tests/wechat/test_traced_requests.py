@@ -97,9 +97,7 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-async def ask(
-    recorder: Recorder,
-) -> AsyncIterator[Callable[..., WeChatAPI]]:
+async def ask(recorder: Recorder) -> AsyncIterator[Callable[..., WeChatAPI]]:
     """Make an API over a session of the application's, which is traced."""
     sessions: list[aiohttp.ClientSession] = []
 
@@ -192,9 +190,7 @@ async def test_the_response_of_a_success_holds_no_secret_url(
     assert SECRET_WORD not in repr((response, urls, response.request_info))
 
 
-async def test_a_session_with_middlewares_of_its_own_serves(
-    ask: Callable[..., WeChatAPI],
-) -> None:
+async def test_a_session_with_middlewares_of_its_own_serves(ask: Callable[..., WeChatAPI]) -> None:
     asked: list[object] = []
 
     async def middleware(

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,12 +32,6 @@ INFO = {
     "iv": "6003f73ec441c386",
     "create_time": 1616572301,
 }
-
-
-@pytest.fixture
-async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
-    async with WeChatSimulator(clock=clock) as simulator:
-        yield simulator
 
 
 def cipher(key: UserEncryptKey | EncryptKey) -> Any:

@@ -425,10 +425,7 @@ async def test_wechats_errors_come_with_number_text_rid_and_a_hint(errmsg):
     ("errcode", "errmsg"),
     [
         (40164, f"invalid ip 203.0.113.7 ipv6 ::ffff:203.0.113.7, not in whitelist rid: {RID}"),
-        (
-            60020,
-            f"not allow to access, hint: [{RID}], from ip: 203.0.113.7, more info at z",
-        ),
+        (60020, f"not allow to access, hint: [{RID}], from ip: 203.0.113.7, more info at z"),
         (61004, f"access clientip is not registered requestIP: 203.0.113.7 rid: {RID}"),
         (61004, f"access clientip is not registered hint: [x] requestIP: 203.0.113.7 rid: {RID}"),
     ],
