@@ -12,7 +12,7 @@ import pytest
 from mpauthx_async import WeChatSimulator
 from mpauthx_async.simulator import Fault
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.serve_process import ServeProcess, serving
+from tests.helpers.serve_process import ServeProcess, environment_of, serving
 
 PAGE = Path(__file__).with_name("koa_page.js")
 
@@ -34,12 +34,7 @@ async def run_page(server: ServeProcess, wx: WeChatSimulator, user: str) -> list
 
 @pytest.fixture
 def environment(wx: WeChatSimulator, server: RedisServer) -> dict[str, str]:
-    return {
-        "MPAUTHX_APP_ID": wx.app_id,
-        "MPAUTHX_APP_SECRET": wx.app_secret,
-        "MPAUTHX_API_BASE": wx.url,
-        "MPAUTHX_TOKENS": server.url,
-    }
+    return environment_of(wx, tokens=server.url)
 
 
 async def test_the_page_is_answered_as_by_the_scaffold(

@@ -1,10 +1,8 @@
 """The playground over HTTP: what it answers, to whom, and how it ends."""
 
-import asyncio
 import json
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +17,7 @@ from mpauthx_async.cli.playground import server as playground_server
 from mpauthx_async.cli.playground.server import serve_playground
 from mpauthx_async.cli.playground.tab import Tab
 from mpauthx_async.simulator import server as simulator_server
+from tests.helpers.command_line import Outcome, ended, started
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.serve_process import answer_to
 
@@ -222,10 +221,7 @@ async def test_refuses_more_tabs_than_it_can_serve(
 async def test_a_user_is_erased_from_redis_when_the_tab_closes(
     redis: Redis, redis_server: RedisServer, http: aiohttp.ClientSession
 ) -> None:
-    async with (
-        serve_playground(redis_url=redis_server.url) as url,
-        open_page(http, url) as page,
-    ):
+    async with serve_playground(redis_url=redis_server.url) as url, open_page(http, url) as page:
         await page.act("login", "phone")
         last = await page.act("ban", "operator")
         assert last[-1]["state"]["ban"]["reason"] == "spam"
@@ -248,27 +244,11 @@ async def test_says_that_a_store_does_not_answer(http: aiohttp.ClientSession) ->
                 assert (await late.receive()).type is aiohttp.WSMsgType.CLOSE
 
 
-@asynccontextmanager
-async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "mpauthx_async", "demo", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(120):
-            yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_the_command_serves_until_it_is_interrupted(
     http: aiohttp.ClientSession, number: signal.Signals
 ) -> None:
-    async with command("--web") as process:
+    async with started("demo", "--web") as process:
         assert process.stdout is not None
         line = (await process.stdout.readline()).decode()
         url = line.split()[4]
@@ -287,23 +267,19 @@ async def test_the_command_serves_until_it_is_interrupted(
 async def test_a_port_that_is_taken_is_an_error_that_says_what_to_do() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        async with command("--web", "--port", port) as process:
-            out, err = await process.communicate()
-    assert process.returncode == 1
-    assert not out
-    assert err.decode() == (
+        outcome = await ended("demo", "--web", "--port", port)
+    fault = (
         f"error: The playground cannot listen on port {port} (Address already in use). Choose "
         "another with --port, or leave --port out for a free one.\n"
     )
+    assert outcome == Outcome(1, "", fault)
 
 
 async def test_a_redis_that_does_not_answer_is_an_error_before_the_page_opens() -> None:
-    async with command("--web", "--redis", "redis://:a-password@127.0.0.1:1") as process:
-        out, err = await process.communicate()
-    assert process.returncode == 1
-    assert not out
-    assert err.decode().startswith("error: The token store cannot serve. Redis failed")
-    assert "a-password" not in err.decode()
+    outcome = await ended("demo", "--web", "--redis", "redis://:a-password@127.0.0.1:1")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith("error: The token store cannot serve. Redis failed")
+    assert "a-password" not in outcome.err
 
 
 @pytest.mark.parametrize(

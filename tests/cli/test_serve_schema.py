@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from mpauthx_async import MPAuthX, WeChatSimulator
 from mpauthx_async.web.fastapi import MPAuthXGuard
 from tests.helpers.redis_server import RedisServer
-from tests.helpers.serve_process import serving
+from tests.helpers.serve_process import environment_of, serving
 from tests.web.apps import serve_asgi
 
 INCLUDE = ("phone", "forget")
@@ -76,11 +76,6 @@ async def test_fastapi_answers_as_its_schema_says(app: FastAPI, check: Any) -> N
 async def test_the_server_answers_as_the_schema_says(
     check: Any, wx: WeChatSimulator, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    environment = {
-        "MPAUTHX_APP_ID": wx.app_id,
-        "MPAUTHX_APP_SECRET": wx.app_secret,
-        "MPAUTHX_API_BASE": wx.url,
-        "MPAUTHX_TOKENS": redis_server.url,
-    }
+    environment = environment_of(wx, tokens=redis_server.url)
     async with serving(tmp_path, "--include", ",".join(INCLUDE), environment=environment) as server:
         await check(server.url)

@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,31 @@ def process(*arguments: str, tokens: str, **environment: str) -> "subprocess.Pop
 def run(*arguments: str, tokens: str, **environment: str) -> Outcome:
     with process(*arguments, tokens=tokens, **environment) as child:
         out, err = child.communicate(timeout=60)
+    return Outcome(child.returncode, out.decode(), err.decode())
+
+
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `python -m mpauthx_async`; it is killed unless it has ended."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-m", "mpauthx_async", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(120):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def ended(*arguments: str) -> Outcome:
+    """Run `python -m mpauthx_async` to its end."""
+    async with started(*arguments) as child:
+        out, err = await child.communicate()
+    assert child.returncode is not None
     return Outcome(child.returncode, out.decode(), err.decode())
 
 

