@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
+_PATIENCE = 90  # seconds, in which any process says what it has to say
 
 
 class LineProcess:
-    """Runs `python …` in the project's folder; ends with its input, and with exit code 0."""
+    """Runs `python …` in the project's folder; ends with its input, and with exit code 0.
+
+    A test that fails kills it.
+    """
 
     def __init__(self, *arguments: str) -> None:
         self._arguments = arguments
@@ -24,14 +28,17 @@ class LineProcess:
         )
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._process.returncode is None:
+            self._process.kill()
         await self._process.communicate(b"")  # closes its stdin
-        assert self._process.returncode == 0
+        assert kind is not None or self._process.returncode == 0
 
     async def read(self) -> str:
         """Its next line; an empty one if it has ended."""
         assert self._process.stdout is not None
-        return (await self._process.stdout.readline()).decode().strip()
+        async with asyncio.timeout(_PATIENCE):
+            return (await self._process.stdout.readline()).decode().strip()
 
     def write(self, line: str) -> None:
         assert self._process.stdin is not None

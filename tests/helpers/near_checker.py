@@ -1,8 +1,6 @@
 """What judges near caches: uses tokens without end while another process revokes some of them."""
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,10 +8,10 @@ from pathlib import Path
 
 from mpauthx_async import MPAuthX, StoreError, WeChatSimulator
 from mpauthx_async.stores.conformance.examples import until
+from tests.helpers.line_process import LineProcess
 from tests.helpers.near_services import BOUND
 from tests.helpers.service_calls import log_in
 
-ROOT = Path(__file__).parents[2]
 USERS = 60
 
 
@@ -77,21 +75,20 @@ class Checker:
 class Revoker:
     """Another process, which revokes what it is told, one after the other."""
 
-    def __init__(self, process: asyncio.subprocess.Process, checker: Checker) -> None:
+    def __init__(self, process: LineProcess, checker: Checker) -> None:
         self._process = process
         self._checker = checker
         self._left: list[str] = []
 
     def revoke(self, *tokens: str) -> None:
-        assert self._process.stdin is not None
         self._left += tokens
-        self._process.stdin.write("".join(f"{token}\n" for token in tokens).encode())
+        for token in tokens:
+            self._process.write(token)
 
     async def until_done(self) -> None:
-        assert self._process.stdout is not None
         for token in self._left:
-            at, named = (await self._process.stdout.readline()).split()
-            assert named.decode() == token
+            at, named = (await self._process.read()).split()
+            assert named == token
             self._checker.revoked[token] = float(at)
         self._left.clear()
 
@@ -100,27 +97,19 @@ class Revoker:
 async def revoking(
     checker: Checker, url: str, wx: WeChatSimulator, directory: Path
 ) -> AsyncIterator[Revoker]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.helpers.near_revoker",
-        url,
-        f"{directory}/users.db",
-        wx.app_id,
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    try:
-        process.stdin.write(f"{wx.app_secret}\n".encode())
+    async with revoker_process(url, wx, directory) as process:
         yield Revoker(process, checker)
-        process.stdin.close()
-        assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+
+
+@asynccontextmanager
+async def revoker_process(
+    url: str, wx: WeChatSimulator, directory: Path
+) -> AsyncIterator[LineProcess]:
+    """Run `near_revoker`, which takes tokens from now on."""
+    users = f"{directory}/users.db"
+    async with LineProcess("-m", "tests.helpers.near_revoker", url, users, wx.app_id) as process:
+        process.write(wx.app_secret)
+        yield process
 
 
 async def log_all_in(auth: MPAuthX, wx: WeChatSimulator, kind: str = "user") -> list[str]:

@@ -2,12 +2,12 @@
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from mpauthx_async import StoreError, User
+from mpauthx_async import PartialStoreError, StoreError, User
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.tokens.format import new_nonce
 
@@ -115,15 +115,23 @@ async def fails(question: Awaitable[Any]) -> StoreError:
     return caught.value
 
 
-async def all_fail(questions: Sequence[Awaitable[Any]]) -> None:
+async def all_fail(questions: Iterable[Awaitable[Any]]) -> None:
     """All of them at once."""
-    answers = await settled([asyncio.ensure_future(question) for question in questions])
+    answers = await settled(questions)
     assert [type(answer) for answer in answers] == [StoreError] * len(answers)
 
 
-async def settled(tasks: "Sequence[asyncio.Future[Any]]") -> list[Any]:
+async def settled(questions: Iterable[Awaitable[Any]]) -> list[Any]:
+    """The answers and exceptions of all of them at once."""
     async with asyncio.timeout(PATIENCE):
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        return await asyncio.gather(*questions, return_exceptions=True)
+
+
+async def partial_answers(batch: Awaitable[Sequence[Any]]) -> Sequence[Any]:
+    """The answers of a batch of which some items fail."""
+    with pytest.raises(PartialStoreError) as caught:
+        await batch
+    return caught.value.answers
 
 
 async def turns(number: int) -> None:

@@ -1,8 +1,8 @@
 """Reads and changes SQLite files as another process does."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterable
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ def query(path: Path, statement: str) -> list[Any]:
         return connection.execute(statement).fetchall()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another connection is writing to the database."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
 def data_version(observer: sqlite3.Connection) -> int:
     """A number that changes when another connection writes."""
     (version,) = observer.execute("PRAGMA data_version").fetchone()
@@ -41,10 +49,10 @@ def data_version(observer: sqlite3.Connection) -> int:
 
 
 def plan_of(path: Path, statements: Iterable[str]) -> list[str]:
-    """The steps in which SQLite carries out those of the statements that look for rows."""
+    """The steps in which SQLite carries out those of the statements that read or write rows."""
     return [
         step
         for statement in statements
-        if statement.startswith(("SELECT", "UPDATE", "DELETE"))
+        if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
         for *_, step in query(path, f"EXPLAIN QUERY PLAN {statement}")
     ]
