@@ -1,5 +1,7 @@
 """URLs of every kind of Redis: what they name, and what is said of those that are wrong."""
 
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,6 +23,29 @@ def pool_of(url: str) -> Any:
 def sentinels_of(pool: Any) -> list[tuple[str, int]]:
     clients = [client.connection_pool.connection_kwargs for client in pool.sentinel_manager.clients]
     return [(settings["host"], settings["port"]) for settings in clients]
+
+
+@pytest.mark.parametrize(
+    ("url", "settings"),
+    [
+        ("redis://", {}),
+        ("redis://db.example", {"host": "db.example"}),
+        ("redis://db.example:6380/", {"host": "db.example", "port": 6380}),
+        ("redis://db.example/3", {"db": 3}),
+        ("redis://db.example?db=3&socket_timeout=0.5", {"db": 3, "socket_timeout": 0.5}),
+        ("redis://[::1]:6380/3", {"host": "::1", "port": 6380, "db": 3}),
+        ("redis://:geh%2Feim@db.example", {"password": "geh/eim"}),
+        ("redis://bob:g@heim@db.example", {"username": "bob", "password": "g@heim"}),
+        ("rediss://db.example/3?ssl_cert_reqs=none", {"db": 3, "ssl_cert_reqs": "none"}),
+        ("unix:///tmp/redis.sock?db=3", {"path": "/tmp/redis.sock", "db": 3}),
+        ("unix://:geheim@/tmp/redis.sock", {"path": "/tmp/redis.sock", "password": "geheim"}),
+    ],
+)
+async def test_every_form_of_url_that_redis_py_documents_is_taken(
+    url: str, settings: dict[str, Any]
+) -> None:
+    taken = pool_of(url).connection_kwargs
+    assert {name: taken.get(name) for name in settings} == settings
 
 
 @pytest.mark.parametrize(
@@ -70,11 +95,17 @@ async def test_tls_is_spoken_with_the_sentinels_too(scheme: str) -> None:
     assert "password" not in pool.connection_kwargs
 
 
-@pytest.mark.parametrize("url", ["redis+sentinel://bob:geheim@a/shop?sentinel_password=geheim"])
-async def test_a_password_of_sentinels_is_in_no_repr(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user-geheim:geheim@localhost:6379/0",
+        "redis+sentinel://bob:geheim@a/shop?sentinel_password=geheim",
+    ],
+)
+async def test_a_password_is_in_no_repr(url: str) -> None:
     async with Connections(url) as connections:
         pool: Any = connections.redis.connection_pool  # type: ignore[union-attr]
-        for part in (connections, connections.redis, pool, pool.sentinel_manager):
+        for part in (connections, connections.redis, pool, getattr(pool, "sentinel_manager", None)):
             assert "geheim" not in f"{part!r} {part!s}"
 
 
@@ -108,6 +139,65 @@ async def test_a_url_names_nodes_of_a_cluster(
         assert 0 < taken["socket_connect_timeout"] < 5
 
 
+def refusals(url: Any, *others: Callable[[str], object]) -> list[str]:
+    """What all who refuse a URL say, which is never what it holds."""
+    said = []
+    for opened in (Connections, Connections().use_redis, *others):
+        with pytest.raises(ConfigurationError) as caught:
+            opened(url)
+        error = caught.value
+        assert error.__cause__ is error.__context__ is None
+        told = f"{error!s} {error!r} {error.args!r} {vars(error)!r}"
+        assert "geheim" not in told + "".join(traceback.format_exception_only(error))
+        said.append(str(error))
+    return said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://:geheim@localhost",
+        "sqlite:///geheim.db",
+        "redis+geheim://localhost",
+        "redis://localhost:geheim",
+        "redis://localhost:99999",
+        "redis://localhost:-1",
+        "redis://[::1:geheim",
+        "redis://localhost?socket_timeout=geheim",
+        "redis://localhost?max_connections=geheim",
+        "redis://localhost?max_connections=-1",
+        "redis://localhost?health_check_interval=geheim",
+        # A password that is not percent-encoded.
+        "redis://:pass/geheim@localhost:6379/0",
+        "redis://:pass#geheim@localhost:6379/0",
+        "redis://:pass?geheim@localhost:6379/0",
+        "redis://:pass[geheim@localhost:6379/0",
+        "redis://:pass]geheim@localhost:6379/0",
+        "redis://:geheim/word@localhost:6379/0",
+        "redis://user:geheim#word@localhost:6379/0",
+        "rediss://user:geheim?word@localhost:6379/0",
+        "redis://:pass\N{ACCOUNT OF}geheim@localhost:6379/0",
+        # A database that is not a number.
+        "redis://:/geheim@localhost:6379/0",
+        "redis://user:/geheim@localhost:6379/0",
+        "redis://:2024/geheim@localhost:6379/0",
+        "redis://:2024#geheim@localhost:6379/0",
+        "redis://:2024?geheim@localhost:6379/0",
+        "redis://localhost:6379/geheim",
+        "redis:geheim@localhost",
+        # What is not a text.
+        None.__class__,
+        7,
+        b"redis://:geheim@localhost",
+    ],
+)
+def test_rejects_an_invalid_url_without_quoting_it(url: Any) -> None:
+    for said in refusals(url):
+        assert "redis://" in said
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -135,19 +225,43 @@ async def test_a_url_names_nodes_of_a_cluster(
         "valkeys://localhost:geheim",
     ],
 )
-def test_rejects_an_invalid_url_without_quoting_it(url: str) -> None:
-    for opened in (lambda: Connections(url), lambda: Connections().use_redis(url)):
-        with pytest.raises(
-            ConfigurationError, match=r"redis\+sentinel://host,host/primary"
-        ) as caught:
-            opened()
-        assert caught.value.__cause__ is caught.value.__context__ is None
-        assert "geheim" not in f"{caught.value!s} {caught.value!r} {vars(caught.value)!r}"
+def test_rejects_an_invalid_url_of_another_scheme_without_quoting_it(url: str) -> None:
+    for said in refusals(url):
+        assert "redis+sentinel://host,host/primary" in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost?password=pass&geheim=1",
+        "redis://:pass?geheim=1@localhost:6379/0",
+        "redis://:2024?geheim=1@localhost:6379/0",
+        "unix://:pass?geheim=1@/tmp/redis.sock",
+        "redis://localhost?pass%20geheim=1",
+        f"redis://localhost?{'geheim' * 10}=1",
+    ],
+)
+def test_what_may_be_a_piece_of_a_password_is_not_taken_for_an_option(url: str) -> None:
+    for said in refusals(url):
+        assert "redis://" in said
+        assert "option" not in said
 
 
 @pytest.mark.parametrize(
     ("url", "option"),
     [
+        ("redis://localhost?max_conections=3", "max_conections"),
+        ("redis://:geheim@localhost?max_conections=3", "max_conections"),
+        ("rediss://:geheim@db.example:6380/2?db=3&socket_timout=geheim", "socket_timout"),
+        ("unix://:geheim@/tmp/redis.sock?sokcet_timeout=geheim", "sokcet_timeout"),
+        ("unix:///tmp/redis.sock?sokcet_timeout=geheim", "sokcet_timeout"),
+        ("redis://localhost?ssl=geheim", "ssl"),
+        ("redis://localhost?retry=geheim", "retry"),
+        ("redis://localhost?protocol=7", "protocol"),
+        ("redis://localhost?protocol=geheim", "protocol"),
+        ("redis://localhost?db=geheim", "db"),
+        ("rediss://localhost?ssl_cert_reqs=geheim", "ssl_cert_reqs"),
+        ("redis://localhost?near_cahce=100000&db=3", "near_cahce"),
         ("redis+sentinel://:geheim@a,b/shop?socket_timout=geheim", "socket_timout"),
         ("redis+sentinel://a/shop/3?db=3&sentinel_user=geheim", "sentinel_user"),
         ("rediss+sentinel://a/shop?ssl_cert_reqs=geheim", "ssl_cert_reqs"),
@@ -158,16 +272,13 @@ def test_rejects_an_invalid_url_without_quoting_it(url: str) -> None:
         ("valkey://a?socket_timout=geheim", "socket_timout"),
     ],
 )
-def test_an_option_that_is_misspelt_is_named_without_its_value(url: str, option: str) -> None:
-    for opened in (
-        lambda: Connections(url),
-        lambda: open_token_store(url, Connections()),
-        lambda: open_key_value_store(url, Connections()),
+def test_a_refused_option_is_named_without_its_value(url: str, option: str) -> None:
+    for said in refusals(
+        url,
+        lambda url: open_token_store(url, Connections()),
+        lambda url: open_key_value_store(url, Connections()),
     ):
-        with pytest.raises(ConfigurationError) as caught:
-            opened()
-        assert f"the option {option!r}" in str(caught.value)
-        assert "geheim" not in str(caught.value)
+        assert f"the option {option!r}" in said
 
 
 @pytest.mark.parametrize("scheme", ["valkey", "VALKEY", "redis"])
