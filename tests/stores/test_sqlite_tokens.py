@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,11 @@ from mpauthx_async.stores.online_cursor import OnlineCursor
 from mpauthx_async.stores.sqlite.database import SqliteDatabase
 from mpauthx_async.tokens.format import new_nonce
 from tests.helpers.clock import Clock
+from tests.helpers.sqlite_files import locked, plan_of, query, run
 
 BOB = Subject("shop", "bob")
 START = 1_700_000_000_000  # Unix milliseconds
 DAY = 24 * HOUR
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "tokens.db"
 
 
 @pytest.fixture
@@ -52,7 +48,7 @@ class TestDatabase:
     async def test_the_file_is_in_wal_mode(self, path: Path) -> None:
         async with SqliteTokenStore(path) as store:
             await store.issue([new_session()])
-        assert _query(path, "PRAGMA journal_mode") == [("wal",)]
+        assert query(path, "PRAGMA journal_mode") == [("wal",)]
 
     async def test_it_writes_through_to_the_disk_and_waits_for_locks(self, path: Path) -> None:
         def settings(cursor: sqlite3.Cursor) -> list[tuple[int]]:
@@ -103,11 +99,7 @@ class TestDatabase:
             await _use_everything(store)
             await connection.set_trace_callback(None)
         searched = {
-            step
-            for statement in statements
-            if statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE"))
-            for *_, step in _query(path, f"EXPLAIN QUERY PLAN {statement}")
-            if "mpauthx_" in step or "B-TREE" in step
+            step for step in plan_of(path, statements) if "mpauthx_" in step or "B-TREE" in step
         }
         by_name = "SEARCH mpauthx_session USING PRIMARY KEY (nonce=?)"
         living = "SEARCH mpauthx_session USING INDEX mpauthx_session_living (sku=? AND user_id=?)"
@@ -145,7 +137,7 @@ class TestDatabase:
             await store.issue([new_session("dave")])
             assert not connection.in_transaction
         living = "SELECT user_id FROM mpauthx_session WHERE ended IS NULL"
-        assert _query(path, living) == [("dave",)]
+        assert query(path, living) == [("dave",)]
 
     if sys.version_info >= (3, 12):
 
@@ -154,7 +146,7 @@ class TestDatabase:
                 store = SqliteTokenStore(connection)
                 await store.issue([new_session()])
                 assert not connection.in_transaction
-            assert _query(path, "SELECT user_id FROM mpauthx_session") == [("alice",)]
+            assert query(path, "SELECT user_id FROM mpauthx_session") == [("alice",)]
 
         async def test_a_connection_that_is_always_in_a_transaction_is_refused(
             self, path: Path
@@ -196,7 +188,7 @@ class TestDatabase:
             assert list(await store.sessions(ALICE)) == [first]
             await store.issue([second])
             assert await store.revoke_subject(ALICE) == 2
-        assert _query(path, "SELECT text FROM note") == [("mine",)]
+        assert query(path, "SELECT text FROM note") == [("mine",)]
 
     async def test_nothing_is_created_inside_a_callers_transaction(self, path: Path) -> None:
         new = new_session()
@@ -270,11 +262,11 @@ class TestClock:
             if i % 3:
                 await store.revoke([begun.ref])
             clock.milliseconds += 1000
-        assert _query(path, "SELECT count(*) FROM mpauthx_session") == [(10,)]
+        assert query(path, "SELECT count(*) FROM mpauthx_session") == [(10,)]
         clock.milliseconds += HOUR
         for i in range(5):
             await begin(store, new_session(f"late-{i}"))
-        assert _query(path, "SELECT count(*) FROM mpauthx_session") == [(5,)]
+        assert query(path, "SELECT count(*) FROM mpauthx_session") == [(5,)]
 
     async def test_later_logins_clear_bans_that_are_over_away(
         self, path: Path, store: SqliteTokenStore, clock: Clock
@@ -286,7 +278,7 @@ class TestClock:
         clock.milliseconds += 1000
         for left in (6, 4, 2, 2):
             await begin(store, new_session("carol"))
-            assert _query(path, "SELECT count(*) FROM mpauthx_ban") == [(left,)]
+            assert query(path, "SELECT count(*) FROM mpauthx_ban") == [(left,)]
         assert await ban_of(store, BOB) is not None
         assert await ban_of(store, ALICE) is not None
 
@@ -296,7 +288,7 @@ class TestClock:
         await store.revoke([batch[0].ref])
         await store.ban(BOB, reason="", ttl=None)
         await begin(store, new_session("eve", policy=SOLE))
-        assert _query(path, "SELECT DISTINCT sealed_key FROM mpauthx_session") == [(None,)]
+        assert query(path, "SELECT DISTINCT sealed_key FROM mpauthx_session") == [(None,)]
 
     async def test_a_grace_lasts_to_the_millisecond(
         self, store: SqliteTokenStore, clock: Clock
@@ -340,13 +332,11 @@ class TestClock:
     async def test_a_renewal_that_is_not_due_takes_no_lock(self, path: Path, clock: Clock) -> None:
         async with SqliteTokenStore(path, clock=clock, busy_timeout=0.01) as store:
             (begun,) = await begin(store, new_session())
-            with closing(sqlite3.connect(path, isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")
+            with locked(path):
                 assert list(await store.renew([begun.ref], ttl=HOUR)) == [begun.expires_at]
                 clock.milliseconds += HOUR // 2
                 with pytest.raises(StoreError):
                     await store.renew([begun.ref], ttl=HOUR)
-                other.execute("ROLLBACK")
             end = clock.milliseconds + HOUR
             assert list(await store.renew([begun.ref], ttl=HOUR)) == [end]
 
@@ -383,7 +373,7 @@ async def test_a_nonce_of_another_user_is_never_taken_for_theirs(path: Path) -> 
         (begun,) = await begin(store, new_session())
         for policy in (LoginPolicy(), LoginPolicy(shared_token=True)):
             other = new_session("bob", policy=policy)
-            with pytest.raises(StoreError):
+            with pytest.raises(StoreError, match="another user"):
                 await store.issue([replace(other, ref=begun.ref._replace(user_id="bob"))])
         assert list(await store.sessions(BOB)) == []
         assert list(await store.sessions(ALICE)) == [begun]
@@ -445,25 +435,22 @@ class TestUpgrade:
     def refs(self, path: Path, has_keys: bool) -> list[SessionRef]:
         """Sessions of Alice, Bob and Alice in the table, which began in this order."""
         refs = [SessionRef("shop", name, new_nonce()) for name in ("alice", "bob", "alice")]
-        with closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute(
-                "CREATE TABLE mpauthx_session (nonce TEXT PRIMARY KEY, sku TEXT NOT NULL,"
-                " user_id TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL"
-                f"{', sealed_key TEXT' * has_keys}) WITHOUT ROWID"
-            )
-            connection.execute(
-                "CREATE INDEX mpauthx_session_subject ON mpauthx_session (sku, user_id, issued_at)"
-            )
-            connection.execute(
-                "CREATE INDEX mpauthx_session_expires_at ON mpauthx_session (expires_at)"
-            )
-            connection.executemany(
-                "INSERT INTO mpauthx_session (sku, user_id, nonce, issued_at, expires_at)"
-                " VALUES (?, ?, ?, ?, ?)",
-                [(*ref[:3], START + i, START + HOUR) for i, ref in enumerate(refs)],
-            )
-            if has_keys:
-                connection.execute("UPDATE mpauthx_session SET sealed_key = 'sealed'")
+        rows = [
+            f"('{ref.sku}', '{ref.user_id}', '{ref.nonce}', {START + i}, {START + HOUR})"
+            for i, ref in enumerate(refs)
+        ]
+        run(
+            path,
+            "CREATE TABLE mpauthx_session (nonce TEXT PRIMARY KEY, sku TEXT NOT NULL,"
+            " user_id TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL"
+            f"{', sealed_key TEXT' * has_keys}) WITHOUT ROWID;"
+            "CREATE INDEX mpauthx_session_subject ON mpauthx_session (sku, user_id, issued_at);"
+            "CREATE INDEX mpauthx_session_expires_at ON mpauthx_session (expires_at);"
+            "INSERT INTO mpauthx_session (sku, user_id, nonce, issued_at, expires_at)"
+            f" VALUES {', '.join(rows)};"
+            + "UPDATE mpauthx_session SET sealed_key = 'sealed'"
+            * has_keys,
+        )
         return refs
 
     async def test_sessions_go_on(
@@ -483,9 +470,13 @@ class TestUpgrade:
     ) -> None:
         rotated_ref = await rotated(store, refs[0])
         assert list(await store.renew([refs[1]], ttl=9 * HOUR)) == [START + 9 * HOUR]
-        (sole,) = await begin(store, new_session(policy=SOLE, device="phone"))
+        assert await store.replace_sealed_key(refs[2], "other")
+        assert list(await store.sealed_keys(refs[2:])) == ["other"]
+        new = new_session(policy=SOLE, device="phone", sealed_key="new")
+        (sole,) = await begin(store, new)
         assert set(sole.replaced) == {rotated_ref, refs[2]}
         assert sole.device == "phone"
+        assert list(await store.sealed_keys([sole.ref])) == ["new"]
         assert await store.ban(BOB, reason="", ttl=None) == 1
         statuses = [TokenStatus.replaced, TokenStatus.banned, TokenStatus.replaced]
         assert list(await store.lookup(refs)) == statuses
@@ -511,8 +502,8 @@ class TestUpgrade:
         columns = "SELECT name, type, [notnull], dflt_value, pk FROM pragma_table_info(?)"
         indexes = "SELECT name, sql FROM sqlite_master WHERE type = 'index' ORDER BY name"
         columns = columns.replace("?", "'mpauthx_session'")
-        assert sorted(_query(path, columns)) == sorted(_query(new, columns))
-        assert _query(path, indexes) == _query(new, indexes)
+        assert sorted(query(path, columns)) == sorted(query(new, columns))
+        assert query(path, indexes) == query(new, indexes)
 
 
 async def _use_everything(store: SqliteTokenStore) -> None:
@@ -539,8 +530,3 @@ async def _use_everything(store: SqliteTokenStore) -> None:
     await ban_of(store, Subject("shop", "carol"))
     await store.issue([new_session("carol")])
     await store.unban(Subject("shop", "carol"))
-
-
-def _query(path: Path, statement: str) -> list[Any]:
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(statement).fetchall()

@@ -1,10 +1,7 @@
 """What every token store promises, whichever it is, and opening one by its URL."""
 
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import aiosqlite
 import pytest
@@ -24,6 +21,7 @@ from mpauthx_async.stores.conformance import (
 )
 from tests.helpers.memory_stores import MemoryTokens
 from tests.helpers.redis_server import RedisServer
+from tests.helpers.sqlite_files import query
 
 
 class TestSqliteFile(TokenStoreConformance, SessionKeyStoreConformance):
@@ -90,14 +88,14 @@ class TestOpeningByUrl:
     async def test_an_absolute_path(self, path: Path) -> None:
         async with open_token_store(f"sqlite:///{path}", Connections()) as store:
             await store.issue([new_session()])
-        assert _query(path, "SELECT count(*) FROM mpauthx_session") == [(1,)]
+        assert query(path, "SELECT count(*) FROM mpauthx_session") == [(1,)]
 
     async def test_a_path_from_here(self, path: Path) -> None:
         here = Path.cwd()
         relative = "/".join([".."] * (len(here.parts) - 1)) + str(path)
         async with open_token_store(f"SQLite:///{relative}", Connections()) as store:
             await store.issue([new_session()])
-        assert _query(path, "SELECT count(*) FROM mpauthx_session") == [(1,)]
+        assert query(path, "SELECT count(*) FROM mpauthx_session") == [(1,)]
 
     async def test_the_clock_is_handed_on(self, path: Path) -> None:
         url, new = f"sqlite:///{path}", new_session(ttl=1000)
@@ -125,8 +123,3 @@ class TestOpeningByUrl:
             open_token_store(url, Connections())
         assert said in str(caught.value)
         assert "geheim" not in str(caught.value)
-
-
-def _query(path: Path, statement: str) -> list[Any]:
-    with closing(sqlite3.connect(path)) as connection:
-        return connection.execute(statement).fetchall()
