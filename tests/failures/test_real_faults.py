@@ -2,8 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,7 @@ from mpauthx_async import (
     InvalidResponseError,
     InvalidTokenError,
     MPAuthX,
-    RedisKeyValueStore,
     RedisTokenStore,
-    SqliteKeyValueStore,
-    SqliteTokenStore,
     SqliteUserStore,
     StoreError,
     TokenStatus,
@@ -31,6 +27,7 @@ from mpauthx_async.wechat import transport
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.scripted_server import asking
 from tests.helpers.service_calls import hear, log_in, of_kind
+from tests.helpers.sqlite_files import run
 
 Make = Callable[..., MPAuthX]
 
@@ -47,16 +44,14 @@ def calls_with(auth: MPAuthX, token: str) -> list[Callable[[], Awaitable[object]
 
 
 @pytest.mark.parametrize("column", ["expires_at", "ended", "generation"])
-@pytest.mark.parametrize("damage", ["text", "", b"\xff\xfe"])
+@pytest.mark.parametrize("damage", ["'text'", "''", "x'fffe'"])
 async def test_a_damaged_row_is_a_store_error_of_its_own_token(
-    make: Make, wx: WeChatSimulator, tmp_path: Path, column: str, damage: object
+    make: Make, wx: WeChatSimulator, tmp_path: Path, column: str, damage: str
 ) -> None:
     file = tmp_path / "tokens.db"
     async with make(tokens=f"sqlite:///{file}") as auth:
         damaged, whole = [(await log_in(auth, wx, user)).token for user in ("bob", "carol")]
-        with closing(sqlite3.connect(file, isolation_level=None)) as database:
-            statement = f"UPDATE mpauthx_session SET {column} = ? WHERE user_id = 'bob'"
-            database.execute(statement, (damage,))
+        run(file, f"UPDATE mpauthx_session SET {column} = {damage} WHERE user_id = 'bob'")
         for call in calls_with(auth, damaged):
             with pytest.raises(StoreError) as caught:
                 await call()
@@ -87,30 +82,6 @@ async def test_an_answer_without_its_fields_is_logged(
     assert str(caught.value) in caplog.text
 
 
-class TestLocksOfTheDead:
-    @pytest.fixture(autouse=True)
-    def wait_briefly(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mpauthx_async.stores.key_value.MAX_LOCK_WAIT_SECONDS", 0.2)
-
-    @pytest.fixture(params=["redis", "sqlite"])
-    async def records(
-        self, request: pytest.FixtureRequest, redis: Redis, tmp_path: Path
-    ) -> AsyncIterator[RedisKeyValueStore | SqliteKeyValueStore]:
-        kept: RedisKeyValueStore | SqliteKeyValueStore = RedisKeyValueStore(redis)
-        if request.param == "sqlite":
-            kept = SqliteKeyValueStore(tmp_path / "records.db")
-        async with kept:
-            yield kept
-
-    async def test_waiting_for_a_held_lock_ends(
-        self, records: RedisKeyValueStore | SqliteKeyValueStore
-    ) -> None:
-        async with records.lock("key"):
-            with pytest.raises(StoreError, match="holds a lock"):
-                async with records.lock("key"):
-                    raise AssertionError("Two hold one lock.")
-
-
 async def test_a_platform_that_hangs_has_an_end(
     wx: WeChatSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,52 +95,6 @@ async def test_a_platform_that_hangs_has_an_end(
         with pytest.raises(ConnectionFailedError) as caught:
             await api.code_to_session("code")
     assert not caught.value.sent
-
-
-class TestRetryable:
-    """Whether the same call may succeed later without anybody's action."""
-
-    @pytest.mark.parametrize(
-        "path", ["no/such/folder/users.db", ".", "text.db"], ids=["folder", "directory", "text"]
-    )
-    async def test_no_file_opens_by_itself(self, tmp_path: Path, path: str) -> None:
-        (tmp_path / "text.db").write_text("This is no database at all." * 100)
-        async with SqliteUserStore(tmp_path / path) as users:
-            with pytest.raises(StoreError) as caught:
-                await users.get(["bob"])
-        assert not caught.value.retryable
-
-    async def test_a_locked_file_may_be_free_later(self, tmp_path: Path) -> None:
-        file = tmp_path / "users.db"
-        async with SqliteTokenStore(file, busy_timeout=0.01) as store:
-            await store.lookup([new_session().ref])
-            with closing(sqlite3.connect(file, isolation_level=None)) as other:
-                other.execute("BEGIN IMMEDIATE")
-                with pytest.raises(StoreError) as caught:
-                    await store.issue([new_session()])
-        assert caught.value.retryable
-
-    @pytest.mark.parametrize(
-        "refusal",
-        ["CONFIG SET requirepass password", "ACL SETUSER default -@scripting"],
-        ids=["password", "permission"],
-    )
-    async def test_no_redis_gives_permission_by_itself(
-        self, server: RedisServer, admin: Redis, refusal: str
-    ) -> None:
-        await admin.execute_command(*refusal.split())  # type: ignore[no-untyped-call]
-        async with RedisTokenStore(server.url) as store:
-            with pytest.raises(StoreError) as caught:
-                await store.issue([new_session()])
-        assert not caught.value.retryable
-
-    async def test_a_database_that_redis_lacks_does_not_come_by_itself(
-        self, server: RedisServer
-    ) -> None:
-        async with RedisTokenStore(server.url.replace("/0", "/99")) as store:
-            with pytest.raises(StoreError) as caught:
-                await store.issue([new_session()])
-        assert not caught.value.retryable
 
 
 async def test_a_full_redis_is_not_ready(server: RedisServer, admin: Redis) -> None:
@@ -197,8 +122,7 @@ async def test_queries_of_one_read_see_one_state(tmp_path: Path) -> None:
 
         def read_twice(cursor: sqlite3.Cursor) -> tuple[object, object]:
             first = cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            with closing(sqlite3.connect(file, isolation_level=None)) as other:
-                other.execute("CREATE TABLE another (id)")
+            run(file, "CREATE TABLE another (id)")
             return first, cursor.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
         first, second = await users._database.read(read_twice)

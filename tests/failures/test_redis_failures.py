@@ -29,12 +29,6 @@ from tests.helpers.redis_server import RedisServer
 
 
 @pytest.fixture
-async def admin(server: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis.from_url(server.url, decode_responses=True) as client:
-        yield client
-
-
-@pytest.fixture
 async def store(server: RedisServer) -> AsyncIterator[RedisTokenStore]:
     """A store on the test's own Redis, in which one session of Alice lives."""
     async with RedisTokenStore(server.url) as store:
@@ -200,6 +194,7 @@ class TestRedisThatRefuses:
             for policy in (LoginPolicy(), SOLE):
                 error = await fails(limited.issue([new_session("alice", policy=policy)]))
                 assert "s3cret" not in all_that_it_says(error)
+                assert not error.retryable
             assert await dump(admin) == before
             await admin.execute_command("ACL", "SETUSER", "app", "+@all", "~*")
             await limited.issue([new_session("alice")])
@@ -248,14 +243,6 @@ class TestRedisThatRefuses:
                 error = await fails(store.lookup([KNOWN.ref]))
             assert not error.retryable
             assert any(advice in str(error) for advice in advices)
-
-    async def test_a_failed_connection_does_not_reveal_the_password(
-        self, server: RedisServer
-    ) -> None:
-        server.stop()
-        async with RedisTokenStore(server.url.replace("//", "//app:Xy-s3cret-yX@")) as store:
-            error = await fails(store.lookup([KNOWN.ref]))
-            assert "s3cret" not in all_that_it_says(error)
 
     async def test_a_redis_with_too_many_clients_is_a_store_error(
         self, server: RedisServer, admin: Redis

@@ -2,11 +2,8 @@
 
 import asyncio
 import sqlite3
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,6 +12,7 @@ import aiosqlite
 import pytest
 
 from mpauthx_async import (
+    SqliteKeyValueStore,
     SqliteTokenStore,
     SqliteUserStore,
     StoreError,
@@ -26,6 +24,7 @@ from mpauthx_async.stores.conformance.examples import LARGEST, SOLE, begin, is_a
 from mpauthx_async.stores.sqlite import database as sqlite_database
 from tests.helpers.outages import (
     ALICE,
+    ASKED_OF_RECORDS,
     ASKED_OF_TOKENS,
     ASKED_OF_USERS,
     KNOWN,
@@ -37,12 +36,14 @@ from tests.helpers.outages import (
     settled,
     turns,
 )
+from tests.helpers.sqlite_files import locked, run
 
-AnySqliteStore = SqliteTokenStore | SqliteUserStore
+AnySqliteStore = SqliteTokenStore | SqliteUserStore | SqliteKeyValueStore
 
 SQLITE_STORES = [
     pytest.param(SqliteTokenStore, ASKED_OF_TOKENS, id="tokens"),
     pytest.param(SqliteUserStore, ASKED_OF_USERS, id="users"),
+    pytest.param(SqliteKeyValueStore, ASKED_OF_RECORDS, id="records"),
 ]
 
 
@@ -50,9 +51,10 @@ class TestLockedDatabase:
     async def test_a_login_fails_while_another_process_writes(self, path: Path) -> None:
         async with SqliteTokenStore(path, busy_timeout=0.05) as store:
             (known,) = await begin(store, KNOWN)
-            with _locked(path):
+            with locked(path):
                 error = await fails(store.issue([new_session("alice", policy=SOLE)]))
                 assert "Another process" in str(error)
+                assert error.retryable
                 for asked in WRITING:
                     await fails(ASKED_OF_TOKENS[asked](store))
                 assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
@@ -63,23 +65,19 @@ class TestLockedDatabase:
     async def test_a_user_is_not_saved_while_another_process_writes(self, path: Path) -> None:
         async with SqliteUserStore(path, busy_timeout=0.05) as store:
             await store.save([User("o-alice")])
-            with _locked(path):
+            with locked(path):
                 error = await fails(store.save([User("o-alice", city="Wuhan"), User("o-bob")]))
                 assert type(error) is StoreError
                 assert "Another process" in str(error)
                 assert list(await store.save([User("o-alice")])) == [False]
-            alice, bob = await store.get(["o-alice", "o-bob"])
-            assert alice is not None
-            assert (alice.city, bob) == (None, None)
-            assert list(await store.save([User("o-alice", city="Wuhan"), User("o-bob")])) == [
-                False,
-                True,
-            ]
+            assert await cities(store, "o-alice", "o-bob") == [None, "not saved"]
+            users = [User("o-alice", city="Wuhan"), User("o-bob")]
+            assert list(await store.save(users)) == [False, True]
 
     async def test_reads_do_not_wait_behind_writes_that_wait(self, path: Path) -> None:
         async with SqliteTokenStore(path, busy_timeout=PATIENCE) as store:
             (known,) = await begin(store, KNOWN)
-            with _locked(path):
+            with locked(path):
                 writes = [
                     asyncio.ensure_future(store.revoke_subject(Subject("shop", f"user-{number}")))
                     for number in range(8)
@@ -98,7 +96,7 @@ class TestLockedDatabase:
         banned = [Subject("shop", f"user-{number}") for number in range(8)]
         async with SqliteTokenStore(path, busy_timeout=1) as store:
             await begin(store, KNOWN)
-            with _locked(path):
+            with locked(path):
                 bans = [store.ban(subject, reason="spam", ttl=None) for subject in banned]
                 outcomes = await asyncio.gather(*bans, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {StoreError}
@@ -120,7 +118,7 @@ class TestLockedDatabase:
         self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
     ) -> None:
         async with kind(path, busy_timeout=0.05) as store:
-            with _locked(path):
+            with locked(path):
                 for ask in questions.values():
                     await fails(ask(store))
             for ask in questions.values():
@@ -131,16 +129,12 @@ class TestLockedDatabase:
         self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
     ) -> None:
         async with kind(path, busy_timeout=PATIENCE) as store:
-            with _locked(path):
-                opening = asyncio.ensure_future(next(iter(questions.values()))(store))
-                await turns(100)
-                assert not opening.done()
-            await opening
-            with _locked(path):
-                writing = asyncio.ensure_future(next(iter(questions.values()))(store))
-                await turns(100)
-                assert not writing.done()
-            await writing
+            for _ in ("opening", "writing"):
+                with locked(path):
+                    waiting = asyncio.ensure_future(write(questions)(store))
+                    await turns(100)
+                    assert not waiting.done()
+                await waiting
 
     @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
     async def test_a_writer_to_a_file_without_wal_is_waited_for(
@@ -149,7 +143,7 @@ class TestLockedDatabase:
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
             async with kind(path, busy_timeout=PATIENCE) as store:
-                opening = asyncio.ensure_future(next(iter(questions.values()))(store))
+                opening = asyncio.ensure_future(write(questions)(store))
                 await asyncio.wait([opening], timeout=0.2)  # SQLite refuses WAL at once
                 assert not opening.done()
                 writer.execute("COMMIT")
@@ -190,16 +184,13 @@ class TestReadOnlyDatabase:
                 assert type(error) is StoreError
                 assert "writable" in str(error)
             assert list(await store.save([User("o-alice")])) == [False]
-            alice, bob = await store.get(["o-alice", "o-bob"])
-            assert alice is not None
-            assert (alice.city, bob) == (None, None)
+            assert await cities(store, "o-alice", "o-bob") == [None, "not saved"]
 
     @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
     async def test_what_is_missing_cannot_be_created(
         self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
     ) -> None:
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("CREATE TABLE other (x)")
+        run(path, "CREATE TABLE other (x)")
         async with _open_read_only(path) as read_only:
             for ask in questions.values():
                 await fails(ask(kind(read_only)))
@@ -218,6 +209,7 @@ class TestNoDatabase:
                 error = await fails(ask(store))
                 assert f"'{path}'" in str(error)
                 assert "is not a database" in str(error)
+                assert not error.retryable
         assert path.read_bytes() == text
         for thread in set(threading.enumerate()) - threads:
             if not thread.name.startswith("asyncio"):  # those are the event loop's
@@ -237,6 +229,7 @@ class TestNoDatabase:
                 error = await fails(ask(store))
                 assert f"'{tmp_path}/missing/app.db'" in str(error)
                 assert "Check that its folder exists" in str(error)
+                assert not error.retryable
             (tmp_path / "missing").mkdir()
             for ask in questions.values():
                 await ask(store)
@@ -249,6 +242,7 @@ class TestNoDatabase:
                 error = await fails(ask(store))
                 assert f"'{tmp_path}'" in str(error)
                 assert "unable to open" in str(error)
+                assert not error.retryable
 
     async def test_a_connection_that_is_closed_is_a_store_error(
         self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
@@ -288,9 +282,7 @@ class TestFullDisk:
             assert type(error) is StoreError
             assert "full" in str(error)
             assert list(await store.get([user.id for user in users])) == [None] * 100
-            (alice,) = await store.get(["o-alice"])
-            assert alice is not None
-            assert alice.city is None
+            assert await cities(store, "o-alice") == [None]
             await connection.execute("PRAGMA max_page_count = 1000000")
             assert list(await store.save(users)) == [True] * 100
 
@@ -376,26 +368,19 @@ class TestCancelledCallers:
         assert wait > 1
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Another process is writing to the database."""
-    program = (
-        "import sqlite3, sys\n"
-        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "connection.execute('BEGIN EXCLUSIVE')\n"
-        "print('locked', flush=True)\n"
-        "sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"locked\n"
-        yield
-
-
 def _open_read_only(path: Path) -> aiosqlite.Connection:
     return aiosqlite.connect(f"file:{path}?mode=ro", uri=True)
+
+
+def write(questions: dict[str, Question]) -> Question:
+    """The first question that writes."""
+    return questions["issue" if "issue" in questions else "save"]
+
+
+async def cities(store: SqliteUserStore, *user_ids: str) -> list[str | None]:
+    """Where users live; "not saved" of those who are not."""
+    found = await store.get(user_ids)
+    return [user.city if user is not None else "not saved" for user in found]
 
 
 async def _limit_growth(connection: aiosqlite.Connection) -> None:

@@ -1,20 +1,15 @@
 """A store that fails in a way of its own: the service raises StoreErrors alone, with the cause."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 import pytest
 
 from mpauthx_async import (
     MPAuthX,
-    OAuthToken,
     SqliteKeyValueStore,
-    SqliteTokenStore,
-    SqliteUserStore,
     StoreError,
     WeChatOAuth,
     WeChatSimulator,
@@ -23,7 +18,7 @@ from mpauthx_async.events import StoreFailed
 from mpauthx_async.failure_log import OncePerSecond, failures
 from mpauthx_async.stores.conformance import new_session
 from tests.helpers.memory_stores import DictOAuthTokenStore, MemoryTokens, MemoryUsers
-from tests.helpers.outages import ASKED_OF_TOKENS, ASKED_OF_USERS, fails, settled
+from tests.helpers.outages import fails, settled
 from tests.helpers.service_calls import hear, log_in, of_kind, store_calls
 from tests.helpers.web_logins import service as web_service
 
@@ -33,21 +28,31 @@ class DriverError(Exception):
 
 
 class Failing:
-    """A real store that raises its driver's exception once it is out of order."""
+    """A real store that raises its driver's exception where it is out of order."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
-        self.is_out_of_order = False
+        self.out_of_order = ""  # the name of a method, or all
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
 
         async def call(*args: Any, **named: Any) -> Any:
-            if self.is_out_of_order:
-                raise DriverError(name)
+            self._check(name)
             return await method(*args, **named)
 
         return call
+
+    @asynccontextmanager
+    async def lock(self, open_id: str) -> AsyncIterator[None]:
+        self._check("lock")
+        async with self._store.lock(open_id):
+            yield
+        self._check("unlock")
+
+    def _check(self, name: str) -> None:
+        if self.out_of_order in (name, "all"):
+            raise DriverError(name)
 
 
 @pytest.fixture(params=["tokens", "users"])
@@ -76,8 +81,8 @@ async def test_what_a_driver_raises_becomes_a_store_error(
             "forget_user and the ban": lambda: auth.forget_user("bob", lift_ban=True),
             "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
         }
-        failing.is_out_of_order = True
-        outcomes = [await settled([asyncio.ensure_future(call())]) for call in calls.values()]
+        failing.out_of_order = "all"
+        outcomes = [await settled([call()]) for call in calls.values()]
     failures = [outcome for (outcome,) in outcomes if isinstance(outcome, Exception)]
     assert len(failures) >= 8
     assert {type(failure) for failure in failures} == {StoreError}
@@ -91,57 +96,9 @@ async def test_a_token_of_a_given_up_login_that_cannot_be_withdrawn_is_logged(
 ) -> None:
     tokens = Failing(MemoryTokens())
     async with make(users=MemoryUsers(), tokens=tokens) as auth:
-        tokens.is_out_of_order = True
+        tokens.out_of_order = "all"
         await auth._logins._withdraw(new_session("bob").ref)
     assert "stays until it ends" in caplog.text
-
-
-@pytest.mark.parametrize("asked", [*ASKED_OF_TOKENS, *ASKED_OF_USERS])
-async def test_a_ready_made_connection_that_is_closed_is_a_store_error(
-    asked: str, tmp_path: Path
-) -> None:
-    connection = await aiosqlite.connect(tmp_path / "own.db")
-    tokens, users = SqliteTokenStore(connection), SqliteUserStore(connection)
-    await tokens.issue([new_session("alice")])
-    await users.get(["alice"])
-    await connection.close()
-    if asked in ASKED_OF_TOKENS:
-        await fails(ASKED_OF_TOKENS[asked](tokens))
-    else:
-        await fails(ASKED_OF_USERS[asked](users))
-
-
-class FailingOAuthTokens(DictOAuthTokenStore):
-    """A store of web OAuth tokens whose methods of one name raise its driver's exception."""
-
-    out_of_order = ""
-
-    async def get(self, open_id: str) -> OAuthToken | None:
-        self._check("get")
-        return await super().get(open_id)
-
-    async def save(self, open_id: str, token: OAuthToken) -> None:
-        self._check("save")
-        await super().save(open_id, token)
-
-    async def delete(self, open_id: str) -> None:
-        self._check("delete")
-        await super().delete(open_id)
-
-    @asynccontextmanager
-    async def lock(self, open_id: str) -> AsyncIterator[None]:
-        self._check("lock")
-        async with super().lock(open_id):
-            yield
-        self._check("unlock")
-
-    async def spend_state(self, nonce: str, ttl: float) -> bool:
-        self._check("spend_state")
-        return await super().spend_state(nonce, ttl)
-
-    def _check(self, name: str) -> None:
-        if name == self.out_of_order:
-            raise DriverError(name)
 
 
 @pytest.fixture
@@ -182,7 +139,7 @@ def web_calls(oauth: WeChatOAuth, wx: WeChatSimulator) -> dict[str, Callable[[],
 async def test_what_a_store_of_web_oauth_tokens_raises_becomes_a_store_error(
     wx: WeChatSimulator, failure_lines: Callable[[], list[str]], asked: str, as_functions: bool
 ) -> None:
-    store = FailingOAuthTokens()
+    store = Failing(DictOAuthTokenStore())
     tokens: Any = (store.get, store.save, store.delete) if as_functions else store
     async with web_service(wx, tokens) as oauth:
         await oauth.get_access_token(wx.web_login("bob"))
@@ -200,7 +157,7 @@ async def test_what_a_store_of_web_oauth_tokens_raises_becomes_a_store_error(
 async def test_a_login_that_cannot_read_the_saved_token_logs_that_once(
     wx: WeChatSimulator, failure_lines: Callable[[], list[str]]
 ) -> None:
-    store = FailingOAuthTokens()
+    store = Failing(DictOAuthTokenStore())
     store.out_of_order = "get"
     async with web_service(wx, store) as oauth:
         await oauth.get_access_token(wx.web_login("bob"))
