@@ -1,11 +1,9 @@
 """What processes leave of sessions when they are killed between any two steps."""
 
 import random
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from mpauthx_async.stores import open_token_store
 from mpauthx_async.stores.conformance.examples import is_alive
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.session_loop import USERS
+from tests.helpers.sqlite_files import query
 
 ROOT = Path(__file__).parents[2]
 KILLS = 12
@@ -74,9 +73,5 @@ async def living_in_redis(redis: Redis) -> set[str]:
 
 
 def living_in_sqlite(path: Path) -> set[str]:
-    with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(
-            "SELECT nonce FROM mpauthx_session WHERE ended IS NULL AND expires_at > ?",
-            (time.time_ns() // 1_000_000,),
-        ).fetchall()
-    return {nonce for (nonce,) in rows}
+    living = f"ended IS NULL AND expires_at > {time.time_ns() // 1_000_000}"
+    return {nonce for (nonce,) in query(path, f"SELECT nonce FROM mpauthx_session WHERE {living}")}

@@ -17,7 +17,7 @@ from tests.helpers.service_calls import log_in
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds; a process that does not end takes for ever
-USE = """
+PROGRAM = """
 import asyncio, json, sys
 from mpauthx_async import MPAuthX, WeChatOAuth
 
@@ -35,27 +35,21 @@ async def use():
     result = await service.authorize(code)
     assert await service.is_token_valid(result.response)
 
-if how == "a loop that is never closed":  # as a server does that has no lifespan
+if how == "unused":
+    pass
+elif how == "a loop that is never closed":  # as a server does that has no lifespan
     loop = asyncio.new_event_loop()
     loop.run_until_complete(use())
 else:
     asyncio.run(use())
-print("used")
-"""
-UNUSED = """
-import json, sys
-from mpauthx_async import MPAuthX
-
-settings, code, how = json.loads(sys.argv[1])
-service = MPAuthX(sku="shop", **settings)
-print("made")
+print("done")
 """
 
 
-def run(program: str, *given: object) -> tuple[str, str]:
+def run(*given: object) -> tuple[str, str]:
     """What a process says that ends by itself, and its warnings."""
     done = subprocess.run(
-        [sys.executable, "-W", "always", "-c", program, json.dumps(given)],
+        [sys.executable, "-W", "always", "-c", PROGRAM, json.dumps(given)],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -70,8 +64,8 @@ def run(program: str, *given: object) -> tuple[str, str]:
 async def test_the_interpreter_ends_and_names_the_service(
     how: str, settings: dict[str, Any], wx: WeChatSimulator
 ) -> None:
-    out, err = await asyncio.to_thread(run, USE, settings, wx.login("bob"), how)
-    assert out == "used\n"
+    out, err = await asyncio.to_thread(run, settings, wx.login("bob"), how)
+    assert out == "done\n"
     assert f"ResourceWarning: <MPAuthX {wx.app_id} sku=shop> was never closed" in err
     assert wx.app_secret not in err
     assert "mpauthx_async/" not in err  # no traceback leads here
@@ -82,15 +76,15 @@ async def test_the_interpreter_ends_and_names_a_web_service(
 ) -> None:
     if "near_cache" in settings["tokens"]:
         settings["tokens"] = settings["tokens"].partition("?")[0]
-    out, err = await asyncio.to_thread(run, USE, settings, wx.web_login("bob"), "web")
-    assert out == "used\n"
+    out, err = await asyncio.to_thread(run, settings, wx.web_login("bob"), "web")
+    assert out == "done\n"
     assert f"ResourceWarning: <WeChatOAuth {wx.app_id}> was never closed" in err
 
 
 async def test_a_service_that_was_not_used_needs_no_closing(
     settings: dict[str, Any], wx: WeChatSimulator
 ) -> None:
-    assert await asyncio.to_thread(run, UNUSED, settings, "", "") == ("made\n", "")
+    assert await asyncio.to_thread(run, settings, "", "unused") == ("done\n", "")
 
 
 async def test_a_service_that_is_dropped_is_named_at_once_and_a_closed_one_not(

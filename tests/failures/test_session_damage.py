@@ -1,6 +1,5 @@
 """What stands in Redis and was unknown format harms only the calls that need it."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from mpauthx_async.stores.conformance.examples import (
     listed,
     statuses,
 )
+from tests.helpers.outages import partial_answers, settled
 from tests.helpers.redis_contents import session_key, user_key
 from tests.helpers.redis_server import RedisServer
 
@@ -83,9 +83,7 @@ async def test_a_damaged_session_fails_its_own_caller_alone(
         (new, store.revoke),
     ]
     for ref, ask in asked:
-        with pytest.raises(PartialStoreError) as caught:
-            await ask([damaged.ref, ref])
-        failure, answer = caught.value.answers
+        failure, answer = await partial_answers(ask([damaged.ref, ref]))
         assert isinstance(failure, StoreError)
         assert not isinstance(answer, StoreError)
         with pytest.raises(StoreError, match="unknown format") as alone:
@@ -114,16 +112,8 @@ async def test_of_concurrent_calls_that_of_the_damaged_session_fails(
     async with make() as auth:
         bob, eve = [await auth.authorize(wx.login(name)) for name in ("bob", "eve")]
         await redis.set(session_key(bob.session.ref), value)
-        for ask in (
-            auth.is_token_valid,
-            auth.token_status,
-            auth.session,
-            auth.rotate,
-            auth.revoke,
-        ):
-            failure, answer = await asyncio.gather(
-                *(ask(given.response) for given in (bob, eve)), return_exceptions=True
-            )
+        for ask in (auth.is_token_valid, auth.token_status, auth.session, auth.rotate, auth.revoke):
+            failure, answer = await settled([ask(bob.response), ask(eve.response)])
             assert isinstance(failure, StoreError)
             assert not isinstance(answer, BaseException)
 
@@ -132,9 +122,7 @@ async def test_of_concurrent_logins_those_of_the_damaged_user_fail(
     store: RedisTokenStore, admin: Redis
 ) -> None:
     await admin.set(user_key("u", ALICE), "not a hash")
-    with pytest.raises(PartialStoreError) as caught:
-        await store.issue([new_session(), new_session("bob")])
-    failure, session = caught.value.answers
+    failure, session = await partial_answers(store.issue([new_session(), new_session("bob")]))
     assert isinstance(failure, StoreError)
     assert isinstance(session, Session)
     assert await is_alive(store, session) == [True]
@@ -145,10 +133,8 @@ async def test_of_concurrent_logins_of_a_service_those_of_the_damaged_user_fail(
 ) -> None:
     async with make() as auth:
         await redis.set(user_key("u", Subject("shop", "bob")), "not a hash")
-        failure, *others = await asyncio.gather(
-            *(auth.authorize(wx.login(name)) for name in ("bob", "eve", "dave")),
-            return_exceptions=True,
-        )
+        logins = [auth.authorize(wx.login(name)) for name in ("bob", "eve", "dave")]
+        failure, *others = await settled(logins)
         assert isinstance(failure, StoreError)
         for result in others:
             assert isinstance(result, AuthResult)
@@ -161,9 +147,7 @@ async def test_a_damaged_ban_fails_its_own_caller_alone(
     bob = Subject("shop", "bob")
     await store.ban(bob, reason="spam", ttl=None)
     await admin.set(user_key("b", ALICE), "[]")
-    with pytest.raises(PartialStoreError) as caught:
-        await store.bans([ALICE, bob])
-    failure, ban = caught.value.answers
+    failure, ban = await partial_answers(store.bans([ALICE, bob]))
     assert isinstance(failure, StoreError)
     assert ban.reason == "spam"
     with pytest.raises(StoreError, match="unknown format"):
@@ -175,11 +159,8 @@ async def test_a_damaged_ban_of_another_id_fails_its_own_login_alone(
 ) -> None:
     async with make() as auth:
         await redis.set(user_key("b", Subject("shop", "bob")), "[]")
-        failure, result = await asyncio.gather(
-            auth.authorize(wx.login("bob", "union-bob")),
-            auth.authorize(wx.login("eve")),
-            return_exceptions=True,
-        )
+        logins = [auth.authorize(wx.login(*ids)) for ids in (("bob", "union-bob"), ("eve",))]
+        failure, result = await settled(logins)
         assert isinstance(failure, StoreError)
         assert not isinstance(failure, PartialStoreError)
         assert isinstance(result, AuthResult)
