@@ -176,6 +176,8 @@ class Model:
         self.table = table
         self.users = {name: row.user for name, row in existing.items()}
         self.seen = {name for name, row in existing.items() if row.user.open_id}
+        kept = table.columns.keys() & {"nickName", "gender", "city", "language"}
+        self._profile = [table.columns[name] for name in kept]
 
     def save(self, login: User) -> bool:
         """Add a login; returns whether it makes a row."""
@@ -192,22 +194,17 @@ class Model:
 
     def expected(self, name: str) -> dict[str, Any]:
         user = self.users[name]
-        values = {"open_id": user.open_id or f"o-{name}", "union_id": user.union_id}
-        for column in self.table.columns.values():
-            if column.name in ("nickName", "gender", "city", "language"):
-                attribute = ATTRIBUTES[column.name]
-                values[attribute] = column.read(getattr(user, attribute)) or None
-        return values
+        read = {
+            ATTRIBUTES[column.name]: column.read(getattr(user, ATTRIBUTES[column.name]))
+            for column in self._profile
+        }
+        return self.told(replace(user, open_id=user.open_id or f"o-{name}", **read))
 
     def told(self, user: User) -> dict[str, Any]:
-        """The same of what the store told."""
-        names = ["nickName", "gender", "city", "language"]
-        kept = [ATTRIBUTES[name] for name in names if name in self.table.columns]
-        return {
-            "open_id": user.open_id,
-            "union_id": user.union_id,
-            **{name: getattr(user, name) or None for name in kept},
-        }
+        """What is compared with what the store told."""
+        names = [ATTRIBUTES[column.name] for column in self._profile]
+        ids = {"open_id": user.open_id, "union_id": user.union_id}
+        return ids | {name: getattr(user, name) or None for name in names}
 
 
 @settings(max_examples=80)

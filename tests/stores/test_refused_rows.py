@@ -1,11 +1,8 @@
 """A row that SQLite refuses, or cannot read, fails its own caller alone."""
 
 import asyncio
-import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import aiosqlite
 import pytest
@@ -23,10 +20,11 @@ from mpauthx_async import (
     User,
     WeChatSimulator,
 )
-from mpauthx_async.models import NewSession, SessionRef
+from mpauthx_async.models import SessionRef
 from mpauthx_async.stores import SqliteKeyValueStore
 from mpauthx_async.stores.conformance import new_session
-from mpauthx_async.stores.conformance.examples import ALICE, HOUR, begin, is_alive
+from mpauthx_async.stores.conformance.examples import ALICE, HOUR, begin
+from tests.helpers.outages import partial_answers
 from tests.helpers.sqlite_files import query, run
 
 TABLE = "CREATE TABLE user (openId TEXT PRIMARY KEY, nickName TEXT, gender INTEGER, city TEXT"
@@ -59,14 +57,6 @@ IMPOSSIBLE = [
 ]
 # What is written to a row instead of a nickname.
 UNREADABLE = ["x'ff00'", "CAST(x'ff41' AS TEXT)"]
-DAMAGED_DEVICE = "UPDATE mpauthx_session SET device = CAST(x'ff' AS TEXT) WHERE nonce = ?"
-
-
-async def answers_of(batch: Awaitable[Sequence[Any]]) -> Sequence[Any]:
-    """The answers of a batch of which some items fail."""
-    with pytest.raises(PartialStoreError) as caught:
-        await batch
-    return caught.value.answers
 
 
 class TestSaving:
@@ -79,7 +69,7 @@ class TestSaving:
         async with aiosqlite.connect(path) as connection:
             await connection.execute("PRAGMA foreign_keys = ON")
             store = SqliteUserStore(connection)
-            answers = await answers_of(store.save(users))
+            answers = await partial_answers(store.save(users))
             assert said in str(answers[7])
             assert "Check the file" not in str(answers[7])
             assert [answer for i, answer in enumerate(answers) if i != 7] == [True] * 19
@@ -96,7 +86,7 @@ class TestSaving:
         self, path: Path, bad: User, said: str
     ) -> None:
         async with SqliteUserStore(path) as store:
-            failure, *others = await answers_of(store.save([bad, User("o-1"), User("o-2")]))
+            failure, *others = await partial_answers(store.save([bad, User("o-1"), User("o-2")]))
             assert said in str(failure)
             assert others == [True, True]
             assert query(path, "SELECT openId FROM user ORDER BY 1") == [("o-1",), ("o-2",)]
@@ -105,7 +95,7 @@ class TestSaving:
         run(path, f"{TABLE}, CHECK (city <> 'Oz'), CHECK (gender < 3))")
         users = [User("o-1", city="Oz"), User("o-2"), User("o-3", gender=3)]
         async with SqliteUserStore(path) as store:
-            town, is_new, gender = await answers_of(store.save(users))
+            town, is_new, gender = await partial_answers(store.save(users))
         assert "city <> 'Oz'" in str(town)
         assert "gender < 3" in str(gender)
         assert is_new is True
@@ -114,7 +104,7 @@ class TestSaving:
         run(path, f"{TABLE}, CHECK (city <> 'Oz'))")
         async with SqliteUserStore(path) as store:
             await store.save([User("o-alice", city="Wuhan")])
-            failure, is_new = await answers_of(
+            failure, is_new = await partial_answers(
                 store.save([User("o-alice", nick_name="Ali", city="Oz"), User("o-bob")])
             )
             assert isinstance(failure, StoreError)
@@ -125,7 +115,7 @@ class TestSaving:
         run(path, f"{TABLE}, CHECK (city <> 'Oz'))")
         users = [User("o-bob"), User("o-eve", city="Oz"), User("o-bob", city="Wuhan")]
         async with SqliteUserStore(path) as store:
-            first, failure, second = await answers_of(store.save(users))
+            first, failure, second = await partial_answers(store.save(users))
             assert (first, second) == (True, False)
             assert isinstance(failure, StoreError)
             assert list(await store.get(["o-bob"])) == [User("o-bob", city="Wuhan")]
@@ -138,7 +128,7 @@ class TestSaving:
             await store.get([])
             statements: list[str] = []
             await connection.set_trace_callback(statements.append)
-            answers = await answers_of(store.save(users))
+            answers = await partial_answers(store.save(users))
             await connection.set_trace_callback(None)
         assert answers.count(True) == 255
         ends = [one for one in statements if one in ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")]
@@ -153,7 +143,9 @@ class TestReading:
         run(path, f"{TABLE}); INSERT INTO user (openId, nickName) VALUES ('o-bad', {damage})")
         run(path, "INSERT INTO user (openId, nickName) VALUES ('o-eve', 'Eve')")
         async with SqliteUserStore(path) as store:
-            eve, failure, stranger = await answers_of(store.get(["o-eve", "o-bad", "stranger"]))
+            eve, failure, stranger = await partial_answers(
+                store.get(["o-eve", "o-bad", "stranger"])
+            )
             assert (eve, stranger) == (User("o-eve", nick_name="Eve"), None)
             assert "Column nickName of a row" in str(failure)
             with pytest.raises(StoreError, match="Column nickName"):
@@ -165,7 +157,7 @@ class TestReading:
     ) -> None:
         run(path, f"{TABLE}); INSERT INTO user (openId, nickName) VALUES ('o-7', {damage})")
         async with SqliteUserStore(path) as store:
-            answers = await answers_of(store.save([User(f"o-{i}") for i in range(20)]))
+            answers = await partial_answers(store.save([User(f"o-{i}") for i in range(20)]))
             assert "Column nickName" in str(answers[7])
             assert [answer for i, answer in enumerate(answers) if i != 7] == [True] * 19
         assert query(path, "SELECT count(*) FROM user") == [(20,)]
@@ -173,10 +165,9 @@ class TestReading:
     async def test_the_error_quotes_no_other_user(self, path: Path) -> None:
         run(path, f"{TABLE}); INSERT INTO user (openId, nickName) VALUES ('o-eve', 'Eve')")
         run(path, "INSERT INTO user (openId, nickName) VALUES ('o-bad', CAST(x'ff' AS TEXT))")
+        failure: BaseException | None
         async with SqliteUserStore(path) as store:
-            with pytest.raises(PartialStoreError) as caught:
-                await store.get(["o-eve", "o-bad"])
-        failure: BaseException | None = caught.value.answers[1]
+            _, failure = await partial_answers(store.get(["o-eve", "o-bad"]))
         while failure is not None:
             assert "Eve" not in str(failure)
             failure = failure.__cause__
@@ -192,33 +183,27 @@ class TestTokens:
                 "CREATE TRIGGER refuse BEFORE INSERT ON mpauthx_session WHEN NEW.user_id ="
                 " 'user-7' BEGIN SELECT RAISE(ABORT, 'not this one'); END",
             )
-            answers = await answers_of(store.issue(batch))
+            answers = await partial_answers(store.issue(batch))
             assert "not this one" in str(answers[7])
             begun = [isinstance(answer, Session) for answer in answers]
             assert begun == [True] * 7 + [False] + [True] * 12
             alive = [end is not None for end in await store.lookup([new.ref for new in batch])]
             assert alive == begun
 
-    async def test_a_session_with_anothers_nonce_fails_alone(self, path: Path) -> None:
-        async with SqliteTokenStore(path) as store:
-            (known,) = await begin(store, new_session())
-            taken = NewSession(SessionRef("shop", "bob", known.id), HOUR)
-            failure, session = await answers_of(store.issue([taken, new_session("bob")]))
-            assert "another user" in str(failure)
-            assert await is_alive(store, known, session) == [True, True]
-
     async def test_an_unreadable_session_fails_its_own_caller_alone(self, path: Path) -> None:
         async with SqliteTokenStore(path) as store:
             bad, good = await begin(store, new_session(device="phone"), new_session("bob"))
-            with closing(sqlite3.connect(path)) as connection, connection:
-                connection.execute(DAMAGED_DEVICE, (bad.id,))
+            run(
+                path,
+                "UPDATE mpauthx_session SET device = CAST(x'ff' AS TEXT) WHERE device = 'phone'",
+            )
             unknown = SessionRef("shop", "alice", "0" * 16)
             for ask in (
                 store.read,
                 lambda refs: store.renew(refs, ttl=24 * HOUR),
                 lambda refs: store.rotate(refs, ttl=24 * HOUR, grace=0),
             ):
-                failure, answer, absent = await answers_of(ask([bad.ref, good.ref, unknown]))
+                failure, answer, absent = await partial_answers(ask([bad.ref, good.ref, unknown]))
                 assert isinstance(failure, StoreError)
                 assert "UTF-8" in str(failure)
                 assert not isinstance(answer, StoreError)
@@ -229,10 +214,7 @@ class TestTokens:
     async def test_the_error_does_not_quote_what_is_unreadable(self, path: Path) -> None:
         async with SqliteTokenStore(path) as store:
             (bad,) = await begin(store, new_session())
-            with closing(sqlite3.connect(path)) as connection, connection:
-                connection.execute(
-                    "UPDATE mpauthx_session SET device = 'my phone' || CAST(x'ff' AS TEXT)"
-                )
+            run(path, "UPDATE mpauthx_session SET device = 'my phone' || CAST(x'ff' AS TEXT)")
             with pytest.raises(StoreError, match="UTF-8") as caught:
                 await store.read([bad.ref])
         assert "my phone" not in str(caught.value)
@@ -243,7 +225,7 @@ class TestTokens:
             await store.ban(ALICE, reason="spam", ttl=None)
             await store.ban(bob, reason="fraud", ttl=None)
             run(path, "UPDATE mpauthx_ban SET reason = CAST(x'ff' AS TEXT) WHERE user_id = 'bob'")
-            ban, failure = await answers_of(store.bans([ALICE, bob]))
+            ban, failure = await partial_answers(store.bans([ALICE, bob]))
             assert ban.reason == "spam"
             assert isinstance(failure, StoreError)
 

@@ -25,6 +25,7 @@ from mpauthx_async import (
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.sqlite.database import SqliteDatabase
 from tests.helpers.redis_server import RedisServer
+from tests.helpers.sqlite_files import run
 
 SIGNING_KEY = "a-signing-key-of-ours"
 
@@ -196,8 +197,7 @@ class TestModes:
 
     @pytest.mark.parametrize("mode", [0o640, 0o666])
     async def test_an_existing_file_keeps_its_mode(self, path: Path, umask: int, mode: int) -> None:
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("CREATE TABLE mine (x)")
+        run(path, "CREATE TABLE mine (x)")
         path.chmod(mode)
         async with SqliteTokenStore(path) as store:
             await use(store)

@@ -17,6 +17,7 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from tests.helpers.sqlite_files import ConformanceOnATable, data_version, query, run
+from tests.helpers.user_stores import only_user
 
 NOW = 1_700_000_000_000  # Unix milliseconds: 2023-11-14 22:13:20 UTC
 DJANGO = (
@@ -181,8 +182,7 @@ class TestRowWithoutAnOpenId:
                 assert list(await store.get(["u-bob", "o-bob"])) == [expected] * 2
             await store.save([User("o-bob", city="Xi'an")])
             await store.save([User("o-game", "u-bob", app_id="game")])
-            (bob,) = await store.get(["o-game"])
-            assert bob is not None
+            bob = await only_user(store, "o-game")
             assert set(bob.ids) == {"u-bob", "o-bob", "o-game"}
             assert bob.city == "Xi'an"
         rows = query(path, "SELECT coalesce(openId, ''), unionId, city, points FROM user")
@@ -217,8 +217,7 @@ class TestRowWithoutAnOpenId:
         async with SqliteUserStore(path) as store:
             await store.save([User("o-bob", "u-old")])
             assert list(await store.save([User("o-bob", "u-new")])) == [False]
-            (bob,) = await store.get(["u-old"])
-            assert bob is not None
+            bob = await only_user(store, "u-old")
             assert bob.ids == ("u-new", "o-bob", "u-old")
         assert query(path, "SELECT unionId FROM user ORDER BY rowid") == [("u-new",), ("u-eve",)]
 
@@ -245,9 +244,8 @@ class TestValues:
         run(path, f"CREATE TABLE user (openId TEXT, {column})")
         run(path, f"INSERT INTO user VALUES ('o-bob', {stored})")
         async with SqliteUserStore(path) as store:
-            (bob,) = await store.get(["o-bob"])
+            bob = await only_user(store, "o-bob")
             assert bob == User("o-bob", gender=expected)
-            assert bob is not None
             assert type(bob.gender) is type(expected)
 
     @pytest.mark.parametrize("column", ["createdAt TEXT", "createdAt DATETIME", "createdAt"])
@@ -278,8 +276,7 @@ class TestValues:
         run(path, f"INSERT INTO user VALUES (1, 'o-bob', NULL, 'Bob', 'x', '', '{date}', '{date}')")
         async with SqliteUserStore(path, clock=lambda: NOW / 1000 + 1.5) as store:
             await store.save([User("o-bob", nick_name="Bobby")])
-            (bob,) = await store.get(["o-bob"])
-            assert bob == User(
+            assert await only_user(store, "o-bob") == User(
                 "o-bob", nick_name="Bobby", city="", created_at=NOW, updated_at=NOW + 1500
             )
         changed = "2023-11-14 22:13:21.500"
