@@ -27,6 +27,7 @@ from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import until
 from mpauthx_async.stores.redis import database, token_store
 from mpauthx_async.stores.redis.keys import bucket_of
+from tests.helpers.outages import partial_answers, settled, until_true
 from tests.helpers.redis_cluster import RedisClusterServers, ask
 from tests.helpers.redis_contents import session_key
 from tests.helpers.redis_server import RedisServer, catch_up
@@ -34,6 +35,7 @@ from tests.helpers.service_calls import log_in
 
 HOUR = 3_600_000
 HANGING = 1  # which primary
+UsersOn = Callable[[int, int], list[str]]
 PATIENCE = 90.0  # seconds, for which no call about a node that hangs ends by itself
 
 
@@ -66,11 +68,17 @@ async def auth(make: Callable[..., MPAuthX], client: RedisCluster) -> AsyncItera
         yield service
 
 
-def users_on(client: RedisCluster, server: RedisServer, count: int) -> list[str]:
-    """Users who are kept on this node."""
-    names = (f"user-{i}" for i in range(10_000))
-    found = (name for name in names if _port_of(client, name) == server.port)
-    return [next(found) for _ in range(count)]
+@pytest.fixture
+def users_on(servers: RedisClusterServers, client: RedisCluster) -> UsersOn:
+    """Gives so many users who are kept on a primary."""
+
+    def users_on(primary: int, count: int) -> list[str]:
+        names = (f"user-{i}" for i in range(10_000))
+        port = servers.primaries[primary].port
+        found = (name for name in names if _port_of(client, name) == port)
+        return [next(found) for _ in range(count)]
+
+    return users_on
 
 
 def _port_of(client: RedisCluster, user: str) -> int:
@@ -111,14 +119,10 @@ async def decrypt(auth: MPAuthX, wx: WeChatSimulator, login: AuthResult) -> None
 @pytest.mark.usefixtures("wait_long")
 class TestService:
     async def test_calls_about_others_are_answered_meanwhile(
-        self,
-        servers: RedisClusterServers,
-        client: RedisCluster,
-        auth: MPAuthX,
-        wx: WeChatSimulator,
+        self, servers: RedisClusterServers, users_on: UsersOn, auth: MPAuthX, wx: WeChatSimulator
     ) -> None:
-        stuck = users_on(client, servers.primaries[HANGING], 8)
-        well = users_on(client, servers.primaries[0], 4) + users_on(client, servers.primaries[2], 4)
+        stuck = users_on(HANGING, 8)
+        well = users_on(0, 4) + users_on(2, 4)
         logins = {user: await log_in(auth, wx, user) for user in (*stuck, *well)}
         with servers.primaries[HANGING].hanging():
             hung = [
@@ -134,18 +138,14 @@ class TestService:
                     await auth.unban(user)
             assert not any(call.done() for call in hung)
         # Those are answered now, in whatever order: a user may be banned, or a token rotated.
-        for answer in await asyncio.gather(*hung, return_exceptions=True):
+        for answer in await settled(hung):
             assert not isinstance(answer, Exception) or isinstance(answer, MPAuthXError), answer
 
     async def test_a_person_on_two_nodes_waits_alone(
-        self,
-        servers: RedisClusterServers,
-        client: RedisCluster,
-        auth: MPAuthX,
-        wx: WeChatSimulator,
+        self, servers: RedisClusterServers, users_on: UsersOn, auth: MPAuthX, wx: WeChatSimulator
     ) -> None:
-        (open_id,) = users_on(client, servers.primaries[HANGING], 1)
-        first, second = users_on(client, servers.primaries[0], 2)
+        (open_id,) = users_on(HANGING, 1)
+        first, second = users_on(0, 2)
         for union_id in (None, first):
             await log_in(auth, wx, open_id, union_id=union_id)
         with servers.primaries[HANGING].hanging():
@@ -157,18 +157,14 @@ class TestService:
                 await log_in(auth, wx, second)
                 await auth.refresh_token(second)
             assert not any(call.done() for call in linked)
-        for answer in await asyncio.gather(*linked, return_exceptions=True):
+        for answer in await settled(linked):
             assert isinstance(answer, (AuthResult, StoreError))
 
     async def test_logins_that_hang_are_waited_for_at_the_end(
-        self,
-        servers: RedisClusterServers,
-        client: RedisCluster,
-        auth: MPAuthX,
-        wx: WeChatSimulator,
+        self, servers: RedisClusterServers, users_on: UsersOn, auth: MPAuthX, wx: WeChatSimulator
     ) -> None:
-        stuck = users_on(client, servers.primaries[HANGING], 5)
-        (well,) = users_on(client, servers.primaries[0], 1)
+        stuck = users_on(HANGING, 5)
+        (well,) = users_on(0, 1)
         await log_in(auth, wx, well)
         with servers.primaries[HANGING].hanging():
             hung = [asyncio.ensure_future(log_in(auth, wx, user)) for user in stuck]
@@ -177,7 +173,7 @@ class TestService:
             await asyncio.sleep(0)
         await closing
         assert all(login.done() for login in hung)
-        for answer in await asyncio.gather(*hung, return_exceptions=True):
+        for answer in await settled(hung):
             assert isinstance(answer, (AuthResult, StoreError))
 
 
@@ -207,12 +203,12 @@ class TestBatch:
                 "renew": store.renew(refs, ttl=HOUR),
             }
             answered = dict(
-                zip(reads, await asyncio.gather(*map(_partial, reads.values())), strict=True)
+                zip(reads, await asyncio.gather(*map(partial_answers, reads.values())), strict=True)
             )
-            answered["rotate"] = await _partial(store.rotate(refs, ttl=HOUR, grace=HOUR))
-            answered["end_reused"] = await _partial(store.end_reused(refs))
-            answered["issue"] = await _partial(store.issue(_again(known)))
-            answered["revoke"] = await _partial(store.revoke(refs))
+            answered["rotate"] = await partial_answers(store.rotate(refs, ttl=HOUR, grace=HOUR))
+            answered["end_reused"] = await partial_answers(store.end_reused(refs))
+            answered["issue"] = await partial_answers(store.issue(_again(known)))
+            answered["revoke"] = await partial_answers(store.revoke(refs))
             for name, answers in answered.items():
                 failed = [isinstance(answer, StoreError) for answer in answers]
                 assert failed == stuck, name
@@ -242,12 +238,6 @@ class TestBatch:
         assert 0 < failed < 6
 
 
-async def _partial(batch: Awaitable[Sequence[Any]]) -> Sequence[Any]:
-    with pytest.raises(PartialStoreError) as caught:
-        await batch
-    return caught.value.answers
-
-
 def _again(known: Sequence[NewSession]) -> list[NewSession]:
     return [new_session(new.ref.user_id) for new in known]
 
@@ -265,11 +255,11 @@ class TestClientThatMeetsIt:
         await client.aclose()
 
     async def test_when_it_asks_for_the_slots(
-        self, servers: RedisClusterServers, client: RedisCluster
+        self, servers: RedisClusterServers, client: RedisCluster, users_on: UsersOn
     ) -> None:
         """A connection that is lost lets it ask for them, and it does not wait for that node."""
         store = RedisTokenStore(client)
-        (well,) = users_on(client, servers.primaries[0], 1)
+        (well,) = users_on(0, 1)
         new = new_session(well)
         await store.issue([new])
         with servers.primaries[HANGING].hanging():
@@ -317,11 +307,7 @@ async def test_a_connection_to_a_node_that_has_left_meanwhile_is_closed(
     manager.nodes_cache[left.name] = left
     manager.slots_cache[key_slot(session_key(ref).encode())] = [left]
     answer = asyncio.ensure_future(store.lookup([ref]))
-
-    async def is_opening() -> bool:
-        return len(left._connections) == 1
-
-    await until(is_opening)
+    await until_true(lambda: len(left._connections) == 1)
     await nodes.learn_slots()
     assert left.name not in manager.nodes_cache
     _Delayed.may_open.set()
@@ -363,8 +349,7 @@ async def test_when_a_replica_takes_its_place_its_users_are_answered_again(
             await asyncio.to_thread(catch_up, primary)
 
         async def all_are_answered() -> bool:
-            asked = [store.lookup([new.ref]) for new in known]
-            answers = await asyncio.gather(*asked, return_exceptions=True)
+            answers = await settled(store.lookup([new.ref]) for new in known)
             failed = [answer for answer in answers if isinstance(answer, BaseException)]
             assert {type(failure) for failure in failed} <= {StoreError}
             assert [None] not in answers

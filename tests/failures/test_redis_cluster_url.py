@@ -4,13 +4,13 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
 from mpauthx_async import ConfigurationError, Connections, MPAuthX, StoreError, WeChatSimulator
 from mpauthx_async.stores import open_token_store
 from mpauthx_async.stores.conformance.examples import until
+from tests.helpers.outages import until_true
 from tests.helpers.redis_cluster import MovingSlot, RedisClusterServers
 from tests.helpers.redis_contents import session_key
 from tests.helpers.redis_server import catch_up
@@ -47,11 +47,7 @@ class Load:
     async def until_more(self, count: int) -> None:
         """Wait for so many more acknowledged sessions."""
         target = len(self.living) + count
-
-        async def are_there() -> bool:
-            return len(self.living) >= target
-
-        await until(are_there)
+        await until_true(lambda: len(self.living) >= target)
 
     async def judge(self) -> None:
         assert all(await asyncio.gather(*map(self._auth.is_token_valid, self.living)))
@@ -133,8 +129,5 @@ async def test_a_killed_primary_delays_only_its_users(
 
 @pytest.mark.parametrize("scheme", ["redis+cluster", "valkeys+cluster"])
 def test_a_near_cache_on_a_cluster_is_refused_with_the_reason(scheme: str) -> None:
-    def open_store() -> Any:
-        return open_token_store(f"{scheme}://a,b?near_cache=100", Connections())
-
     with pytest.raises(ConfigurationError, match=r"Redis Cluster.*leave near_cache out"):
-        open_store()
+        open_token_store(f"{scheme}://a,b?near_cache=100", Connections())

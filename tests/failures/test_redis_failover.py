@@ -4,18 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import MPAuthX, RedisTokenStore, WeChatSimulator
 from mpauthx_async.stores.conformance import new_session
-from mpauthx_async.stores.conformance.examples import until
 from tests.helpers.near_services import cache_of, refused_in_time, until_kept, with_near_cache
-from tests.helpers.outages import ASKED_OF_TOKENS, KNOWN, fails, settled
+from tests.helpers.outages import ASKED_OF_TOKENS, KNOWN, fails, settled, until_true
+from tests.helpers.redis_cluster import ask
 from tests.helpers.redis_proxy import RedisProxy
-from tests.helpers.redis_server import RedisServer
+from tests.helpers.redis_server import RedisServer, catch_up
 from tests.helpers.service_calls import log_in
 
 LOGINS = 30
@@ -29,33 +28,20 @@ class Pair:
         self.primary, self.replica, self.proxy = primary, replica, proxy
 
     async def start(self) -> None:
-        await ask(self.replica, "REPLICAOF", "127.0.0.1", self.primary.port)
-        await until(self._is_linked)
+        ask(self.replica, "REPLICAOF", "127.0.0.1", self.primary.port)
+        await until_true(lambda: ask(self.replica, "ROLE")[3] == "connected")
 
     async def fail_over(self) -> None:
         """Swap the roles. Connections to the demoted primary stay open."""
-        await until(self._has_all)
-        await ask(self.replica, "REPLICAOF", "NO", "ONE")
-        await ask(self.primary, "REPLICAOF", "127.0.0.1", self.replica.port)
+        await asyncio.to_thread(catch_up, self.primary)
+        ask(self.replica, "REPLICAOF", "NO", "ONE")
+        ask(self.primary, "REPLICAOF", "127.0.0.1", self.replica.port)
         self.primary, self.replica = self.replica, self.primary
         self.proxy.server = self.primary
 
-    async def cut_off(self) -> None:
+    def cut_off(self) -> None:
         """Let the replica hear nothing more of the primary."""
-        await ask(self.replica, "REPLICAOF", "127.0.0.1", 1)
-
-    async def _is_linked(self) -> bool:
-        role = await ask(self.replica, "ROLE")
-        return bool(role[3] == b"connected")
-
-    async def _has_all(self) -> bool:
-        offset = (await ask(self.primary, "ROLE"))[1]
-        return bool((await ask(self.replica, "ROLE"))[4] >= offset)
-
-
-async def ask(server: RedisServer, *command: Any) -> Any:
-    async with Redis(port=server.port) as client:
-        return await client.execute_command(*command)
+        ask(self.replica, "REPLICAOF", "127.0.0.1", 1)
 
 
 @pytest.fixture
@@ -105,8 +91,8 @@ async def test_every_call_to_a_store_is_answered_by_the_new_primary(kind: str, p
         for asked, store in stores.items():
             await store.issue([new_session("bob")])
             await ASKED_OF_TOKENS[asked](store)
-        clients = await ask(pair.replica, "CLIENT", "LIST", "TYPE", "NORMAL")
-        assert clients.count(b"\n") == 1  # that of this question: nothing asks the demoted one
+        clients = ask(pair.replica, "CLIENT", "LIST", "TYPE", "NORMAL")
+        assert clients.count("\n") == 1  # that of this question: nothing asks the demoted one
 
 
 async def test_reads_leave_the_demoted_primary_with_the_first_write(
@@ -116,7 +102,7 @@ async def test_reads_leave_the_demoted_primary_with_the_first_write(
         token = (await log_in(auth, wx)).response
         await asyncio.gather(*(auth.is_token_valid(token) for _ in range(5)))
         await pair.fail_over()
-        await pair.cut_off()  # so the demoted primary would say that the token is good
+        pair.cut_off()  # so the demoted primary would say that the token is good
         assert await other.revoke(token) is True
         await log_in(auth, wx, "alice")
         assert await auth.is_token_valid(token) is False
@@ -130,7 +116,7 @@ async def test_a_near_cache_follows_to_the_new_primary(
         tokens = [(await log_in(auth, wx)).response for _ in range(2)]
         await until_kept(auth, *tokens)
         await pair.fail_over()
-        await pair.cut_off()
+        pair.cut_off()
         await log_in(auth, wx, "alice")
         assert await other.revoke(tokens[0]) is True
         await refused_in_time(auth, tokens[0])
@@ -151,8 +137,8 @@ async def test_a_replica_that_has_lost_its_primary_is_left(pair: Pair) -> None:
     async with RedisTokenStore(pair.proxy.url) as store:
         await store.issue([KNOWN])
         await pair.fail_over()
-        await ask(pair.replica, "CONFIG", "SET", "replica-serve-stale-data", "no")
-        await pair.cut_off()  # it says MASTERDOWN from now on
+        ask(pair.replica, "CONFIG", "SET", "replica-serve-stale-data", "no")
+        pair.cut_off()  # it says MASTERDOWN from now on
         (end,) = await store.lookup([KNOWN.ref])
         assert end is not None
         assert end > 0

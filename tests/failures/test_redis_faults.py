@@ -25,6 +25,7 @@ from tests.helpers.outages import (
     fails,
     settled,
     turns,
+    until_true,
 )
 from tests.helpers.redis_cluster import RedisClusterServers
 from tests.helpers.redis_proxy import RedisProxy
@@ -44,6 +45,7 @@ WRONG_TYPES = {
     "boolean": b"#t\r\n",
     "double": b",1.5\r\n",
     "error": b"-WHATEVER it is\r\n",
+    "not of Redis": b"HTTP/1.1 400 Bad Request\r\n\r\n",
 }
 
 
@@ -71,13 +73,9 @@ async def all_at_once(proxy: RedisProxy, ask: Callable[[], Awaitable[object]]) -
     """Ask as often as there are connections, each on one of its own."""
     proxy.answers.clear()
     asked = [asyncio.ensure_future(ask()) for _ in range(CONNECTIONS)]
-    await until(lambda: _is(proxy.connections == CONNECTIONS))
+    await until_true(lambda: proxy.connections == CONNECTIONS)
     proxy.answers.set()
     return await settled(asked)
-
-
-async def _is(fact: bool) -> bool:
-    return fact
 
 
 class TestConnectionsResetWhileIdle:
@@ -92,9 +90,7 @@ class TestConnectionsResetWhileIdle:
         assert len({str(answer) for answer in lookups}) == 1
         assert await proxy.reset_all() >= CONNECTIONS
         await turns(5)  # in which the event loop hears of it
-        answers = await settled(
-            [asyncio.ensure_future(ASKED_OF_TOKENS[asked](store)) for _ in range(CONNECTIONS)]
-        )
+        answers = await settled(ASKED_OF_TOKENS[asked](store) for _ in range(CONNECTIONS))
         assert [answer for answer in answers if isinstance(answer, Exception)] == []
 
     @pytest.mark.parametrize("asked", ASKED_OF_RECORDS)
@@ -115,7 +111,7 @@ class TestConnectionsResetWhileIdle:
             before = connections.redis_epoch
             await asyncio.gather(*(connections.renew_redis(before) for _ in range(5)))
             assert connections.redis_epoch == before + 1
-            await until(lambda: _is(proxy.connections == 0))
+            await until_true(lambda: proxy.connections == 0)
             assert list(await store.lookup([KNOWN.ref])) == [None]
 
     async def test_one_that_is_in_use_is_renewed_when_it_returns(self, proxy: RedisProxy) -> None:
@@ -139,7 +135,7 @@ class TestAnswersOfAnotherType:
             proxy.instead = WRONG_TYPES[kind]
             refs = [KNOWN.ref, new_session("bob").ref]
             questions = [*ASKED_OF_TOKENS.values(), lambda store: store.lookup(refs)]
-            answers = await settled([asyncio.ensure_future(ask(store)) for ask in questions])
+            answers = await settled(ask(store) for ask in questions)
             failures = [answer for answer in answers if isinstance(answer, Exception)]
             assert {type(failure) for failure in failures} == {StoreError}
             assert isinstance(answers[-1], StoreError)
@@ -153,9 +149,7 @@ class TestAnswersOfAnotherType:
         async with RedisKeyValueStore(f"{proxy.url}?socket_timeout=0.5", lock_ttl=0.1) as records:
             assert await records.get("name") is None
             proxy.instead = WRONG_TYPES[kind]
-            answers = await settled(
-                [asyncio.ensure_future(ask(records)) for ask in ASKED_OF_RECORDS.values()]
-            )
+            answers = await settled(ask(records) for ask in ASKED_OF_RECORDS.values())
             failed = {type(answer) for answer in answers if isinstance(answer, Exception)}
             assert failed <= {StoreError}
             proxy.instead = None
@@ -212,7 +206,7 @@ class TestClusterWhoseTopologyChanges:
             for i in range(3):
                 await asyncio.to_thread(cluster_servers.fail_over, i)
             answered = seen["answered"]
-            await until(lambda: _is(seen["answered"] > answered + 100))
+            await until_true(lambda: seen["answered"] > answered + 100)
             is_over.set()
             await asyncio.gather(*users)
         assert seen.keys() <= {"answered", "TimeoutError()"}  # on a machine that is busy

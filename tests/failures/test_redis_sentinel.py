@@ -31,7 +31,7 @@ from tests.helpers.near_services import (
     until_kept,
     with_near_cache,
 )
-from tests.helpers.outages import fails
+from tests.helpers.outages import fails, until_true
 from tests.helpers.redis_cluster import ask
 from tests.helpers.redis_contents import session_key
 from tests.helpers.redis_sentinel import PRIMARY_NAME, RedisSentinels
@@ -280,11 +280,8 @@ async def test_closing_leaves_no_task_and_no_connection(
     async with make(tokens=with_near_cache(quiet.url)) as auth:
         await until_kept(auth, (await log_in(auth, wx)).response)
     assert asyncio.all_tasks() <= tasks
-
-    async def are_gone() -> bool:
-        return all(clients_of(port) <= before for port, before in zip(ports, clients, strict=True))
-
-    await until(are_gone)
+    for port, before in zip(ports, clients, strict=True):
+        await until_true(lambda: clients_of(port) <= before)  # noqa: B023 (it is awaited here)
 
 
 def clients_of(port: int) -> set[int]:

@@ -1,6 +1,5 @@
 """What becomes of sessions when Redis forgets, is full or is a replica, and when clocks differ."""
 
-import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -180,7 +179,7 @@ class TestRefusedWrites:
     ) -> None:
         before = await dump(admin)
         writes = {**GROWS, **{name: write for name, (write, _) in ENDS.items()}}
-        answers = await settled([asyncio.ensure_future(w(store, *refs)) for w in writes.values()])
+        answers = await settled(write(store, *refs) for write in writes.values())
         for name, answer in zip(writes, answers, strict=True):
             assert isinstance(answer, StoreError), name
         assert await dump(admin) == before

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mpauthx_async import MPAuthX, StoreError, WeChatSimulator
-from mpauthx_async.stores.conformance.examples import until
 from tests.helpers.line_process import LineProcess
 from tests.helpers.near_services import BOUND
+from tests.helpers.outages import until_true
 from tests.helpers.service_calls import log_in
 
 USERS = 60
@@ -56,11 +56,7 @@ class Checker:
     async def until_rounds(self, number: int) -> None:
         """Wait for so many more rounds, each of which has to get answers for all tokens."""
         target = self.rounds + number
-
-        async def are_done() -> bool:
-            return self.rounds >= target
-
-        await until(are_done)
+        await until_true(lambda: self.rounds >= target)
 
     def judge(self) -> None:
         late = {
@@ -97,19 +93,10 @@ class Revoker:
 async def revoking(
     checker: Checker, url: str, wx: WeChatSimulator, directory: Path
 ) -> AsyncIterator[Revoker]:
-    async with revoker_process(url, wx, directory) as process:
-        yield Revoker(process, checker)
-
-
-@asynccontextmanager
-async def revoker_process(
-    url: str, wx: WeChatSimulator, directory: Path
-) -> AsyncIterator[LineProcess]:
-    """Run `near_revoker`, which takes tokens from now on."""
     users = f"{directory}/users.db"
     async with LineProcess("-m", "tests.helpers.near_revoker", url, users, wx.app_id) as process:
         process.write(wx.app_secret)
-        yield process
+        yield Revoker(process, checker)
 
 
 async def log_all_in(auth: MPAuthX, wx: WeChatSimulator, kind: str = "user") -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from mpauthx_async import PartialStoreError, StoreError, User
 from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import until
 from mpauthx_async.tokens.format import new_nonce
 
 Question = Callable[[Any], Awaitable[Any]]
@@ -132,6 +133,15 @@ async def partial_answers(batch: Awaitable[Sequence[Any]]) -> Sequence[Any]:
     with pytest.raises(PartialStoreError) as caught:
         await batch
     return caught.value.answers
+
+
+async def until_true(condition: Callable[[], bool]) -> None:
+    """Wait for what has no event, as `until` does."""
+
+    async def is_so() -> bool:
+        return condition()
+
+    await until(is_so)
 
 
 async def turns(number: int) -> None:

@@ -6,12 +6,10 @@ What changes is waited for, as it is Redis that tells; how long it may take is i
 import asyncio
 import contextlib
 import gc
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from redis import Redis as SyncRedis
@@ -42,12 +40,11 @@ from tests.helpers.near_services import (
     warm,
     with_near_cache,
 )
+from tests.helpers.outages import until_true
 from tests.helpers.redis_contents import session_key
 from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, log_in, of_kind
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -113,32 +110,6 @@ async def test_rejects_a_session_that_a_login_replaced_at_once(
             assert not await auth.is_token_valid(old.response)
             await until_kept(auth, new.response)
             old = new
-
-
-async def test_rejects_a_session_that_another_process_revoked(
-    auth: MPAuthX, wx: WeChatSimulator, server: RedisServer, tmp_path: Path
-) -> None:
-    tokens = [(await warm(auth, wx, f"user-{number}")).response for number in range(20)]
-    command = [
-        sys.executable,
-        "-m",
-        "tests.helpers.near_revoker",
-        server.url,
-        f"{tmp_path}/users.db",
-    ]
-    process = await asyncio.create_subprocess_exec(
-        *command, wx.app_id, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(f"{wx.app_secret}\n".encode())
-    for token in tokens:
-        assert cache_of(auth).known(token)
-        process.stdin.write(f"{token}\n".encode())
-        assert (await process.stdout.readline()).split()[1].decode() == token
-        await refused_in_time(auth, token)
-    process.stdin.close()
-    assert await process.wait() == 0
 
 
 async def test_what_is_changed_by_hand_is_refused(
@@ -217,35 +188,42 @@ async def test_a_hit_sends_no_command(auth: MPAuthX, admin: Redis, wx: WeChatSim
     assert sent <= {"config", "info", "time"}
 
 
+class CountingLoop(asyncio.SelectorEventLoop):
+    """An event loop that notes the futures, tasks and timers that are made."""
+
+    made: ClassVar[list[str]] = []
+
+    def create_future(self) -> Any:
+        self.made.append("future")
+        return super().create_future()
+
+    def create_task(self, *args: Any, **more: Any) -> Any:
+        self.made.append("task")
+        return super().create_task(*args, **more)
+
+    def call_at(self, *args: Any, **more: Any) -> Any:
+        self.made.append("timer")
+        return super().call_at(*args, **more)
+
+
 @pytest.mark.parametrize("is_heard", [False, True])
 def test_a_hit_makes_no_task_and_no_future(
     is_heard: bool, server: RedisServer, tmp_path: Path
 ) -> None:
-    made: list[str] = []
-
-    class Loop(asyncio.SelectorEventLoop):
-        def create_future(self) -> Any:
-            made.append("future")
-            return super().create_future()
-
-        def create_task(self, *args: Any, **more: Any) -> Any:
-            made.append("task")
-            return super().create_task(*args, **more)
-
     async def main() -> None:
         async with WeChatSimulator() as wx, maker(wx, server, tmp_path)() as auth:
             heard = hear(auth) if is_heard else []
             given = await warm(auth, wx)
-            made.clear()
+            CountingLoop.made.clear()
             tasks = asyncio.all_tasks()
             for _ in range(1000):
                 assert await auth.is_token_valid(given.response)
-            assert made == []
+            assert not {"future", "task"} & set(CountingLoop.made)
             assert asyncio.all_tasks() == tasks
         if is_heard:
             assert sum(event.valid for event in of_kind(heard, TokensValidated)) > 1000
 
-    with asyncio.Runner(loop_factory=Loop) as runner:
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
         runner.run(main())
 
 
@@ -341,21 +319,6 @@ async def test_a_change_is_told_to_the_services_that_wait_for_its_session(
 
 
 def test_a_push_makes_no_timer_no_task_and_no_future(server: RedisServer) -> None:
-    made: list[str] = []
-
-    class Loop(asyncio.SelectorEventLoop):
-        def create_future(self) -> Any:
-            made.append("future")
-            return super().create_future()
-
-        def create_task(self, *args: Any, **more: Any) -> Any:
-            made.append("task")
-            return super().create_task(*args, **more)
-
-        def call_at(self, *args: Any, **more: Any) -> Any:
-            made.append("timer")
-            return super().call_at(*args, **more)
-
     class Changes(SharedNearCache):
         told = 0
 
@@ -368,24 +331,16 @@ def test_a_push_makes_no_timer_no_task_and_no_future(server: RedisServer) -> Non
             tracking = RedisTracking(connections, SESSION_PREFIX)
             tracking.subscribe(changes)
             tracking.start()
-
-            async def is_open() -> bool:
-                return changes.is_open
-
-            await until(is_open)
-            made.clear()
+            await until_true(lambda: changes.is_open)
+            CountingLoop.made.clear()
             with SyncRedis(port=server.port) as client:
                 for number in range(1_000):  # each is a push of its own
                     client.set(f"{SESSION_PREFIX}{number}", 1)
-
-            async def are_told() -> bool:
-                return changes.told == 1_000
-
-            await until(are_told)
-            assert len(made) < 500
+            await until_true(lambda: changes.told == 1_000)
+            assert len(CountingLoop.made) < 500
             await tracking.close()
 
-    with asyncio.Runner(loop_factory=Loop) as runner:
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
         runner.run(main())
 
 
@@ -419,11 +374,7 @@ async def test_an_answer_on_its_way_when_its_session_ended_is_not_kept(
         await until(was_looked_up)
         await elsewhere.revoke(token)
         await elsewhere.revoke(other)
-
-        async def has_pushed_both() -> bool:
-            return not cache_of(auth).known(other)
-
-        await until(has_pushed_both)
+        await until_true(lambda: not cache_of(auth).known(other))  # so both were pushed
         proxy.answers.set()
         assert await call  # it was asked before
         assert not await auth.is_token_valid(token)
