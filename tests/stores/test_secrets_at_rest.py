@@ -15,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import (
+    AuthResult,
     MPAuthX,
     SqliteKeyValueStore,
     SqliteTokenStore,
@@ -23,6 +24,7 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.stores.conformance import new_session
+from mpauthx_async.stores.conformance.examples import ALICE
 from mpauthx_async.stores.sqlite.database import SqliteDatabase
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.sqlite_files import run
@@ -34,15 +36,17 @@ async def use_everything(wx: WeChatSimulator, auth: MPAuthX, oauth: WeChatOAuth)
     """Do all that keeps something of WeChat's; returns the secrets that were met."""
     secrets = {wx.app_secret, SIGNING_KEY}
     for open_id, union_id in (("bob-of-shop", None), ("eve-of-shop", "union-of-eve")):
+        issued = await auth.issue_session(open_id=open_id, union_id=union_id)
+        refreshed = await auth.refresh_token(open_id)
         code = wx.login(open_id, union_id)
         info = wx.get_user_info(open_id)
         result = await auth.authorize(code, info.encrypted_data, info.iv)
-        secrets |= {session_key(wx, open_id), result.response[-21:]}  # the token's MAC
+        secrets |= {session_key(wx, open_id)}
         await auth.reset_session_key(result.response)
         secrets |= {session_key(wx, open_id)}
         rotated = await auth.rotate(result.response)
         web = await auth.authorize_web(wx.web_login(open_id, union_id))
-        secrets |= {rotated.response[-21:], web.response[-21:]}
+        secrets |= macs(issued, refreshed, result, rotated, web)
         own = await auth._web._tokens.get(open_id)
         given = await oauth.get_access_token(wx.web_login(open_id, union_id))
         renewed = await oauth.refresh_access_token(given.refresh_token)
@@ -51,6 +55,16 @@ async def use_everything(wx: WeChatSimulator, auth: MPAuthX, oauth: WeChatOAuth)
             secrets |= {token.access_token, token.refresh_token}
     secrets.add(await auth.access_token())
     return secrets
+
+
+def macs(*results: AuthResult) -> set[str]:
+    """The MACs of tokens, in several spellings."""
+    found = set[str]()
+    for result in results:
+        mac = base64.urlsafe_b64decode(result.response[-43:] + "=")[16:]
+        found |= {result.response[-21:], mac.hex(), base64.b64encode(mac).decode().rstrip("=")}
+        found.add(base64.urlsafe_b64encode(mac).decode().rstrip("="))
+    return found
 
 
 def session_key(wx: WeChatSimulator, open_id: str) -> str:
@@ -176,6 +190,7 @@ class TestModes:
         stores = [SqliteTokenStore(path) for _ in range(8)]
         await asyncio.gather(*map(use, stores))
         assert set(_modes(path).values()) == {0o600}
+        assert await stores[0].revoke_subject(ALICE) == 8
         for store in stores:
             await store.close()
 
