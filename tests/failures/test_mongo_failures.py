@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -18,14 +19,23 @@ from mpauthx_async import (
     PartialStoreError,
     StoreError,
     User,
+    WeChatSimulator,
 )
 from mpauthx_async.stores import MongoUserStore, open_user_store
-from tests.helpers.mongo_proxy import mongo_proxy
+from tests.helpers.mongo_proxy import Answer, mongo_proxy
 from tests.helpers.mongo_server import MongoServer
-from tests.helpers.outages import ASKED_OF_USERS, PATIENCE, all_that_it_says, fails, settled, turns
+from tests.helpers.outages import (
+    ASKED_OF_USERS,
+    PATIENCE,
+    all_that_it_says,
+    fails,
+    partial_answers,
+    settled,
+    turns,
+)
 from tests.helpers.scripted_mongo import scripted_mongo
 from tests.helpers.secret_search import local_variables
-from tests.helpers.simulator_client import Client
+from tests.helpers.user_stores import log_in_and_be_forgotten
 
 Database = AsyncDatabase[dict[str, Any]]
 
@@ -37,6 +47,14 @@ async def store(mongo_url: str) -> AsyncIterator[MongoUserStore]:
     """A store with one known user."""
     async with MongoUserStore(mongo_url, timeout=PATIENCE) as store:
         await store.save([ALICE])
+        yield store
+
+
+@asynccontextmanager
+async def store_behind_proxy(
+    url: str, answer: Answer, *, timeout: float = PATIENCE
+) -> AsyncIterator[MongoUserStore]:
+    async with mongo_proxy(url, answer) as proxy, MongoUserStore(proxy, timeout=timeout) as store:
         yield store
 
 
@@ -107,10 +125,7 @@ class TestServerDown:
             refusals -= 1
             return {"code": 10107, "errmsg": "not primary"} if refusals >= 0 else None
 
-        async with (
-            mongo_proxy(mongo_url, answer) as url,
-            MongoUserStore(url, timeout=PATIENCE) as store,
-        ):
+        async with store_behind_proxy(mongo_url, answer) as store:
             batch = [User("o-1"), User("o-2")]
             assert list(await store.save(batch)) == [True, True]
             refusals = 1_000
@@ -143,9 +158,7 @@ class TestRefusedDocuments:
             User("o-known", nick_name="taken"),
             User("o-3", nick_name="free"),
         ]
-        with pytest.raises(PartialStoreError) as caught:
-            await store.save(batch)
-        new, refused, known, last = caught.value.answers
+        new, refused, known, last = await partial_answers(store.save(batch))
         assert (new, last) == (True, True)
         for error in (refused, known):
             assert "Correct the value, or the collection's validator" in str(error)
@@ -171,10 +184,7 @@ class TestRefusedDocuments:
             message = "E11000 duplicate key error collection: shop.users index: _id_ dup key: {}"
             return {"code": 11000, "errmsg": message} if is_insert and left >= 0 else None
 
-        async with (
-            mongo_proxy(mongo_url, answer) as url,
-            MongoUserStore(url, timeout=PATIENCE) as store,
-        ):
+        async with store_behind_proxy(mongo_url, answer) as store:
             assert list(await store.save([User("o-new", "u-new")])) == [True]
         assert left == -1
 
@@ -224,13 +234,8 @@ class TestHeldDocuments:
             User("o-2", city="Wuhan"),
             User("o-new", "u-new"),
         ]
-        async with (
-            mongo_proxy(mongo_url, answer) as url,
-            MongoUserStore(url, timeout=4) as store,
-        ):
-            with pytest.raises(PartialStoreError) as caught:
-                await store.save(batch)
-            known, held, last, new = caught.value.answers
+        async with store_behind_proxy(mongo_url, answer, timeout=4) as store:
+            known, held, last, new = await partial_answers(store.save(batch))
             assert (known, last) == (False, False)
             assert new or "'openid'" in part  # mongod may have inserted it before it waited
             assert "a transaction of the application holds it" in str(held)
@@ -253,10 +258,7 @@ class TestHeldDocuments:
             is_refused = command != "delete" and name == collection and "o-refused" in document
             return error if is_refused else None
 
-        async with (
-            mongo_proxy(mongo_url, answer) as url,
-            MongoUserStore(url, timeout=PATIENCE) as store,
-        ):
+        async with store_behind_proxy(mongo_url, answer) as store:
             error = await fails(store.save([User("o-refused")]))
             assert "Document failed validation" in str(error)
             assert not error.retryable
@@ -319,18 +321,10 @@ class TestSettings:
 
 class TestService:
     async def test_a_service_logs_in_with_its_users_in_mongodb(
-        self, make: Callable[..., MPAuthX], mongo_url: str, client: Client, wx: Any
+        self, make: Callable[..., MPAuthX], mongo_url: str, wx: WeChatSimulator
     ) -> None:
         async with make(users=mongo_url) as auth:
-            await auth.check()
-            first = await auth.authorize(wx.login("bob", "u-bob"))
-            second = await auth.authorize(wx.login("bob", "u-bob"))
-            assert (first.is_new_user, second.is_new_user) == (True, False)
-            assert second.user.id == "u-bob"
-            await auth.refresh_token("bob")
-            assert await auth.clear_profile("bob", ["nick_name"])
-            assert await auth.forget_user("u-bob")
-            assert (await auth.authorize(wx.login("bob", "u-bob"))).is_new_user
+            await log_in_and_be_forgotten(auth, wx)
 
     async def test_a_closed_store_takes_no_calls(self, store: MongoUserStore) -> None:
         await store.close()

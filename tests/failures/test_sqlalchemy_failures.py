@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -31,8 +30,16 @@ from mpauthx_async.stores.sqlalchemy.database import SQLDatabase
 from tests.helpers.outages import ASKED_OF_USERS, PATIENCE, all_that_it_says, fails, settled, turns
 from tests.helpers.secret_search import local_variables
 from tests.helpers.sql_servers import MariaDBServer, PostgreSQLServer, SQLServer, execute
+from tests.helpers.user_stores import (
+    link_the_same_persons_at_once,
+    log_in_and_be_forgotten,
+    only_user,
+)
 
 ALICE = User("o-alice", app_id="shop")
+of_each_driver = pytest.mark.parametrize(
+    "sql_driver", [*PostgreSQLServer.drivers, *MariaDBServer.drivers]
+)
 # Of a whole key, so that MariaDB locks no gap beside the row.
 LOCKED = "SELECT * FROM mpauthx_link WHERE id = 'o-alice' AND is_union_id = 0 FOR UPDATE"
 
@@ -115,7 +122,7 @@ class TestServerDown:
                 assert [user and user.id for users in await asyncio.gather(*gets) for user in users]
                 assert list(await store.save([ALICE, User("o-new")])) == [False, True]
 
-    @pytest.mark.parametrize("sql_driver", [*PostgreSQLServer.drivers, *MariaDBServer.drivers])
+    @of_each_driver
     async def test_a_server_that_never_answers_costs_no_more_than_the_timeout(
         self, sql_driver: str
     ) -> None:
@@ -126,7 +133,7 @@ class TestServerDown:
                 for ask in ASKED_OF_USERS.values():
                     assert "did not answer in time" in str(await fails(ask(store)))
 
-    @pytest.mark.parametrize("sql_driver", [*PostgreSQLServer.drivers, *MariaDBServer.drivers])
+    @of_each_driver
     @pytest.mark.parametrize("has_engine", [False, True])
     async def test_connections_that_the_server_ended_are_replaced(
         self, sql_url: str, has_engine: bool
@@ -164,18 +171,16 @@ class TestServerDown:
             engine = create_async_engine(server.url(server.drivers[0], server.maintenance))
             async with SQLAlchemyUserStore(engine, create=True, timeout=PATIENCE) as store:
                 await store.save([ALICE])
-                assert server.process is not None
-                server.process.send_signal(signal.SIGSTOP)
-                async with SQLAlchemyUserStore(engine, timeout=0.2) as hasty:
-                    await fails(hasty.get(["o-alice"]))
-                gc.collect()
-                server.process.send_signal(signal.SIGCONT)
+                with server.hanging():
+                    async with SQLAlchemyUserStore(engine, timeout=0.2) as hasty:
+                        await fails(hasty.get(["o-alice"]))
+                    gc.collect()
                 assert list(await store.save([ALICE, User("o-bob")])) == [False, True]
             await engine.dispose()
         assert "garbage collector" not in caplog.text
 
 
-@pytest.mark.parametrize("sql_driver", [*PostgreSQLServer.drivers, *MariaDBServer.drivers])
+@of_each_driver
 class TestReadOnlyServer:
     async def test_the_pools_connections_to_it_are_replaced(
         self, store: SQLAlchemyUserStore, sql_url: str
@@ -271,11 +276,10 @@ class TestWaiting:
             assert list(await store.save([ALICE])) == [False]  # there is nothing to write
         users = [User("o-bob"), User("o-alice", city="Xi'an")]
         assert list(await store.save(users)) == [True, False]
-        (alice,) = await store.get(["o-alice"])
-        assert alice is not None
+        alice = await only_user(store, "o-alice")
         assert alice.city == "Xi'an"  # the call that failed does not write later
 
-    @pytest.mark.parametrize("sql_driver", [*PostgreSQLServer.drivers, *MariaDBServer.drivers])
+    @of_each_driver
     async def test_a_row_that_the_application_holds_locked_fails_its_user_alone(
         self, sql_url: str
     ) -> None:
@@ -319,11 +323,9 @@ class TestWaiting:
 
     async def test_the_lock_wait_of_the_applications_connections_stays(self, sql_url: str) -> None:
         engine = create_async_engine(sql_url, pool_size=1, max_overflow=0)
-        shown = (
-            "SHOW lock_timeout"
-            if "postgresql" in sql_url
-            else ("SELECT @@SESSION.innodb_lock_wait_timeout")
-        )
+        shown = "SELECT @@SESSION.innodb_lock_wait_timeout"
+        if "postgresql" in sql_url:
+            shown = "SHOW lock_timeout"
 
         async def limit() -> object:
             async with engine.connect() as connection:
@@ -333,8 +335,7 @@ class TestWaiting:
         async with SQLAlchemyUserStore(engine, create=True, timeout=10) as store:
             await store.save([ALICE])
             assert await limit() == usual
-            async with transaction(sql_url, LOCKED), engine.connect() as connection:
-                await connection.close()
+            async with transaction(sql_url, LOCKED):
                 await fails(store.save([User("o-alice", city="Wuhan")]))
             assert await limit() == usual
         await engine.dispose()
@@ -410,8 +411,7 @@ class TestWaiting:
         assert list(await store.save([User("o-alice", nick_name="Alice")])) == [False]
 
         async def is_saved() -> bool:
-            (alice,) = await store.get(["o-alice"])
-            return alice is not None and alice.city == "Wuhan"
+            return (await only_user(store, "o-alice")).city == "Wuhan"
 
         await until(is_saved)
 
@@ -469,18 +469,9 @@ class TestFasterProcesses:
     ) -> None:
         stores = [SQLAlchemyUserStore(sql_url, create=True, timeout=PATIENCE) for _ in range(3)]
         await asyncio.gather(*(store.get([]) for store in stores))
-        ids = [f"o-{i}" for i in range(6)]
-        await stores[0].save([User(open_id, app_id=open_id) for open_id in ids])
-        await asyncio.gather(
-            *(stores[i % 3].save([User(open_id, f"u-{i % 2}")]) for i, open_id in enumerate(ids)),
-            *(stores[i % 3].save([User(open_id, "u-0")]) for i, open_id in enumerate(ids)),
-        )
-        await stores[0].save([User("o-1", "u-0"), User("o-0", "u-0")])
-        found = await stores[1].get([*ids, "u-0", "u-1"])
+        await link_the_same_persons_at_once(stores)
         for store in stores:
             await store.close()
-        assert {user and user.id for user in found} == {"u-0"}
-        assert {user and frozenset(user.ids) for user in found} == {frozenset([*ids, "u-0", "u-1"])}
 
 
 class TestUrls:
@@ -502,14 +493,14 @@ class TestUrls:
         assert "geheim" not in all_that_it_says(caught.value)
         assert "geheim" not in local_variables(caught.value)
 
-    @pytest.mark.parametrize("sql_driver", [*PostgreSQLServer.drivers, *MariaDBServer.drivers])
+    @of_each_driver
     async def test_a_misspelt_option_is_named(self, sql_url: str) -> None:
         async with open_user_store(f"{sql_url}?conect_timeout=5") as store:
             with pytest.raises(ConfigurationError, match="'conect_timeout'") as caught:
                 await store.get(["o-alice"])
             assert "geheim" not in local_variables(caught.value)
 
-    @pytest.mark.parametrize("sql_driver", [*PostgreSQLServer.drivers, *MariaDBServer.drivers])
+    @of_each_driver
     async def test_a_wrong_password_is_not_told(self, sql_url: str) -> None:
         async with open_user_store(sql_url.replace("geheim", "GEHEIM")) as store:
             error = await fails(store.save([ALICE]))
@@ -550,14 +541,7 @@ class TestService:
         self, make: Callable[..., MPAuthX], sql_url: str, wx: WeChatSimulator
     ) -> None:
         async with make(users=f"{sql_url}?create=true") as auth:
-            await auth.check()
-            first = await auth.authorize(wx.login("bob", "u-bob"))
-            second = await auth.authorize(wx.login("bob", "u-bob"))
-            assert (first.is_new_user, second.is_new_user) == (True, False)
-            assert second.user.id == "u-bob"
-            await auth.refresh_token("bob")
-            assert await auth.forget_user("u-bob")
-            assert (await auth.authorize(wx.login("bob", "u-bob"))).is_new_user
+            await log_in_and_be_forgotten(auth, wx)
 
     async def test_check_tells_that_the_tables_are_missing(
         self, make: Callable[..., MPAuthX], sql_url: str

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
@@ -24,7 +23,9 @@ from pymongo.monitoring import (
 from mpauthx_async import ConfigurationError, User
 from mpauthx_async.stores import MongoUserStore
 from tests.helpers.clock import Clock
+from tests.helpers.line_process import LineProcess
 from tests.helpers.outages import PATIENCE, cancel_at
+from tests.helpers.user_stores import link_the_same_persons_at_once, only_user
 
 Database = AsyncDatabase[dict[str, Any]]
 
@@ -53,18 +54,7 @@ def scaffold_document(open_id: str, **more: Any) -> dict[str, Any]:
     }
 
 
-async def only_user(store: MongoUserStore, user_id: str) -> User:
-    (user,) = await store.get([user_id])
-    assert user is not None
-    return user
-
-
 class TestCollectionOfTheScaffold:
-    async def test_reads_its_documents(self, mongo: Database, store: MongoUserStore) -> None:
-        await mongo.users.insert_one(scaffold_document("o-alice", orders=[1, 2]))
-        alice = await only_user(store, "o-alice")
-        assert alice == User("o-alice", None, "Alice", created_at=THEN_MS, updated_at=THEN_MS)
-
     async def test_a_login_that_changes_nothing_writes_nothing_to_it(
         self, mongo: Database, store: MongoUserStore
     ) -> None:
@@ -122,6 +112,10 @@ class TestCollectionOfTheScaffold:
         ("fields", "expected"),
         [
             ({}, User("o-alice")),
+            (
+                scaffold_document("o-alice", orders=[1, 2]),
+                User("o-alice", None, "Alice", created_at=THEN_MS, updated_at=THEN_MS),
+            ),
             ({"nickName": None, "unionid": "", "createAt": None}, User("o-alice")),
             ({"nickName": 42, "gender": "1"}, User("o-alice", nick_name="42", gender=1)),
             ({"nickName": {"zh": "A"}, "gender": THEN, "createAt": []}, User("o-alice")),
@@ -239,6 +233,13 @@ class TestTwoCollectionsInOneDatabase:
 
 
 class TestSeveralProcesses:
+    @pytest.fixture
+    async def stores(self, mongo: Database) -> AsyncIterator[list[MongoUserStore]]:
+        stores = [MongoUserStore(mongo, timeout=PATIENCE) for _ in range(3)]
+        yield stores
+        for store in stores:
+            await store.close()
+
     @pytest.mark.parametrize("kind", ["same ids", "two apps", "union id known to one"])
     async def test_one_document_and_one_new_user_for_all(
         self, mongo: Database, mongo_url: str, kind: str
@@ -251,43 +252,30 @@ class TestSeveralProcesses:
             "union id known to one": [(f"o-{i}", None) for i in people],
         }
         second = others[kind]
-        processes = [await login_process(mongo_url) for _ in range(2)]
-        for process, logins in zip(processes, (first, second), strict=True):
-            assert process.stdin is not None
-            batches = [logins[i : i + 4] for i in range(0, len(logins), 4)]
-            process.stdin.write(json.dumps(batches).encode() + b"\n")
-        async with asyncio.timeout(PATIENCE):
-            outputs = [(await process.communicate())[0] for process in processes]
-        answers = [[new for batch in json.loads(output) for new in batch] for output in outputs]
+        command = ("-m", "tests.helpers.mongo_logins", mongo_url)
+        async with LineProcess(*command) as one, LineProcess(*command) as other:
+            assert [await one.read(), await other.read()] == ["ready", "ready"]
+            for process, logins in ((one, first), (other, second)):
+                batches = [logins[i : i + 4] for i in range(0, len(logins), 4)]
+                process.write(json.dumps(batches))
+            outputs = [json.loads(await process.read()) for process in (one, other)]
+        answers = [[new for batch in output for new in batch] for output in outputs]
         assert [sum(new) for new in zip(*answers, strict=True)] == [1] * len(people)
         assert await mongo.users.count_documents({}) == len(people)
         async with MongoUserStore(mongo) as store:
-            for i, (one, other) in enumerate(zip(first, second, strict=True)):
-                found = await store.get([one[0], f"u-{i}", other[0]])
+            for i, ((open_id, _), (other_id, _)) in enumerate(zip(first, second, strict=True)):
+                found = await store.get([open_id, f"u-{i}", other_id])
                 assert {user and user.id for user in found} == {f"u-{i}"}
 
     async def test_logins_that_link_the_same_persons_at_once_lose_nothing(
-        self, mongo: Database
+        self, stores: list[MongoUserStore]
     ) -> None:
-        stores = [MongoUserStore(mongo, timeout=PATIENCE) for _ in range(3)]
-        ids = [f"o-{i}" for i in range(6)]
-        await stores[0].save([User(open_id, app_id=open_id) for open_id in ids])
-        await asyncio.gather(
-            *(stores[i % 3].save([User(open_id, f"u-{i % 2}")]) for i, open_id in enumerate(ids)),
-            *(stores[i % 3].save([User(open_id, "u-0")]) for i, open_id in enumerate(ids)),
-        )
-        await stores[0].save([User("o-1", "u-0"), User("o-0", "u-0")])
-        found = await stores[1].get([*ids, "u-0", "u-1"])
-        for store in stores:
-            await store.close()
-        assert {user and user.id for user in found} == {"u-0"}
-        assert {user and frozenset(user.ids) for user in found} == {frozenset([*ids, "u-0", "u-1"])}
+        await link_the_same_persons_at_once(stores)
 
     @pytest.mark.parametrize("first", [None, "u-first"])
     async def test_a_union_id_that_changes_everywhere_at_once_stays_known(
-        self, mongo: Database, first: str | None
+        self, stores: list[MongoUserStore], first: str | None
     ) -> None:
-        stores = [MongoUserStore(mongo, timeout=PATIENCE) for _ in range(3)]
         await stores[0].save([User("o-alice", first)])
         changes = [f"u-{i}" for i in range(9)]
         await asyncio.gather(
@@ -295,26 +283,9 @@ class TestSeveralProcesses:
         )
         ids = ["o-alice", *changes, *([first] if first else [])]
         found = await stores[1].get(ids)
-        for store in stores:
-            await store.close()
         assert len(set(found)) == 1
         assert found[0] is not None
         assert set(found[0].ids) == set(ids)
-
-
-async def login_process(url: str) -> asyncio.subprocess.Process:
-    """Start a process that logs users in; returns when it is ready."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.helpers.mongo_logins",
-        url,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert await process.stdout.readline() == b"ready\n"
-    return process
 
 
 class Interruption(CommandListener):

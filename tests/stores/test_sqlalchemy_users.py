@@ -9,7 +9,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
-    ForeignKey,
     Integer,
     MetaData,
     String,
@@ -47,13 +46,6 @@ class Member(WeChatUserMixin, Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     points: Mapped[int] = mapped_column(default=7)
     created_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))  # type: ignore[assignment]
-
-
-class Order(Base):
-    __tablename__ = "orders"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    member_id: Mapped[int] = mapped_column(ForeignKey("user.id"))
 
 
 MPAUTHX = Table(
