@@ -12,11 +12,11 @@ from redis.asyncio import Redis
 from mpauthx_async import Connections, RedisTokenStore, SqliteTokenStore, Subject
 from mpauthx_async.stores import open_token_store
 from mpauthx_async.stores.conformance.examples import is_alive
+from tests.helpers.line_process import ROOT
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.session_loop import USERS
 from tests.helpers.sqlite_files import query
 
-ROOT = Path(__file__).parents[2]
 KILLS = 12
 CALLS = 60  # that a process has made at most when it is killed
 

@@ -7,15 +7,14 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mpauthx_async import MPAuthX, WeChatSimulator
+from tests.helpers.line_process import ROOT
 from tests.helpers.service_calls import log_in
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds; a process that does not end takes for ever
 PROGRAM = """
 import asyncio, json, sys
@@ -60,25 +59,19 @@ def run(*given: object) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("how", ["asyncio.run", "a loop that is never closed"])
+@pytest.mark.parametrize("how", ["asyncio.run", "a loop that is never closed", "web"])
 async def test_the_interpreter_ends_and_names_the_service(
     how: str, settings: dict[str, Any], wx: WeChatSimulator
 ) -> None:
-    out, err = await asyncio.to_thread(run, settings, wx.login("bob"), how)
+    code, service = wx.login("bob"), f"MPAuthX {wx.app_id} sku=shop"
+    if how == "web":
+        settings["tokens"] = settings["tokens"].partition("?near_cache")[0]
+        code, service = wx.web_login("bob"), f"WeChatOAuth {wx.app_id}"
+    out, err = await asyncio.to_thread(run, settings, code, how)
     assert out == "done\n"
-    assert f"ResourceWarning: <MPAuthX {wx.app_id} sku=shop> was never closed" in err
+    assert f"ResourceWarning: <{service}> was never closed" in err
     assert wx.app_secret not in err
     assert "mpauthx_async/" not in err  # no traceback leads here
-
-
-async def test_the_interpreter_ends_and_names_a_web_service(
-    settings: dict[str, Any], wx: WeChatSimulator
-) -> None:
-    if "near_cache" in settings["tokens"]:
-        settings["tokens"] = settings["tokens"].partition("?")[0]
-    out, err = await asyncio.to_thread(run, settings, wx.web_login("bob"), "web")
-    assert out == "done\n"
-    assert f"ResourceWarning: <WeChatOAuth {wx.app_id}> was never closed" in err
 
 
 async def test_a_service_that_was_not_used_needs_no_closing(

@@ -105,13 +105,12 @@ async def test_a_damaged_session_is_passed_over_by_logins_and_lists(
     assert await store.revoke_subject(ALICE) == 1
 
 
-@pytest.mark.parametrize("value", DAMAGED_VALUES)
 async def test_of_concurrent_calls_that_of_the_damaged_session_fails(
-    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator, value: bytes
+    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator
 ) -> None:
     async with make() as auth:
         bob, eve = [await auth.authorize(wx.login(name)) for name in ("bob", "eve")]
-        await redis.set(session_key(bob.session.ref), value)
+        await redis.set(session_key(bob.session.ref), "damaged")
         for ask in (auth.is_token_valid, auth.token_status, auth.session, auth.rotate, auth.revoke):
             failure, answer = await settled([ask(bob.response), ask(eve.response)])
             assert isinstance(failure, StoreError)

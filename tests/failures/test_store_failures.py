@@ -31,6 +31,7 @@ from tests.helpers.outages import (
     PATIENCE,
     WRITING,
     Question,
+    all_fail,
     cancel_at,
     fails,
     settled,
@@ -38,13 +39,12 @@ from tests.helpers.outages import (
 )
 from tests.helpers.sqlite_files import locked, run
 
-AnySqliteStore = SqliteTokenStore | SqliteUserStore | SqliteKeyValueStore
-
-SQLITE_STORES = [
-    pytest.param(SqliteTokenStore, ASKED_OF_TOKENS, id="tokens"),
-    pytest.param(SqliteUserStore, ASKED_OF_USERS, id="users"),
-    pytest.param(SqliteKeyValueStore, ASKED_OF_RECORDS, id="records"),
-]
+Kind = type[SqliteTokenStore | SqliteUserStore | SqliteKeyValueStore]
+QUESTIONS: dict[Kind, dict[str, Question]] = {
+    SqliteTokenStore: ASKED_OF_TOKENS,
+    SqliteUserStore: ASKED_OF_USERS,
+    SqliteKeyValueStore: ASKED_OF_RECORDS,
+}
 
 
 class TestLockedDatabase:
@@ -97,9 +97,7 @@ class TestLockedDatabase:
         async with SqliteTokenStore(path, busy_timeout=1) as store:
             await begin(store, KNOWN)
             with locked(path):
-                bans = [store.ban(subject, reason="spam", ttl=None) for subject in banned]
-                outcomes = await asyncio.gather(*bans, return_exceptions=True)
-            assert {type(outcome) for outcome in outcomes} == {StoreError}
+                await all_fail(store.ban(subject, reason="spam", ttl=None) for subject in banned)
             assert await store.revoke_subject(ALICE) == 1  # after whatever was in the queue
             assert list(await store.bans(banned)) == [None] * 8
 
@@ -113,50 +111,48 @@ class TestLockedDatabase:
                 assert await store.unban(subject)
                 assert list(await store.bans([subject])) == [None]
 
-    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+    @pytest.mark.parametrize("kind", QUESTIONS)
     async def test_a_file_that_was_locked_at_first_works_later(
-        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+        self, path: Path, kind: Kind
     ) -> None:
         async with kind(path, busy_timeout=0.05) as store:
             with locked(path):
-                for ask in questions.values():
+                for ask in QUESTIONS[kind].values():
                     await fails(ask(store))
-            for ask in questions.values():
+            for ask in QUESTIONS[kind].values():
                 await ask(store)
 
-    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
-    async def test_a_lock_that_goes_in_time_is_waited_for(
-        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
-    ) -> None:
+    @pytest.mark.parametrize("kind", QUESTIONS)
+    async def test_a_lock_that_goes_in_time_is_waited_for(self, path: Path, kind: Kind) -> None:
         async with kind(path, busy_timeout=PATIENCE) as store:
             for _ in ("opening", "writing"):
                 with locked(path):
-                    waiting = asyncio.ensure_future(write(questions)(store))
+                    waiting = asyncio.ensure_future(write(kind)(store))
                     await turns(100)
                     assert not waiting.done()
                 await waiting
 
-    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+    @pytest.mark.parametrize("kind", QUESTIONS)
     async def test_a_writer_to_a_file_without_wal_is_waited_for(
-        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+        self, path: Path, kind: Kind
     ) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
             async with kind(path, busy_timeout=PATIENCE) as store:
-                opening = asyncio.ensure_future(write(questions)(store))
+                opening = asyncio.ensure_future(write(kind)(store))
                 await asyncio.wait([opening], timeout=0.2)  # SQLite refuses WAL at once
                 assert not opening.done()
                 writer.execute("COMMIT")
                 await opening
 
-    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+    @pytest.mark.parametrize("kind", QUESTIONS)
     async def test_a_writer_to_a_file_without_wal_is_not_waited_for_for_ever(
-        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+        self, path: Path, kind: Kind
     ) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
             async with kind(path, busy_timeout=0.05) as store:
-                for ask in questions.values():
+                for ask in QUESTIONS[kind].values():
                     await fails(ask(store))
 
 
@@ -186,26 +182,22 @@ class TestReadOnlyDatabase:
             assert list(await store.save([User("o-alice")])) == [False]
             assert await cities(store, "o-alice", "o-bob") == [None, "not saved"]
 
-    @pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
-    async def test_what_is_missing_cannot_be_created(
-        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
-    ) -> None:
+    @pytest.mark.parametrize("kind", QUESTIONS)
+    async def test_what_is_missing_cannot_be_created(self, path: Path, kind: Kind) -> None:
         run(path, "CREATE TABLE other (x)")
         async with _open_read_only(path) as read_only:
-            for ask in questions.values():
+            for ask in QUESTIONS[kind].values():
                 await fails(ask(kind(read_only)))
 
 
-@pytest.mark.parametrize(("kind", "questions"), SQLITE_STORES)
+@pytest.mark.parametrize("kind", QUESTIONS)
 class TestNoDatabase:
-    async def test_a_file_of_text_is_refused_and_left_alone(
-        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
-    ) -> None:
+    async def test_a_file_of_text_is_refused_and_left_alone(self, path: Path, kind: Kind) -> None:
         text = b"Dear diary, " * 1000
         path.write_bytes(text)
         threads = set(threading.enumerate())
         async with kind(path) as store:
-            for ask in questions.values():
+            for ask in QUESTIONS[kind].values():
                 error = await fails(ask(store))
                 assert f"'{path}'" in str(error)
                 assert "is not a database" in str(error)
@@ -217,42 +209,38 @@ class TestNoDatabase:
                 assert not thread.is_alive()
 
     async def test_a_folder_that_is_missing_may_come_later(
-        self,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        kind: type[AnySqliteStore],
-        questions: dict[str, Question],
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
     ) -> None:
         monkeypatch.chdir(tmp_path)
         async with kind("missing/app.db") as store:
-            for ask in questions.values():
+            for ask in QUESTIONS[kind].values():
                 error = await fails(ask(store))
                 assert f"'{tmp_path}/missing/app.db'" in str(error)
                 assert "Check that its folder exists" in str(error)
                 assert not error.retryable
             (tmp_path / "missing").mkdir()
-            for ask in questions.values():
+            for ask in QUESTIONS[kind].values():
                 await ask(store)
 
     async def test_the_error_names_a_path_that_is_a_folder(
-        self, tmp_path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+        self, tmp_path: Path, kind: Kind
     ) -> None:
         async with kind(tmp_path) as store:
-            for ask in questions.values():
+            for ask in QUESTIONS[kind].values():
                 error = await fails(ask(store))
                 assert f"'{tmp_path}'" in str(error)
                 assert "unable to open" in str(error)
                 assert not error.retryable
 
     async def test_a_connection_that_is_closed_is_a_store_error(
-        self, path: Path, kind: type[AnySqliteStore], questions: dict[str, Question]
+        self, path: Path, kind: Kind
     ) -> None:
         async with aiosqlite.connect(path) as connection:
             used, unused = kind(connection), kind(connection)
-            for ask in questions.values():
+            for ask in QUESTIONS[kind].values():
                 await ask(used)
         for store in (used, unused):
-            for ask in questions.values():
+            for ask in QUESTIONS[kind].values():
                 await fails(ask(store))
 
 
@@ -372,9 +360,8 @@ def _open_read_only(path: Path) -> aiosqlite.Connection:
     return aiosqlite.connect(f"file:{path}?mode=ro", uri=True)
 
 
-def write(questions: dict[str, Question]) -> Question:
-    """The first question that writes."""
-    return questions["issue" if "issue" in questions else "save"]
+def write(kind: Kind) -> Question:
+    return QUESTIONS[kind]["issue" if kind is SqliteTokenStore else "save"]
 
 
 async def cities(store: SqliteUserStore, *user_ids: str) -> list[str | None]:

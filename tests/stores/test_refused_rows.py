@@ -1,6 +1,5 @@
 """A row that SQLite refuses, or cannot read, fails its own caller alone."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from mpauthx_async.models import SessionRef
 from mpauthx_async.stores import SqliteKeyValueStore
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import ALICE, HOUR, begin
-from tests.helpers.outages import partial_answers
+from tests.helpers.outages import partial_answers, settled
 from tests.helpers.sqlite_files import query, run
 
 TABLE = "CREATE TABLE user (openId TEXT PRIMARY KEY, nickName TEXT, gender INTEGER, city TEXT"
@@ -251,9 +250,7 @@ class TestService:
     ) -> None:
         run(path, "CREATE TABLE user (openId TEXT PRIMARY KEY, CHECK (openId <> 'o-7'))")
         async with make() as auth:
-            results = await asyncio.gather(
-                *(auth.authorize(wx.login(f"o-{i}")) for i in range(20)), return_exceptions=True
-            )
+            results = await settled(auth.authorize(wx.login(f"o-{i}")) for i in range(20))
             assert isinstance(results[7], StoreError)
             assert not isinstance(results[7], PartialStoreError)
             for i, result in enumerate(results):
@@ -273,8 +270,7 @@ class TestService:
                 lambda open_id: auth.rotate(given[open_id].response),
             ]
             for call in calls:
-                asked = [call("o-bad"), call("o-eve")]
-                failure, result = await asyncio.gather(*asked, return_exceptions=True)
+                failure, result = await settled([call("o-bad"), call("o-eve")])
                 assert isinstance(failure, StoreError)
                 assert not isinstance(failure, PartialStoreError)
                 assert "nickName" in str(failure)

@@ -82,8 +82,8 @@ async def test_what_a_driver_raises_becomes_a_store_error(
             "clear_profile": lambda: auth.clear_profile("bob", ["city"]),
         }
         failing.out_of_order = "all"
-        outcomes = [await settled([call()]) for call in calls.values()]
-    failures = [outcome for (outcome,) in outcomes if isinstance(outcome, Exception)]
+        outcomes = [outcome for call in calls.values() for outcome in await settled([call()])]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     assert len(failures) >= 8
     assert {type(failure) for failure in failures} == {StoreError}
     assert {type(failure.__cause__) for failure in failures} == {DriverError}

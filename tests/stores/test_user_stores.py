@@ -115,9 +115,7 @@ class TestExistingTable:
             ("u-new", "Alice", "Wuhan"),
         ]
 
-    async def test_columns_of_its_own_stay_and_no_other_is_added(
-        self, path: Path
-    ) -> None:
+    async def test_columns_of_its_own_stay_and_no_other_is_added(self, path: Path) -> None:
         run(path, ODD_CASE)
         run(path, "INSERT INTO user (OPENID, points, email) VALUES ('o-alice', 99, 'a@b.cn')")
         before = query(path, "SELECT sql FROM sqlite_master WHERE name = 'User'")
