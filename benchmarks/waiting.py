@@ -3,7 +3,9 @@
 10,000 websockets, each a task in a block of its own, wait for the end of 10,000 sessions on one
 Redis that pushes what changes. The CPU time that this process takes while nothing happens is
 compared with the same service's when nobody waits. Then another service revokes sessions one after
-another; what is measured is from the call of `revoke` to the block's exception.
+another; what is measured is from the call of `revoke` to the block's exception. Before that, Redis
+drops the connection that pushes, once a round: all sessions are looked up at once, in which the
+event loop must not stall. A stall is by how much a heartbeat, due each millisecond, comes late.
 """
 
 import asyncio
@@ -18,6 +20,8 @@ from redis.asyncio import Redis
 from mpauthx_async import InvalidTokenError, MPAuthX
 from tests.helpers.redis_server import RedisServer
 
+from .garbage import rare_collections
+from .loop_lag import heartbeat
 from .measurement import Benchmark, Figure, Outcome, Settings, Spread, WrongAnswer, percentile
 from .progress import Progress
 from .sessions import living_tokens, mget_calls, service
@@ -27,6 +31,7 @@ __all__ = ["WAITING"]
 _SETTLE = 1.2  # seconds: more than the interval at which sessions are looked up without pushes
 _MAX_CPU = 10  # milliseconds a second that 10,000 waiting blocks may take
 _MAX_DELAY = 2000  # milliseconds
+_MAX_STALL = 50  # milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         lookups = await mget_calls(redis)
         busy = Spread(tuple([await _cpu(size.idle) for _ in range(size.rounds)]))
         asked = await mget_calls(redis) - lookups
+        progress.say(f"dropping the connection that pushes {size.rounds} times")
+        stalls = Spread(tuple([await _stall(redis) for _ in range(size.rounds)]))
         progress.say(f"revoking {size.revocations:,} sessions")
         delays: list[float] = []
         for token, block in list(zip(tokens, blocks, strict=True))[: size.revocations]:
@@ -88,6 +95,7 @@ async def _run(settings: Settings, progress: Progress) -> Outcome:
         [
             Figure("CPU of all that wait, in ms a second", more, at_most=_MAX_CPU),
             Figure("lookups while they wait", Spread((asked,)), at_most=0),
+            Figure("worst stall when all are looked up, in ms", stalls, at_most=_MAX_STALL),
             Figure("bytes a block, with its task", Spread(((after - before) / len(tokens),))),
             Figure(
                 "worst from revoke to the end, in ms", Spread((delays[-1],)), at_most=_MAX_DELAY
@@ -115,6 +123,14 @@ async def _cpu(seconds: float) -> float:
     before = time.process_time()
     await asyncio.sleep(seconds)
     return 1000 * (time.process_time() - before) / seconds
+
+
+async def _stall(redis: Redis) -> float:
+    """The worst stall after the connection that pushes was dropped, in milliseconds."""
+    with rare_collections(), heartbeat() as lags:
+        await redis.client_kill_filter(_type="normal", skipme=True)
+        await _settle(redis)
+    return 1000 * max(lags)
 
 
 async def _settle(redis: Redis) -> None:
