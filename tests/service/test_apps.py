@@ -27,50 +27,15 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.events import Event, LoggedIn
+from tests.helpers.many_apps import NAMES, SECRETS, Shop
 from tests.helpers.outages import turns
 from tests.helpers.redis_server import RedisServer
-
-NAMES = ("wxaaaa", "wxbbbb", "wxcccc")
 
 
 @pytest.fixture
 async def wx() -> AsyncIterator[WeChatSimulator]:
-    others = {name: name[-1] * 32 for name in NAMES}
-    async with WeChatSimulator(other_apps=others, calls_a_minute=None) as simulator:
+    async with WeChatSimulator(other_apps=SECRETS, calls_a_minute=None) as simulator:
         yield simulator
-
-
-class Shop:
-    """What loads the options of apps, as from an operator's table.
-
-    Attributes:
-        apps: the options by app_id.
-        loaded: the app_ids that were asked for.
-        gate: closed while a load is to wait.
-        failure: what a load raises.
-    """
-
-    def __init__(self, wx: WeChatSimulator) -> None:
-        self.apps: dict[str, Any] = {
-            name: {
-                "app_id": name,
-                "app_secret": name[-1] * 32,
-                "sku": "shop",
-                "api_base": wx.url,
-            }
-            for name in NAMES
-        }
-        self.loaded: list[str] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.failure: Exception | None = None
-
-    async def load(self, app_id: str) -> Mapping[str, Any] | Settings | None:
-        self.loaded.append(app_id)
-        await self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-        return self.apps.get(app_id)
 
 
 @pytest.fixture
@@ -99,9 +64,34 @@ def apps(make: Callable[..., Apps]) -> Apps:
     return make()
 
 
+async def used(apps: Apps, app_id: Any = "wxaaaa") -> MPAuthX:
+    """Use an app for a moment; returns its service."""
+    async with apps.use(app_id) as auth:
+        return auth
+
+
 async def token_of(apps: Apps, wx: WeChatSimulator, app_id: str, *ids: str) -> str:
     async with apps.use(app_id) as auth:
         return (await auth.authorize(wx.login(*ids, app_id=app_id))).token
+
+
+class HeldLoads:
+    """Loads that end when the test says so.
+
+    Attributes:
+        begun: what each of them returns.
+    """
+
+    def __init__(self, apps: Apps) -> None:
+        self.begun: list[asyncio.Future[Mapping[str, Any] | None]] = []
+        apps._load = self
+
+    async def __call__(self, _: str) -> Mapping[str, Any] | None:
+        self.begun.append(asyncio.get_running_loop().create_future())
+        return await self.begun[-1]
+
+    async def reached(self, count: int) -> None:
+        await settled(lambda: len(self.begun) == count)
 
 
 async def is_valid(apps: Apps, app_id: str, token: str) -> bool:
@@ -114,18 +104,13 @@ async def test_an_app_is_loaded_when_it_is_first_used(apps: Apps, shop: Shop) ->
     async with apps.use("wxaaaa") as first, apps.use("wxaaaa") as second:
         assert first is second
         assert repr(first) == "<MPAuthX wxaaaa sku=shop>"
-    async with apps.use("wxaaaa") as third:
-        assert third is first
+    assert await used(apps) is first
     assert shop.loaded == ["wxaaaa"]
 
 
 async def test_uses_at_once_are_one_load(apps: Apps, shop: Shop) -> None:
-    async def use() -> MPAuthX:
-        async with apps.use("wxaaaa") as auth:
-            return auth
-
     shop.gate.clear()
-    uses = [asyncio.create_task(use()) for _ in range(50)]
+    uses = [asyncio.create_task(used(apps)) for _ in range(50)]
     await asyncio.sleep(0)
     uses[0].cancel()
     shop.gate.set()
@@ -204,8 +189,7 @@ class TestReload:
         await settled(lambda: is_closed(old))
 
     async def test_if_it_fails_the_old_one_is_kept(self, apps: Apps, shop: Shop) -> None:
-        async with apps.use("wxaaaa") as old:
-            pass
+        old = await used(apps)
         shop.failure = OSError("the database is gone")
         with pytest.raises(StoreError, match=r"wxaaaa could not be loaded \(OSError\)"):
             await apps.reload("wxaaaa")
@@ -213,8 +197,7 @@ class TestReload:
         shop.apps["wxaaaa"]["token_ttl"] = -1
         with pytest.raises(ConfigurationError, match="token_ttl"):
             await apps.reload("wxaaaa")
-        async with apps.use("wxaaaa") as auth:
-            assert auth is old
+        assert await used(apps) is old
 
     async def test_an_app_that_is_gone_is_kept_no_longer(self, apps: Apps, shop: Shop) -> None:
         async with apps.use("wxaaaa") as old:
@@ -222,99 +205,62 @@ class TestReload:
             with pytest.raises(UnknownAppError):
                 await apps.reload("wxaaaa")
             with pytest.raises(UnknownAppError):
-                async with apps.use("wxaaaa"):
-                    pass
+                await used(apps)
             assert not is_closed(old)
         await settled(lambda: is_closed(old))
 
     async def test_an_earlier_load_that_ends_later_changes_nothing(
         self, apps: Apps, shop: Shop
     ) -> None:
-        gates = [asyncio.Event(), asyncio.Event()]
-        answers = [dict(shop.apps["wxaaaa"], sku=sku) for sku in ("old", "new")]
-
-        async def load(app_id: str) -> Mapping[str, Any]:
-            turn = len(shop.loaded)
-            shop.loaded.append(app_id)
-            await gates[turn].wait()
-            return answers[turn]
-
-        apps._load = load
-
-        async def use() -> str:
-            async with apps.use("wxaaaa") as auth:
-                return repr(auth)
-
-        first = asyncio.create_task(use())
-        await settled(lambda: len(shop.loaded) == 1)
+        loads = HeldLoads(apps)
+        first = asyncio.create_task(used(apps))
+        await loads.reached(1)
         reload = asyncio.create_task(apps.reload("wxaaaa"))
-        await settled(lambda: len(shop.loaded) == 2)
-        gates[1].set()
+        await loads.reached(2)
+        loads.begun[1].set_result(dict(shop.apps["wxaaaa"], sku="new"))
         await reload
-        gates[0].set()
-        assert await first == await use() == "<MPAuthX wxaaaa sku=new>"
+        loads.begun[0].set_result(shop.apps["wxaaaa"])
+        assert repr(await first) == repr(await used(apps)) == "<MPAuthX wxaaaa sku=new>"
 
     @pytest.mark.parametrize("later_fails", [False, True])
     async def test_a_reload_ends_with_a_new_service_though_a_later_one_began(
         self, apps: Apps, shop: Shop, later_fails: bool
     ) -> None:
-        async with apps.use("wxaaaa") as old:
-            pass
-        answers: list[asyncio.Future[None]] = []
-
-        async def load(app_id: str) -> Mapping[str, Any]:
-            answers.append(asyncio.get_running_loop().create_future())
-            await answers[-1]
-            return dict(shop.apps[app_id])
-
-        apps._load = load
+        old = await used(apps)
+        loads = HeldLoads(apps)
         first = asyncio.create_task(apps.reload("wxaaaa"))
-        await settled(lambda: len(answers) == 1)
+        await loads.reached(1)
         later = asyncio.create_task(apps.reload("wxaaaa"))
-        await settled(lambda: len(answers) == 2)
+        await loads.reached(2)
         if later_fails:
-            answers[1].set_exception(OSError("the database is gone"))
+            loads.begun[1].set_exception(OSError("the database is gone"))
             with pytest.raises(StoreError):
                 await later
-        answers[0].set_result(None)
+        loads.begun[0].set_result(shop.apps["wxaaaa"])
         await turns(20)
         assert not first.done()  # what it loaded may be from before the change
-        answers[-1].set_result(None)
+        loads.begun[-1].set_result(shop.apps["wxaaaa"])
         await first
-        async with apps.use("wxaaaa") as auth:
-            assert auth is not old
+        assert await used(apps) is not old
         if not later_fails:
             await later
-        assert len(answers) == 2 + later_fails
+        assert len(loads.begun) == 2 + later_fails
 
     async def test_an_earlier_load_brings_no_removed_app_back(self, apps: Apps, shop: Shop) -> None:
-        gates = [asyncio.Event(), asyncio.Event()]
-        answers = [shop.apps["wxaaaa"], None]
-
-        async def load(app_id: str) -> Mapping[str, Any] | None:
-            turn = len(shop.loaded)
-            shop.loaded.append(app_id)
-            await gates[min(turn, 1)].wait()
-            return answers[min(turn, 1)]
-
-        apps._load = load
-
-        async def use() -> None:
-            async with apps.use("wxaaaa"):
-                pass
-
-        first = asyncio.create_task(use())
-        await settled(lambda: len(shop.loaded) == 1)
+        loads = HeldLoads(apps)
+        first = asyncio.create_task(used(apps))
+        await loads.reached(1)
         reload = asyncio.create_task(apps.reload("wxaaaa"))
-        await settled(lambda: len(shop.loaded) == 2)
-        gates[1].set()
+        await loads.reached(2)
+        removed = shop.apps.pop("wxaaaa")
+        apps._load = shop.load
+        loads.begun[1].set_result(None)
         with pytest.raises(UnknownAppError):
             await reload
-        gates[0].set()
-        with pytest.raises(UnknownAppError):
-            await first
-        with pytest.raises(UnknownAppError):
-            await use()
+        loads.begun[0].set_result(removed)
+        for use in (first, used(apps)):
+            with pytest.raises(UnknownAppError):
+                await use
 
     async def test_an_app_id_that_cannot_be(self, apps: Apps, shop: Shop) -> None:
         with pytest.raises(UnknownAppError):
@@ -327,31 +273,25 @@ class TestKeeping:
         self, make: Callable[..., Apps], shop: Shop
     ) -> None:
         apps = make(max_idle=2)
-        seen = {}
-        for name in ("wxaaaa", "wxbbbb", "wxaaaa", "wxcccc"):
-            async with apps.use(name) as seen[name]:
-                pass
-        await settled(lambda: is_closed(seen["wxbbbb"]))
-        assert not is_closed(seen["wxaaaa"])
-        async with apps.use("wxbbbb"):
-            assert shop.loaded == ["wxaaaa", "wxbbbb", "wxcccc", "wxbbbb"]
+        a, b, *_ = [await used(apps, name) for name in ("wxaaaa", "wxbbbb", "wxaaaa", "wxcccc")]
+        await settled(lambda: is_closed(b))
+        assert not is_closed(a)
+        await used(apps, "wxbbbb")
+        assert shop.loaded == ["wxaaaa", "wxbbbb", "wxcccc", "wxbbbb"]
 
     async def test_one_in_use_stays(self, make: Callable[..., Apps], shop: Shop) -> None:
         apps = make(max_idle=1, idle_ttl=0)
         async with apps.use("wxaaaa") as auth:
             for name in ("wxbbbb", "wxcccc"):
-                async with apps.use(name):
-                    pass
+                await used(apps, name)
             assert not is_closed(auth)
-            async with apps.use("wxaaaa") as again:
-                assert again is auth
+            assert await used(apps) is auth
 
     async def test_one_that_nobody_uses_leaves_after_a_time(
         self, make: Callable[..., Apps], shop: Shop
     ) -> None:
         apps = make(idle_ttl=0)
-        async with apps.use("wxaaaa") as auth:
-            pass
+        auth = await used(apps)
         await asyncio.sleep(0.001)
         async with apps.use("wxbbbb"):
             await settled(lambda: is_closed(auth))
@@ -363,23 +303,19 @@ class TestBadLuck:
     )
     async def test_an_app_that_nobody_knows(self, apps: Apps, shop: Shop, app_id: Any) -> None:
         with pytest.raises(UnknownAppError) as caught:
-            async with apps.use(app_id):
-                pass
+            await used(apps, app_id)
         assert (caught.value.code, caught.value.http_status) == (6109, 404)
         assert shop.loaded == (["wxdddd"] if app_id == "wxdddd" else [])
         shop.apps["wxdddd"] = dict(shop.apps["wxaaaa"], app_id="wxdddd")
-        async with apps.use("wxdddd"):
-            pass
+        await used(apps, "wxdddd")
 
     async def test_a_load_that_fails_is_tried_again(self, apps: Apps, shop: Shop) -> None:
         shop.failure = RuntimeError("hunter2 is the password")
         with pytest.raises(StoreError, match=r"wxaaaa could not be loaded") as caught:
-            async with apps.use("wxaaaa"):
-                pass
+            await used(apps)
         assert "hunter2" not in str(caught.value)
         shop.failure = None
-        async with apps.use("wxaaaa"):
-            pass
+        await used(apps)
 
     async def test_the_log_tells_the_line_of_a_load_that_failed_and_no_secret(
         self, apps: Apps, shop: Shop, caplog: pytest.LogCaptureFixture
@@ -393,8 +329,7 @@ class TestBadLuck:
 
         apps._load = load
         with pytest.raises(StoreError):
-            async with apps.use("wxaaaa"):
-                pass
+            await used(apps)
         (record,) = [one for one in caplog.records if "could not be loaded" in one.getMessage()]
         told = record.getMessage()
         assert "wxaaaa could not be loaded (ValueError)" in told
@@ -408,8 +343,7 @@ class TestBadLuck:
     async def test_an_error_of_this_package_is_told_as_it_is(self, apps: Apps, shop: Shop) -> None:
         shop.failure = ParameterError("no")
         with pytest.raises(ParameterError):
-            async with apps.use("wxaaaa"):
-                pass
+            await used(apps)
 
     async def test_a_load_whose_own_work_was_cancelled_cancels_no_caller(
         self, apps: Apps, shop: Shop
@@ -422,21 +356,15 @@ class TestBadLuck:
 
         apps._load = load
         with pytest.raises(StoreError, match=r"could not be loaded \(CancelledError\)"):
-            async with apps.use("wxaaaa"):
-                pass
+            await used(apps)
         apps._load = shop.load
-        async with apps.use("wxaaaa"):
-            pass
+        await used(apps)
 
     async def test_apps_that_nobody_knows_leave_nothing_behind(
         self, apps: Apps, shop: Shop
     ) -> None:
-        async def ask(app_id: str) -> None:
-            async with apps.use(app_id):
-                pass
-
         asked = [f"wx{number}" for number in range(200)]
-        calls = [ask(app_id) for app_id in asked] + [apps.reload(app_id) for app_id in asked]
+        calls = [used(apps, app_id) for app_id in asked] + [apps.reload(app_id) for app_id in asked]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(answer) for answer in answers} == {UnknownAppError}
         shop.failure = OSError("the database is gone")
@@ -453,11 +381,9 @@ class TestBadLuck:
         monkeypatch.setattr("mpauthx_async.apps._MAX_LOAD_SECONDS", 0.05)
         shop.gate.clear()
         with pytest.raises(StoreError, match=r"could not be loaded \(TimeoutError\)"):
-            async with apps.use("wxaaaa"):
-                pass
+            await used(apps)
         shop.gate.set()
-        async with apps.use("wxaaaa"):
-            pass
+        await used(apps)
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -480,21 +406,18 @@ class TestBadLuck:
     ) -> None:
         shop.apps["wxaaaa"] |= change
         with pytest.raises(ConfigurationError, match=message) as caught:
-            async with apps.use("wxaaaa"):
-                pass
+            await used(apps)
         assert "a" * 32 not in repr(caught.value)
 
     async def test_options_that_are_missing(self, apps: Apps, shop: Shop) -> None:
         del shop.apps["wxaaaa"]["app_secret"]
         with pytest.raises(ConfigurationError, match="wxaaaa, load returned no 'app_secret'"):
-            async with apps.use("wxaaaa"):
-                pass
+            await used(apps)
 
     async def test_no_options_at_all(self, apps: Apps, shop: Shop) -> None:
         shop.apps["wxaaaa"] = "wxaaaa"
         with pytest.raises(ConfigurationError, match="Settings, a mapping or None"):
-            async with apps.use("wxaaaa"):
-                pass
+            await used(apps)
 
     @pytest.mark.parametrize(
         "options",
@@ -511,18 +434,15 @@ class TestBadLuck:
 
 class TestClosing:
     async def test_all_services_are_closed(self, apps: Apps) -> None:
-        async with apps.use("wxaaaa") as used, apps.use("wxbbbb") as idle:
-            pass
+        idle = await used(apps, "wxbbbb")
         async with apps.use("wxaaaa") as old:
             await apps.reload("wxaaaa")
             async with apps.use("wxaaaa") as new:
                 await apps.close()
                 await apps.close()
-        assert used is old
         assert all(map(is_closed, (old, new, idle)))
         with pytest.raises(ClosedError):
-            async with apps.use("wxaaaa"):
-                pass
+            await used(apps)
         with pytest.raises(ClosedError):
             await apps.reload("wxaaaa")
 
@@ -570,7 +490,7 @@ async def test_many_apps_share_threads_and_connections(
 
 
 class TestListening:
-    async def test_a_listener_hears_of_all_apps_also_of_later_ones(
+    async def test_a_listener_hears_of_all_apps_also_of_later_and_reloaded_ones(
         self, apps: Apps, wx: WeChatSimulator
     ) -> None:
         heard: list[str] = []
@@ -583,25 +503,15 @@ class TestListening:
         end = apps.subscribe(listener)
         await token_of(apps, wx, "wxaaaa", "ann")
         await token_of(apps, wx, "wxbbbb", "bob")
-        await settled(lambda: len(heard) == 2)
+        await apps.reload("wxaaaa")
+        await token_of(apps, wx, "wxaaaa", "cid")
+        await settled(lambda: len(heard) == 3)
         end()
         end()
         await token_of(apps, wx, "wxaaaa", "unheard")
         await token_of(apps, wx, "wxcccc", "unheard")
         await apps.close()  # which waits for listeners
-        assert heard == ["ann", "bob"]
-
-    async def test_a_listener_follows_a_reload(self, apps: Apps, wx: WeChatSimulator) -> None:
-        heard: list[Event] = []
-
-        async def listener(event: Event) -> None:
-            heard.append(event)
-
-        apps.subscribe(listener)
-        async with apps.use("wxaaaa"):
-            await apps.reload("wxaaaa")
-        await token_of(apps, wx, "wxaaaa", "ann")
-        await settled(lambda: any(isinstance(event, LoggedIn) for event in heard))
+        assert heard == ["ann", "bob", "cid"]
 
     def test_rejects_a_listener_that_cannot_be_called(self, apps: Apps) -> None:
         with pytest.raises(ParameterError, match="function"):

@@ -1,7 +1,6 @@
 """Many mini-programs behind one web app: the app is named in the path, or in a header."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,54 +18,30 @@ from mpauthx_async import Apps, Identity, WeChatSimulator
 from mpauthx_async.web import aiohttp as mpauthx_aiohttp
 from mpauthx_async.web.asgi import MPAuthXMiddleware
 from mpauthx_async.web.fastapi import MPAuthXGuard
+from tests.helpers.many_apps import NAMES, SECRETS, Shop
 from tests.helpers.redis_server import RedisServer
 from tests.web.apps import serve
 
-NAMES = ("wxaaaa", "wxbbbb")
 HEADER = "X-App-Id"
 
 
 @pytest.fixture
 async def wx() -> AsyncIterator[WeChatSimulator]:
-    async with WeChatSimulator(other_apps={name: name[-1] * 32 for name in NAMES}) as simulator:
+    async with WeChatSimulator(other_apps=SECRETS) as simulator:
         yield simulator
 
 
-@dataclass
-class Table:
-    """Where the options of the apps are.
-
-    Attributes:
-        rows: by app_id.
-        is_down: whether it cannot be read.
-    """
-
-    rows: dict[str, dict[str, Any]]
-    is_down: bool = False
-
-    async def load(self, app_id: str) -> Mapping[str, Any] | None:
-        if self.is_down:
-            raise OSError("the table is down")
-        return self.rows.get(app_id)
-
-
 @pytest.fixture
-async def table(wx: WeChatSimulator) -> Table:
-    return Table(
-        {
-            name: {"app_id": name, "app_secret": name[-1] * 32, "sku": "shop", "api_base": wx.url}
-            for name in NAMES
-        }
-    )
+async def shop(wx: WeChatSimulator) -> Shop:
+    return Shop(wx)
 
 
 @pytest.fixture
 async def apps(
-    table: Table, redis: Redis, redis_server: RedisServer, tmp_path: Path
+    shop: Shop, redis: Redis, redis_server: RedisServer, tmp_path: Path
 ) -> AsyncIterator[Apps]:
-    async with Apps(
-        table.load, users=f"sqlite:///{tmp_path}/users.db", tokens=redis_server.url
-    ) as apps:
+    users = f"sqlite:///{tmp_path}/users.db"
+    async with Apps(shop.load, users=users, tokens=redis_server.url) as apps:
         yield apps
 
 
@@ -203,7 +178,7 @@ async def test_rejects_the_code_of_another_app(site: Site, wx: WeChatSimulator) 
     assert (refused.status_code, refused.json()["status_code"]) == (401, 6008)
 
 
-@pytest.mark.parametrize("app_id", ["wxcccc", "x" * 65, "wx%20a"])
+@pytest.mark.parametrize("app_id", ["wxdddd", "x" * 65, "wx%20a"])
 async def test_an_app_that_nobody_knows_is_not_found(site: Site, app_id: str) -> None:
     for call in ("GET /hello", "GET /me", "POST /login"):
         answer = await site.ask(app_id, call, "a|b|c", json={"code": "code"})
@@ -216,30 +191,30 @@ async def test_an_app_that_nobody_knows_is_not_found(site: Site, app_id: str) ->
 
 
 async def test_an_app_can_be_added_while_the_server_runs(
-    site: Site, table: Table, wx: WeChatSimulator
+    site: Site, shop: Shop, wx: WeChatSimulator
 ) -> None:
-    row = table.rows.pop("wxbbbb")
+    row = shop.apps.pop("wxbbbb")
     assert (await site.ask("wxbbbb", "GET /me")).status_code == 404
-    table.rows["wxbbbb"] = row
+    shop.apps["wxbbbb"] = row
     assert await site.log_in("wxbbbb", wx.login("bob", app_id="wxbbbb"))
 
 
 async def test_a_load_that_fails_is_unavailable_for_its_app_alone(
-    site: Site, table: Table, wx: WeChatSimulator
+    site: Site, shop: Shop, wx: WeChatSimulator
 ) -> None:
     token = await site.log_in("wxaaaa", wx.login("bob", app_id="wxaaaa"))
-    table.is_down = True
+    shop.failure = OSError("the table is down")
     for call in ("GET /hello", "POST /login"):
         answer = await site.ask("wxbbbb", call, token, json={"code": "code"})
         assert (answer.status_code, answer.json()["response"]) == (503, None), call
         assert "table" not in answer.text
     assert (await site.ask("wxaaaa", "GET /hello", token)).status_code == 200
-    table.is_down = False
+    shop.failure = None
     assert (await site.ask("wxbbbb", "GET /me")).status_code == 401
 
 
-async def test_options_that_cannot_work_are_the_operators_fault(site: Site, table: Table) -> None:
-    table.rows["wxbbbb"]["sku"] = "no sku"
+async def test_options_that_cannot_work_are_the_operators_fault(site: Site, shop: Shop) -> None:
+    shop.apps["wxbbbb"]["sku"] = "no sku"
     answer = await site.ask("wxbbbb", "GET /me", "a|b|c")
     assert (answer.status_code, answer.headers.get("Retry-After")) == (503, None)
     assert "no sku" not in answer.text
@@ -252,7 +227,7 @@ async def test_a_websocket_is_for_users_of_its_app(site: Site, wx: WeChatSimulat
     for app_id, shown, status in (
         ("wxaaaa", None, 401),
         ("wxbbbb", token, 401),
-        ("wxcccc", token, 404),
+        ("wxdddd", token, 404),
     ):
         with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
             await site.connect(app_id, shown)
