@@ -225,16 +225,3 @@ async def test_a_cancelled_login_lets_another_one_wait(
         gate.open()
         await asyncio.gather(*waiting)
     assert sent(wx) == [first, last]
-
-
-async def test_a_login_goes_on_waiting_while_one_of_its_callers_does(
-    busy: Busy, wx: WeChatSimulator, gate: Gate
-) -> None:
-    first, shared = codes_of(wx, 2)
-    async with busy(first) as auth:
-        leaving, staying = start(auth, [shared] * 2)
-        await asyncio.sleep(0)
-        leaving.cancel()
-        await asyncio.wait([leaving])
-        gate.open()
-        assert (await staying).response
