@@ -1,20 +1,12 @@
 """authenticate: whose request it is, by the token that came with it."""
 
-from pathlib import Path
-
-import pytest
 from redis.asyncio import Redis
 
 from mpauthx_async import Identity, MPAuthX, WeChatSimulator
 from mpauthx_async.events import TokensValidated
-from tests.helpers.near_services import Make, maker, until_kept
+from tests.helpers.near_services import Make, until_kept, with_near_cache
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, log_in, of_kind
-
-
-@pytest.fixture
-def make_near(wx: WeChatSimulator, server: RedisServer, tmp_path: Path) -> Make:
-    return maker(wx, server, tmp_path)
 
 
 async def test_names_the_user_and_the_session(auth: MPAuthX, wx: WeChatSimulator) -> None:
@@ -24,21 +16,15 @@ async def test_names_the_user_and_the_session(auth: MPAuthX, wx: WeChatSimulator
     assert await auth.revoke_session(identity.user_id, identity.session_id)
 
 
-async def test_a_rotated_session_keeps_its_id(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    first = await log_in(auth, wx)
-    second = await auth.rotate(first.token)
-    assert (await auth.authenticate(second.token)).session_id == first.session.id
-
-
 async def test_does_not_show_the_token(auth: MPAuthX, wx: WeChatSimulator) -> None:
     identity = await auth.authenticate((await log_in(auth, wx)).token)
     assert identity.token.rpartition("|")[2] not in repr(identity)
 
 
 async def test_a_known_token_takes_no_trip(
-    make_near: Make, wx: WeChatSimulator, admin: Redis
+    make: Make, wx: WeChatSimulator, server: RedisServer, admin: Redis
 ) -> None:
-    async with make_near() as auth:
+    async with make(tokens=with_near_cache(server.url)) as auth:
         result = await log_in(auth, wx)
         await until_kept(auth, result.token)
         before = (await admin.info("commandstats")).get("cmdstat_mget", {}).get("calls")
@@ -47,8 +33,10 @@ async def test_a_known_token_takes_no_trip(
     assert identity == Identity("bob", result.session.id, "shop", result.token)
 
 
-async def test_listeners_hear_of_it(make_near: Make, wx: WeChatSimulator) -> None:
-    async with make_near() as auth:
+async def test_listeners_hear_of_it(
+    make: Make, wx: WeChatSimulator, redis_server: RedisServer
+) -> None:
+    async with make(tokens=with_near_cache(redis_server.url)) as auth:
         result = await log_in(auth, wx)
         await until_kept(auth, result.token)
         heard = hear(auth)

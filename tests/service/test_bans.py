@@ -1,13 +1,11 @@
 """Users who may not log in."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from mpauthx_async import (
-    AuthResult,
     Ban,
     BannedError,
     InvalidTokenError,
@@ -123,22 +121,3 @@ async def test_rejects_an_invalid_duration_or_reason(auth: MPAuthX, wx: WeChatSi
             await auth.ban("bob", reason=reason)
     assert await auth.ban_of("bob") is None
     assert await auth.is_token_valid(result.response)
-
-
-async def test_a_ban_outlasts_the_discovery_of_the_union_id(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
-    await log_in(auth, wx)
-    await auth.ban("bob", reason="spam")
-    eve = wx.login("eve", "eve-everywhere")
-    bob = wx.login("bob", "bob-everywhere")
-    outcomes = await asyncio.gather(
-        auth.authorize(bob), auth.authorize(eve), return_exceptions=True
-    )
-    assert isinstance(outcomes[0], BannedError)
-    assert outcomes[0].reason == "spam"
-    assert isinstance(outcomes[1], AuthResult)
-    with pytest.raises(BannedError):
-        await auth.refresh_token("bob-everywhere")
-    assert await auth.unban("bob-everywhere") is True
-    await auth.authorize(wx.login("bob", "bob-everywhere"))

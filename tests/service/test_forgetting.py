@@ -1,9 +1,7 @@
 """Users who withdraw their account, or parts of their profile."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from mpauthx_async.stores.conformance.examples import until
 from tests.helpers.logins import Gated, login
 from tests.helpers.memory_stores import DictOAuthTokenStore, MemoryTokens, MemoryUsers
 from tests.helpers.service_calls import hear, log_in, of_kind
+from tests.helpers.sqlite_files import query
 
 GAME, WEB, SECRET = "wxgame", "wxweb", "secret-secret-secret-secret"
 
@@ -41,9 +40,13 @@ async def wx() -> AsyncIterator[WeChatSimulator]:
         yield simulator
 
 
+def web_of(wx: WeChatSimulator, tokens: Any) -> WeChatOAuth:
+    return WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=tokens, api_base=wx.url)
+
+
 @pytest.fixture
 async def web(wx: WeChatSimulator, tokens: str, redis: Redis) -> AsyncIterator[WeChatOAuth]:
-    async with WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=tokens, api_base=wx.url) as oauth:
+    async with web_of(wx, tokens) as oauth:
         yield oauth
 
 
@@ -56,8 +59,7 @@ async def auth(
 
 
 def rows(folder: Path, table: str = "user") -> list[Any]:
-    with closing(sqlite3.connect(folder / "users.db")) as connection:
-        return connection.execute(f"SELECT * FROM {table}").fetchall()
+    return query(folder / "users.db", f"SELECT * FROM {table}")
 
 
 # Forgetting
@@ -195,10 +197,7 @@ async def test_web_tokens_that_cannot_be_deleted_are_said_before_anything_is_era
 ) -> None:
     kept = DictOAuthTokenStore()
     pair = (kept.get, kept.save)
-    async with (
-        WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=pair, api_base=wx.url) as web,
-        make(tokens=tokens, web=web) as auth,
-    ):
+    async with web_of(wx, pair) as web, make(tokens=tokens, web=web) as auth:
         result = await auth.authorize_web(wx.web_login("bob-web", app_id=WEB))
         with pytest.raises(ConfigurationError, match="delete_token"):
             await auth.forget_user("bob-web")
@@ -212,10 +211,7 @@ async def test_a_third_function_deletes_web_tokens(
 ) -> None:
     kept = DictOAuthTokenStore()
     functions = (kept.get, kept.save, kept.delete)
-    async with (
-        WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=functions, api_base=wx.url) as web,
-        make(tokens=tokens, web=web) as auth,
-    ):
+    async with web_of(wx, functions) as web, make(tokens=tokens, web=web) as auth:
         await auth.authorize_web(wx.web_login("bob-web", app_id=WEB))
         assert await auth.forget_user("bob-web")
         assert await kept.get("bob-web") is None
@@ -332,10 +328,7 @@ async def test_a_refresh_in_progress_does_not_save_a_forgotten_token_again(
 ) -> None:
     kept = DictOAuthTokenStore()
     gated: Any = Gated(kept, "save")
-    async with (
-        WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=kept, api_base=wx.url) as earlier,
-        WeChatOAuth(app_id=WEB, app_secret=SECRET, tokens=gated, api_base=wx.url) as oauth,
-    ):
+    async with web_of(wx, kept) as earlier, web_of(wx, gated) as oauth:
         token = await earlier.get_access_token(wx.web_login("bob", app_id=WEB))
         refresh = asyncio.create_task(oauth.refresh_access_token(token.refresh_token))
         await gated.reached.wait()
@@ -366,12 +359,8 @@ async def test_fields_of_a_profile_are_cleared(
         fields = ["nick_name", "avatar_url", "gender", "nick_name"]
         assert await auth.clear_profile("union-bob", fields) is True
         user = (await auth.authorize(wx.login("bob"))).user
-        assert (user.nick_name, user.avatar_url, user.gender, user.city) == (
-            None,
-            None,
-            None,
-            "Wuhan",
-        )
+        assert user.nick_name is user.avatar_url is user.gender is None
+        assert user.city == "Wuhan"
         assert await auth.clear_profile("stranger", ["city"]) is False
         filled = (await auth.authorize(*login(wx))).user
         assert filled.nick_name == "Bob"

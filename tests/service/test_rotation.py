@@ -1,9 +1,7 @@
 """rotate: a new token in place of the old one, and what follows when the old one is used again."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,8 @@ from mpauthx_async import (
 )
 from mpauthx_async.events import Rotated, TokenReuseDetected
 from tests.helpers.clock import Clock
-from tests.helpers.service_calls import forged, hear, log_in, of_kind
+from tests.helpers.service_calls import forged, hear, key_calls, log_in, of_kind
+from tests.helpers.sqlite_files import run
 
 
 @pytest.fixture
@@ -56,11 +55,7 @@ async def test_the_session_goes_on_under_a_new_token(auth: MPAuthX, wx: WeChatSi
     assert (new.session.device, new.session.device_kind) == ("iPhone 15", "phone")
     assert new.session.issued_at == old.session.issued_at
     assert new.session.expires_at >= old.session.expires_at
-    assert new.to_dict() == {
-        "status_code": 1,
-        "status_message": "OK",
-        "response": new.response,
-    }
+    assert (new.status_code, new.status_message) == (1, "OK")
     assert (new.user.id, new.is_new_user) == ("bob", False)
     assert await auth.sessions("bob") == [new.session]
     assert await auth.session(new.response) == new.session
@@ -129,12 +124,7 @@ async def test_the_session_key_goes_on_with_the_session(auth: MPAuthX, wx: WeCha
     sealed = wx.seal("bob", {"openGId": "g1"})
     new = await auth.rotate(old.response)
     assert (await auth.decrypt(new.response, *sealed))["openGId"] == "g1"
-    for call in (
-        auth.decrypt(old.response, *sealed),
-        auth.verify_raw_data(old.response, "{}", "0" * 40),
-        auth.check_session_key(old.response),
-        auth.reset_session_key(old.response),
-    ):
+    for call in key_calls(auth, old.response):
         with pytest.raises(InvalidTokenError) as caught:
             await call
         assert caught.value.status is TokenStatus.rotated
@@ -147,8 +137,7 @@ async def test_a_token_of_a_deleted_user_is_not_rotated_and_stays_valid(
     auth: MPAuthX, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     gone, stays = await log_in(auth, wx), await log_in(auth, wx, "eve")
-    with closing(sqlite3.connect(tmp_path / "users.db")) as users, users:
-        users.execute("DELETE FROM user WHERE openId = 'bob'")
+    run(tmp_path / "users.db", "DELETE FROM user WHERE openId = 'bob'")
     results = await asyncio.gather(
         *(auth.rotate(result.response) for result in (gone, stays)), return_exceptions=True
     )
@@ -199,7 +188,6 @@ async def test_an_old_token_that_is_used_ends_the_session(
     graceless: MPAuthX, wx: WeChatSimulator, use: str
 ) -> None:
     auth = graceless
-    heard = hear(auth)
     old = await log_in(auth, wx)
     another = await log_in(auth, wx)
     new = await auth.rotate(old.response)
@@ -213,9 +201,6 @@ async def test_an_old_token_that_is_used_ends_the_session(
         assert await status_of_refusal(auth, token) is TokenStatus.reused
     assert await auth.session(new.response) is None
     assert await auth.sessions("bob") == [another.session]
-    await auth.close()
-    (event,) = of_kind(heard, TokenReuseDetected)
-    assert event.ref == old.session.ref
 
 
 async def test_concurrent_reuse_of_a_token_emits_one_event(

@@ -51,16 +51,6 @@ NO_DEVICES = (
 # Devices
 
 
-async def test_a_token_leads_to_its_session(auth: MPAuthX, wx: WeChatSimulator) -> None:
-    result = await log_in(auth, wx, device="iPhone 15")
-    session = await auth.session(result.response)
-    assert session == result.session
-    assert session is not None
-    assert (session.user_id, session.sku, session.device) == ("bob", "shop", "iPhone 15")
-    assert session.expires_at - session.issued_at == 259_200_000
-    assert session.last_seen is None
-
-
 async def test_a_devices_name_is_kept_exactly(auth: MPAuthX, wx: WeChatSimulator) -> None:
     for device in KEPT_EXACTLY:
         kind = device[::-1]
