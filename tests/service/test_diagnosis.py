@@ -3,7 +3,6 @@
 import asyncio
 import re
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,16 @@ from redis.exceptions import NoPermissionError
 from mpauthx_async import (
     ConnectionFailedError,
     Connections,
-    MPAuthX,
     RedisTokenStore,
     StoreError,
-    WeChatSimulator,
 )
 from mpauthx_async.stores.conformance import new_session
-from mpauthx_async.stores.conformance.examples import until
 from mpauthx_async.stores.redis.keys import session_keys
-from tests.helpers.near_services import cache_of, until_kept, with_near_cache
 from tests.helpers.redis_cluster import RedisClusterServers, ask
 from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.scripted_server import asking
-from tests.helpers.service_calls import log_in
-from tests.helpers.web_logins import service as web_service
 
-Make = Callable[..., MPAuthX]
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "redis-in-production.md").read_text(
     "utf-8"
 )
@@ -46,45 +38,17 @@ async def set_user(admin: Redis, rule: str = RULE) -> None:
     await admin.execute_command(*rule.replace(">PASSWORD", f">{PASSWORD}").split())
 
 
-class TestTheUserOfTheReadme:
-    async def test_may_do_all_that_a_service_does(
-        self, make: Make, wx: WeChatSimulator, server: RedisServer, admin: Redis
-    ) -> None:
-        await set_user(admin)
-        url = with_near_cache(url_of(server))
-        async with web_service(wx, url_of(server)) as oauth, make(tokens=url) as auth:
-            await auth.check()
-            result = await log_in(auth, wx)
-            await until_kept(auth, result.token)
-            result = await auth.rotate(result.token)
-            assert (await auth.authenticate(result.token)).user_id == "bob"
-            assert await auth.check_session_key(result.token)
-            assert len(await auth.sessions("bob")) == await auth.online_count() == 1
-            assert (await auth.online()).user_ids == ["bob"]
-            assert await auth.ban("bob") == 1
-            assert await auth.unban("bob")
-            result = await log_in(auth, wx)
-            assert await auth.revoke(result.token)
-            assert await auth.revoke_user("bob") == 0
-            state = oauth.create_state("/cart", session="browser")
-            assert await oauth.verify_state(state, session="browser") == "/cart"
-            await oauth.get_access_token(wx.web_login("bob"))
-            assert (await oauth.get_user("bob")).open_id == "bob"
-            await auth.forget_user("bob")
-        refused = {entry["object"] for entry in await admin.acl_log()}
-        assert refused <= {"client"}  # before Redis 7, the name that redis-py gives itself
-
-    @pytest.mark.parametrize(
-        "command",
-        ["GET another", "SET another 1", "KEYS *", "FLUSHALL", "CONFIG GET *", "SHUTDOWN"],
-    )
-    async def test_may_do_nothing_else(
-        self, server: RedisServer, admin: Redis, command: str
-    ) -> None:
-        await set_user(admin)
-        async with Redis.from_url(url_of(server)) as client:
-            with pytest.raises(NoPermissionError):
-                await client.execute_command(*command.split())
+@pytest.mark.parametrize(
+    "command",
+    ["GET another", "SET another 1", "KEYS *", "FLUSHALL", "CONFIG GET *", "SHUTDOWN"],
+)
+async def test_the_user_of_the_guide_may_do_nothing_else(
+    server: RedisServer, admin: Redis, command: str
+) -> None:
+    await set_user(admin)
+    async with Redis.from_url(url_of(server)) as client:
+        with pytest.raises(NoPermissionError):
+            await client.execute_command(*command.split())
 
 
 async def test_a_command_that_is_not_allowed_is_named(server: RedisServer, admin: Redis) -> None:
@@ -94,37 +58,12 @@ async def test_a_command_that_is_not_allowed_is_named(server: RedisServer, admin
             await store.lookup([new_session("bob").ref])
 
 
-async def test_recognizes_a_server_without_resp3(
-    redis_server: RedisServer,
-) -> None:
+async def test_recognizes_a_server_without_resp3(redis_server: RedisServer) -> None:
     async with RedisProxy(redis_server) as proxy:
         proxy.instead = b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n"
         async with RedisTokenStore(f"{proxy.url}?protocol=3") as store:
             with pytest.raises(StoreError, match=r"add \?protocol=2 to its URL"):
                 await store.lookup([new_session("bob").ref])
-
-
-async def test_refused_tracking_is_said_once_and_not_asked_for_again(
-    make: Make,
-    wx: WeChatSimulator,
-    server: RedisServer,
-    admin: Redis,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    await set_user(admin, f"{RULE} -client")
-    async with make(tokens=with_near_cache(url_of(server))) as auth:
-        result = await log_in(auth, wx)
-
-        async def is_refused() -> bool:
-            assert await auth.is_token_valid(result.token)
-            return "stay off" in caplog.text
-
-        await until(is_refused)
-        for _ in range(50):
-            assert await auth.is_token_valid(result.token)
-            await asyncio.sleep(0)
-        assert len(cache_of(auth)) == 0
-    assert caplog.text.count("stay off") == 1
 
 
 @pytest.mark.parametrize(
@@ -192,9 +131,7 @@ async def strangers_server() -> asyncio.Server:
     return await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context)
 
 
-async def test_an_unknown_certificate_of_wechat_is_named(
-    strangers_server: asyncio.Server,
-) -> None:
+async def test_an_unknown_certificate_of_wechat_is_named(strangers_server: asyncio.Server) -> None:
     port = strangers_server.sockets[0].getsockname()[1]
     async with strangers_server, asking(f"https://127.0.0.1:{port}") as wechat:
         with pytest.raises(ConnectionFailedError, match="certificate does not verify") as caught:

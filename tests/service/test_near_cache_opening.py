@@ -14,7 +14,6 @@ from mpauthx_async import (
     ClosedError,
     ConfigurationError,
     Connections,
-    InvalidTokenError,
     MPAuthX,
     RedisKeyValueStore,
     RedisTokenStore,
@@ -280,14 +279,6 @@ async def test_by_default_there_is_none(
 # Where it cannot be
 
 
-async def without_tracking(admin: Redis, server: RedisServer) -> str:
-    """The URL of a user who may do all but CLIENT."""
-    await admin.execute_command(
-        "ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-client"
-    )
-    return f"redis://limited:secret@127.0.0.1:{server.port}/0"
-
-
 async def test_a_user_who_may_not_track_has_no_near_cache_and_one_warning(
     make: Make,
     server: RedisServer,
@@ -295,48 +286,13 @@ async def test_a_user_who_may_not_track_has_no_near_cache_and_one_warning(
     wx: WeChatSimulator,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    url = await without_tracking(admin, server)
-    async with make(tokens=f"{url}?near_cache=10") as auth:
+    await admin.execute_command("ACL", "SETUSER", "default", "-client")
+    async with make() as auth:
         await use_without_cache(auth, wx, caplog)
     assert_warned_once(caplog)
 
 
-async def test_until_revoked_says_that_it_asks_a_redis_that_refuses_to_push(
-    make: Make,
-    server: RedisServer,
-    admin: Redis,
-    wx: WeChatSimulator,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def is_told() -> bool:
-        return "until_revoked asks once a second" in caplog.text
-
-    async def hold(auth: MPAuthX, token: str) -> None:
-        async with auth.until_revoked(token):
-            await asyncio.Event().wait()
-
-    async with make(tokens=await without_tracking(admin, server)) as auth:
-        token = (await log_in(auth, wx)).response
-        block = asyncio.create_task(hold(auth, token))
-        await until(is_told)
-        assert await auth.revoke(token)
-        with pytest.raises(InvalidTokenError):
-            await block
-
-
-async def test_a_redis_without_resp3_has_no_near_cache_and_one_warning(
-    make: Make, tmp_path: Path, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
-) -> None:
-    settings = tmp_path / "old.conf"
-    settings.write_text("rename-command HELLO GREET\n")
-    with RedisServer(include=str(settings)) as old:
-        url = f"{old.url}?protocol=2"
-        async with make(tokens=with_near_cache(url)) as auth:
-            await use_without_cache(auth, wx, caplog)
-    assert_warned_once(caplog)
-
-
-async def test_the_warning_that_a_near_cache_stays_off_quotes_no_password(
+async def test_a_redis_without_resp3_has_no_near_cache_and_one_warning_without_its_password(
     make: Make, tmp_path: Path, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = tmp_path / "old.conf"
