@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
 
@@ -133,43 +132,27 @@ class InTheLoop:
     async def method(self, event: Event) -> None:
         await in_the_loop(self.told, event)
 
-    @classmethod
-    def returning_an_awaitable(cls, told: list[Event]) -> Callable[[Event], object]:
-        return lambda event: in_the_loop(told, event)
-
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "needs_thread"),
     [
-        lambda told: partial(in_the_loop, told),
-        lambda told: InTheLoop(told),
-        lambda told: InTheLoop(told).method,
-        lambda told: partial(InTheLoop(told)),
-        InTheLoop.returning_an_awaitable,
+        (lambda told: partial(in_the_loop, told), False),
+        (lambda told: InTheLoop(told), False),
+        (lambda told: InTheLoop(told).method, False),
+        (lambda told: partial(InTheLoop(told)), True),
+        (lambda told: lambda event: in_the_loop(told, event), True),
     ],
     ids=["partial", "async __call__", "async method", "partial of async __call__", "lambda"],
 )
 async def test_any_awaitable_listener_runs_in_the_loop(
-    make: Callable[[list[Event]], Callable[[Event], object]],
+    make: Callable[[list[Event]], Callable[[Event], object]], needs_thread: bool
 ):
     events, told = EventBus(), []
     events.subscribe(make(told))
     emit(events, *numbered(3))
     await events.close()
     assert told == numbered(3)
-
-
-async def test_listeners_in_the_loop_need_no_thread():
-    events, told, threads = EventBus(), [], []
-    executor = ThreadPoolExecutor(initializer=lambda: threads.append(threading.current_thread()))
-    asyncio.get_running_loop().set_default_executor(executor)
-    listener = InTheLoop(told)
-    for each in (partial(in_the_loop, told), listener, listener.method):
-        events.subscribe(each)
-    events.emit(WeChatFailed(0))
-    await events.close()
-    assert told == numbered(1) * 3
-    assert not threads
+    assert ("threads" in vars(events._shared)) is needs_thread
 
 
 async def test_without_listeners_nothing_is_done():
@@ -390,9 +373,7 @@ async def test_close_cancels_hanging_listeners_and_logs_lost_events(
     assert events.dropped == 3
 
 
-async def test_close_does_not_wait_for_a_hanging_thread(
-    caplog: pytest.LogCaptureFixture,
-):
+async def test_close_does_not_wait_for_a_hanging_thread(caplog: pytest.LogCaptureFixture):
     events, slow = EventBus(close_timeout=0), SlowInThread()
     events.subscribe(slow)
     emit(events, *numbered(3))

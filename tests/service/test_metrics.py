@@ -19,7 +19,6 @@ from mpauthx_async import (
     ConnectionFailedError,
     Gauges,
     InvalidTokenError,
-    MPAuthX,
     Session,
     SessionRef,
     User,
@@ -47,10 +46,11 @@ from mpauthx_async.metrics import Metrics
 from mpauthx_async.models import Ban
 from mpauthx_async.stores.conformance.examples import until
 from tests.helpers.logins import Gate
-from tests.helpers.near_services import maker, warm
+from tests.helpers.near_services import Make, warm, with_near_cache
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import narrow_connections
 
+Changes = Callable[..., dict[str, float]]
 GAUGES = {f"mpauthx_{field.name}" for field in fields(Gauges)}
 REF = SessionRef("shop", "o-1", "nonce")
 SESSION = Session(REF, issued_at=0, expires_at=1)
@@ -76,44 +76,45 @@ def samples(registry: CollectorRegistry) -> dict[str, float]:
     return {name: value for name, value in found.items() if "_created" not in name}
 
 
-def changes(registry: CollectorRegistry, metrics: Metrics, *events: Event) -> dict[str, float]:
-    """What these events change, without buckets."""
-    before = samples(registry)
-    for event in events:
-        metrics(event)
-    after = samples(registry).items()
-    return {
-        name: value
-        for name, value in after
-        if value != before.get(name, 0) and "_bucket" not in name
-    }
+@pytest.fixture
+def changes(registry: CollectorRegistry, metrics: Metrics) -> Changes:
+    """Tells what events change, without buckets."""
+
+    def changes(*events: Event) -> dict[str, float]:
+        before = samples(registry)
+        for event in events:
+            metrics(event)
+        after = samples(registry).items()
+        return {
+            name: value
+            for name, value in after
+            if value != before.get(name, 0) and "_bucket" not in name
+        }
+
+    return changes
 
 
-def test_logins_are_counted_by_their_status(registry: CollectorRegistry, metrics: Metrics):
+def test_logins_are_counted_by_their_status(changes: Changes):
     assert changes(
-        registry,
-        metrics,
         LoggedIn(SESSION, User("o-1"), is_new_user=True, seconds=0.25),
         LoggedIn(SESSION, User("o-1"), is_new_user=False, seconds=0.25),
         LoginFailed(WeChatAPIError(40029, "invalid code"), seconds=0.5),
         LoginFailed(ConnectionFailedError("no route"), seconds=2),
+        LoginFailed(InvalidTokenError("no"), seconds=0),
         LoginFailed(ZeroDivisionError(), seconds=0),
     ) == {
         'mpauthx_logins_total{outcome="ok"}': 2,
         'mpauthx_logins_total{outcome="session_key_and_open_id_request_error"}': 1,
         'mpauthx_logins_total{outcome="http_request_error_event"}': 1,
+        'mpauthx_logins_total{outcome="invalid_token"}': 1,
         'mpauthx_logins_total{outcome="unknown_error"}': 1,
-        "mpauthx_login_seconds_count": 5,
+        "mpauthx_login_seconds_count": 6,
         "mpauthx_login_seconds_sum": 3,
     }
 
 
-def test_validations_are_counted_by_their_result_and_only_trips_are_timed(
-    registry: CollectorRegistry, metrics: Metrics
-):
+def test_validations_are_counted_by_their_result_and_only_trips_are_timed(changes: Changes):
     assert changes(
-        registry,
-        metrics,
         TokensValidated(valid=3, refused=1, seconds=0.25),
         TokensValidated(valid=0, refused=5, seconds=0),
     ) == {
@@ -142,12 +143,8 @@ def test_batches_are_measured_by_their_name(registry: CollectorRegistry, metrics
     assert list(buckets.values()) == [0, 0] + [1] * 7 + [2, 2]
 
 
-def test_sessions_that_ended_are_counted_by_the_reason(
-    registry: CollectorRegistry, metrics: Metrics
-):
+def test_sessions_that_ended_are_counted_by_the_reason(changes: Changes):
     assert changes(
-        registry,
-        metrics,
         Replaced(REF, by=SESSION),
         Revoked("shop", "o-1", None, ended=3),
         Revoked("shop", "o-1", "nonce", ended=0),
@@ -162,13 +159,9 @@ def test_sessions_that_ended_are_counted_by_the_reason(
     }
 
 
-def test_failures_are_counted_and_strange_errcodes_are_one_label(
-    registry: CollectorRegistry, metrics: Metrics
-):
+def test_failures_are_counted_and_strange_errcodes_are_one_label(changes: Changes):
     strange = [0, 7, -2, 10**6, 10**30, True, None, "40029", 40029.0]
     assert changes(
-        registry,
-        metrics,
         *[WeChatFailed(errcode) for errcode in (-1, 40029, 40029, 301002, *strange)],
         StoreFailed("begin"),
     ) == {
@@ -180,9 +173,9 @@ def test_failures_are_counted_and_strange_errcodes_are_one_label(
     }
 
 
-def test_other_events_count_nothing(registry: CollectorRegistry, metrics: Metrics):
+def test_other_events_count_nothing(changes: Changes):
     others = (Refreshed(SESSION), Rotated(SESSION), Unbanned("shop", "o-1"))
-    assert changes(registry, metrics, *others) == {}
+    assert changes(*others) == {}
 
 
 def test_what_is_known_beforehand_begins_at_zero(registry: CollectorRegistry, metrics: Metrics):
@@ -222,26 +215,27 @@ async def test_one_listens_to_several_services_at_once(
     assert found["mpauthx_validation_seconds_count"] == 900
 
 
-async def test_watching_counts_the_events_of_a_service(
+async def test_a_service_is_watched_until_it_is_closed(
     registry: CollectorRegistry,
     metrics: Metrics,
-    make: Callable[..., MPAuthX],
+    make: Make,
     wx: WeChatSimulator,
+    redis_server: RedisServer,
 ):
-    async with make() as auth:
+    async with make(tokens=with_near_cache(redis_server.url)) as auth:
         end = metrics.watch(auth)
-        await auth.authorize(wx.login("bob"))
-    assert samples(registry)['mpauthx_logins_total{outcome="ok"}'] == 1
-    end()
-    end()
-    assert {value for name, value in samples(registry).items() if name in GAUGES} == {0}
+        await warm(auth, wx)
+        assert samples(registry)["mpauthx_near_caches_on"] == 1
+    assert auth.gauges() == Gauges()
+    for _ in range(2):
+        found = samples(registry)
+        assert found['mpauthx_logins_total{outcome="ok"}'] == 1
+        assert {value for name, value in found.items() if name in GAUGES} == {0}
+        end()
 
 
 async def test_gauges_tell_what_waits_when_they_are_scraped(
-    registry: CollectorRegistry,
-    metrics: Metrics,
-    make: Callable[..., MPAuthX],
-    wx: WeChatSimulator,
+    registry: CollectorRegistry, metrics: Metrics, make: Make, wx: WeChatSimulator
 ):
     gate = Gate(wx)
     async with (
@@ -267,7 +261,7 @@ async def test_gauges_tell_what_waits_when_they_are_scraped(
 
 
 async def test_a_login_that_fails_or_is_cancelled_is_at_wechat_no_longer(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
+    make: Make, wx: WeChatSimulator
 ):
     async with make() as auth:
         with pytest.raises(WeChatAPIError):
@@ -282,7 +276,7 @@ async def test_a_login_that_fails_or_is_cancelled_is_at_wechat_no_longer(
 
 
 async def test_dropped_events_are_told(
-    registry: CollectorRegistry, metrics: Metrics, make: Callable[..., MPAuthX], wx: WeChatSimulator
+    registry: CollectorRegistry, metrics: Metrics, make: Make, wx: WeChatSimulator
 ):
     async with make() as auth:
         metrics.watch(auth)
@@ -294,36 +288,21 @@ async def test_dropped_events_are_told(
 async def test_a_near_cache_is_told_to_be_off_while_redis_is_down(
     registry: CollectorRegistry,
     metrics: Metrics,
+    make: Make,
     wx: WeChatSimulator,
     server: RedisServer,
-    tmp_path: Path,
 ):
     def near() -> list[float]:
         names = ("near_cache_tokens", "near_caches_on", "near_caches_off")
         return [samples(registry)[f"mpauthx_{name}"] for name in names]
 
-    async with maker(wx, server, tmp_path)() as auth:
+    async with make(tokens=with_near_cache(server.url)) as auth:
         metrics.watch(auth)
         assert near() == [0, 0, 1]
         await warm(auth, wx)
         assert near() == [1, 1, 0]
         server.stop()
         await until(lambda: is_true(near() == [0, 0, 1]))
-
-
-async def test_a_service_that_is_closed_counts_in_no_gauge(
-    registry: CollectorRegistry,
-    metrics: Metrics,
-    wx: WeChatSimulator,
-    server: RedisServer,
-    tmp_path: Path,
-):
-    async with maker(wx, server, tmp_path)() as auth:
-        metrics.watch(auth)
-        await warm(auth, wx)
-        assert samples(registry)["mpauthx_near_caches_on"] == 1
-    assert auth.gauges() == Gauges()
-    assert {value for name, value in samples(registry).items() if name in GAUGES} == {0}
 
 
 async def test_a_service_of_apps_is_not_kept_alive_by_being_watched(
@@ -375,11 +354,3 @@ def test_without_the_package_the_import_says_what_to_install():
     assert run.returncode == 1
     assert "ImportError: mpauthx_async.metrics needs prometheus_client" in run.stderr
     assert "pip install 'mpauthx-async[prometheus]'" in run.stderr
-
-
-def test_an_error_of_ours_has_its_status_as_outcome(registry: CollectorRegistry, metrics: Metrics):
-    error = InvalidTokenError("no")
-    assert changes(registry, metrics, LoginFailed(error, seconds=0)) == {
-        f'mpauthx_logins_total{{outcome="{error.code.name}"}}': 1,
-        "mpauthx_login_seconds_count": 1,
-    }
