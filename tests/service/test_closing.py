@@ -1,7 +1,7 @@
 """Closing: what is in flight finishes or is cut off."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +11,15 @@ from mpauthx_async import (
     ClosedError,
     Connections,
     MPAuthX,
-    SessionRef,
     WeChatSimulator,
 )
-from tests.helpers.logins import requests_at
+from tests.helpers.logins import Gated, requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
 from tests.helpers.web_logins import service as web_service
 
 Make = Callable[..., MPAuthX]
-
-
-class HangingTokens(MemoryTokens):
-    """A store that begins to hang when told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.asked = asyncio.Event()
-
-    async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
-        await self._pass()
-        return await super().lookup(refs)
-
-    async def online_count(self, sku: str) -> int:
-        await self._pass()
-        return await super().online_count(sku)
-
-    def hang(self) -> None:
-        self.gate.clear()
-        self.asked.clear()
-
-    async def _pass(self) -> None:
-        self.asked.set()
-        await self.gate.wait()
 
 
 @pytest.fixture
@@ -67,13 +40,12 @@ async def is_cut_off(call: "asyncio.Task[Any]") -> bool:
 async def test_a_call_to_a_store_that_takes_longer_than_the_timeout_is_cut_off(
     make: Make, wx: WeChatSimulator, name: str, timeouts: list[float | None]
 ) -> None:
-    tokens = HangingTokens()
+    tokens = Gated(MemoryTokens(), "lookup", "online_count")
     auth = make(tokens=tokens)
     token = (await log_in(auth, wx)).response
-    tokens.hang()
     arguments = () if name == "online_count" else (token,)
     call = asyncio.create_task(getattr(auth, name)(*arguments))
-    await tokens.asked.wait()
+    await tokens.reached.wait()
     await asyncio.gather(*(auth.close(timeout=timeout) for timeout in timeouts))
     assert await is_cut_off(call)
 
@@ -106,13 +78,12 @@ async def test_a_web_login_that_takes_longer_is_cut_off(
 async def test_closing_goes_on_when_it_is_cancelled_and_may_be_called_again(
     make: Make, wx: WeChatSimulator
 ) -> None:
-    tokens = HangingTokens()
+    tokens = Gated(MemoryTokens(), "lookup", "online_count")
     connections = Connections()
     auth = make(tokens=tokens)
     token = (await log_in(auth, wx)).response
-    tokens.hang()
     call = asyncio.create_task(auth.is_token_valid(token))
-    await tokens.asked.wait()
+    await tokens.reached.wait()
     closing = asyncio.create_task(auth.close())
     await asyncio.sleep(0)
     closing.cancel()

@@ -12,13 +12,10 @@ import aiohttp
 import pytest
 
 from mpauthx_async import (
-    Ban,
     ConnectionFailedError,
     InvalidResponseError,
     MPAuthX,
-    NewSession,
     RedisTokenStore,
-    Session,
     SessionRef,
     StoreError,
     Subject,
@@ -29,6 +26,7 @@ from mpauthx_async.concurrency import deadlines
 from mpauthx_async.concurrency.coalescer import Coalescer
 from mpauthx_async.concurrency.deadlines import one_call, trip
 from mpauthx_async.wechat import transport
+from tests.helpers.logins import Gated
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.outages import turns
 from tests.helpers.redis_server import RedisServer
@@ -168,31 +166,12 @@ class TestCoalescer:
         await calls.close()
 
 
-class Hanging(MemoryTokens):
-    """A store that keeps its callers waiting until the gate opens."""
-
-    longest_wait = 0.1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = asyncio.Event()
-
-    async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
-        await self.gate.wait()
-        return await super().issue(sessions)
-
-
-class ImpatientUsers(MemoryUsers):
-    """A store that is waited for as briefly."""
-
-    longest_wait = 0.1
-
-
 @pytest.mark.parametrize("is_refresh", [False, True], ids=["login", "refresh"])
 async def test_a_session_that_is_given_up_leaves_no_token(
     make: Make, wx: WeChatSimulator, is_refresh: bool
 ) -> None:
-    tokens, users = Hanging(), ImpatientUsers()
+    tokens, users = Gated(MemoryTokens(), "issue"), MemoryUsers()
+    tokens.longest_wait = users.longest_wait = 0.1  # seconds
     async with make(users=users, tokens=tokens) as auth:
         if is_refresh:
             tokens.gate.set()
@@ -342,12 +321,7 @@ async def a_rotated_token(auth: MPAuthX, wx: WeChatSimulator) -> str:
         (a_rotated_token, lambda auth, token: auth.is_token_valid(token)),
         (a_rotated_token, lambda auth, token: auth.authenticate(token)),
     ],
-    ids=[
-        "session",
-        "decrypt",
-        "is_token_valid-reused",
-        "authenticate-reused",
-    ],
+    ids=["session", "decrypt", "is_token_valid-reused", "authenticate-reused"],
 )
 async def test_a_call_that_waits_for_two_batches_has_one_deadline_for_redis(
     make: Make,
