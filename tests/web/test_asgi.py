@@ -10,8 +10,8 @@ from starlette.applications import Starlette
 from starlette.authentication import requires
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.routing import Mount, Route
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from mpauthx_async import ClosedError, ConfigurationError, MPAuthX, WeChatSimulator
 from mpauthx_async.web.asgi import MPAuthXMiddleware
@@ -128,22 +128,6 @@ async def test_a_path_that_frameworks_read_in_two_ways_is_not_excluded(
         for path in ("/public/x/api/hello", "/public/api/hello", "/public/apihello"):
             assert (await browser.get(path)).status_code == 401
         assert (await browser.get("/api/public/page")).text == "public"
-
-
-async def test_a_mounted_app_has_its_own_exclusions(auth: MPAuthX, token: str) -> None:
-    inner = MPAuthXMiddleware(
-        Starlette(routes=[Route("/about", user_id), Route("/me", user_id)]),
-        auth,
-        exclude=("/about",),
-        prefix="",
-    )
-    app = Starlette(routes=[Mount("/shop", inner), Route("/me", lambda _: PlainTextResponse("x"))])
-    async with serve_asgi(app) as port:
-        assert (await send(port, "GET", "/shop/about")).status == 200
-        assert (await send(port, "GET", "/shop/sessions")).status == 401
-        me = await send(port, "GET", "/shop/me", bearer(token))
-        assert me.json()["response"]["user_id"] == "bob"
-        assert (await send(port, "GET", "/me")).body == b"x"
 
 
 async def test_a_server_behind_a_prefix_of_its_own(auth: MPAuthX, token: str) -> None:

@@ -9,17 +9,13 @@ import websockets
 
 from mpauthx_async import MPAuthX, WeChatSimulator
 from tests.web.apps import World, serving
-from tests.web.raw_client import send
+from tests.web.raw_client import bearer, send
 
 
 @pytest.fixture
 async def client(port: int) -> httpx.AsyncClient:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         yield client
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
 
 
 async def test_logs_in_and_out(client: httpx.AsyncClient, wx: WeChatSimulator) -> None:
@@ -137,8 +133,7 @@ async def test_closes_the_service_when_the_server_ends(
     framework: str, world: World, token: str
 ) -> None:
     async with serving(framework, world) as port:
-        headers = [("Authorization", f"Bearer {token}")]
-        assert (await send(port, "GET", "/hello", headers)).status == 200
+        assert (await send(port, "GET", "/hello", bearer(token))).status == 200
     with pytest.raises(Exception, match="closed"):
         await world.auth.sessions("bob")
 
@@ -153,7 +148,7 @@ async def test_guards_websockets(port: int, token: str) -> None:
     url = f"ws://127.0.0.1:{port}/ws"
     async with websockets.connect(url, additional_headers=bearer(token)) as websocket:
         assert await websocket.recv() == "bob"
-    for headers in ({}, bearer("forged"), {"Authorization": f"Basic {token}"}):
+    for headers in ([], bearer("forged"), [("Authorization", f"Basic {token}")]):
         assert await refusal_of_websocket(port, headers) == 401
 
 
@@ -166,7 +161,7 @@ async def refusal_of_websocket(port: int, headers: Any) -> int:
 
 @WITH_WEBSOCKETS
 async def test_two_headers_of_a_websocket_are_a_400(port: int, token: str) -> None:
-    assert await refusal_of_websocket(port, [*bearer(token).items()] * 2) == 400
+    assert await refusal_of_websocket(port, bearer(token) * 2) == 400
 
 
 @WITH_WEBSOCKETS
