@@ -10,7 +10,7 @@ import aiosqlite
 import pytest
 
 from mpauthx_async import PartialStoreError, SqliteUserStore, StoreError, User
-from tests.helpers.sqlite_files import query, run
+from tests.helpers.sqlite_files import data_version, query, run
 
 UNIQUE = (
     "CREATE TABLE user (openId TEXT PRIMARY KEY, unionId TEXT UNIQUE, nickName TEXT, city TEXT);"
@@ -109,17 +109,6 @@ async def test_two_existing_rows_with_one_union_id_are_one_user(path: Path) -> N
         assert query(path, "SELECT nickName FROM user") == [(None,), (None,)]
 
 
-async def test_without_a_union_id_column_both_ids_lead_to_the_row(path: Path) -> None:
-    run(path, WITHOUT_UNION_ID)
-    async with SqliteUserStore(path) as store:
-        await store.save([User("o-shop", "u-bob", "Bob", app_id="shop")])
-        await store.save([User("o-game", "u-bob", app_id="game")])
-        for user_id in ("o-shop", "o-game", "u-bob"):
-            assert set(await ids(store, user_id) or ()) == {"o-shop", "o-game", "u-bob"}
-        assert list(await store.save([User("o-game", city="Wuhan")])) == [False]
-    assert query(path, "SELECT * FROM user") == [("u-bob", "Bob", "Wuhan")]
-
-
 async def test_without_a_union_id_column_a_row_may_be_of_either_id(path: Path) -> None:
     run(path, WITHOUT_UNION_ID)
     run(path, "INSERT INTO user VALUES ('an-id', 'Bob', NULL)")
@@ -154,9 +143,9 @@ async def test_a_login_that_tells_nothing_new_writes_no_links(path: Path) -> Non
     with closing(sqlite3.connect(path)) as observer:
         async with SqliteUserStore(path) as store:
             await store.save([*users, User("o-shop", "u-new"), User("o-game", "u-new")])
-            (before,) = observer.execute("PRAGMA data_version").fetchone()
+            before = data_version(observer)
             await store.save([User("o-shop", app_id="shop"), User("o-game", "u-new", app_id="web")])
-            assert observer.execute("PRAGMA data_version").fetchone() == (before,)
+            assert data_version(observer) == before
 
 
 async def test_a_row_deleted_by_hand_makes_a_new_user_with_the_same_links(path: Path) -> None:
