@@ -105,6 +105,54 @@ def test_a_token_that_is_not_good_is_not_kept_and_ends_the_one_before(
     assert len(cache) == 0
 
 
+def test_a_session_has_one_token(cache: NearCache, clock: Clock) -> None:
+    old, new = keep(cache, clock, NONCES[0]), token_of(NONCES[0], 1)
+    cache.keep(cache.expect(NONCES[0]), identity_of(new), in_ms(clock, 60))
+    assert (knows(cache, old, new), len(cache)) == ([False, True], 1)
+
+
+# What changes meanwhile
+
+
+def test_an_answer_on_its_way_when_its_session_changed_is_not_kept(
+    cache: NearCache, clock: Clock
+) -> None:
+    expected = cache.expect(NONCES[0])
+    cache.shared.forget(NONCES[0])
+    cache.keep(expected, identity_of(token_of(NONCES[0])), in_ms(clock, 60))
+    assert cache.known(token_of(NONCES[0])) is None
+
+
+def test_an_answer_on_its_way_does_not_pass_for_that_to_a_later_question(
+    cache: NearCache, clock: Clock
+) -> None:
+    early = cache.expect(NONCES[0])
+    cache.shared.forget(NONCES[0])
+    late = cache.expect(NONCES[0])
+    cache.keep(early, identity_of(token_of(NONCES[0])), in_ms(clock, 60))
+    assert len(cache) == 0
+    cache.keep(late, identity_of(token_of(NONCES[0], 1)), in_ms(clock, 60))
+    assert cache.known(token_of(NONCES[0], 1))
+
+
+def test_an_answer_on_its_way_when_the_cache_was_shut_is_not_kept(
+    cache: NearCache, clock: Clock
+) -> None:
+    expected = cache.expect(NONCES[0])
+    cache.shared.shut()
+    cache.keep(expected, identity_of(token_of(NONCES[0])), in_ms(clock, 60))
+    cache.shared.open(clock.now + AHEAD, clock.now)
+    cache.keep(expected, identity_of(token_of(NONCES[0])), in_ms(clock, 60))
+    assert len(cache) == 0
+
+
+def test_a_cache_that_was_never_opened_keeps_nothing(clock: Clock) -> None:
+    cache = SharedNearCache(SIZE, clock).for_service()
+    token = keep(cache, clock, NONCES[0])
+    cache.shared.open(clock.now + AHEAD, clock.now)
+    assert cache.known(token) is None
+
+
 def test_a_cache_whose_store_was_not_heard_of_is_not_used(cache: NearCache, clock: Clock) -> None:
     token, at = keep(cache, clock, NONCES[0]), clock.now
     clock.now = at + MAX_SILENCE_SECONDS
@@ -114,6 +162,13 @@ def test_a_cache_whose_store_was_not_heard_of_is_not_used(cache: NearCache, cloc
 
 
 # How much it holds
+
+
+def test_the_least_recently_used_leaves_first(cache: NearCache, clock: Clock) -> None:
+    tokens = [keep(cache, clock, nonce) for nonce in NONCES[:SIZE]]
+    assert cache.known(tokens[0])
+    tokens.append(keep(cache, clock, NONCES[SIZE]))
+    assert knows(cache, *tokens) == [True, False, True, True, True]
 
 
 def test_questions_that_are_never_answered_for_leave_nothing(
@@ -150,6 +205,25 @@ def test_a_million_tokens_stay_within_the_bounds(clock: Clock) -> None:
 
 
 # Several services
+
+
+def test_a_service_knows_no_token_of_another(cache: NearCache, clock: Clock) -> None:
+    other = cache.shared.for_service()
+    token = keep(cache, clock, NONCES[0])
+    assert (knows(cache, token), knows(other, token)) == ([True], [False])
+    keep(other, clock, NONCES[0])
+    assert (knows(cache, token), knows(other, token), len(cache.shared)) == ([True], [True], 1)
+    cache.shared.forget(NONCES[0])
+    assert (knows(cache, token), knows(other, token), len(cache.shared)) == ([False], [False], 0)
+
+
+def test_services_share_the_room(cache: NearCache, clock: Clock) -> None:
+    other = cache.shared.for_service()
+    tokens = [keep(cache, clock, nonce) for nonce in NONCES[:SIZE]]
+    assert cache.known(tokens[0])
+    new = keep(other, clock, NONCES[SIZE])
+    assert knows(cache, *tokens) == [True, False, True, True]
+    assert other.known(new)
 
 
 def test_the_tokens_of_a_closed_service_give_way(cache: NearCache, clock: Clock) -> None:
@@ -190,11 +264,7 @@ def calls_of_a_change(clock: Clock, services: int) -> int:
 
 
 class Model(RuleBasedStateMachine):
-    """Compares the caches of two services with simple ones, whatever comes in whatever order.
-
-    A session has one token, and one of a service is not known to another. An answer that a change
-    overtook is not kept. The least recently used token leaves first, of whichever service it is.
-    """
+    """Compares the caches of two services with simple ones, whatever comes in whatever order."""
 
     @initialize()
     def begin(self) -> None:
