@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from redis.asyncio import RedisCluster
@@ -53,7 +54,9 @@ class RedisDatabase:
     """A Redis, or a Redis Cluster.
 
     Attributes:
+        connections: those that it uses.
         nodes: the nodes of a Redis Cluster; None for a single Redis.
+        calls: the calls in progress. Its `close` closes the pool if that was opened here.
 
     Args:
         redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
@@ -75,13 +78,13 @@ class RedisDatabase:
         )
         # The nodes of a cluster are asked directly, without the retries of its client.
         self._client_retries = self.nodes is None and repeats_lost_calls(client)
-        self._calls = InFlight(self, "This Redis store")
+        self.calls: InFlight = InFlight(self, "This Redis store")
         # After the calls in progress: redis-py would open new connections for them, and never
         # close these.
         if owns_connections:
-            self.on_close(self.connections.close)
+            self.calls.on_close(self.connections.close)
         if self.nodes is not None:
-            self.on_close(self.nodes.close)
+            self.calls.on_close(self.nodes.close)
 
     async def run(self, work: Callable[[Any], Awaitable[Result]]) -> Result:
         """Make one trip to Redis, on new connections if those in the pool are stale.
@@ -97,7 +100,7 @@ class RedisDatabase:
             ClosedError: after `close()`.
             StoreError: Redis failed, or did not answer within 5 seconds.
         """
-        with self._calls.one():
+        with self.calls.one():
             try:
                 with trip("Redis", MAX_WAIT_SECONDS) as seconds:
                     async with timeout(seconds) as deadline:
@@ -110,7 +113,7 @@ class RedisDatabase:
             return result
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands in one trip, or on a Redis Cluster in one trip for each node.
+        """Send commands one after another, or on a Redis Cluster in one trip for each node.
 
         Each node of a cluster fails alone.
 
@@ -127,7 +130,7 @@ class RedisDatabase:
         """
         nodes = self.nodes
         if nodes is None:
-            return await self.run(lambda redis: _execute(redis, commands))
+            return [await self.run(partial(_execute, command=command)) for command in commands]
         if not nodes.know_slots:
             try:
                 await self.run(lambda _: nodes.learn_slots())
@@ -177,30 +180,10 @@ class RedisDatabase:
             ConfigurationError: its version is too old.
         """
         info = await self.run(lambda redis: redis.info())
-        is_single = self.nodes is None
-        check_server(
-            info, None if is_single else await self.run(lambda redis: redis.cluster_info())
-        )
-
-    def check_here(self) -> None:
-        """Check that a call may be made in the running event loop.
-
-        Raises:
-            ClosedError: after `close()`.
-            ConfigurationError: in another event loop or process than the first call's.
-        """
-        self._calls.check_here()
-
-    def on_close(self, close: Callable[[], Awaitable[object]]) -> None:
-        """Close a part after the calls, and before the connections that it uses."""
-        self._calls.on_close(close)
-
-    async def close(self) -> None:
-        """Wait for the calls in progress and close the pool if it was opened here; repeatable.
-
-        If it is cancelled, closing goes on.
-        """
-        await self._calls.close()
+        cluster_info = None
+        if self.nodes is not None:
+            cluster_info = await self.run(lambda redis: redis.cluster_info())
+        check_server(info, cluster_info)
 
     async def _ask_node(self, nodes: ClusterNodes, commands: dict[int, Command]) -> dict[int, Any]:
         """Send one node its commands; returns the answer, or exception, of each."""
@@ -265,16 +248,13 @@ def _is_last(attempt: int, error: Exception, backoff: float, deadline: asyncio.T
     return end is not None and asyncio.get_running_loop().time() + 2 * backoff > end
 
 
-async def _execute(redis: Any, commands: Sequence[Command]) -> list[Any]:
-    """Send commands to a single Redis, one after another."""
-    answers = []
-    for command in commands:
-        try:
-            answer = await redis.execute_command(*command.args)
-        except NoScriptError:
-            answer = await redis.execute_command(*command.with_script().args)
-        if command.script and isinstance(answer, list):
-            for item in filter(is_replica, answer):
-                raise item  # it refused all items, and another server may accept them
-        answers.append(answer)
-    return answers
+async def _execute(redis: Any, command: Command) -> Any:
+    """Send a command to a single Redis."""
+    try:
+        answer = await redis.execute_command(*command.args)
+    except NoScriptError:
+        answer = await redis.execute_command(*command.with_script().args)
+    if command.script and isinstance(answer, list):
+        for item in filter(is_replica, answer):
+            raise item  # it refused all items, and another server may accept them
+    return answer

@@ -17,6 +17,7 @@ __all__ = [
     "decode_end",
     "decode_issued",
     "decode_online",
+    "decode_read",
     "decode_rotated",
     "decode_sealed_key",
     "decode_session",
@@ -86,10 +87,15 @@ def decode_session(
     return Session(ref, issued_at, end, device or None, device_kind or None, last_seen or None)
 
 
-def decode_sealed_key(details: bytes | str) -> str | None:
-    """Decode the sealed session key of a session; None if it has none or is damaged."""
+def decode_read(ref: SessionRef, answer: Sequence[bytes | str]) -> Session | None:
+    """Decode the answer of read.lua."""
+    return decode_session(ref.subject, ref.nonce, *answer) if answer else None
+
+
+def decode_sealed_key(answer: Sequence[bytes | str]) -> str | None:
+    """Decode the sealed session key in the answer of read.lua; None if it is damaged."""
     try:
-        return str(_decode_details(details)[1]) or None
+        return str(_decode_details(answer[1])[1]) or None if answer else None
     except ValueError:
         return None
 

@@ -74,7 +74,7 @@ class RedisKeyValueStore:
 
     async def close(self) -> None:
         """Wait for the calls in progress and close the pool if it was opened here; repeatable."""
-        await self._database.close()
+        await self._database.calls.close()
 
     async def _add(self, name: str, text: str, ttl: float) -> bool:
         if await self._command("SET", name, text, "PX", _milliseconds(ttl), "NX"):

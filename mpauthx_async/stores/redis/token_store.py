@@ -8,14 +8,13 @@ time is Redis's own, and neither KEYS nor SCAN is ever sent. A Redis that evicts
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from operator import itemgetter
 from typing import Any, Self, TypeVar
 
 from ...concurrency.frames import methods_clear_frames
 from ...constants import TokenStatus
-from ...errors import ConfigurationError, PartialStoreError, StoreError
+from ...errors import ConfigurationError, StoreError
 from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
-from ...store_boundary import raises_store_errors
+from ...store_boundary import all_or_partial, raises_store_errors
 from ..change_feed import ChangeFeed
 from ..near_cache import ChangeListener, NearCache, SharedNearCache
 from ..online_cursor import OnlineCursor
@@ -26,6 +25,7 @@ from .encoding import (
     decode_end,
     decode_issued,
     decode_online,
+    decode_read,
     decode_rotated,
     decode_sealed_key,
     decode_session,
@@ -49,8 +49,6 @@ from .tracking import RedisTracking
 __all__ = ["RedisTokenStore"]
 
 Result = TypeVar("Result")
-
-_GENERATION = itemgetter(3)  # of a SessionRef
 
 
 @methods_clear_frames()
@@ -84,13 +82,13 @@ class RedisTokenStore:
             raise ConfigurationError("near_cache must be a whole number of tokens.")
         self._database = RedisDatabase(redis)
         self.records: RedisKeyValueStore = RedisKeyValueStore(self._database.connections)
-        self._database.on_close(self.records.close)
+        self._database.calls.on_close(self.records.close)
         self._near_cache: SharedNearCache | None = None
         self._feed: ChangeFeed | None = None
         self._tracking: RedisTracking | None = None
         if self._database.nodes is None:
             self._tracking = RedisTracking(self._database.connections, SESSION_PREFIX)
-            self._database.on_close(self._tracking.close)
+            self._database.calls.on_close(self._tracking.close)
         if near_cache:
             if self._tracking is None:
                 raise ConfigurationError(
@@ -103,46 +101,38 @@ class RedisTokenStore:
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
         """Begin sessions, each in one atomic step."""
         refs = [session.ref for session in sessions]
-        answers = await self._run_each("issue", refs, map(encode_new_session, sessions))
+        answers = await self._run_each("issue", refs, own=map(encode_new_session, sessions))
         issued = _decoded(decode_issued, sessions, answers)
         for session in issued:
             if isinstance(session, Session) and session.replaced:
                 self._forget(session.replaced)
-        return _all_or_partial(issued)
+        return all_or_partial(issued)
 
     async def lookup(self, refs: Sequence[SessionRef]) -> Sequence[int | None]:
         """Look up when sessions end, with one MGET."""
         if not refs:
             return []
         if self._near_cache is not None and self._tracking is not None:
-            self._database.check_here()
+            self._database.calls.check_here()
             self._tracking.start()
         values = await self._get([session_key_prefix(ref[0], ref[1]) + ref[2] for ref in refs])
-        if not any(map(_GENERATION, refs)):
+        if not any(ref.generation for ref in refs):
             try:
                 return list(map(int, values))
             except (TypeError, ValueError):  # some do not exist, or were renewed or rotated
                 pass
-        return _all_or_partial(_decoded(decode_end, refs, values))
+        return all_or_partial(_decoded(decode_end, refs, values))
 
     async def read(self, refs: Sequence[SessionRef]) -> Sequence[Session | None]:
         """Read sessions in full, with one script."""
-        answers = await self._run_each("read", refs, map(_GENERATION, refs))
-        return _all_or_partial(
-            _decoded(
-                lambda ref, found: (
-                    decode_session(ref.subject, ref.nonce, *found) if found else None
-                ),
-                refs,
-                answers,
-            )
-        )
+        answers = await self._run_each("read", refs)
+        return all_or_partial(_decoded(decode_read, refs, answers))
 
     async def revoke(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End sessions, each in one atomic step."""
-        answers = await self._run_each("revoke", refs, map(_GENERATION, refs))
+        answers = await self._run_each("revoke", refs)
         self._forget(refs)
-        return _all_or_partial(_decoded(bool, answers))
+        return all_or_partial(_decoded(bool, answers))
 
     async def sessions(self, subject: Subject) -> Sequence[Session]:
         """List the living sessions of a subject, newest first."""
@@ -172,27 +162,23 @@ class RedisTokenStore:
     ) -> Sequence[Session | TokenStatus]:
         """Begin the next generation of sessions, each in one atomic step."""
         once = list(dict.fromkeys(refs))  # without a grace a repetition would be refused
-        generations = map(_GENERATION, once)
-        answers = await self._run_each(
-            "rotate", once, generations, ttl, grace, _or_empty(absolute_ttl)
-        )
+        answers = await self._run_each("rotate", once, ttl, grace, _or_empty(absolute_ttl))
         self._forget(once)
         answer_of = dict(zip(once, answers, strict=True))
-        return _all_or_partial(_decoded(decode_rotated, refs, [answer_of[ref] for ref in refs]))
+        return all_or_partial(_decoded(decode_rotated, refs, [answer_of[ref] for ref in refs]))
 
     async def end_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool]:
         """End the sessions of which a token of an earlier generation was used."""
-        answers = await self._run_each("end_reused", refs, map(_GENERATION, refs))
+        answers = await self._run_each("end_reused", refs)
         self._forget(refs)
-        return _all_or_partial(_decoded(bool, answers))
+        return all_or_partial(_decoded(bool, answers))
 
     async def renew(
         self, refs: Sequence[SessionRef], *, ttl: int, absolute_ttl: int | None = None
     ) -> Sequence[int | None]:
         """Restart the lifetimes of sessions."""
-        generations = map(_GENERATION, refs)
-        answers = await self._run_each("renew", refs, generations, ttl, _or_empty(absolute_ttl))
-        return _all_or_partial(_decoded(lambda end: end or None, answers))
+        answers = await self._run_each("renew", refs, ttl, _or_empty(absolute_ttl))
+        return all_or_partial(_decoded(lambda end: end or None, answers))
 
     async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
         """Refuse the logins of a subject and end all its sessions, in one atomic step."""
@@ -206,7 +192,7 @@ class RedisTokenStore:
     async def bans(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
         """Read the bans of subjects, with one MGET."""
         values = await self._get([ban_key(*subject) for subject in subjects])
-        return _all_or_partial(_decoded(decode_ban, subjects, values))
+        return all_or_partial(_decoded(decode_ban, subjects, values))
 
     async def online(self, sku: str, *, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session, the last to come online first."""
@@ -240,15 +226,13 @@ class RedisTokenStore:
 
     async def sealed_keys(self, refs: Sequence[SessionRef]) -> Sequence[str | None]:
         """Read the sealed session keys of living sessions."""
-        answers = await self._run_each("read", refs, map(_GENERATION, refs))
-        return _all_or_partial(
-            _decoded(lambda found: decode_sealed_key(found[1]) if found else None, answers)
-        )
+        answers = await self._run_each("read", refs)
+        return all_or_partial(_decoded(decode_sealed_key, answers))
 
     async def replace_sealed_key(self, ref: SessionRef, sealed_key: str) -> bool:
         """Replace the sealed session key of a session; False if it has ended."""
-        answers = await self._run_each("replace_sealed_key", [ref], [sealed_key])
-        (replaced,) = _all_or_partial(_decoded(bool, answers))
+        answers = await self._run_each("replace_sealed_key", [ref], own=[sealed_key])
+        (replaced,) = all_or_partial(_decoded(bool, answers))
         return replaced
 
     async def check(self) -> None:
@@ -277,7 +261,7 @@ class RedisTokenStore:
         """
         if self._tracking is None:
             return None
-        self._database.check_here()
+        self._database.calls.check_here()
         if self._feed is None:
             self._feed = ChangeFeed()
             self._tracking.subscribe(self._feed)
@@ -304,7 +288,7 @@ class RedisTokenStore:
 
         If it is cancelled, closing goes on.
         """
-        await self._database.close()
+        await self._database.calls.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -315,13 +299,13 @@ class RedisTokenStore:
     def _forget(self, refs: Iterable[SessionRef]) -> None:
         """Drop changed sessions from near caches at once, before Redis pushes the change."""
         if self._tracking is not None:
-            self._tracking.forget(ref.nonce for ref in refs)
+            self._tracking.forget([ref.nonce for ref in refs])
 
     async def _end_all(self, name: str, subject: Subject, *args: str | int) -> int:
         """Run a script that ends sessions of a user; returns how many."""
         nonces = await self._run_for_user(name, subject, *args)
         if self._tracking is not None:
-            self._tracking.forget(map(decode_text, nonces))
+            self._tracking.forget([decode_text(nonce) for nonce in nonces])
         return len(nonces)
 
     async def _run_for_user(self, name: str, subject: Subject, *args: str | int) -> Any:
@@ -330,20 +314,25 @@ class RedisTokenStore:
         return await self._database.command(script_command(name, keys, args))
 
     async def _run_each(
-        self, name: str, refs: Sequence[SessionRef], own: Iterable[str | int], *common: int | str
+        self,
+        name: str,
+        refs: Sequence[SessionRef],
+        *common: int | str,
+        own: Iterable[str] | None = None,
     ) -> list[Any]:
         """Run a script for sessions; returns the answer or StoreError of each.
 
         Args:
             name: of the script.
             refs: of the sessions.
-            own: the third argument of each session, after its user_id and nonce.
             common: the arguments before those of the sessions.
+            own: the third argument of each session, after its user_id and nonce; by default the
+                generation.
         """
         keys = [session_keys(ref) for ref in refs]
-        args = [
-            (user_id, nonce, last) for (_, user_id, nonce, _), last in zip(refs, own, strict=True)
-        ]
+        args: list[tuple[str | int, ...]] = [ref[1:] for ref in refs]
+        if own is not None:
+            args = [(ref.user_id, ref.nonce, last) for ref, last in zip(refs, own, strict=True)]
 
         def run(group: Sequence[int]) -> Command:
             declared = self._declared([key for i in group for key in keys[i]])
@@ -385,8 +374,6 @@ class RedisTokenStore:
         """
         groups = self._database.groups(keys)
         answers = await self._database.ask([command_for(group) for group in groups])
-        if len(groups) == 1:
-            return _items_of(answers[0], len(keys))
         items: list[Any] = [None] * len(keys)
         for group, answer in zip(groups, answers, strict=True):
             for i, item in zip(group, _items_of(answer, len(group)), strict=True):
@@ -419,21 +406,6 @@ def _decoded(decode: Callable[..., Result], *columns: Sequence[Any]) -> list[Res
         except ValueError:
             results.append(damaged_error())
     return results
-
-
-def _all_or_partial(results: Sequence[Result | StoreError]) -> list[Result]:
-    """Return the results of a batch if no item failed.
-
-    Raises:
-        PartialStoreError: some items failed.
-        StoreError: all items failed.
-    """
-    succeeded = [result for result in results if not isinstance(result, StoreError)]
-    if len(succeeded) == len(results):
-        return succeeded
-    if succeeded:
-        raise PartialStoreError(results)
-    raise next(result for result in results if isinstance(result, StoreError))
 
 
 def _or_empty(ttl: int | None) -> int | str:

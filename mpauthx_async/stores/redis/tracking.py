@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -76,11 +76,10 @@ class RedisTracking:
         if self._time is not None:
             listener.open(*self._time)
 
-    def forget(self, nonces: Iterable[str]) -> None:
+    def forget(self, nonces: Sequence[str]) -> None:
         """Drop the sessions of these nonces from all caches."""
-        changed = list(nonces)
         for listener in self._listeners:
-            for nonce in changed:
+            for nonce in nonces:
                 listener.forget(nonce)
 
     def start(self) -> None:
@@ -194,7 +193,7 @@ class RedisTracking:
             for listener in self._listeners:
                 listener.forget_all()
         else:
-            self.forget(key.rpartition(b":")[2].decode(errors="replace") for key in keys)
+            self.forget([key.rpartition(b":")[2].decode(errors="replace") for key in keys])
 
     def _report_refusal(self, error: Exception) -> None:
         self._may_start = False
