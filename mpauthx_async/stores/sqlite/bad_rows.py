@@ -9,7 +9,7 @@ from ...errors import StoreError
 from ...store_boundary import all_or_partial
 from .database import transaction
 
-__all__ = ["is_bad_row", "read_each", "write_each"]
+__all__ = ["do_each", "is_bad_row"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,41 +28,21 @@ _BAD_ROW_CODES = frozenset(
 _QUOTED_TEXT = re.compile(r" with text '.*", re.DOTALL)  # Python quotes text that is not UTF-8
 
 
-def read_each(
-    items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Result]]
-) -> Sequence[Result]:
-    """Read a batch, or each item alone if the batch fails for a bad row.
-
-    Args:
-        items: what to read.
-        work: reads some of the items; returns an answer for each, in the same order.
-
-    Raises:
-        PartialStoreError: if some items fail.
-        StoreError: if the only item fails.
-    """
-    try:
-        return work(items)
-    except _ERRORS as error:
-        _check_divisible(items, error)
-    return all_or_partial([_alone(work, item) for item in items])
-
-
-def write_each(
+def do_each(
     cursor: sqlite3.Cursor,
     items: Sequence[Item],
     work: Callable[[Sequence[Item]], Sequence[Result]],
 ) -> Sequence[Result]:
-    """Write a batch, or each item alone if the batch fails for a bad row.
+    """Read or write a batch, or each item alone if the batch fails for a bad row.
 
     Items that are written alone have a savepoint each in one transaction, so all cost one sync to
     disk. All writes of a refused item are undone.
 
     Args:
         cursor: of the database.
-        items: what to write.
-        work: writes some of the items, inside `transaction(cursor)`; returns an answer for each,
-            in the same order.
+        items: what to read or write.
+        work: does it for some of the items, and writes inside `transaction(cursor)`; returns an
+            answer for each, in the same order.
 
     Raises:
         PartialStoreError: if some items fail; the others are written.
@@ -71,7 +51,11 @@ def write_each(
     try:
         return work(items)
     except _ERRORS as error:
-        _check_divisible(items, error)
+        if not is_bad_row(error):
+            raise
+        refusal = _refusal(error)
+    if len(items) < 2:
+        raise refusal
     answers = list[Result | StoreError]()
     try:
         with transaction(cursor):
@@ -93,14 +77,6 @@ def is_bad_row(error: Exception) -> bool:
             return "closed" not in str(error)
         return code & _PRIMARY_CODE in _BAD_ROW_CODES
     return isinstance(error, _ERRORS)
-
-
-def _check_divisible(items: Sequence[object], error: Exception) -> None:
-    """Raise an error that repeating the items one by one would not change."""
-    if not is_bad_row(error):
-        raise error
-    if len(items) < 2:
-        raise _refusal(error)
 
 
 def _check_in_transaction(cursor: sqlite3.Cursor) -> None:

@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 
 from ...concurrency.frames import methods_clear_frames
 from ...store_boundary import raises_store_errors
-from .bad_rows import read_each, write_each
+from .bad_rows import do_each
 from .database import Database, SqliteDatabase, transaction
 
 __all__ = ["SqliteStore"]
@@ -70,7 +70,12 @@ class SqliteStore(ABC):
 
     async def _write(self, work: Callable[[sqlite3.Cursor, int], Result]) -> Result:
         """Run work in one transaction, with a cursor and the time at which that began."""
-        return await self._database.run(lambda cursor: self._in_transaction(cursor, work))
+
+        def write(cursor: sqlite3.Cursor) -> Result:
+            with transaction(cursor):
+                return work(cursor, self._now())
+
+        return await self._database.run(write)
 
     async def _read_each(
         self,
@@ -79,7 +84,7 @@ class SqliteStore(ABC):
     ) -> Sequence[Result]:
         """`_read` for a batch, in which a bad row fails only its own item."""
         return await self._read(
-            lambda cursor, now: read_each(items, lambda some: work(cursor, some, now))
+            lambda cursor, now: do_each(cursor, items, lambda some: work(cursor, some, now))
         )
 
     async def _write_each(
@@ -90,14 +95,17 @@ class SqliteStore(ABC):
         """`_write` for a batch, in which a bad row fails only its own item."""
 
         def write(cursor: sqlite3.Cursor, some: Sequence[Item]) -> Sequence[Result]:
-            return self._in_transaction(cursor, lambda cursor, now: work(cursor, some, now))
+            with transaction(cursor):
+                return work(cursor, some, self._now())
 
+        return await self._do_each(items, write)
+
+    async def _do_each(
+        self,
+        items: Sequence[Item],
+        work: Callable[[sqlite3.Cursor, Sequence[Item]], Sequence[Result]],
+    ) -> Sequence[Result]:
+        """`_write_each` for work that begins its transaction itself, if it needs one."""
         return await self._database.run(
-            lambda cursor: write_each(cursor, items, lambda some: write(cursor, some))
+            lambda cursor: do_each(cursor, items, lambda some: work(cursor, some))
         )
-
-    def _in_transaction(
-        self, cursor: sqlite3.Cursor, work: Callable[[sqlite3.Cursor, int], Result]
-    ) -> Result:
-        with transaction(cursor):
-            return work(cursor, self._now())

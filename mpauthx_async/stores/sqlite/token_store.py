@@ -12,7 +12,6 @@ from ...constants import TokenStatus
 from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
 from ...store_boundary import raises_store_errors
 from ..online_cursor import OnlineCursor
-from .bad_rows import write_each
 from .database import Database, transaction
 from .key_value import SqliteKeyValueStore
 from .login_policy import begin_session
@@ -35,10 +34,6 @@ __all__ = ["SqliteTokenStore"]
 _Refs: TypeAlias = Sequence[SessionRef]
 
 _ABOVE_ALL = OnlineCursor(2**62, "")
-_ENDS = (
-    "SELECT sku, user_id, nonce, generation, expires_at FROM mpauthx_session"
-    " WHERE nonce IN (SELECT value FROM json_each(?)) AND expires_at > ? AND ended IS NULL"
-)
 _SEALED_KEYS = (
     # sqlite3's exception quotes text that is not UTF-8, so the key is read as a blob.
     "SELECT sku, user_id, nonce, generation, CAST(sealed_key AS BLOB) FROM mpauthx_session"  # noqa: S608
@@ -105,15 +100,8 @@ class SqliteTokenStore(SqliteStore):
         """Tell when sessions end, with one query."""
 
         def lookup(cursor: Cursor, some: _Refs, now: int) -> list[int | None]:
-            # Most are alive, and their end is enough: full rows take half as long again.
-            nonces = json.dumps([ref.nonce for ref in some])
-            rows = cursor.execute(_ENDS, (nonces, now)).fetchall()
-            ends = {tuple(ref): end for *ref, end in rows}
-            answers = [ends.get(ref) for ref in some]
-            if all(type(end) is int for end in answers):
-                return answers
-            found = find_rows(cursor, some, now)  # raises for a damaged row
-            return [lookup_answer(found.get(ref.nonce), ref) for ref in some]
+            rows = find_rows(cursor, some, now)
+            return [lookup_answer(rows.get(ref.nonce), ref) for ref in some]
 
         return await self._read_each(refs, lookup)
 
@@ -226,9 +214,7 @@ class SqliteTokenStore(SqliteStore):
                         rows[nonce] = _renew(cursor, rows[nonce], now, end)
             return [lookup_answer(rows.get(ref.nonce), ref) for ref in some]
 
-        return await self._database.run(
-            lambda cursor: write_each(cursor, refs, lambda some: renew(cursor, some))
-        )
+        return await self._do_each(refs, renew)
 
     async def ban(self, subject: Subject, *, reason: str, ttl: int | None) -> int:
         """Ban a subject and end all its sessions, in one transaction."""

@@ -7,7 +7,6 @@ from functools import partial
 from ...models import User
 from ...store_boundary import raises_store_errors
 from ..linked_users import LinkedUsers
-from .bad_rows import write_each
 from .database import transaction
 from .link_table import create_link_table, query_linked, statements
 from .store import SqliteStore
@@ -55,9 +54,7 @@ class SqliteUserStore(SqliteStore):
                     _execute(cursor, to_write)
             return is_new
 
-        return await self._database.run(
-            lambda cursor: write_each(cursor, users, lambda some: save(cursor, some))
-        )
+        return await self._do_each(users, save)
 
     async def get(self, user_ids: Sequence[str]) -> Sequence[User | None]:
         """Find users by any of their ids, in two queries at most if they have no linked ids."""
