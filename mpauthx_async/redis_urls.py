@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -19,20 +19,9 @@ from ._compat import MarkingPool
 from .errors import ConfigurationError
 from .redis_sentinels import SentinelPool, Sentinels
 
-__all__ = ["REDIS_SCHEMES", "RedisClient", "close_redis", "open_redis"]
+__all__ = ["RedisClient", "close_redis", "is_redis_url", "open_redis"]
 
 RedisClient: TypeAlias = Redis | RedisCluster
-
-REDIS_SCHEMES: frozenset[str] = frozenset(
-    {"unix"}
-    | {
-        f"{name}{tls}{kind}"
-        for name in ("redis", "valkey")
-        for tls in ("", "s")
-        for kind in ("", "+sentinel", "+cluster")
-    }
-)
-"""The schemes of the URLs that `open_redis` takes."""
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -45,7 +34,7 @@ _SENTINEL_OPTIONS = ("username", "password")  # in the query after `sentinel_`
 _SCHEME = re.compile(r"(?:redis|valkey)(s?)(?:\+(sentinel|cluster))?://", re.IGNORECASE)
 _REDIS_URL = re.compile(r"rediss?://[^/?#]*(/\d*)?(\?[^#@]*)?|unix://.*", re.IGNORECASE)
 _MANY = re.compile(  # after the scheme of Sentinels or a Cluster
-    r"(?P<user>(?:[^/?#]*@)?)(?P<hosts>[^/?#@]+)"
+    r"(?P<user>(?:[^/?#]*@)?)(?P<hosts>[^/?#@,]+(?:,[^/?#@,]+)*)"
     r"(?:/(?P<name>[\w.-]*[A-Za-z_.-][\w.-]*))?(?P<db>(?:/\d*)?)(?P<query>(?:\?[^#@]*)?)",
     re.ASCII,
 )
@@ -95,6 +84,11 @@ def open_redis(url: str) -> RedisClient:
     )
 
 
+def is_redis_url(url: str) -> bool:
+    """Whether `open_redis` takes URLs of this scheme."""
+    return _SCHEME.match(url) is not None or url.lower().startswith("unix://")
+
+
 async def close_redis(client: RedisClient) -> None:
     """Close a client that was opened here."""
     clients = [client]
@@ -106,20 +100,6 @@ async def close_redis(client: RedisClient) -> None:
             await each.aclose()
         except RedisError as error:  # the connections are dropped all the same
             logger.warning("Connections to Redis did not close in time: %s", error)
-
-
-class _Address(NamedTuple):
-    """What a URL names.
-
-    Attributes:
-        kind: "sentinel", "cluster", or empty for a single Redis.
-        urls: redis-py's URL of each host.
-        primary: the name by which Sentinels know the primary.
-    """
-
-    kind: str
-    urls: Sequence[str]
-    primary: str = ""
 
 
 class _Pool(MarkingPool, BlockingConnectionPool):
@@ -137,27 +117,27 @@ def _client_of(url: str) -> RedisClient | None:
     return None
 
 
-def _address_of(url: str) -> _Address:
-    """Take a URL apart; ValueError if it has no form that is known."""
-    address = _Address("", [url])
-    scheme = _SCHEME.match(url)
-    if scheme is not None:
-        tls, kind = scheme[1].lower(), (scheme[2] or "").lower()
-        base, rest = f"redis{tls}://", url[scheme.end() :]
-        address = _Address("", [base + rest])
+def _address_of(url: str) -> tuple[str, Sequence[str], str]:
+    """Take a URL apart; ValueError if it has no form that is known.
+
+    Returns:
+        "sentinel", "cluster" or "" for a single Redis; redis-py's URL of each host; and the name by
+        which Sentinels know the primary.
+    """
+    kind, urls, primary = "", [url], ""
+    if scheme := _SCHEME.match(url):
+        base, rest = f"redis{scheme[1].lower()}://", url[scheme.end() :]
+        kind, urls = (scheme[2] or "").lower(), [base + rest]
         if kind:
             parts = _MANY.fullmatch(rest)
             if parts is None or (parts["name"] is None) is (kind == "sentinel"):
                 raise ValueError
-            hosts = parts["hosts"].split(",")
-            if not all(hosts):
-                raise ValueError
-            urls = [f"{base}{parts['user']}{host}{parts['db']}{parts['query']}" for host in hosts]
-            address = _Address(kind, urls, parts["name"] or "")
+            user, db, query, primary = parts["user"], parts["db"], parts["query"], parts["name"]
+            urls = [f"{base}{user}{host}{db}{query}" for host in parts["hosts"].split(",")]
     # redis-py takes a misplaced password for the database.
-    if not all(map(_REDIS_URL.fullmatch, address.urls)):
+    if not all(map(_REDIS_URL.fullmatch, urls)):
         raise ValueError
-    return address
+    return kind, urls, primary
 
 
 def _pool(url: str) -> BlockingConnectionPool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..concurrency.frames import clears_frames
 from ..connections import Connections
 from ..errors import ConfigurationError
-from ..redis_urls import REDIS_SCHEMES
+from ..redis_urls import is_redis_url
 from .redis.key_value import RedisKeyValueStore
 from .redis.token_store import RedisTokenStore
 from .sqlite.key_value import SqliteKeyValueStore
@@ -46,7 +46,7 @@ def open_token_store(
     Raises:
         ConfigurationError: the URL does not name a token store.
     """
-    if _scheme(url) in REDIS_SCHEMES:
+    if is_redis_url(url):
         url, near_cache = _without_near_cache(url)
         connections.use_redis(url)
         return RedisTokenStore(connections, near_cache=near_cache)
@@ -62,7 +62,7 @@ def open_key_value_store(
     Raises:
         ConfigurationError: the URL does not name a key-value store.
     """
-    if _scheme(url) in REDIS_SCHEMES:
+    if is_redis_url(url):
         connections.use_redis(_without_near_cache(url)[0])
         return RedisKeyValueStore(connections)
     return SqliteKeyValueStore(_sqlite_path("store of OAuth tokens", url, _ALL_FORMS), clock=clock)
