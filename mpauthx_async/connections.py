@@ -67,8 +67,6 @@ class Connections:
         ConfigurationError: both `redis_url` and `redis` are given, or redis-py refuses the URL.
     """
 
-    redis_epoch: int
-
     def __init__(
         self,
         redis_url: str | None = None,
@@ -84,8 +82,8 @@ class Connections:
         self._executor = executor
         self._owns_http = http is None
         self._calls = InFlight(self, "This Connections object")
-        self.redis_epoch = 0
-        self.is_eviction_known = False
+        self.redis_epoch: int = 0
+        self.is_eviction_known: bool = False
         self._redis: RedisClient | None = None
         self._watch: PrimaryWatch | None = None
         if redis_url is not None:

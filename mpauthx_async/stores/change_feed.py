@@ -39,29 +39,24 @@ class ChangeFeed:
     # The methods of a ChangeListener.
 
     def open(self, store_time: float, at: float) -> None:
-        """No change is missed from now on."""
         self._time = (store_time, at)
         for listener in self._listeners:
             listener.open(store_time, at)
 
     def synchronize(self, store_time: float, at: float) -> None:
-        """No change was missed until then."""
         self._time = (store_time, at)
         for listener in self._listeners:
             listener.synchronize(store_time, at)
 
     def forget(self, nonce: str) -> None:
-        """The session of this nonce has changed."""
         for listener in self._waiting.get(nonce, ()):
             listener.forget(nonce)
 
     def forget_all(self) -> None:
-        """Any session may have changed."""
         for listener in self._listeners:
             listener.forget_all()
 
     def shut(self) -> None:
-        """Changes may be missed from now on."""
         self._time = None
         for listener in self._listeners:
             listener.shut()

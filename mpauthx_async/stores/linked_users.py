@@ -112,8 +112,6 @@ class _Person:
 
     def sorted_rows(self) -> list[_Row]:
         """The rows, the one that represents the person first."""
-        if len(self.rows) < 2:  # at almost every login
-            return self.rows
         return sorted(self.rows, key=lambda row: (not self.is_current(row), *_age(row.user)))
 
 
