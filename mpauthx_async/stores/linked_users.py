@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from ..models import User
 from .profiles import complete_profile, merge_profile
 
-__all__ = ["Changes", "Id", "Link", "LinkedUsers", "LinkedUsersTable", "Query"]
+__all__ = ["Changes", "Id", "Link", "LinkedUsers", "LinkedUsersTable", "Query", "ids_of"]
 
 Id: TypeAlias = tuple[str, int]
 """An id's text, and 1 for a unionId, 0 for an openId."""
@@ -149,7 +149,7 @@ class LinkedUsers:
         known_union_ids = {*union_ids, *linked_to, *(link.id for link in links if link.is_union_id)}
         for user in users:
             holds_union_id = not table.has_union_id and user.open_id in known_union_ids
-            person = self._join([(user.open_id, 1)] if holds_union_id else _ids(user))
+            person = self._join([(user.open_id, 1)] if holds_union_id else ids_of(user))
             person.rows.append(_Row(user, stored=user))
         for id_, link in self._links.items():
             person = self._join([id_, (link.union_id, 1)] if link.union_id else [id_])
@@ -186,7 +186,7 @@ class LinkedUsers:
 
     def save(self, login: User, now: int) -> bool:
         """Add a login to its person; returns True if the user is new."""
-        ids = _ids(login)
+        ids = ids_of(login)
         if not self._table.has_union_id:  # openId may hold either
             ids += [twin for text, kind in ids if (twin := (text, 1 - kind)) in self._persons]
         found = [self._persons[id_] for id_ in ids if id_ in self._persons]
@@ -346,8 +346,8 @@ class LinkedUsers:
                 yield link
 
 
-def _ids(user: User) -> list[Id]:
-    """The ids of a login or row, the openId first."""
+def ids_of(user: User) -> list[Id]:
+    """The ids of a login, row or document, the openId first."""
     ids = [(user.open_id, 0)] if user.open_id else []
     return [*ids, (user.union_id, 1)] if user.union_id else ids
 
@@ -366,7 +366,7 @@ def _read(
         found_users, found_links = query(ids)
         users |= dict.fromkeys(found_users)
         links |= dict.fromkeys(found_links)
-        ids = {id_ for user in found_users for id_ in _ids(user)}
+        ids = {id_ for user in found_users for id_ in ids_of(user)}
         ids |= {link[:2] for link in found_links}
         ids |= {(link.union_id, 1) for link in found_links if link.union_id}
     return asked, users, links

@@ -6,10 +6,9 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from heapq import heappop, heappush
-from types import NoneType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 from weakref import WeakValueDictionary
 
 from ..concurrency.frames import methods_clear_frames
@@ -31,17 +30,7 @@ _Save: TypeAlias = Callable[[str, OAuthToken], Awaitable[object]]
 _Delete: TypeAlias = Callable[[str], Awaitable[object]]
 OAuthTokenFunctions: TypeAlias = tuple[_Get, _Save] | tuple[_Get, _Save, _Delete]
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "open_id": (str,),
-    "access_token": (str,),
-    "refresh_token": (str,),
-    "expires_in": (int,),
-    "scope": (str,),
-    "created_at": (int,),
-    "union_id": (str, NoneType),
-    "is_snapshot_user": (bool,),
-}
-"""The fields of an OAuthToken in a record."""
+_TYPES = {field.name: get_args(field.type) or (field.type,) for field in fields(OAuthToken)}
 _TTL_SECONDS = 30 * 86_400  # as long as a refresh token is valid
 
 
@@ -236,12 +225,12 @@ def _checked(token: object, source: str) -> OAuthToken | None:
 def _decode(text: str | None) -> OAuthToken | None:
     """The token of a decrypted record; None if the record holds something else."""
     try:
-        fields: Any = json.loads(text or "")
+        values: Any = json.loads(text or "")
     except (ValueError, RecursionError):
         return None  # the exception would quote the record
     is_token = (
-        isinstance(fields, dict)
-        and fields.keys() == _TYPES.keys()
-        and all(type(value) in _TYPES[name] for name, value in fields.items())
+        isinstance(values, dict)
+        and values.keys() == _TYPES.keys()
+        and all(type(value) in _TYPES[name] for name, value in values.items())
     )
-    return OAuthToken(**fields) if is_token else None
+    return OAuthToken(**values) if is_token else None

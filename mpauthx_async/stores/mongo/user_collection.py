@@ -39,7 +39,7 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from ...errors import StoreError
 from ...models import User
-from ..linked_users import Changes, Id, Link, LinkedUsers
+from ..linked_users import Changes, Id, Link, LinkedUsers, ids_of
 from .failures import OVERDUE, is_duplicate, is_duplicate_key, is_held, is_overdue, refusal
 from .user_fields import Document, UserFields
 
@@ -50,7 +50,6 @@ __all__ = [
     "RefusedDocumentError",
     "UserCollection",
     "Written",
-    "ids_of",
 ]
 
 MongoCollection: TypeAlias = AsyncCollection[Document]
@@ -150,11 +149,9 @@ class UserCollection:
         self._patience = patience
 
     def as_stored(self, user: User) -> User:
-        """A user as read from the document that is inserted for them."""
         return user
 
     def is_changed(self, stored: User, user: User) -> bool:
-        """Whether an update would write anything."""
         return bool(self._fields.update(stored, user))
 
     async def persons(self, ids: Collection[Id]) -> tuple[LinkedUsers, Found]:
@@ -434,9 +431,3 @@ def _key(id_: Id) -> str:
 def _values(link: Link) -> Document:
     values = {"app_id": link.app_id, "union_id": link.union_id}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def ids_of(user: User) -> list[Id]:
-    """The ids of a login or document, the openId first."""
-    ids = [(user.open_id, 0)] if user.open_id else []
-    return [*ids, (user.union_id, 1)] if user.union_id else ids

@@ -1,12 +1,12 @@
 """UserFields: the fields of a document that hold a user, and how values are converted."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 from ...errors import ConfigurationError
 from ...models import User
-from ..user_fields import EPOCH, TIMES, milliseconds, whole_number
+from ..user_fields import EPOCH, NUMBERS, TIMES, whole_number
 
 __all__ = ["Document", "UserFields"]
 
@@ -107,14 +107,9 @@ def _value(attribute: str, stored: object) -> Any:
     """Convert a field's value to that of `User`; None if it is something else."""
     if attribute in ("open_id", "union_id"):  # a query for the text finds nothing else
         return stored if isinstance(stored, str) else None
-    is_time = attribute in TIMES
-    if attribute != "gender" and not is_time:
-        if isinstance(stored, (int, float)):
-            return str(stored)
-        return stored if isinstance(stored, str) else None
-    if isinstance(stored, datetime):
-        return milliseconds(stored) if is_time else None
-    return whole_number(attribute, str(stored).strip())
+    if attribute in NUMBERS:
+        return whole_number(attribute, stored)
+    return str(stored) if isinstance(stored, (str, int, float)) else None
 
 
 def _to_store(attribute: str, value: Any) -> object:

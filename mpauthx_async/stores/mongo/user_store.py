@@ -15,7 +15,7 @@ from ...failure_log import failures
 from ...models import User
 from ...store_boundary import raises_store_errors
 from ..batch_halving import each_or_its_refusal
-from ..linked_users import Changes, Id, LinkedUsers
+from ..linked_users import Changes, Id, LinkedUsers, ids_of
 from .database import MongoDatabase
 from .failures import held, is_unwritable, refusal
 from .user_collection import (
@@ -24,7 +24,6 @@ from .user_collection import (
     RefusedDocumentError,
     UserCollection,
     Written,
-    ids_of,
 )
 from .user_fields import Document, UserFields
 

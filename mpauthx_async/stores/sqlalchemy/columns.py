@@ -12,7 +12,7 @@ from sqlalchemy.inspection import inspect
 from sqlalchemy.orm import Mapper
 
 from ...errors import ConfigurationError
-from ..user_fields import ATTRIBUTES, EPOCH, TIMES, milliseconds, whole_number
+from ..user_fields import ATTRIBUTES, EPOCH, NUMBERS, TIMES, whole_number
 
 __all__ = ["Column", "Model", "columns_of"]
 
@@ -36,17 +36,13 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        return self.attribute == "gender" or self.attribute in TIMES
+        return self.attribute in NUMBERS
 
     def value(self, stored: object) -> object:
         """Convert a stored value to that of `User`."""
-        if stored is None:
-            return None
-        if not self.is_number:
-            return stored if isinstance(stored, str) else str(stored)
-        if self.attribute in TIMES and isinstance(stored, datetime):
-            return milliseconds(stored)
-        return whole_number(self.attribute, str(stored).strip())
+        if self.is_number:
+            return whole_number(self.attribute, stored)
+        return stored if stored is None or isinstance(stored, str) else str(stored)
 
     def to_store(self, value: Any) -> object:
         """Convert a value of `User` to one that the column takes."""

@@ -86,7 +86,7 @@ class SQLAlchemyOAuthTokenStore:
                 for column, value in zip(self._columns, row, strict=True)
             }
             for name in ("expires_in", "created_at"):
-                fields[name] = whole_number(name, str(fields[name]).strip())
+                fields[name] = whole_number(name, fields[name])
             needed = ("access_token", "refresh_token", "expires_in", "created_at")
             if any(fields[name] in (None, "") for name in needed):
                 raise NoOAuthTokenError(

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -67,18 +66,14 @@ class UserTable:
         self.columns: list[Column] = columns
         self.links: Table = link_table(MetaData(), schema=self.table.schema)
         by_attribute = {column.attribute: column.sql for column in self.columns}
-        self._attributes = list(by_attribute)
-        self._values_of = attrgetter(*self._attributes, "open_id")  # a tuple, of one column too
         self._open_id: SQLColumn[str] = by_attribute["open_id"]
         self._union_id: SQLColumn[str] | None = by_attribute.get("union_id")
         self.has_union_id: bool = self._union_id is not None
 
     def as_stored(self, user: User) -> User:
-        """A user as read from the row that is added for them."""
         return user if self.has_union_id else replace(user, open_id=user.id, union_id=None)
 
     def is_changed(self, stored: User, user: User) -> bool:
-        """Whether an update would write anything."""
         return bool(self._differences(stored, user))
 
     def check(self, user: User) -> None:
@@ -206,7 +201,7 @@ class UserTable:
         if self._is_postgresql and not isinstance(column.type, CHAR):
             # One parameter. For a long IN it may read the whole table, as long as it is new.
             return column == any_(literal(texts, ARRAY(Text)))
-        return column.in_(_padded(texts))
+        return column.in_(texts)
 
     def _select(self) -> Select[Any]:
         return select(*(column.sql for column in self.columns))
@@ -225,8 +220,8 @@ class UserTable:
     def _row(self, user: User) -> dict[str, Any]:
         """The values to insert, by the key of the column."""
         return {
-            column.sql.key: column.to_store(value)
-            for column, value in zip(self.columns, self._values_of(user), strict=False)
+            column.sql.key: column.to_store(getattr(user, column.attribute))
+            for column in self.columns
         }
 
     def _differences(self, stored: User, user: User) -> dict[str, Any]:
@@ -237,11 +232,6 @@ class UserTable:
 
 def _texts(ids: Iterable[Id], kind: int) -> list[str]:
     return [text for text, is_union_id in ids if is_union_id == kind]
-
-
-def _padded(texts: list[str]) -> list[str]:
-    """Repeat the last text until there is a power of two, so that few statements are prepared."""
-    return texts + texts[-1:] * ((1 << (len(texts) - 1).bit_length()) - len(texts))
 
 
 def _parts(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -8,12 +8,10 @@ from math import isfinite
 from typing import NamedTuple
 
 from ...errors import ConfigurationError
-from ..user_fields import ATTRIBUTES, milliseconds
+from ..user_fields import ATTRIBUTES, NUMBERS, whole_number
 
 __all__ = ["Column", "is_numeric", "read_columns"]
 
-_TIMES = ("createdAt", "updatedAt")
-_NUMBERS = ("gender", *_TIMES)
 _KNOWN = {name.lower(): name for name in ATTRIBUTES}  # SQLite ignores the case of names
 _STRICT_TEXT = ("TEXT", "ANY")
 _STRICT_NUMBER = ("INT", "INTEGER", "REAL", "TEXT", "ANY")
@@ -46,13 +44,9 @@ class Column:
 
     def value(self, stored: object) -> object:
         """Convert a stored value to that of `User`."""
-        if self.type is str:
-            return stored if stored is None or isinstance(stored, str) else str(stored)
-        if isinstance(stored, str):
-            if not is_numeric(stored):
-                return milliseconds(stored) if self.name in _TIMES else None
-            stored = _number(stored)
-        return int(stored) if isinstance(stored, (int, float)) and isfinite(stored) else None
+        if stored is None or isinstance(stored, self.type):
+            return stored
+        return str(stored) if self.type is str else whole_number(ATTRIBUTES[self.name], stored)
 
     def as_read(self, value: object) -> object:
         """The value that `User` gets back after a value is written."""
@@ -98,7 +92,7 @@ class _Info(NamedTuple):
         numeric = _has_numeric_affinity(self.type) and not (
             is_strict and self.type.upper() == "ANY"
         )
-        kind = int if name in _NUMBERS else str
+        kind = int if ATTRIBUTES[name] in NUMBERS else str
         return Column(name, bool(self.notnull), self.key, numeric, kind)
 
 
@@ -154,7 +148,8 @@ def _problem_of_known(
             "is an INTEGER PRIMARY KEY, which holds row numbers. Declare it TEXT, and give the "
             "table another key."
         )
-    wanted, allowed = ("INTEGER", _STRICT_NUMBER) if name in _NUMBERS else ("TEXT", _STRICT_TEXT)
+    is_number = ATTRIBUTES[name] in NUMBERS
+    wanted, allowed = ("INTEGER", _STRICT_NUMBER) if is_number else ("TEXT", _STRICT_TEXT)
     if is_strict and info.type.upper() not in allowed:
         return f"has the type {info.type} in a STRICT table. Declare it {wanted}."
     if name != "openId" and info.notnull and name.lower() in unique:

@@ -5,7 +5,6 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any
 
 from ...errors import ConfigurationError, StoreError
@@ -67,8 +66,6 @@ class UserTable:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
         self._names = [column.name for column in columns]
-        self._attributes = [ATTRIBUTES[name] for name in self._names]
-        self._values_of = attrgetter(*self._attributes, "open_id")  # a tuple, of one column too
         self._numeric_ids = [
             ATTRIBUTES[column.name]
             for column in columns
@@ -118,11 +115,10 @@ class UserTable:
 
     def user(self, row: Sequence[Any]) -> User:
         """Convert a row to a user, whose open_id is empty if the row has no openId."""
-        values = [
-            value if type(value) is column.type else column.value(value)
+        fields: dict[str, Any] = {
+            ATTRIBUTES[column.name]: column.value(value)
             for column, value in zip(self._columns, row, strict=True)
-        ]
-        fields: dict[str, Any] = dict(zip(self._attributes, values, strict=True))
+        }
         fields["open_id"] = fields["open_id"] or ""
         if self.has_union_id:
             fields["union_id"] = fields["union_id"] or None
@@ -157,11 +153,9 @@ class UserTable:
         return None
 
     def as_stored(self, user: User) -> User:
-        """A user as read from the row that `insert` adds."""
         return user if self.has_union_id else replace(user, open_id=user.id, union_id=None)
 
     def is_changed(self, stored: User, user: User) -> bool:
-        """Whether `update` would write anything."""
         return bool(self._changes(stored, user))
 
     def insert(self, users: Sequence[User]) -> Iterable[Statement]:
@@ -193,9 +187,10 @@ class UserTable:
         ]
 
     def _row(self, user: User) -> list[Any]:
+        values = [getattr(user, ATTRIBUTES[name]) for name in self._names]
         return [
             column.blank if value is None else value
-            for column, value in zip(self._columns, self._values_of(user), strict=False)
+            for column, value in zip(self._columns, values, strict=True)
         ]
 
     def _changes(self, stored: User, user: User) -> dict[str, Any]:
