@@ -5,6 +5,8 @@ from sqlalchemy.dialects.mysql import TEXT, VARCHAR
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import TypeEngine
 
+from ..user_fields import ATTRIBUTES
+
 __all__ = ["WeChatUserMixin", "link_table", "user_table"]
 
 _MAX_ID_CHARACTERS = 128
@@ -52,15 +54,11 @@ def user_table(metadata: MetaData) -> Table:
         metadata,
         Column("open_id", _ID, primary_key=True),
         Column("union_id", _ID, index=True),
-        Column("nick_name", _TEXT),
-        Column("gender", SmallInteger),
-        Column("city", _TEXT),
-        Column("province", _TEXT),
-        Column("country", _TEXT),
-        Column("language", _TEXT),
-        Column("avatar_url", _TEXT),
-        Column("created_at", BigInteger),
-        Column("updated_at", BigInteger),
+        *(
+            Column(name, getattr(WeChatUserMixin, name).column.type)
+            for name in ATTRIBUTES.values()
+            if name not in ("open_id", "union_id")
+        ),
     )
 
 

@@ -208,11 +208,11 @@ class _Job(Generic[Result]):
 
 
 @contextmanager
-def transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
+def transaction(cursor: sqlite3.Cursor, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
     """Commit all that is written inside, or nothing; within another transaction, a savepoint."""
     # IMMEDIATE, because a transaction that reads first cannot wait for the write lock. In SQL,
     # because the connection's own methods do nothing if it was opened with autocommit=True.
-    begin, commit, rollback = "BEGIN IMMEDIATE", "COMMIT", ["ROLLBACK"]
+    commit, rollback = "COMMIT", ["ROLLBACK"]
     if cursor.connection.in_transaction:
         begin, commit = "SAVEPOINT mpauthx", "RELEASE mpauthx"
         rollback = ["ROLLBACK TO mpauthx", commit]
@@ -228,12 +228,8 @@ def transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
 
 def _in_snapshot(work: Callable[[sqlite3.Cursor], Result], cursor: sqlite3.Cursor) -> Result:
     """Run work whose queries all see one state of the database."""
-    cursor.execute("BEGIN")
-    try:
+    with transaction(cursor, "BEGIN"):
         return work(cursor)
-    finally:
-        if cursor.connection.in_transaction:
-            cursor.execute("COMMIT")
 
 
 async def _in_thread(
