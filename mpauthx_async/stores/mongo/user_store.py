@@ -200,10 +200,7 @@ class MongoUserStore:
     ) -> bool:
         """Write a plan for one user; False if it is None because the user is unknown.
 
-        Args:
-            user_id: any id of the user.
-            plan: as for `_change`.
-            more_ids: ids to read too, which the plan may add to.
+        The plan may add to `more_ids`, which are read too.
         """
 
         async def change(user_ids: Sequence[str]) -> Sequence[bool]:
@@ -258,13 +255,6 @@ class MongoUserStore:
         items: Sequence[Item],
         work: Callable[[Sequence[Item]], Awaitable[Sequence[Result | StoreError]]],
     ) -> Sequence[Result]:
-        """Do work for a batch, and again for each half of it while a document is refused.
-
-        Raises:
-            PartialStoreError: if some items fail.
-            StoreError: if the only item fails.
-        """
-
         return await self._database.run(lambda: each_or_its_refusal(items, work, _refusal_of))
 
 

@@ -20,14 +20,7 @@ Result = TypeVar("Result")
 @methods_clear_frames()
 @raises_store_errors
 class SqliteStore(ABC):
-    """A store with a database and a clock.
-
-    Args:
-        database: the file's path, or an open aiosqlite connection that nothing else writes
-            through; the connection stays open.
-        busy_timeout: how long to wait for a file that another process has locked, in seconds.
-        clock: returns the time in Unix seconds; called in the database's thread.
-    """
+    """A store with a database and a clock; for the arguments see SqliteTokenStore."""
 
     system = "SQLite"
 
