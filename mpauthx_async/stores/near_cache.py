@@ -84,7 +84,7 @@ class SharedNearCache:
 
     def for_service(self) -> "NearCache":
         """A near cache for one more service."""
-        cache = NearCache(self, self._owners.move_to_end)
+        cache = NearCache(self)
         self._caches.add(cache)
         return cache
 
@@ -130,35 +130,6 @@ class SharedNearCache:
         """A forked child process does not hear of changes."""
         self.shut()
 
-    def expect(self, nonce: str) -> object:
-        """See `NearCache.expect`."""
-        return self._expected.setdefault(nonce, object()) if self.is_open else None
-
-    def keep(
-        self, owner: "NearCache", expected: object, identity: Identity, end: int | None
-    ) -> None:
-        """Have a cache know a token; the other arguments are those of `NearCache.keep`."""
-        nonce, token = identity.session_id, identity.token
-        if expected is None or self._expected.get(nonce) is not expected:
-            return
-        is_valid = end is not None and end > 0
-        if not is_valid or self._tokens.get(nonce) != token:
-            self.forget(nonce)  # the expectation, and an earlier token
-        if end is None or not is_valid:
-            return
-        self._expected.pop(nonce, None)
-        others = self._owners.get(token)
-        if others is None:
-            self._owners[token] = owner.alone
-            self._tokens[nonce] = token
-        else:
-            if owner not in others:
-                self._owners[token] = (*others, owner)
-            self._owners.move_to_end(token)
-        owner.kept[token] = (end / 1000, identity)
-        if len(self._owners) > self._size:
-            self.forget(nonce_of(next(iter(self._owners))))
-
 
 class NearCache:
     """Remembers valid tokens of one service, so that the store need not be asked about them again.
@@ -168,21 +139,19 @@ class NearCache:
 
     Args:
         shared: what the services on the store share.
-        move_to_end: marks a token as the most recently used.
 
     Attributes:
         shared: likewise.
         kept: for each token, when it ends by the store's clock, in seconds, and whose it is.
             `shared` empties it.
-        alone: the owners of a token that no other service knows.
     """
 
-    def __init__(self, shared: SharedNearCache, move_to_end: Callable[[str], None]) -> None:
+    def __init__(self, shared: SharedNearCache) -> None:
         self.shared: SharedNearCache = shared
         self.kept: dict[str, tuple[float, Identity]] = {}
-        self.alone: tuple[NearCache] = (self,)
+        self._alone = (self,)  # the owners of a token that no other service knows
         self._clock = shared.clock
-        self._move_to_end = move_to_end
+        self._move_to_end = shared._owners.move_to_end
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -209,7 +178,8 @@ class NearCache:
 
     def expect(self, nonce: str) -> object:
         """Announce that the store is asked about a session; returns an argument for `keep`."""
-        return self.shared.expect(nonce)
+        shared = self.shared
+        return shared._expected.setdefault(nonce, object()) if shared.is_open else None
 
     def keep(self, expected: object, identity: Identity, end: int | None) -> None:
         """Remember the token that the store was asked about.
@@ -220,7 +190,25 @@ class NearCache:
             end: when that ends, in Unix milliseconds by the store's clock; None or not above zero
                 if it is not valid, or there was no answer.
         """
-        self.shared.keep(self, expected, identity, end)
+        shared, nonce, token = self.shared, identity.session_id, identity.token
+        if expected is None or shared._expected.get(nonce) is not expected:
+            return
+        if end is None or end <= 0 or shared._tokens.get(nonce) != token:
+            shared.forget(nonce)  # the expectation, and an earlier token
+        if end is None or end <= 0:
+            return
+        shared._expected.pop(nonce, None)
+        others = shared._owners.get(token)
+        if others is None:
+            shared._owners[token] = self._alone
+            shared._tokens[nonce] = token
+        else:
+            if self not in others:
+                shared._owners[token] = (*others, self)
+            self._move_to_end(token)
+        self.kept[token] = (end / 1000, identity)
+        if len(shared._owners) > shared._size:
+            shared.forget(nonce_of(next(iter(shared._owners))))
 
     def close(self) -> None:
         """Know nothing, because the service is closed; its tokens leave `shared` as unused ones."""
