@@ -121,9 +121,8 @@ class LinkedUsers:
     Args:
         query: reads the database.
         table: the user table.
-        open_ids: openIds of the persons.
-        union_ids: unionIds of the persons.
-        untyped: ids of the persons that may be either.
+        ids: ids of the persons.
+        untyped: the same, where each may be an openId or a unionId.
 
     Attributes:
         ids: all ids that were asked for: those given, and all that they lead to.
@@ -133,20 +132,19 @@ class LinkedUsers:
         self,
         query: Query,
         table: LinkedUsersTable,
+        ids: Collection[Id] = (),
         *,
-        open_ids: Collection[str] = (),
-        union_ids: Collection[str] = (),
         untyped: Collection[str] = (),
     ) -> None:
-        ids = {(text, 0) for text in (*open_ids, *untyped)}
-        ids |= {(text, 1) for text in (*union_ids, *untyped)}
-        asked, users, links = _read(query, table, ids)
+        either = [(text, is_union_id) for text in untyped for is_union_id in (0, 1)]
+        asked, users, links = _read(query, table, {*ids, *either})
         self.ids: set[Id] = asked
         self._table = table
         self._persons: dict[Id, _Person] = {}
         self._links: dict[Id, Link] = {link[:2]: link for link in links}
         linked_to = {link.union_id for link in links if link.union_id}
-        known_union_ids = {*union_ids, *linked_to, *(link.id for link in links if link.is_union_id)}
+        known_union_ids = {text for text, is_union_id in (*ids, *self._links) if is_union_id}
+        known_union_ids |= linked_to
         for user in users:
             holds_union_id = not table.has_union_id and user.open_id in known_union_ids
             person = self._join([(user.open_id, 1)] if holds_union_id else ids_of(user))

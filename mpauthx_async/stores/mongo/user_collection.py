@@ -156,17 +156,10 @@ class UserCollection:
 
     async def persons(self, ids: Collection[Id]) -> tuple[LinkedUsers, Found]:
         """Read the persons with any of some ids."""
-        open_ids = [text for text, is_union_id in ids if not is_union_id]
-        union_ids = [text for text, is_union_id in ids if is_union_id]
         found = Found()
         known: set[Id] = set()
         while True:
-            linked = LinkedUsers(
-                lambda _: (list(found.users), [*found.links.values()]),
-                self,
-                open_ids=open_ids,
-                union_ids=union_ids,
-            )
+            linked = LinkedUsers(lambda _: ([*found.users], [*found.links.values()]), self, ids)
             missing = linked.ids - known
             if not missing:
                 return linked, found

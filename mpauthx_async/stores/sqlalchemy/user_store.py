@@ -15,7 +15,7 @@ from ...failure_log import failures
 from ...models import User
 from ...store_boundary import raises_store_errors
 from ..batch_halving import each_or_its_refusal
-from ..linked_users import Changes, Id, LinkedUsers, Query
+from ..linked_users import Changes, Id, LinkedUsers, Query, ids_of
 from .columns import Model
 from .database import SQLDatabase
 from .failures import is_held, is_refusal, is_timeout, refusal, store_error
@@ -97,9 +97,7 @@ class SQLAlchemyUserStore:
         async def save(some: Sequence[User], *, waits: bool) -> Sequence[bool]:
             for user in some:
                 self._table.check(user)
-            open_ids = [user.open_id for user in some]
-            union_ids = [user.union_id for user in some if user.union_id]
-            link = partial(LinkedUsers, open_ids=open_ids, union_ids=union_ids)
+            link = partial(LinkedUsers, ids=[id_ for user in some for id_ in ids_of(user)])
             return await self._change(link, lambda linked: plan(linked, some), waits=waits)
 
         return await self._database.run(lambda: self._write_each(users, save))

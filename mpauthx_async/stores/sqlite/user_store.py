@@ -6,7 +6,7 @@ from functools import partial
 
 from ...models import User
 from ...store_boundary import raises_store_errors
-from ..linked_users import LinkedUsers
+from ..linked_users import Id, LinkedUsers, ids_of
 from .database import transaction
 from .link_table import create_link_table, query_linked, statements
 from .store import SqliteStore
@@ -96,16 +96,16 @@ class SqliteUserStore(SqliteStore):
         """Tell which users are new, and the statements that save them."""
         for user in users:
             self._table.check(user)
-        open_ids = [user.open_id for user in users]
-        union_ids = [user.union_id for user in users if user.union_id]
-        linked = self._linked(cursor, open_ids=open_ids, union_ids=union_ids)
+        linked = self._linked(cursor, [id_ for user in users for id_ in ids_of(user)])
         now = self._now()
         is_new = [linked.save(user, now) for user in users]
         return is_new, list(statements(self._table, linked.changes()))
 
-    def _linked(self, cursor: sqlite3.Cursor, **ids: Collection[str]) -> LinkedUsers:
-        """Read the persons with some ids; for the arguments see `LinkedUsers`."""
-        return LinkedUsers(partial(query_linked, cursor, self._table), self._table, **ids)
+    def _linked(
+        self, cursor: sqlite3.Cursor, ids: Collection[Id] = (), untyped: Collection[str] = ()
+    ) -> LinkedUsers:
+        query = partial(query_linked, cursor, self._table)
+        return LinkedUsers(query, self._table, ids, untyped=untyped)
 
 
 def _execute(cursor: sqlite3.Cursor, to_write: Iterable[Statement]) -> None:
