@@ -106,7 +106,6 @@ class SharedNearCache:
         self.trusted_until = at + MAX_SILENCE_SECONDS
 
     def forget(self, nonce: str) -> None:
-        """The session of this nonce has changed."""
         self._expected.pop(nonce, None)
         token = self._tokens.pop(nonce, None)
         if token is not None:
@@ -114,7 +113,6 @@ class SharedNearCache:
                 cache.kept.pop(token, None)
 
     def forget_all(self) -> None:
-        """Any session may have changed."""
         self._expected.clear()
         self._tokens.clear()
         self._owners.clear()
@@ -122,7 +120,6 @@ class SharedNearCache:
             cache.kept.clear()
 
     def shut(self) -> None:
-        """Changes may be missed from now on."""
         self.is_open = False
         self.forget_all()
 

@@ -47,7 +47,6 @@ __all__ = [
     "Found",
     "HeldError",
     "OvertakenError",
-    "RefusedDocumentError",
     "UserCollection",
     "Written",
 ]
@@ -114,18 +113,6 @@ class HeldError(Exception):
         self.ids = ids
 
 
-class RefusedDocumentError(Exception):
-    """MongoDB refuses a document, and has written the others.
-
-    Args:
-        refusal: the error for its caller.
-    """
-
-    def __init__(self, refusal: StoreError) -> None:
-        super().__init__()
-        self.refusal = refusal
-
-
 class UserCollection:
     """Reads the documents and links of users, and writes changes.
 
@@ -177,7 +164,7 @@ class UserCollection:
         Raises:
             HeldError: transactions hold documents.
             OvertakenError: another process was faster.
-            RefusedDocumentError: MongoDB refuses a document.
+            StoreError: MongoDB refuses a document, and has written the others.
         """
         documents = _documents(changes, found, written)
         await self._write_links(changes, found, documents, written)
@@ -402,14 +389,14 @@ async def _bulk_write(
 
 
 def _check(errors: dict[int, Document], ids: Sequence[Collection[Id]]) -> None:
-    """Raise HeldError or RefusedDocumentError for errors; `ids` are those of each operation."""
+    """Raise HeldError or StoreError for errors; `ids` are those of each operation."""
     if held_ids := {
         id_ for index, error in errors.items() if is_held(error.get("code")) for id_ in ids[index]
     }:
         raise HeldError(held_ids)
     for error in errors.values():
         if not is_duplicate(error):
-            raise RefusedDocumentError(refusal(error))
+            raise refusal(error)
 
 
 def _any(conditions: Sequence[Document]) -> Document:

@@ -21,7 +21,6 @@ from .failures import held, is_unwritable, refusal
 from .user_collection import (
     HeldError,
     OvertakenError,
-    RefusedDocumentError,
     UserCollection,
     Written,
 )
@@ -124,8 +123,10 @@ class MongoUserStore:
                 if len(rest) == 1 and _refusal_of(error) is not None:  # its links are written
                     await self._users.withdraw(rest[0], written)
                 raise
+            # A login made a document if it is the first one with its openId.
             return [
-                failed.get(id_) or _take(written, id_) for id_ in (user.open_id for user in some)
+                failed.get(open_id) or written.created.pop(open_id, None) is not None
+                for open_id in (user.open_id for user in some)
             ]
 
         return await self._each(users, save)
@@ -239,7 +240,7 @@ class MongoUserStore:
             except OvertakenError as overtaken:
                 if overtaken.refusal is not None:
                     if changes in tried:  # nobody was faster: a unique index refuses the document
-                        raise RefusedDocumentError(overtaken.refusal) from None
+                        raise overtaken.refusal from None
                     tried.append(changes)
             else:
                 has_written = True
@@ -248,7 +249,7 @@ class MongoUserStore:
                 continue
             backoff = min(number * _BACKOFF, _MAX_BACKOFF)
             await asyncio.sleep(backoff * random.random())  # noqa: S311
-        raise RefusedDocumentError(StoreError("Others wrote the same user again and again."))
+        raise StoreError("Others wrote the same user again and again.")
 
     async def _each(
         self,
@@ -259,16 +260,11 @@ class MongoUserStore:
 
 
 def _refusal_of(error: Exception) -> StoreError | None:
-    if isinstance(error, RefusedDocumentError):
-        return error.refusal
+    if isinstance(error, StoreError):
+        return error
     if isinstance(error, HeldError):
         return held()
     return refusal(error) if is_unwritable(error) else None
-
-
-def _take(written: Written, open_id: str) -> bool:
-    """Whether a login made a document: True for the first one with its openId."""
-    return written.created.pop(open_id, None) is not None
 
 
 def _either(user_ids: Sequence[str]) -> list[Id]:

@@ -15,7 +15,7 @@ from ...failure_log import failures
 from ...models import User
 from ...store_boundary import raises_store_errors
 from ..batch_halving import each_or_its_refusal
-from ..linked_users import Changes, Id, LinkedUsers, Query, ids_of
+from ..linked_users import Changes, Id, LinkedUsers, ids_of
 from .columns import Model
 from .database import SQLDatabase
 from .failures import is_held, is_refusal, is_timeout, refusal, store_error
@@ -107,7 +107,8 @@ class SQLAlchemyUserStore:
 
         async def get(some: Sequence[str]) -> Sequence[User | None]:
             def find(connection: Connection) -> list[User | None]:
-                linked = LinkedUsers(self._query(connection), self._table, untyped=some)
+                query = partial(self._table.query, connection)
+                linked = LinkedUsers(query, self._table, untyped=some)
                 return [linked.user(user_id) for user_id in some]
 
             return await self._database.read(find)
@@ -222,7 +223,7 @@ class SQLAlchemyUserStore:
         tried: list[Changes] = []
 
         def read(connection: Connection) -> tuple[Result, Changes]:
-            linked = link(self._query(connection), self._table)
+            linked = link(partial(self._table.query, connection), self._table)
             ids.update(linked.ids)
             return plan(linked)
 
@@ -253,9 +254,6 @@ class SQLAlchemyUserStore:
         while (written := await self._database.write(write, waits_for_locks=waits)) is None:
             pass
         return written[0]
-
-    def _query(self, connection: Connection) -> Query:
-        return partial(self._table.query, connection)
 
 
 def _refusal_of(error: Exception) -> StoreError | None:
