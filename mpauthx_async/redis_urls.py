@@ -113,7 +113,11 @@ def _client_of(url: str) -> RedisClient | None:
         kind, urls, primary = _address_of(url)
         if kind == "cluster":
             return _cluster_client(urls)
-        return Redis.from_pool(_sentinel_pool(urls, primary) if kind else _pool(*urls))
+        settings = _pool_settings()
+        pool = _sentinel_pool(urls, primary) if kind else _Pool.from_url(*urls, **settings)
+        pool.connection_class(**pool.connection_kwargs)  # raises if the query has other options
+        pool.connection_class = _packing_in_c(pool.connection_class)
+        return Redis.from_pool(pool)
     return None
 
 
@@ -138,11 +142,6 @@ def _address_of(url: str) -> tuple[str, Sequence[str], str]:
     if not all(map(_REDIS_URL.fullmatch, urls)):
         raise ValueError
     return kind, urls, primary
-
-
-def _pool(url: str) -> BlockingConnectionPool:
-    pool: BlockingConnectionPool = _checked(_Pool.from_url(url, **_pool_settings()))
-    return pool
 
 
 def _sentinel_pool(urls: Sequence[str], primary: str) -> SentinelPool:
@@ -172,10 +171,7 @@ def _sentinel_pool(urls: Sequence[str], primary: str) -> SentinelPool:
         SentinelManagedSSLConnection if is_tls else SentinelManagedConnection
     )
     open_pool: Callable[..., SentinelPool] = SentinelPool  # it has no types in redis-py
-    pool: SentinelPool = _checked(
-        open_pool(primary, Sentinels(pools), **(_pool_settings() | settings))
-    )
-    return pool
+    return open_pool(primary, Sentinels(pools), **(_pool_settings() | settings))
 
 
 def _cluster_client(urls: Sequence[str]) -> RedisCluster:
@@ -206,13 +202,6 @@ def _pool_settings() -> dict[str, Any]:
         "retry": Retry(backoff, retries=3, supported_errors=(ConnectionError,)),
         "retry_on_error": [ConnectionError],  # before 6.0 nothing is repeated without it
     }
-
-
-def _checked(pool: Any) -> Any:
-    """Check the options of a pool, and let it pack commands in C."""
-    pool.connection_class(**pool.connection_kwargs)  # raises if the query has other options
-    pool.connection_class = _packing_in_c(pool.connection_class)
-    return pool
 
 
 def _refused_option(url: object) -> str | None:

@@ -15,6 +15,9 @@ from .user_table import UserTable
 __all__ = ["WrittenColumn", "check_columns", "check_tables"]
 
 _DATES = (DateTime, Date)
+_CREATE = (
+    ", or let the store create it: SQLAlchemyUserStore(…, create=True), or ?create=true in the URL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +47,13 @@ def check_tables(connection: Connection, table: UserTable) -> Sequence[str]:
         ConfigurationError: if logins cannot be saved, or one user could get two rows; it names the
             column and the remedy.
     """
-    inspector = inspect(connection)
-    for needed in (table.table, table.links):
-        _check_exists(
-            inspector,
-            needed,
-            ", or let the store create it: SQLAlchemyUserStore(…, create=True), or ?create=true in "
-            "the URL",
-        )
     written = [
         WrittenColumn(column.sql, column.attribute, column.attribute in TIMES, takes_dates=True)
         for column in table.columns
     ]
-    _check_columns(inspector, table.table, written, "Logins")
+    check_columns(connection, table.table, written, "Logins", _CREATE)
+    inspector = inspect(connection)
+    _check_exists(inspector, table.links, _CREATE)
     quoting = connection.dialect.identifier_preparer
     return [
         f"{quoting.format_table(column.table)} ({quoting.format_column(column)})"
@@ -65,7 +62,11 @@ def check_tables(connection: Connection, table: UserTable) -> Sequence[str]:
 
 
 def check_columns(
-    connection: Connection, table: Table, written: Sequence[WrittenColumn], items: str
+    connection: Connection,
+    table: Table,
+    written: Sequence[WrittenColumn],
+    items: str,
+    or_else: str = "",
 ) -> None:
     """Check that a table takes what a store writes.
 
@@ -74,25 +75,13 @@ def check_columns(
         table: the table.
         written: the columns that the store writes.
         items: what the store keeps in the table, in messages.
+        or_else: what else helps if the table is missing, in messages.
 
     Raises:
         ConfigurationError: if it does not; it names the column and the remedy.
     """
     inspector = inspect(connection)
-    _check_exists(inspector, table)
-    _check_columns(inspector, table, written, items)
-
-
-def _check_exists(inspector: Inspector, table: Table, or_else: str = "") -> None:
-    if not inspector.has_table(table.name, schema=table.schema):
-        raise ConfigurationError(
-            f"The database has no table {table.name}. Add it by a migration{or_else}."
-        )
-
-
-def _check_columns(
-    inspector: Inspector, table: Table, written: Sequence[WrittenColumn], items: str
-) -> None:
+    _check_exists(inspector, table, or_else)
     found = {column["name"]: column for column in inspector.get_columns(table.name, table.schema)}
     is_sqlite = inspector.dialect.name == "sqlite"
 
@@ -113,6 +102,13 @@ def _check_columns(
                 "is NOT NULL without a default, and this store does not write it. Give it a "
                 "default in the database or in the model, or drop NOT NULL.",
             )
+
+
+def _check_exists(inspector: Inspector, table: Table, or_else: str) -> None:
+    if not inspector.has_table(table.name, schema=table.schema):
+        raise ConfigurationError(
+            f"The database has no table {table.name}. Add it by a migration{or_else}."
+        )
 
 
 def _without_index(inspector: Inspector, table: UserTable) -> list[SQLColumn[Any]]:
