@@ -77,17 +77,16 @@ class Connections:
     ) -> None:
         if redis_url is not None and redis is not None:
             raise ConfigurationError("Give Connections either redis_url or redis, not both.")
-        self._redis_url = redis_url
         self._http = http
         self._executor = executor
-        self._owns_http = http is None
         self._calls = InFlight(self, "This Connections object")
         self.redis_epoch: int = 0
         self.is_eviction_known: bool = False
         self._redis: RedisClient | None = None
+        self._redis_url: str | None = None
         self._watch: PrimaryWatch | None = None
         if redis_url is not None:
-            self._use(self._open_redis(redis_url))
+            self.use_redis(redis_url)
         elif redis is not None:
             self._use(redis)
 
@@ -124,7 +123,7 @@ class Connections:
     @cached_property
     def _max_http_connections(self) -> int:
         limits = [_MAX_HTTP_CONNECTIONS, *_half_of_descriptors()]
-        connector = None if self._owns_http or self._http is None else self._http.connector
+        connector = None if self._http is None else self._http.connector  # a ready-made one
         if connector is not None:
             limits += [connector.limit, connector.limit_per_host]
         return min(limit for limit in limits if limit > 0)
@@ -166,7 +165,9 @@ class Connections:
         """
         self._calls.check_open()
         if self._redis is None:
-            self._use(self._open_redis(url))
+            client = open_redis(url)
+            self._calls.on_close(partial(close_redis, client))
+            self._use(client)
             self._redis_url = url
         elif self._redis_url != url:
             raise ConfigurationError(
@@ -226,11 +227,6 @@ class Connections:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    def _open_redis(self, url: str) -> RedisClient:
-        client = open_redis(url)
-        self._calls.on_close(partial(close_redis, client))
-        return client
 
     def _use(self, client: RedisClient) -> None:
         self._redis = client
