@@ -16,7 +16,7 @@ from ..protocols import KeyValueStore
 from ..user_fields import whole_number
 from .database import SQLDatabase
 from .failures import is_overtaken, is_refusal, refusal
-from .table_checks import WrittenColumn, check_columns
+from .table_checks import check_columns
 
 __all__ = ["SQLAlchemyOAuthTokenStore"]
 
@@ -151,12 +151,11 @@ class SQLAlchemyOAuthTokenStore:
         await self.close()
 
     async def _prepare(self) -> None:
-        written = [
-            WrittenColumn(column, column.key, column.key == "create_at", takes_dates=False)
-            for column in self._columns
-        ]
+        written = {column.key: column for column in self._columns}
         await self._database.read(
-            lambda connection: check_columns(connection, self._table, written, "OAuth tokens")
+            lambda connection: check_columns(
+                connection, self._table, written, "OAuth tokens", writes_dates=False
+            )
         )
 
 

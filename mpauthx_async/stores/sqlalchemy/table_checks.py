@@ -1,7 +1,6 @@
 """Checks at the start whether logins can be saved in the tables that the database has."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Date, DateTime, Inspector, Integer, Table
@@ -12,29 +11,13 @@ from ...errors import ConfigurationError
 from ..user_fields import TIMES
 from .user_table import UserTable
 
-__all__ = ["WrittenColumn", "check_columns", "check_tables"]
+__all__ = ["check_columns", "check_tables"]
 
 _DATES = (DateTime, Date)
+_IN_MILLISECONDS = (*TIMES, "create_at")
 _CREATE = (
     ", or let the store create it: SQLAlchemyUserStore(…, create=True), or ?create=true in the URL"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenColumn:
-    """A column that a store writes.
-
-    Attributes:
-        sql: the column.
-        name: of what it holds, in messages.
-        has_milliseconds: whether that is a time in Unix milliseconds.
-        takes_dates: whether the store writes it as a date and time if the column is one.
-    """
-
-    sql: SQLColumn[Any]
-    name: str
-    has_milliseconds: bool
-    takes_dates: bool
 
 
 def check_tables(connection: Connection, table: UserTable) -> Sequence[str]:
@@ -47,11 +30,8 @@ def check_tables(connection: Connection, table: UserTable) -> Sequence[str]:
         ConfigurationError: if logins cannot be saved, or one user could get two rows; it names the
             column and the remedy.
     """
-    written = [
-        WrittenColumn(column.sql, column.attribute, column.attribute in TIMES, takes_dates=True)
-        for column in table.columns
-    ]
-    check_columns(connection, table.table, written, "Logins", _CREATE)
+    written = {column.attribute: column.sql for column in table.columns}
+    check_columns(connection, table.table, written, "Logins", writes_dates=True, or_else=_CREATE)
     inspector = inspect(connection)
     _check_exists(inspector, table.links, _CREATE)
     quoting = connection.dialect.identifier_preparer
@@ -64,8 +44,10 @@ def check_tables(connection: Connection, table: UserTable) -> Sequence[str]:
 def check_columns(
     connection: Connection,
     table: Table,
-    written: Sequence[WrittenColumn],
+    written: Mapping[str, SQLColumn[Any]],
     items: str,
+    *,
+    writes_dates: bool,
     or_else: str = "",
 ) -> None:
     """Check that a table takes what a store writes.
@@ -73,8 +55,9 @@ def check_columns(
     Args:
         connection: to the database.
         table: the table.
-        written: the columns that the store writes.
+        written: the columns that the store writes, by the names of what they hold.
         items: what the store keeps in the table, in messages.
+        writes_dates: whether the store writes a time as a date if the column is one.
         or_else: what else helps if the table is missing, in messages.
 
     Raises:
@@ -90,10 +73,11 @@ def check_columns(
             f"{items} cannot be saved: column {table.name}.{column} {problem}"
         )
 
-    for column in written:
-        if problem := _problem_of(column, found.get(column.sql.name), is_sqlite):
-            raise unusable(column.sql.name, problem)
-    names = {column.sql.name for column in written}
+    for name, column in written.items():
+        in_database = found.get(column.name)
+        if problem := _problem_of(name, column, in_database, is_sqlite, writes_dates):
+            raise unusable(column.name, problem)
+    names = {column.name for column in written.values()}
     names |= {column.name for column in table.columns if column.default is not None}
     for name in found.keys() - names:
         if _needs_a_value(found[name], is_sqlite):
@@ -147,21 +131,27 @@ def _indexes(inspector: Inspector, table: Table) -> Iterator[tuple[Sequence[str 
         yield index["column_names"], index["unique"] and not is_partial
 
 
-def _problem_of(column: WrittenColumn, found: Mapping[str, Any] | None, is_sqlite: bool) -> str:
+def _problem_of(
+    name: str,
+    column: SQLColumn[Any],
+    found: Mapping[str, Any] | None,
+    is_sqlite: bool,
+    writes_dates: bool,
+) -> str:
     """Why a column cannot be written; empty if it can."""
     if found is None:
-        return f"for {column.name} is missing. Add it by a migration, or name another."
+        return f"for {name} is missing. Add it by a migration, or name another."
     if "computed" in found:
         return "is generated, so this store cannot write it. Name another column."
-    if not column.has_milliseconds:
+    if name not in _IN_MILLISECONDS:
         return ""
     kind = found["type"]
     is_small = isinstance(kind, Integer) and not isinstance(kind, BigInteger)
     if is_small and not is_sqlite:  # all integers of SQLite have 64 bits
-        or_date = ", or a date and time" if column.takes_dates else ""
+        or_date = ", or a date and time" if writes_dates else ""
         return f"is too small for Unix milliseconds. Make it a BIGINT{or_date}."
-    is_date = isinstance(column.sql.type, _DATES) or (isinstance(kind, _DATES) and not is_sqlite)
-    if is_date and not column.takes_dates:
+    is_date = isinstance(column.type, _DATES) or (isinstance(kind, _DATES) and not is_sqlite)
+    if is_date and not writes_dates:
         return "is a date and time, and this store writes Unix milliseconds. Make it a BIGINT."
     return ""
 
