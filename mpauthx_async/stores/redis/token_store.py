@@ -366,7 +366,7 @@ class RedisTokenStore:
     async def _ask_grouped(
         self, keys: Sequence[str], command_for: Callable[[Sequence[int]], Command]
     ) -> list[Any]:
-        """Ask Redis about a batch; returns the answer or StoreError of each item.
+        """Ask Redis about a batch; returns the answer or StoreError of each item, if any succeeds.
 
         Args:
             keys: a key of each item.
@@ -378,6 +378,8 @@ class RedisTokenStore:
         for group, answer in zip(groups, answers, strict=True):
             for i, item in zip(group, _items_of(answer, len(group)), strict=True):
                 items[i] = item
+        if items and all(isinstance(item, StoreError) for item in items):
+            raise items[0]
         return items
 
     def _declared(self, keys: list[str]) -> list[str]:
