@@ -1,11 +1,10 @@
 """UntilRevoked: a block, as of a websocket, that ends with the session of its token."""
 
 import asyncio
-import heapq
 import time
 from contextvars import Context
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,7 +24,6 @@ __all__ = ["PushesChanges", "SessionWatch", "UntilRevoked"]
 _POLL_INTERVAL = 1.0  # seconds between two lookups of a session while no changes are pushed
 _MIN_INTERVAL = 0.1  # seconds between two lookups of a session that is about to end
 _CANCEL_INTERVAL = 1.0  # seconds between two cancellations of a block that goes on
-_MAX_LOOKUPS = 500  # sessions that are looked up in one iteration of the event loop
 _MAX_CLOCK_STEP = 0.5  # seconds that the store's clock may move before sessions are looked up
 
 
@@ -121,15 +119,14 @@ class UntilRevoked:
         )
 
 
+@dataclass(slots=True, eq=False)
 class _Watched:
     """A session that blocks wait for."""
 
-    def __init__(self, ref: SessionRef) -> None:
-        self.ref = ref
-        self.blocks: set[UntilRevoked] = set()
-        self.ask_at = 0.0  # when to look it up next
-        self.is_asked = False  # whether it is being looked up
-        self.has_changed = False  # while it was being looked up
+    ref: SessionRef
+    blocks: set[UntilRevoked] = field(default_factory=set)
+    next: asyncio.TimerHandle | None = None  # looks it up; None while that is done
+    has_changed: bool = False  # while it was being looked up
 
 
 class SessionWatch:
@@ -149,9 +146,6 @@ class SessionWatch:
         )
         self._store = parts.tokens
         self._sessions: dict[str, _Watched] = {}  # by nonce
-        self._schedule: list[tuple[float, int, _Watched]] = []  # a heap; outdated ones are skipped
-        self._numbers = count()  # so that the heap never compares sessions
-        self._timer: asyncio.TimerHandle | None = None
         self._ahead: float | None = None  # of the store's clock, in seconds, while it pushes
         self._has_subscribed = False
         self._feed: ChangeFeed | None = None  # of a store that pushes changes
@@ -176,7 +170,7 @@ class SessionWatch:
             if self._feed is not None:
                 self._feed.wait_for(ref.nonce, self)
             # At once: the session may have changed after the token was checked.
-            self._ask_at(watched, time.monotonic())
+            self._ask_after(0, watched)
         watched.blocks.add(block)
 
     def discard(self, block: UntilRevoked, ref: SessionRef) -> None:
@@ -186,9 +180,6 @@ class SessionWatch:
             watched.blocks.discard(block)
             if not watched.blocks:
                 self._remove(watched)
-        if not self._sessions:
-            self._schedule.clear()
-            self._set_timer()
 
     async def close(self) -> None:
         """End all blocks with a ClosedError; may be called again."""
@@ -213,7 +204,7 @@ class SessionWatch:
         """The session of this nonce has changed."""
         watched = self._sessions.get(nonce)
         if watched is not None:
-            self._ask_at(watched, time.monotonic())
+            self._ask_soon(watched)
 
     def forget_all(self) -> None:
         """Any session may have changed."""
@@ -226,66 +217,33 @@ class SessionWatch:
             self._ask_all()
 
     def _ask_all(self) -> None:
-        now = time.monotonic()
-        self._schedule.clear()
         for watched in self._sessions.values():
-            self._ask_at(watched, now)
+            self._ask_soon(watched)
 
-    def _ask_at(self, watched: _Watched, moment: float) -> None:
-        """Look a session up at a moment, by `time.monotonic()`, instead of the one before."""
-        if watched.is_asked:
+    def _ask_soon(self, watched: _Watched) -> None:
+        if watched.next is None:
             watched.has_changed = True
-            return
-        watched.ask_at = moment
-        if len(self._schedule) > 2 * len(self._sessions) + 64:  # most are outdated
-            self._schedule = [entry for entry in self._schedule if self._is_current(entry)]
-            heapq.heapify(self._schedule)
-        heapq.heappush(self._schedule, (moment, next(self._numbers), watched))
-        if self._schedule[0][2] is watched:
-            self._set_timer()
+        else:
+            watched.next.cancel()
+            self._ask_after(0, watched)
 
-    def _is_current(self, entry: tuple[float, int, _Watched]) -> bool:
-        moment, _, watched = entry
-        is_waited_for = self._sessions.get(watched.ref.nonce) is watched
-        return is_waited_for and not watched.is_asked and watched.ask_at == moment
-
-    def _set_timer(self) -> None:
-        """Wake up for the first of the schedule."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._schedule:
-            delay = max(0.0, self._schedule[0][0] - time.monotonic())
-            # In a context of its own: it is part of no caller's call.
-            self._timer = asyncio.get_running_loop().call_later(
-                delay, self._look_up, context=Context()
-            )
-
-    def _look_up(self) -> None:
-        """Look up the sessions that are due."""
-        self._timer = None
-        now = time.monotonic()
-        asked = 0
-        while self._schedule and self._schedule[0][0] <= now and asked < _MAX_LOOKUPS:
-            entry = heapq.heappop(self._schedule)
-            if self._is_current(entry):
-                self._ask(entry[2])
-                asked += 1
-        self._set_timer()
+    def _ask_after(self, delay: float, watched: _Watched) -> None:
+        # In a context of its own: it is part of no caller's call.
+        loop = asyncio.get_running_loop()
+        watched.next = loop.call_later(delay, self._ask, watched, context=Context())
 
     def _ask(self, watched: _Watched) -> None:
+        watched.next = None
         try:
             answer = self._lookups.submit(watched.ref)
         except MPAuthXError as error:
             self._end(watched, error)
-            return
-        watched.is_asked = True
-        answer.add_done_callback(partial(self._take, watched))
+        else:
+            answer.add_done_callback(partial(self._take, watched))
 
     def _take(self, watched: _Watched, answer: "asyncio.Future[int | None]") -> None:
         """Take the answer for a session, and look it up again later if it is alive."""
-        has_changed, watched.is_asked, watched.has_changed = watched.has_changed, False, False
-        now = time.monotonic()
+        has_changed, watched.has_changed = watched.has_changed, False
         error = None if answer.cancelled() else answer.exception()
         if self._sessions.get(watched.ref.nonce) is not watched:
             return
@@ -293,20 +251,21 @@ class SessionWatch:
             if isinstance(error, ClosedError):
                 self._end(watched, error)
             else:
-                self._ask_at(watched, now + _POLL_INTERVAL)
+                self._ask_after(_POLL_INTERVAL, watched)
             return
         end = answer.result()
         if end == TokenStatus.rotated:
             watched.ref = watched.ref._replace(generation=watched.ref.generation + 1)
-            self._ask_at(watched, now)
+            self._ask_after(0, watched)
         elif end is None or end <= 0:
             self._end(watched, TokenStatus(end or 0))
         elif has_changed:
-            self._ask_at(watched, now)
+            self._ask_after(0, watched)
         elif self._ahead is None:
-            self._ask_at(watched, now + _POLL_INTERVAL)
+            self._ask_after(_POLL_INTERVAL, watched)
         else:
-            self._ask_at(watched, max(end / 1000 - self._ahead, now + _MIN_INTERVAL))
+            left = end / 1000 - self._ahead - time.monotonic()
+            self._ask_after(max(left, _MIN_INTERVAL), watched)
 
     def _end(self, watched: _Watched, reason: TokenStatus | MPAuthXError) -> None:
         self._remove(watched)
@@ -315,5 +274,7 @@ class SessionWatch:
 
     def _remove(self, watched: _Watched) -> None:
         del self._sessions[watched.ref.nonce]
+        if watched.next is not None:
+            watched.next.cancel()
         if self._feed is not None:
             self._feed.wait_no_more(watched.ref.nonce, self)
