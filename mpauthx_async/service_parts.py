@@ -4,12 +4,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from .concurrency.coalescer import Coalescer
 from .concurrency.event_bus import EventBus
 from .concurrency.in_flight import InFlight
-from .concurrency.sharded_coalescer import AnyCoalescer, coalescer_for
+from .concurrency.sharded_coalescer import AnyCoalescer, ShardedCoalescer, sharding_of
 from .connections import Connections
 from .errors import ConfigurationError
-from .models import Subject
+from .models import SessionRef, Subject
 from .settings import Settings
 from .stores import (
     KeyValueStore,
@@ -24,7 +25,7 @@ from .stores import (
 from .tokens.format import TokenSigner
 from .tokens.sealing import SessionKeySealer
 
-__all__ = ["Parts", "check_part"]
+__all__ = ["Parts", "check_part", "subject_of"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -115,17 +116,29 @@ class Parts:
                 and () for no limit.
         """
         stores = (self.tokens,) if waits_for is None else waits_for
-        coalescer: AnyCoalescer[Item, Result] = coalescer_for(
-            self.tokens,
-            run,
-            subjects_of=subjects_of,
-            max_in_flight=max_in_flight,
-            longest_wait=longest_wait(*stores) if stores else None,
-            system=system_of(self.tokens) if waits_for is None else None,
-            calls=self.calls,
+
+        def make() -> Coalescer[Item, Result]:
+            return Coalescer(
+                run,
+                max_in_flight=max_in_flight,
+                longest_wait=longest_wait(*stores) if stores else None,
+                system=system_of(self.tokens) if waits_for is None else None,
+                calls=self.calls,
+            )
+
+        shard_of = sharding_of(self.tokens)
+        coalescer: AnyCoalescer[Item, Result] = (
+            make()
+            if shard_of is None
+            else ShardedCoalescer(lambda item: shard_of(subjects_of(item)), make)
         )
         self.calls.on_close(coalescer.close, coalescer.cut_off)
         return coalescer
+
+
+def subject_of(ref: SessionRef) -> Iterable[Subject]:
+    """Whom a call about one session is about."""
+    return (ref.subject,)
 
 
 def check_part(name: str, wanted: str, part: object, fits: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from ..errors import MPAuthXError, PartialStoreError, StoreError
 from ..store_boundary import log_store_error
-from .deadlines import begin_trip, running_call, without_call
+from .deadlines import running_call, trip, without_call
 from .frames import clear_frames
 from .in_flight import InFlight, belongs_elsewhere, closed
 
@@ -136,11 +136,9 @@ class Coalescer(Generic[Item, Result]):
         """Let the running call wait no longer than what it has left."""
         if self._system is None or self._longest_wait is None:
             return
-        trip = begin_trip(self._system, self._longest_wait)
-        if trip is None:
-            return
-        left, end = trip
-        future.add_done_callback(lambda _: end())
+        charged = trip(self._system, self._longest_wait)
+        left = charged.__enter__()
+        future.add_done_callback(charged.__exit__)
         if left < self._longest_wait:  # else the sweep is enough
             overdue = future.get_loop().call_later(left, _fail_overdue, (future,))
             future.add_done_callback(lambda _: overdue.cancel())

@@ -2,10 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
 from contextvars import ContextVar
 
-__all__ = ["begin_trip", "one_call", "running_call", "trip", "without_call"]
+__all__ = ["one_call", "running_call", "trip", "without_call"]
 
 
 class _Account:
@@ -126,16 +125,3 @@ class trip:  # noqa: N801 (it is called as a function)
     def __exit__(self, *_: object) -> None:
         if self._account is not None:
             self._account.end()
-
-
-def begin_trip(system: str, longest: float) -> tuple[float, Callable[[], None]] | None:
-    """Begin a trip that ends elsewhere: as `trip`, for what is no block of code.
-
-    Returns:
-        How many seconds are left, and a function that ends the trip; None outside any call.
-    """
-    call = _running()
-    if call is None:
-        return None
-    account = call.account(system, longest)
-    return account.begin(), account.end

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 
-from ..concurrency.sharded_coalescer import AnyCoalescer, subject_of
+from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..errors import InvalidTokenError, MPAuthXError, ParameterError
 from ..events import Revoked
 from ..models import OnlinePage, Session, SessionRef, Subject
-from ..service_parts import Parts
+from ..service_parts import Parts, subject_of
 from ..tokens.format import is_nonce
 from .linked_ids import LinkedIds
 from .token_validation import TokenValidator

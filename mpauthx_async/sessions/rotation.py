@@ -4,12 +4,12 @@ import logging
 from collections.abc import Sequence
 
 from ..concurrency.coalescer import answers_of
-from ..concurrency.sharded_coalescer import AnyCoalescer, subject_of
+from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..constants import TokenStatus
 from ..errors import ConfigurationError, StoreError, UserNotFoundError
 from ..events import Rotated, TokenReuseDetected
 from ..models import AuthResult, Session, SessionRef, User
-from ..service_parts import Parts
+from ..service_parts import Parts, subject_of
 from .token_validation import invalid_token
 
 __all__ = ["Rotations"]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..concurrency.coalescer import Coalescer, answers_of
-from ..concurrency.sharded_coalescer import AnyCoalescer, subject_of
+from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..concurrency.single_flight import SingleFlight
 from ..constants import TokenStatus
 from ..errors import (
@@ -19,7 +19,7 @@ from ..errors import (
 )
 from ..failure_log import invalid_answer
 from ..models import CodeSession, PhoneNumber, SessionRef, UserEncryptKey
-from ..service_parts import Parts
+from ..service_parts import Parts, subject_of
 from ..stores import SessionKeyStore
 from ..tokens.sealing import SessionKeySealer, split_open_id, with_open_id
 from ..wechat.access_token import AccessToken

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from ..concurrency.coalescer import answers_of
 from ..concurrency.deadlines import one_call
-from ..concurrency.sharded_coalescer import AnyCoalescer, subject_of
+from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..constants import TokenStatus
 from ..errors import InvalidTokenError, StoreError
 from ..events import Listener, TokensValidated
 from ..models import Identity, SessionRef
-from ..service_parts import Parts
+from ..service_parts import Parts, subject_of
 from ..store_boundary import only_store_errors
 from ..stores.near_cache import NearCache, NearCaching
 
