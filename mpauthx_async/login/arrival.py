@@ -21,12 +21,10 @@ Result = TypeVar("Result")
 class Login:
     """A login under way, which others may have joined. No two are equal.
 
-    Thousands may wait, and each garbage collection visits every object of theirs; so the first
-    caller is no list's. It has no repr: in its debug mode asyncio logs that, and it would hold what
-    the client sent.
+    It has no repr: in its debug mode asyncio logs that, and it would hold what the client sent.
     """
 
-    caller: "asyncio.Future[AuthResult] | None"  # who came first; None after they left
+    callers: "list[asyncio.Future[AuthResult]]"
     key: Hashable
     exchange: Callable[[str], Awaitable[CodeSession | User]]
     code: str
@@ -35,23 +33,10 @@ class Login:
     max_age: float | None
     device: Device
     has_code: bool
-    joined: "tuple[asyncio.Future[AuthResult], ...]" = ()
     begun_at: float = field(default_factory=time.perf_counter)
     context: Context = field(default_factory=copy_context)  # of the caller who came first
     exchange_task: "asyncio.Task[None] | None" = field(init=False, default=None)
     exchanged: CodeSession | User = field(init=False)
-
-    @property
-    def callers(self) -> "tuple[asyncio.Future[AuthResult], ...]":
-        """Who has called and was not removed."""
-        return self.joined if self.caller is None else (self.caller, *self.joined)
-
-    def remove(self, caller: "asyncio.Future[AuthResult]") -> None:
-        """Remove a caller."""
-        if caller is self.caller:
-            self.caller = None
-        else:
-            self.joined = tuple(other for other in self.joined if other is not caller)
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -102,7 +102,6 @@ class Logins:
         )
         self._issuing: set[asyncio.Future[AuthResult]] = set()  # on a store that has shards
         self._withdrawals: set[asyncio.Task[None]] = set()
-        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -144,16 +143,15 @@ class Logins:
         Returns:
             The login, and this caller's future of its result.
         """
-        self._check_open()
         # Of texts alone: thousands may wait, and what refers to nothing is no work for the garbage
         # collector.
         key = (on_web, code, encrypted_data, iv, max_age, device.name, device.kind)
         caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
         login = self._under_way.get(key)
         if login is not None:
-            login.joined += (caller,)
+            login.callers.append(caller)
             return login, caller
-        login = Login(caller, key, exchange, code, encrypted_data, iv, max_age, device, has_code)
+        login = Login([caller], key, exchange, code, encrypted_data, iv, max_age, device, has_code)
         self._under_way[key] = login
         if not self._waiting.add(login):
             self._overload(login, "max_waiting_logins are waiting already.")
@@ -178,16 +176,14 @@ class Logins:
 
     def leave(self, login: "Login", caller: "asyncio.Future[AuthResult]") -> None:
         """Let a caller who was cancelled leave a login, which goes on if it has begun."""
-        login.remove(caller)
-        others = login.callers
-        if not others and self._waiting.discard(login):
+        login.callers.remove(caller)
+        if not login.callers and self._waiting.discard(login):
             del self._under_way[login.key]
-        if all(other.cancelled() for other in others):
+        if all(other.cancelled() for other in login.callers):
             self._give_up_unheard(caller)
 
     async def refresh(self, user_id: str) -> AuthResult:
         """Give a known user a token that ends all their others."""
-        self._check_open()
         caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
         refresh = Refresh(user_id)
         answer = self._refreshes.submit(refresh)
@@ -206,8 +202,7 @@ class Logins:
             await asyncio.wait(set(self._issuing))
 
     def refuse_waiting(self) -> None:
-        """Take no more logins, and refuse those that wait for their turn."""
-        self._closed = True
+        """Refuse the logins that wait for their turn."""
         for login in self._waiting.drain():
             del self._under_way[login.key]
             settle(login.callers, closed())
@@ -226,7 +221,7 @@ class Logins:
             withdrawal.cancel()
 
     async def close(self) -> None:
-        """Take no more logins, and return when those that have begun are done."""
+        """Return when the logins that have begun are done."""
         self.refuse_waiting()
         if exchanges := [
             one.exchange_task for one in self._under_way.values() if one.exchange_task
@@ -238,10 +233,6 @@ class Logins:
             await self._issues.close()
         while self._withdrawals:
             await asyncio.wait(self._withdrawals)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise closed()
 
     def _begin(self, login: "Login") -> None:
         self._at_wechat += 1
@@ -263,8 +254,7 @@ class Logins:
     def _give_up_unheard(self, caller: "asyncio.Future[AuthResult]") -> None:
         """Give up the answer that came in the tick in which its last caller was cancelled."""
         if not caller.cancelled():
-            outcome = _outcome_of(caller)
-            self._give_up(outcome)
+            self._give_up(_outcome_of(caller))
 
     async def _exchange_for(self, login: "Login") -> None:
         without_call()  # that of its first caller, who may leave

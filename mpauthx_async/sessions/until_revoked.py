@@ -149,17 +149,10 @@ class SessionWatch:
         self._ahead: float | None = None  # of the store's clock, in seconds, while it pushes
         self._has_subscribed = False
         self._feed: ChangeFeed | None = None  # of a store that pushes changes
-        self._is_closed = False
         parts.calls.on_close(self.close)
 
     def add(self, block: UntilRevoked, ref: SessionRef) -> None:
-        """Cancel a block when a session ends.
-
-        Raises:
-            ClosedError: after `close()`.
-        """
-        if self._is_closed:
-            raise closed()
+        """Cancel a block when a session ends."""
         if not self._has_subscribed:
             self._has_subscribed = True
             if isinstance(self._store, PushesChanges):
@@ -183,7 +176,6 @@ class SessionWatch:
 
     async def close(self) -> None:
         """End all blocks with a ClosedError; may be called again."""
-        self._is_closed = True
         for watched in list(self._sessions.values()):
             self._end(watched, closed())
 
