@@ -1,8 +1,9 @@
 """WebLogins: logs users of web pages in, with the same kind of token as in the mini-program."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
-from ..models import AuthResult, User
+from ..models import AuthResult, User, WeChatProfile
 from ..oauth.client import WeChatOAuth
 from ..service_parts import Parts
 from ..stores import KeyValueOAuthTokenStore
@@ -38,20 +39,8 @@ class WebLogins:
         async def identify(code: str) -> User:
             found = await web.identify(code)
             now = self._settings.now_ms()
-            return User(
-                found.open_id,
-                found.union_id,
-                found.nick_name,
-                found.gender,
-                found.city,
-                found.province,
-                found.country,
-                found.language,
-                found.avatar_url,
-                created_at=now,
-                updated_at=now,
-                app_id=web.app_id,
-            )
+            profile = {each.name: getattr(found, each.name) for each in fields(WeChatProfile)}
+            return User(**profile, created_at=now, updated_at=now, app_id=web.app_id)
 
         return await self._logins.log_in_as(identify, code, device, on_web=True)
 

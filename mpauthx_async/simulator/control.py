@@ -1,53 +1,21 @@
 """The routes under /simulator, with which another process acts as a phone or browser."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from aiohttp import web
 
-from .encrypt_keys import EncryptKey
 from .faults import Fault
-from .push import PushedEvent, PushFormat, PushMode
 from .routes import Answer
-from .sealing import PhoneNumber, SealedUserInfo
 
-__all__ = ["CONTROLS", "Simulator", "as_handler"]
+__all__ = ["CONTROLS", "as_handler"]
 
-
-class Simulator(Protocol):
-    """The methods of WeChatSimulator for other processes."""
-
-    def login(self, open_id: str, union_id: str | None, *, app_id: str | None) -> str: ...
-    def get_user_info(self, open_id: str, *, app_id: str | None) -> SealedUserInfo: ...
-    def get_phone_number(
-        self, open_id: str, phone_number: str, *, country_code: str, app_id: str | None
-    ) -> PhoneNumber: ...
-    def get_latest_user_key(self, open_id: str, *, app_id: str | None) -> EncryptKey: ...
-    def web_login(
-        self, open_id: str, union_id: str | None, *, scope: str, app_id: str | None
-    ) -> str: ...
-    def visit_as(self, open_id: str, union_id: str | None, *, declines: bool) -> None: ...
-    def wecom_login(self, user_id: str, corp_id: str | None) -> str: ...
-    def push_event(
-        self,
-        kind: str,
-        open_id: str,
-        *,
-        revoke_info: Sequence[int],
-        mode: PushMode,
-        form: PushFormat,
-        app_id: str | None,
-    ) -> PushedEvent: ...
-    def fail_next(self, fault: Fault, times: int) -> None: ...
-    def clear_faults(self) -> None: ...
-    def reset(self) -> None: ...
+# The first argument is the WeChatSimulator, whose module imports this one.
+_Control = Callable[[Any, Mapping[str, Any]], Answer]
 
 
-_Control = Callable[[Simulator, Mapping[str, Any]], Answer]
-
-
-def as_handler(wx: Simulator, path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def as_handler(wx: Any, path: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Create the handler of a route under /simulator."""
     control, example = CONTROLS[path]
 
@@ -62,18 +30,18 @@ def as_handler(wx: Simulator, path: str) -> Callable[[web.Request], Awaitable[we
     return handle
 
 
-def _login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+def _login(wx: Any, body: Mapping[str, Any]) -> Answer:
     union_id, app_id = _optional(body, "union_id"), _optional(body, "app_id")
     return {"code": wx.login(_text(body, "open_id"), union_id, app_id=app_id)}
 
 
-def _user_info(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+def _user_info(wx: Any, body: Mapping[str, Any]) -> Answer:
     info = wx.get_user_info(_text(body, "open_id"), app_id=_optional(body, "app_id"))
     sealed = {"encryptedData": info.encrypted_data, "iv": info.iv}
     return {**sealed, "rawData": info.raw_data, "signature": info.signature}
 
 
-def _phone_number(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+def _phone_number(wx: Any, body: Mapping[str, Any]) -> Answer:
     phone = wx.get_phone_number(
         _text(body, "open_id"),
         _optional(body, "phone_number") or "13800138000",
@@ -83,13 +51,13 @@ def _phone_number(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     return {"code": phone.code, "encryptedData": phone.encrypted_data, "iv": phone.iv}
 
 
-def _user_key(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+def _user_key(wx: Any, body: Mapping[str, Any]) -> Answer:
     key = wx.get_latest_user_key(_text(body, "open_id"), app_id=_optional(body, "app_id"))
     fields = {"encryptKey": key.encrypt_key, "iv": key.iv, "version": key.version}
     return {**fields, "expireTime": key.expire_time}
 
 
-def _web_login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+def _web_login(wx: Any, body: Mapping[str, Any]) -> Answer:
     code = wx.web_login(
         _text(body, "open_id"),
         _optional(body, "union_id"),
@@ -99,7 +67,7 @@ def _web_login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     return {"code": code}
 
 
-def _visit_as(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+def _visit_as(wx: Any, body: Mapping[str, Any]) -> Answer:
     declines = body.get("declines", False)
     if type(declines) is not bool:
         raise ValueError("'declines' must be true or false.")
@@ -107,11 +75,11 @@ def _visit_as(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     return {"open_id": body["open_id"]}
 
 
-def _wecom_login(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+def _wecom_login(wx: Any, body: Mapping[str, Any]) -> Answer:
     return {"code": wx.wecom_login(_text(body, "user_id"), _optional(body, "corp_id"))}
 
 
-def _push_event(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+def _push_event(wx: Any, body: Mapping[str, Any]) -> Answer:
     mode, form = body.get("mode", "safe"), body.get("form", "json")
     if mode not in ("safe", "compatible", "plain") or form not in ("json", "xml"):
         raise ValueError("'mode' must be safe, compatible or plain, and 'form' json or xml.")
@@ -129,7 +97,7 @@ def _push_event(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     return {"query": dict(pushed.query), "body": pushed.body.decode()}
 
 
-def _faults(wx: Simulator, body: Mapping[str, Any]) -> Answer:
+def _faults(wx: Any, body: Mapping[str, Any]) -> Answer:
     name, times = _text(body, "fault"), body.get("times", 1)
     if name not in Fault.__members__:
         raise ValueError(f"'fault' must be one of {', '.join(Fault.__members__)}.")
@@ -139,12 +107,12 @@ def _faults(wx: Simulator, body: Mapping[str, Any]) -> Answer:
     return {"fault": name, "times": times}
 
 
-def _clear_faults(wx: Simulator, _: Mapping[str, Any]) -> Answer:
+def _clear_faults(wx: Any, _: Mapping[str, Any]) -> Answer:
     wx.clear_faults()
     return {}
 
 
-def _reset(wx: Simulator, _: Mapping[str, Any]) -> Answer:
+def _reset(wx: Any, _: Mapping[str, Any]) -> Answer:
     wx.reset()
     return {}
 

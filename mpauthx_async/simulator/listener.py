@@ -5,7 +5,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from ..http_log import http_log
-from .control import CONTROLS, Simulator, as_handler
+from .control import CONTROLS, as_handler
 from .front_page import front_page
 from .wechat import WeChat
 
@@ -28,7 +28,7 @@ class Listener:
         self._address = host, port
         self._runner: web.AppRunner | None = None
 
-    async def start(self, simulator: Simulator, wechat: Callable[[], WeChat]) -> None:
+    async def start(self, simulator: object, wechat: Callable[[], WeChat]) -> None:
         """Listen; raises RuntimeError if it does already, and OSError if the port is taken."""
         if self._runner is not None:
             raise RuntimeError(f"The simulator runs already, at {self.url}.")
@@ -52,7 +52,7 @@ class Listener:
             await runner.cleanup()
 
 
-def _application(simulator: Simulator, wechat: Callable[[], WeChat]) -> web.Application:
+def _application(simulator: object, wechat: Callable[[], WeChat]) -> web.Application:
     """Create the application; `wechat` returns the simulator's WeChat since the last reset."""
 
     async def show_front_page(_: web.Request) -> web.Response:

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
+from aiohttp import web
+
 from .error_answers import Refused
 from .expiring import Expiring, OneTimeCodes, random_text
 from .routes import OK, Answer, Call, Route
 from .state import State, User
 
-__all__ = ["SCOPES", "Page", "Visitor", "WebOAuth"]
+__all__ = ["SCOPES", "Visitor", "WebOAuth"]
 
 _OFFICIAL_ACCOUNT = "/connect/oauth2/authorize"
 SCOPES: dict[str, tuple[str, ...]] = {  # of each page
@@ -29,15 +31,6 @@ class Visitor:
     open_id: str
     union_id: str | None
     declines: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The answer to a browser: a redirect or a text."""
-
-    status: int
-    text: str = ""
-    location: str | None = None
 
 
 @dataclass(slots=True)
@@ -95,21 +88,22 @@ class WebOAuth:
         """Create the code with which a page redirects its user."""
         return self._codes.issue(user.app_id, _Grant(user, scope, snapshot))
 
-    def visit(self, path: str, query: Mapping[str, str]) -> Page:
+    def visit(self, path: str, query: Mapping[str, str]) -> web.Response:
         """Open the page that asks its visitor for consent."""
         # https://developers.weixin.qq.com/doc/offiaccount/OA_Web_Apps/Wechat_webpage_authorization.html
         # https://developers.weixin.qq.com/doc/oplatform/en/Website_App/WeChat_Login/Wechat_Login.html
         if wrong := self._what_is_wrong(path, query):
-            return Page(200, _error_page(wrong))  # 200, as at WeChat
+            return _error_page(wrong)
         if self.visitor is None:
-            return Page(400, _error_page("The simulator does not know who is visiting: visit_as()"))
+            return _error_page("The simulator does not know who is visiting: visit_as()", 400)
         back = {"state": query["state"]} if "state" in query else {}
         if not self.visitor.declines or query["scope"] == "snsapi_base":  # which asks for nothing
             user = self._state.user(self.visitor.open_id, query["appid"], self.visitor.union_id)
             back = {"code": self.issue_code(user, query["scope"]), **back}
         elif path == _OFFICIAL_ACCOUNT:
-            return Page(200, _error_page("The user declined, and stays on this page."))
-        return Page(302, location=_with_query(query["redirect_uri"], back))
+            return _error_page("The user declined, and stays on this page.")
+        location = _with_query(query["redirect_uri"], back)
+        return web.Response(status=302, headers={"Location": location}, content_type="text/html")
 
     def exchange(self, call: Call, app_id: str) -> Answer:
         """Exchange `code` for the user's openid and tokens."""
@@ -226,6 +220,7 @@ def _quoted(url: str) -> str:
     return quote(url, safe="%/:?#[]@!$&'()*+,;=~", errors="replace")
 
 
-def _error_page(text: str) -> str:
+def _error_page(text: str, status: int = 200) -> web.Response:  # 200, as at WeChat
     title = "<!DOCTYPE html><html><head><meta charset='utf-8'><title>WeChat</title></head>"
-    return f"{title}<body><h4>{html.escape(text)}</h4></body></html>"
+    page = f"{title}<body><h4>{html.escape(text)}</h4></body></html>"
+    return web.Response(status=status, text=page, content_type="text/html")

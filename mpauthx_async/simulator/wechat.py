@@ -115,10 +115,7 @@ class WeChat:
         self._record(request, request.query)
         page = self.web_oauth.visit(request.path, request.query)
         await self._wait()
-        headers = {} if page.location is None else {"Location": page.location}
-        return web.Response(
-            status=page.status, text=page.text, content_type="text/html", headers=headers
-        )
+        return page
 
     def _record(self, request: web.Request, parameters: Mapping[str, str]) -> None:
         query = {name: text for name, text in parameters.items() if name not in SECRET_PARAMETERS}

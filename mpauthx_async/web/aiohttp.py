@@ -149,7 +149,7 @@ def _middleware(authenticator: Authenticator, exclusions: Exclusions) -> Any:
         except MPAuthXError as error:
             if request.writer.output_size:  # a second response would stand inside of the first
                 raise
-            return _response(authenticator.refusal(error))
+            return response_of(authenticator.refusal(error))
 
     return authenticate
 
@@ -181,7 +181,7 @@ def _handler(core: Routes, route: Route) -> Handler:
             request.rel_url.raw_query_string,
             request.match_info.get("session_id", ""),
         )
-        return _response(await core.answer(route, asked))
+        return response_of(await core.answer(route, asked))
 
     setattr(handler, _ASKS_BY_ITSELF, True)
     return handler
@@ -200,5 +200,6 @@ async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
         raise ParameterError("The request's body broke off.") from None
 
 
-def _response(answer: Answer) -> web.Response:
+def response_of(answer: Answer) -> web.Response:
+    """An answer as aiohttp sends it."""
     return web.Response(body=answer.body, status=answer.status, headers=CIMultiDict(answer.headers))

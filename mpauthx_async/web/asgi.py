@@ -1,6 +1,7 @@
 """MPAuthXMiddleware: protects any ASGI app."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ _DENIAL = "websocket.http.response"
 _POLICY_VIOLATION = 1008
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RequestUser:
     """Who makes a request, in the shape of Starlette's users: `scope["user"]`.
 
@@ -34,10 +36,7 @@ class RequestUser:
         mpauthx: the Identity; None if the path is excluded from login.
     """
 
-    __slots__ = ("mpauthx",)
-
-    def __init__(self, identity: Identity | None) -> None:
-        self.mpauthx: Identity | None = identity
+    mpauthx: Identity | None
 
     @property
     def is_authenticated(self) -> bool:
@@ -52,6 +51,7 @@ class RequestUser:
     display_name = identity
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Authentication:
     """What a request may do, in the shape of Starlette's AuthCredentials: `scope["auth"]`.
 
@@ -59,10 +59,7 @@ class Authentication:
         mpauthx: the Identity; None if the path is excluded from login.
     """
 
-    __slots__ = ("mpauthx",)
-
-    def __init__(self, identity: Identity | None) -> None:
-        self.mpauthx: Identity | None = identity
+    mpauthx: Identity | None
 
     @property
     def scopes(self) -> list[str]:
@@ -183,11 +180,7 @@ def method_of(scope: Scope) -> str:
 def header_values(headers: Iterable[Sequence[bytes]], name: str) -> list[str]:
     """All values of a header of an ASGI scope."""
     wanted = name.encode()
-    values = []
-    for key, value in headers:
-        if key == wanted:
-            values.append(value.decode("latin-1"))
-    return values
+    return [value.decode("latin-1") for key, value in headers if key == wanted]
 
 
 def web_request(connection: object, scope: Scope, receive: Receive, session_id: str) -> WebRequest:

@@ -1,7 +1,6 @@
 """The access token of a service's own app: where it comes from, or why there is no such token."""
 
-from collections.abc import Awaitable, Callable
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from ..errors import ConfigurationError
 from ..service_parts import Parts
@@ -12,22 +11,20 @@ from .exchanges import CodeExchange, ComponentExchange
 
 __all__ = ["create_access_token", "no_records"]
 
-Result = TypeVar("Result")
-
 
 def create_access_token(parts: Parts, api: WeChatAPI, exchange: CodeExchange | None) -> AccessToken:
     """Create the access token of a service's app; it is closed with the service."""
     if isinstance(exchange, ComponentExchange):
         if exchange.authorizer_access_token:
             return AuthorizerAccessToken(exchange.authorizer_access_token)
-        return _NoAccessToken(
+        return _no_access_token(
             ConfigurationError(
                 "This call needs the app's access token: give ComponentExchange, which is the "
                 "`exchange`, an authorizer_access_token, an async function that returns it."
             )
         )
     if exchange is not None or parts.records is None:
-        return _NoAccessToken(no_records("The app's access token needs"))
+        return _no_access_token(no_records("The app's access token needs"))
     app_id = parts.settings.app_id
     access_token = AppAccessToken(
         lambda force: api.get_stable_token(force_refresh=force),
@@ -49,14 +46,10 @@ def no_records(what: str) -> ConfigurationError:
     )
 
 
-class _NoAccessToken:
-    """Stands for an access token in a service that cannot have one."""
+def _no_access_token(error: ConfigurationError) -> AccessToken:
+    message = str(error)  # each caller gets an exception of their own
 
-    def __init__(self, error: ConfigurationError) -> None:
-        self._message = str(error)
+    async def give() -> NoReturn:
+        raise ConfigurationError(message)
 
-    async def get(self) -> NoReturn:
-        raise ConfigurationError(self._message)
-
-    async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
-        return await ask(await self.get())
+    return AuthorizerAccessToken(give)

@@ -135,10 +135,7 @@ def _verifying(auth: MPAuthX) -> Handler:
                 request, request.method, lambda name: request.headers.getall(name, ())
             )
         except MPAuthXError as error:
-            answer = authenticator.refusal(error)
-            return web.Response(
-                body=answer.body, status=answer.status, headers=dict(answer.headers)
-            )
+            return mpauthx_aiohttp.response_of(authenticator.refusal(error))
         headers = {
             "X-User-Id": quote(identity.user_id, safe=_HEADER_CHARACTERS),
             "X-Session-Id": identity.session_id,

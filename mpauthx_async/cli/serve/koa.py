@@ -6,6 +6,7 @@ from aiohttp import web
 
 from ...errors import MPAuthXError
 from ...service import MPAuthX
+from ...web.aiohttp import response_of
 from ...web.answers import refusal
 from ...web.credentials import token_of
 
@@ -48,10 +49,7 @@ def _answering(
         try:
             return await act(auth, request)
         except MPAuthXError as error:
-            answer = refusal(error, lambda _code, message, _details: {"error": message})
-            return web.Response(
-                body=answer.body, status=answer.status, headers=dict(answer.headers)
-            )
+            return response_of(refusal(error, lambda _code, message, _details: {"error": message}))
 
     return handler
 
