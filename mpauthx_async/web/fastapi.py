@@ -1,7 +1,7 @@
 """MPAuthXGuard: protects FastAPI's endpoints, and has a router with our routes."""
 
 import re
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -26,6 +26,7 @@ from ..models import Identity
 from .answers import Answer, Render, envelope
 from .asgi import header_values, method_of, web_request
 from .authenticator import Authenticator, Service
+from .credentials import Headers
 from .oauth_routes import OAuthRoutes
 from .routes import PushRoutes, Route, Routes
 
@@ -45,7 +46,30 @@ class _Scheme(SecurityBase):
         self.scheme_name: str = "MPAuthX"
 
 
-class MPAuthXGuard(_Scheme):
+class _Guard(_Scheme, Generic[T]):
+    def __init__(self, ask: Callable[[object, str, Headers], Awaitable[T]]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    async def __call__(self, connection: HTTPConnection) -> T:
+        """Authenticate a request.
+
+        Raises:
+            NoTokenError: it has no token.
+            CredentialsError, CrossSiteError: it shows its token in a way that is refused.
+            And as `MPAuthX.authenticate`.
+        """
+        scope = connection.scope
+        headers = partial(header_values, scope["headers"])
+        try:
+            return await self._ask(connection, method_of(scope), headers)
+        except BaseException as error:
+            del connection, scope, headers
+            clear_frames(error)
+            raise
+
+
+class MPAuthXGuard(_Guard[Identity]):
     """A dependency that gives an endpoint the Identity of whoever calls it.
 
     `CurrentUser = Annotated[Identity, Security(guard)]` is the type of an endpoint's parameter, of
@@ -62,29 +86,9 @@ class MPAuthXGuard(_Scheme):
     """
 
     def __init__(self, auth: Service, *, cookies: bool = False, render: Render = envelope) -> None:
-        super().__init__()
         self._authenticator = Authenticator(auth, cookies=cookies, render=render)
-        self.optional: _OptionalGuard = _OptionalGuard(self._authenticator)
-
-    async def __call__(self, connection: HTTPConnection) -> Identity:
-        """Authenticate a request.
-
-        Raises:
-            NoTokenError: it has no token.
-            CredentialsError, CrossSiteError: it shows its token in a way that is refused.
-            And as `MPAuthX.authenticate`.
-        """
-        scope = connection.scope
-        try:
-            return await self._authenticator.identity(
-                connection,
-                method_of(scope),
-                partial(header_values, scope["headers"]),
-            )
-        except BaseException as error:
-            del connection, scope
-            clear_frames(error)
-            raise
+        super().__init__(self._authenticator.identity)
+        self.optional: _Guard[Identity | None] = _Guard(self._authenticator.optional_identity)
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
@@ -140,25 +144,6 @@ class MPAuthXGuard(_Scheme):
             await connection.close(_close_code(error))
             return None
         return _response(answer)
-
-
-class _OptionalGuard(_Scheme):
-    def __init__(self, authenticator: Authenticator) -> None:
-        super().__init__()
-        self._authenticator = authenticator
-
-    async def __call__(self, connection: HTTPConnection) -> Identity | None:
-        scope = connection.scope
-        try:
-            return await self._authenticator.optional_identity(
-                connection,
-                method_of(scope),
-                partial(header_values, scope["headers"]),
-            )
-        except BaseException as error:
-            del connection, scope
-            clear_frames(error)
-            raise
 
 
 class _Documented(_Scheme):
