@@ -23,9 +23,6 @@ class OncePerSecond(logging.Filter):
     """Lets one record of each kind through in a second, which tells how many were left out before.
 
     Beyond a thousand kinds that have records left out, all others are one kind.
-
-    Args:
-        clock: returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,11 +61,7 @@ _expected: ContextVar[Collection[int]] = ContextVar("mpauthx_expected", default=
 
 @contextmanager
 def mending(errcodes: Collection[int]) -> Iterator[None]:
-    """Do not log these errcodes of WeChat's inside: the caller repeats the call, which may mend it.
-
-    Args:
-        errcodes: WeChat's numbers.
-    """
+    """Do not log these errcodes of WeChat's inside: the caller repeats the call, which may mend it."""
     token = _expected.set(errcodes)
     try:
         yield

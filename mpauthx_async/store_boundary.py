@@ -40,11 +40,7 @@ def raises_store_errors(store_class: type[Store]) -> type[Store]:
 
 
 class GuardedLock:
-    """A store's lock, which raises StoreErrors only; its block raises what it raises.
-
-    Args:
-        lock: the store's.
-    """
+    """A store's lock, which raises StoreErrors only; its block raises what it raises."""
 
     def __init__(self, lock: AbstractAsyncContextManager[object]) -> None:
         self._lock = lock
@@ -98,12 +94,7 @@ def only_store_errors() -> Iterator[None]:
 
 
 def log_store_error(error: StoreError, lines: str = "") -> None:
-    """Log an error, or each error of a batch, unless an inner boundary has logged it.
-
-    Args:
-        error: the error.
-        lines: more to log of it, in lines of their own.
-    """
+    """Log an error, or each error of a batch, unless an inner boundary has logged it."""
     if error.is_logged:
         return
     if isinstance(error, PartialStoreError):  # its text has numbers, so each would be another kind

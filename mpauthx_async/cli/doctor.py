@@ -83,11 +83,6 @@ def run_doctor(
 ) -> int:
     """Check a configuration and print a line for each check; changes nothing.
 
-    Args:
-        arguments: parsed by a parser with `add_server_options`.
-        environment: of the process.
-        clock: returns this machine's time in Unix seconds.
-
     Returns:
         0 if all is well, 1 if something is wrong.
     """

@@ -113,9 +113,6 @@ def add_session_actions(parser: argparse.ArgumentParser) -> None:
 def run_sessions(options: argparse.Namespace) -> int:
     """Run an action and print its result.
 
-    Args:
-        options: parsed by a parser with `add_session_actions`.
-
     Returns:
         The exit code.
 

@@ -42,9 +42,6 @@ def clear_frames(error: BaseException) -> None:
     Cleared are the frames of this package, and of the clients that it sends secrets with. The
     application's frames stay as they are, and so does an exception that the application was
     handling. A frame that is still running is skipped: clear again where the exception leaves it.
-
-    Args:
-        error: an exception that was caught; its `__cause__` and `__context__` are followed.
     """
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()

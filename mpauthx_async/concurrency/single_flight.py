@@ -28,12 +28,7 @@ class SingleFlight(Generic[Key, Result]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def join(self, key: Key, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Join the work that is under way under this key, or begin it.
-
-        Args:
-            key: equal for callers who want the same.
-            work: does it; called if nobody is at it.
-        """
+        """Join the work that is under way under this key, or begin it."""
         caller: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         callers = self._callers.setdefault(key, [])
         callers.append(caller)

@@ -21,10 +21,6 @@ class Device(NamedTuple):
     def checked(cls, name: object, kind: object) -> "Device":
         """Validate untrusted input.
 
-        Args:
-            name: a text of at most 64 characters and 200 bytes of UTF-8, or None.
-            kind: likewise.
-
         Raises:
             ParameterError: if one of them is not a text, is too long, or has a control character.
         """

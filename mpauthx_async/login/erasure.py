@@ -15,15 +15,7 @@ __all__ = ["Erasure"]
 
 
 class Erasure:
-    """Forgets users, and clears their profiles.
-
-    Args:
-        parts: what the service shares.
-        web: the app's web logins, which are forgotten too; None for an app without.
-        linked_ids: finds the ids of a user.
-        bans: the users who may not log in.
-        logins: the logins under way in this process.
-    """
+    """Forgets users, and clears their profiles."""
 
     def __init__(
         self,

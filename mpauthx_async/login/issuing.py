@@ -31,12 +31,7 @@ _SOLE = LoginPolicy(max_sessions=1)
 
 
 class Issuer:
-    """Gives users their tokens.
-
-    Args:
-        parts: what the service shares.
-        bans: refuses users whose other ids are banned.
-    """
+    """Gives users their tokens."""
 
     def __init__(self, parts: Parts, bans: Bans) -> None:
         settings = parts.settings

@@ -51,13 +51,7 @@ Result = TypeVar("Result")
 
 
 class Logins:
-    """Logs users in and gives them tokens.
-
-    Args:
-        parts: what the service shares.
-        bans: tells whose bans are read at a login.
-        names_same_user: tells whether decrypted user data names the user of a session.
-    """
+    """Logs users in and gives them tokens."""
 
     def __init__(
         self,

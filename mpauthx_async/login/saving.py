@@ -13,11 +13,7 @@ __all__ = ["Saver"]
 
 
 class Saver:
-    """Saves the users of logins.
-
-    Args:
-        parts: what the service shares.
-    """
+    """Saves the users of logins."""
 
     def __init__(self, parts: Parts) -> None:
         self._sku = parts.settings.sku

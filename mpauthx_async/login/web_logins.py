@@ -17,13 +17,7 @@ __all__ = ["WebLogins", "create_web"]
 
 
 class WebLogins:
-    """Logs users of web pages in.
-
-    Args:
-        parts: what the service shares.
-        logins: saves the users and issues their tokens.
-        web: exchanges the codes; None if the service has no web logins.
-    """
+    """Logs users of web pages in."""
 
     def __init__(self, parts: Parts, logins: Logins, web: WeChatOAuth | None) -> None:
         self._settings = parts.settings

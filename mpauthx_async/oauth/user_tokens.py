@@ -29,13 +29,7 @@ _PROFILE_SCOPES = {"snsapi_userinfo", "snsapi_login"}
 
 
 class UserTokens:
-    """Exchanges, stores and refreshes tokens, one at a time for each user in all processes.
-
-    Args:
-        api: WeChat's API.
-        store: keeps the tokens.
-        now: returns the time in Unix milliseconds.
-    """
+    """Exchanges, stores and refreshes tokens, one at a time for each user in all processes."""
 
     def __init__(self, api: WeChatAPI, store: OAuthTokenStore, now: Callable[[], int]) -> None:
         self._api = api

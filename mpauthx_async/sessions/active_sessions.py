@@ -18,13 +18,7 @@ _MAX_PAGE = 1000  # users
 
 
 class ActiveSessions:
-    """Lists and ends sessions.
-
-    Args:
-        parts: what the service shares.
-        linked_ids: finds the ids under which a user's sessions are kept.
-        validator: decides whether a token is valid.
-    """
+    """Lists and ends sessions."""
 
     def __init__(self, parts: Parts, linked_ids: LinkedIds, validator: TokenValidator) -> None:
         tokens, events = parts.tokens, parts.events

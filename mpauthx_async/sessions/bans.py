@@ -31,10 +31,6 @@ class Bans:
     before the user store forgets that they are linked, for as long as it lasts; and by a login,
     because another one may have begun before the ids were linked. That copy lasts a minute, because
     a login at the same time may take it for a ban and copy it, even if the ban was lifted.
-
-    Args:
-        parts: what the service shares.
-        linked_ids: finds the ids of a user.
     """
 
     def __init__(self, parts: Parts, linked_ids: LinkedIds) -> None:
@@ -122,13 +118,7 @@ class Bans:
     async def _copy(
         self, ban: Ban, subjects: Sequence[Subject], *, longest: int | None = None
     ) -> None:
-        """Copy a ban to other ids of its user.
-
-        Args:
-            ban: the ban.
-            subjects: the other ids.
-            longest: how many milliseconds the copies last at most; None for as long as the ban.
-        """
+        """Copy a ban to other ids of its user, for `longest` milliseconds or as long as it lasts."""
         for subject in subjects:
             await self._copy_to(subject, ban, longest)
         # If it was lifted meanwhile, the copies must not outlive it.

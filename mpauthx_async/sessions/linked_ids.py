@@ -13,11 +13,7 @@ Answer = TypeVar("Answer")
 
 
 class LinkedIds:
-    """Finds the subjects of a user: one for each id that the user store links to them.
-
-    Args:
-        parts: what the service shares.
-    """
+    """Finds the subjects of a user: one for each id that the user store links to them."""
 
     def __init__(self, parts: Parts) -> None:
         self._sku = parts.settings.sku

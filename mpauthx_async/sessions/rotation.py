@@ -20,11 +20,7 @@ _MAX_ROTATED_MS = 90 * 86_400_000  # from the login of a session that is rotated
 
 
 class Rotations:
-    """Rotates tokens, and ends a session when a token that was rotated away is used.
-
-    Args:
-        parts: what the service shares.
-    """
+    """Rotates tokens, and ends a session when a token that was rotated away is used."""
 
     def __init__(self, parts: Parts) -> None:
         settings, events = parts.settings, parts.events

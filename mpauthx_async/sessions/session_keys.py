@@ -36,14 +36,7 @@ __all__ = ["SessionKeys", "replace_session_key"]
 
 
 class SessionKeys:
-    """Finds the session key of a token's session, and decrypts with it what a client sends.
-
-    Args:
-        parts: what the service shares.
-        api: asks WeChat about session keys.
-        access_token: the app's, for these calls.
-        validator: decides whether a token is valid.
-    """
+    """Finds the session key of a token's session, and decrypts with it what a client sends."""
 
     def __init__(
         self, parts: Parts, api: WeChatAPI, access_token: AccessToken, validator: TokenValidator

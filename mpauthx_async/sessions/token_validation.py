@@ -77,10 +77,6 @@ class TokenValidator:
 
         The caller passes any status but active to `end_if_reused`.
 
-        Args:
-            ref: the session.
-            token: its token.
-
         Raises:
             StoreError: the store could not answer.
         """

@@ -44,12 +44,6 @@ class UntilRevoked:
 
     A block that swallows its cancellation is cancelled again: on Python 3.11 `asyncio.wait_for` and
     redis-py sometimes do, and the block would outlive the session.
-
-    Args:
-        watch: looks the session up.
-        calls: those in progress on the service.
-        validator: checks the token at the beginning.
-        token: what the client sent.
     """
 
     def __init__(
@@ -135,9 +129,6 @@ class SessionWatch:
     While the store pushes changes, a session is looked up when it has changed and when it should
     have expired. While it does not, every session is looked up once a second. A store that cannot
     answer ends no block: the lookup is repeated.
-
-    Args:
-        parts: what the service shares. Its token store may push changes.
     """
 
     def __init__(self, parts: Parts) -> None:

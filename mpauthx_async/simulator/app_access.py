@@ -37,11 +37,7 @@ class _Forced:
 
 
 class AppAccess:
-    """Issues access tokens to apps, of three independent kinds.
-
-    Args:
-        state: the apps.
-    """
+    """Issues access tokens to apps, of three independent kinds."""
 
     def __init__(self, state: State) -> None:
         self._state = state

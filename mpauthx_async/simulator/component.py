@@ -14,14 +14,7 @@ _CREDENTIALS = "&component_appid=…&component_access_token=…"
 
 
 class Component:
-    """A platform that all apps of the simulator have authorized.
-
-    Args:
-        state: the apps and their users.
-        mini_program: exchanges the codes of `wx.login`.
-        web_oauth: exchanges those of web pages.
-        app_id: the platform's own AppID.
-    """
+    """A platform that all apps of the simulator have authorized."""
 
     def __init__(
         self, state: State, mini_program: MiniProgram, web_oauth: WebOAuth, app_id: str

@@ -69,14 +69,9 @@ class _Code(Generic[_T]):
 
 
 class OneTimeCodes(Generic[_T]):
-    """Codes of one kind: each belongs to an app and works once within 300 seconds.
+    """Codes of one kind: each belongs to an app and works once within 300 seconds."""
 
-    Args:
-        clock: returns the time in Unix seconds.
-        used: the errcode for a code that was used before.
-    """
-
-    def __init__(self, clock: Callable[[], float], *, used: int = 40163) -> None:
+    def __init__(self, clock: Callable[[], float], *, used: int = 40163) -> None:  # an errcode
         self._used = used
         self._codes: Expiring[_Code[_T]] = Expiring(clock, 300)
 

@@ -18,11 +18,6 @@ __all__ = ["MiniProgram"]
 class MiniProgram:
     """The part of WeChat's API for mini-programs.
 
-    Args:
-        state: the apps and their users.
-        access: checks access tokens.
-        calls_a_minute: code exchanges for one user before errcode 45011.
-
     Attributes:
         encrypt_keys: the users' encryption keys.
     """

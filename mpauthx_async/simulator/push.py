@@ -56,9 +56,6 @@ class PushedEvent:
 class Pusher:
     """Creates WeChat's requests to an app's own URL.
 
-    Args:
-        state: the apps and their users.
-
     Attributes:
         token: the Token of the message push settings.
         aes_key: their EncodingAESKey, 43 characters.

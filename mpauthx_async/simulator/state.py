@@ -40,12 +40,7 @@ class User:
 
 
 class State:
-    """The apps and their users.
-
-    Args:
-        apps: AppIDs and their secrets; the first is the default.
-        clock: returns the time in Unix seconds.
-    """
+    """The apps and their users."""
 
     def __init__(self, apps: Mapping[str, str], clock: Callable[[], float]) -> None:
         self.apps: dict[str, str] = dict(apps)

@@ -43,12 +43,7 @@ class _Grant:
 
 
 class WebOAuth:
-    """Logs users of web pages in, and answers with their profiles.
-
-    Args:
-        state: the apps and their users.
-        component_app_id: the third-party platform that may act for an Official Account.
-    """
+    """Logs users of web pages in, and answers with their profiles."""
 
     def __init__(self, state: State, component_app_id: str) -> None:
         self.visitor: Visitor | None = None

@@ -12,13 +12,7 @@ _TTL = 7200
 
 
 class WeCom:
-    """A company whose application is linked to the mini-program.
-
-    Args:
-        state: contains the members as users, with their company as the app.
-        corp_id: the company.
-        corp_secret: the secret of the company's application.
-    """
+    """A company whose application is linked to the mini-program."""
 
     def __init__(self, state: State, corp_id: str, corp_secret: str) -> None:
         self.corp_id = corp_id

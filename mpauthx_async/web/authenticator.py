@@ -27,11 +27,6 @@ as `Apps.use` does.
 class Authenticator:
     """Authenticates requests by a service.
 
-    Args:
-        auth: the service, or a function that picks one.
-        cookies: whether the cookie `__Host-mpauthx` may hold the token, for web pages.
-        render: makes the body of an answer of its status code, status message and response.
-
     Raises:
         ConfigurationError: auth is neither.
     """
@@ -46,11 +41,6 @@ class Authenticator:
 
     async def identity(self, connection: object, method: str, headers: Headers) -> Identity:
         """Tell whose request it is; this is asked first of every request.
-
-        Args:
-            connection: the request, as its framework has it.
-            method: its method, or WEBSOCKET.
-            headers: its headers.
 
         Raises:
             NoTokenError: it has no token.

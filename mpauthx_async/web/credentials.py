@@ -42,11 +42,6 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 def token_of(method: str, headers: Headers, *, cookies: bool = False) -> str:
     """The token that a request shows. An Authorization header takes precedence over a cookie.
 
-    Args:
-        method: the request's, or WEBSOCKET.
-        headers: the request's.
-        cookies: whether a cookie may hold the token.
-
     Raises:
         NoTokenError: there is no token.
         CredentialsError: there are two.

@@ -20,9 +20,6 @@ class Exclusions:
     matches the whole path, by case; `*` stands for at least one more character. `GET` includes
     HEAD. A path that could be read in two ways (`//`, `..`, `%2f`, a backslash) is never excluded.
 
-    Args:
-        patterns: the patterns.
-
     Attributes:
         is_empty: whether there are no patterns, so that nothing needs to be asked.
 

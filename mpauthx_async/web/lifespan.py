@@ -17,15 +17,7 @@ async def serve_lifespan(
     receive: Callable[[], Awaitable[Any]],
     send: Callable[[Any], Awaitable[None]],
 ) -> None:
-    """Serve the lifespan of an app, and close when it has ended; also of an app that has none.
-
-    Args:
-        app: the app. Django's, for one, raises at once: it has no lifespan.
-        close: closes what belongs to the app.
-        scope: the lifespan's.
-        receive: likewise.
-        send: likewise.
-    """
+    """Serve the lifespan of an app, and close when it has ended; also of an app that has none."""
     received: list[str] = []
     sent: list[str] = []
 
@@ -42,7 +34,7 @@ async def serve_lifespan(
 
     try:
         await app(scope, watched_receive, watched_send)
-    except Exception:
+    except Exception:  # Django's, for one, raises at once: it has no lifespan
         if _STARTED in sent:
             await close()
         if sent:

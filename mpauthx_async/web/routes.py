@@ -125,12 +125,7 @@ class Routes:
         return None
 
     async def answer(self, route: Route, request: WebRequest) -> Answer:
-        """Answer a request.
-
-        Args:
-            route: one of these.
-            request: a request to it.
-        """
+        """Answer a request."""
         try:
             return await self._act(route, request)
         except MPAuthXError as error:

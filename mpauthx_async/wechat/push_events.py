@@ -244,14 +244,7 @@ class PushEventHandler:
 def create_push_handler(
     parts: Parts, users: UserEraser, *, web_app_id: str | None, exchange: CodeExchange | None
 ) -> PushEventHandler:
-    """Create the handler of a service's events.
-
-    Args:
-        parts: what the service shares.
-        users: erases users.
-        web_app_id: the app of the service's web logins; None if it has none.
-        exchange: how the service exchanges codes; None for the app's own way.
-    """
+    """Create the handler of a service's events."""
     settings = parts.settings
     app_ids = {settings.app_id, web_app_id or settings.app_id}
     platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()

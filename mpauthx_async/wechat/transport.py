@@ -261,12 +261,7 @@ class _Request:
 
 
 class _PublicTrace:
-    """A trace of the aiohttp session that gets the URL without parameters and no bodies.
-
-    Args:
-        trace: the session's.
-        url: the URL without parameters.
-    """
+    """A trace of the aiohttp session that gets the URL without parameters and no bodies."""
 
     def __init__(self, trace: Trace, url: URL) -> None:
         self._trace = trace

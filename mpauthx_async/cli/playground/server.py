@@ -76,11 +76,7 @@ async def _listen(runner: web.AppRunner, port: int) -> None:
 
 
 class _Server:
-    """Serves the files of the page, and a websocket for each tab.
-
-    Args:
-        world: what all tabs share.
-    """
+    """Serves the files of the page, and a websocket for each tab."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -18,13 +18,7 @@ _GENERATION = 5  # characters that hold bits of the generation alone
 
 
 def describe_token(token: str, status: TokenStatus, session: Session | None) -> dict[str, Any]:
-    """Describe a token of this service.
-
-    Args:
-        token: the token.
-        status: what `token_status` says.
-        session: its session; None if it is not alive.
-    """
+    """Describe a token of this service."""
     parts = parse_token(token)
     raw = b"" if parts is None else decode(parts.session) or b""
     if parts is None or not raw:

@@ -67,10 +67,6 @@ class Stage:
 async def open_stage(world: World, report: Callable[[Trip], None]) -> AsyncIterator[Stage]:
     """Open the stores of a tab.
 
-    Args:
-        world: what all tabs share.
-        report: is called at the end of each trip.
-
     Raises:
         ConfigurationError: a URL does not name a store.
     """

@@ -38,10 +38,6 @@ class Tab:
     """One visitor's user with their devices: no tab sees what another one does.
 
     Its messages are `begin`, the `step`s of what happened, and `end` with the new state.
-
-    Args:
-        stage: what the service is made of.
-        send: takes each message for the page.
     """
 
     def __init__(self, stage: Stage, send: Callable[[Message], None]) -> None:
@@ -329,10 +325,6 @@ class Tab:
 @asynccontextmanager
 async def open_tab(world: World, send: Callable[[Message], None]) -> AsyncIterator[Tab]:
     """Open a tab; at the end its user is erased.
-
-    Args:
-        world: what all tabs share.
-        send: takes each message for the page.
 
     Raises:
         StoreError: a store cannot serve.

@@ -45,11 +45,7 @@ class Trip:
 
 
 class Watch:
-    """Reports trips that succeed; a failed one is told by the call that it fails.
-
-    Args:
-        report: is called at the end of each trip.
-    """
+    """Reports trips that succeed; a failed one is told by the call that it fails."""
 
     def __init__(self, report: Callable[[Trip], None]) -> None:
         self._report = report

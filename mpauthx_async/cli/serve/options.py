@@ -173,10 +173,6 @@ def server_options(
 ) -> ServerOptions:
     """Read the options from flags, environment and file, in this order.
 
-    Args:
-        arguments: parsed by a parser with `add_server_options`.
-        environment: of the process.
-
     Raises:
         ConfigurationError: an option does not exist, has a value that it cannot have, or is
             missing; or the file cannot be read.
