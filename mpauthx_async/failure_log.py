@@ -61,7 +61,7 @@ _expected: ContextVar[Collection[int]] = ContextVar("mpauthx_expected", default=
 
 @contextmanager
 def mending(errcodes: Collection[int]) -> Iterator[None]:
-    """Do not log these errcodes of WeChat's inside: the caller repeats the call, which may mend it."""
+    """Do not log these errcodes of WeChat's: the caller repeats the call, which may mend it."""
     token = _expected.set(errcodes)
     try:
         yield

@@ -33,26 +33,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the parts of one service share.
-
-    Attributes:
-        settings: its options.
-        signer: signs and verifies its tokens.
-        sealer: encrypts the session keys that are stored with them.
-        users: the user store.
-        tokens: the token store.
-        records: keeps other records for all processes; None if no such place is known.
-        connections: its connections to WeChat and Redis, and its thread pool.
-        events: is told what happens.
-        calls: those in progress on the service.
-    """
+    """What the parts of one service share; `records` are other records for all processes."""
 
     settings: Settings
     signer: TokenSigner
     sealer: SessionKeySealer
     users: UserStore
     tokens: TokenStore
-    records: KeyValueStore | None
+    records: KeyValueStore | None  # None if no such place is known
     connections: Connections
     events: EventBus
     calls: InFlight
@@ -109,9 +97,8 @@ class Parts:
         """Batch calls to the token store. The batches are closed with the service.
 
         Args:
-            run: as for a Coalescer.
+            run, max_in_flight: as for a Coalescer.
             subjects_of: returns the subjects that an item is about.
-            max_in_flight: as for a Coalescer.
             waits_for: the stores whose longest wait a caller waits; by default the token store,
                 and () for no limit.
         """

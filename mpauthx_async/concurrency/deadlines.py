@@ -101,12 +101,7 @@ def _running() -> _Call | None:
 
 
 class trip:  # noqa: N801 (it is called as a function)
-    """A trip to a system, which counts for the running call; gives how many seconds are left.
-
-    Args:
-        system: its name.
-        longest: how long a call may wait for the system, in seconds.
-    """
+    """A trip to a system, which counts for the running call; gives how many seconds are left."""
 
     __slots__ = ("_account", "_longest", "_system")
 

@@ -25,12 +25,7 @@ class Sharded(Protocol):
 
 
 class ShardedCoalescer(Generic[Item, Result]):
-    """A Coalescer for each shard of a store, so that one that hangs holds up none of the others.
-
-    Args:
-        shard_of: names the shard of an item.
-        make: makes the Coalescer of a shard.
-    """
+    """A Coalescer for each shard of a store, so that one that hangs holds up none of the others."""
 
     def __init__(
         self, shard_of: Callable[[Item], Hashable], make: Callable[[], Coalescer[Item, Result]]

@@ -125,11 +125,7 @@ class Logins:
 
         Args:
             exchange: exchanges the code for a mini-program's session, or for a user who is known.
-            code: what WeChat gave the client.
-            encrypted_data: what the client sent along, sealed in that session.
-            iv: likewise; None without encrypted_data.
-            device: what the session is to say of the device.
-            max_age: how many seconds ago that data may have been sealed; None for any time.
+            max_age: how many seconds ago the data may have been sealed; None for any time.
             on_web: whether the code is one of a web login.
             has_code: whether the exchange uses up a code of WeChat's: then no failure after it is
                 retryable.

@@ -19,14 +19,8 @@ _MAX_EXPIRED = 64  # logins in one tick: 9,000 that expire in one hold it up for
 class LoginQueue(Generic[Login]):
     """Begins logins in order, as the limit of `connections` and the event loop allow.
 
-    Each waits at most `timeout`; one timer serves all of them.
-
-    Args:
-        connections: their login limit is acquired for each login before it begins.
-        max_waiting: how many logins may wait.
-        timeout: how long each may wait, in seconds.
-        begin: begins a login that was removed from the queue.
-        expire: is told of each login that was removed because it has waited too long.
+    Each waits at most `timeout` seconds; one timer serves all of them. `begin` and `expire` get
+    a login that was removed from the queue.
     """
 
     def __init__(

@@ -118,7 +118,7 @@ class Bans:
     async def _copy(
         self, ban: Ban, subjects: Sequence[Subject], *, longest: int | None = None
     ) -> None:
-        """Copy a ban to other ids of its user, for `longest` milliseconds or as long as it lasts."""
+        """Copy a ban to other ids of its user, for `longest` ms or as long as it lasts."""
         for subject in subjects:
             await self._copy_to(subject, ban, longest)
         # If it was lifted meanwhile, the copies must not outlive it.

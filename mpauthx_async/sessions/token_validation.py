@@ -89,10 +89,7 @@ class TokenValidator:
     ) -> TokenStatus:
         """End a session whose token was rotated away and is now used; returns the final status.
 
-        Args:
-            ref: the session.
-            status: what `look_up` returned.
-            begun_at: when the call began, by `time.monotonic()`.
+        The call began at `begun_at`, by `time.monotonic()`.
 
         Raises:
             StoreError: the store could not answer.

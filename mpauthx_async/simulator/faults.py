@@ -41,14 +41,7 @@ def respond(path: str, body: str) -> web.Response:
 def fail(
     request: web.Request, fault: Fault, body: str, error: Callable[[int], Answer]
 ) -> web.Response:
-    """Answer a request with a fault.
-
-    Args:
-        request: the request.
-        fault: how it fails.
-        body: the answer without the fault.
-        error: makes the answer for an errcode.
-    """
+    """Answer a request with a fault."""
     if fault in _ERRCODES:
         return respond(request.path, to_json(error(_ERRCODES[fault])))
     if fault in _BODIES:

@@ -15,10 +15,6 @@ __all__ = ["Listener"]
 class Listener:
     """Serves a simulator at an address, from `start` to `close`.
 
-    Args:
-        host: the address to listen on.
-        port: the TCP port; 0 takes a free one.
-
     Attributes:
         url: where it listens; None while it does not.
     """

@@ -16,11 +16,7 @@ __all__ = ["MiniProgram"]
 
 
 class MiniProgram:
-    """The part of WeChat's API for mini-programs.
-
-    Attributes:
-        encrypt_keys: the users' encryption keys.
-    """
+    """The part of WeChat's API for mini-programs."""
 
     def __init__(self, state: State, access: AppAccess, calls_a_minute: float) -> None:
         self.encrypt_keys: EncryptKeys = EncryptKeys(state)

@@ -26,15 +26,6 @@ _FORM = "application/x-www-form-urlencoded"
 class WeChat:
     """WeChat's servers from one reset to the next.
 
-    Args:
-        apps: AppIDs and their secrets; the first is the default.
-        clock: returns the time in Unix seconds.
-        calls_a_minute: code exchanges for one user before errcode 45011.
-        component_app_id: the third-party platform.
-        corp_id: the company at WeCom.
-        corp_secret: the secret of the company's application.
-        strict_methods: whether POST is refused where GET is documented.
-
     Attributes:
         latency: seconds between a request's effect and its answer.
         requests: the last 1,000 requests, oldest first.

@@ -174,10 +174,7 @@ class PushEventHandler:
         recipients: the AppIDs that events may be encrypted for: these apps, and the third-party
             platform that acts for them.
         purpose: part of the keys of the nonces; unique to this service.
-        users: erases users.
         records: remembers nonces for all processes; None to remember up to 10,000 in this one.
-        events: the listeners.
-        clock: returns the time in Unix seconds.
     """
 
     def __init__(

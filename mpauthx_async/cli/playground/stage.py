@@ -19,13 +19,7 @@ _SKU = "playground"
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What all tabs share.
-
-    Attributes:
-        wx: WeChat.
-        users: the URL of the users.
-        tokens: the URL of the tokens.
-    """
+    """What all tabs share."""
 
     wx: WeChatSimulator
     users: str

@@ -74,12 +74,6 @@ class Tab:
     async def act(self, action: object, device: object, policy: object, life: object) -> None:
         """Do what a button says.
 
-        Args:
-            action: such as login.
-            device: whose button it is: phone, laptop, thief or operator.
-            policy: one, kind or many.
-            life: how many seconds a token lives, 300 or 5, as a text.
-
         Raises:
             StoreError: a store could not answer when the state was read.
             ValueError: the page has no such button, or it is disabled.
