@@ -73,11 +73,6 @@ class Coalescer(Generic[Item, Result]):
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None  # of the first call
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether any call waits for its answer."""
-        return bool(self._waiting or self._in_flight)
-
     def submit(self, item: Item) -> "asyncio.Future[Result]":
         """Put an item into the next batch.
 

@@ -13,8 +13,6 @@ __all__ = ["AnyCoalescer", "Sharded", "ShardedCoalescer", "sharding_of"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_MOST_SHARDS = 1000
-
 
 @runtime_checkable
 class Sharded(Protocol):
@@ -42,8 +40,6 @@ class ShardedCoalescer(Generic[Item, Result]):
         shard = self._shard_of(item)
         coalescer = self._shards.get(shard)
         if coalescer is None:
-            if len(self._shards) >= _MOST_SHARDS:  # most are of nodes that are gone
-                self._shards = {name: one for name, one in self._shards.items() if one.is_busy}
             coalescer = self._shards[shard] = self._make()
         return coalescer.submit(item)
 

@@ -73,7 +73,7 @@ class Logins:
         self._events = events
         self._bans = bans
         self._policy = settings.policy
-        self._clock = settings.clock
+        self._now_ms = settings.now_ms
         self._under_way: dict[Hashable, Login] = {}
         self._at_wechat = 0
         self._waiting: LoginQueue[Login] = LoginQueue(
@@ -353,7 +353,7 @@ class Logins:
                 self._give_up(result)
 
     async def _finish(self, logins: "Sequence[Login]") -> "Sequence[_Answer | Exception]":
-        now = int(self._clock() * 1000)
+        now = self._now_ms()
         # Decrypting takes two milliseconds for a hundred logins while the event loop is idle, and
         # several times as long while it is busy: both contend for the GIL.
         with self._waiting.paused():

@@ -1,10 +1,9 @@
 """SessionKeys: the encrypted session keys behind tokens, and the calls that need them."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..concurrency.coalescer import Coalescer, answers_of
 from ..concurrency.sharded_coalescer import AnyCoalescer
@@ -34,6 +33,8 @@ from .token_validation import TokenValidator, invalid_token
 
 __all__ = ["SessionKeys", "replace_session_key"]
 
+_Decryption: TypeAlias = Callable[[], dict[str, Any]]
+
 
 class SessionKeys:
     """Finds the session key of a token's session, and decrypts with it what a client sends."""
@@ -52,7 +53,9 @@ class SessionKeys:
         self._finds: AnyCoalescer[SessionRef, CodeSession] = parts.batched(
             parts.events.watched("session_key", self._find), subject_of, max_in_flight=2
         )
-        self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
+        self._decryptions: Coalescer[_Decryption, dict[str, Any]] = Coalescer(
+            self._decrypt, max_in_flight=1
+        )
         self._resets: SingleFlight[SessionRef, None] = SingleFlight()
         for part in (self._decryptions, self._resets):
             parts.calls.on_close(part.close, part.cut_off)
@@ -75,10 +78,12 @@ class SessionKeys:
         check_sealed(encrypted_data, iv)
         check_max_age(max_age)
         now = self._clock()
-        session = await self.of(token)
-        sealed = _Sealed(session.session_key, encrypted_data, iv, max_age, now)
-        payload: dict[str, Any] = await self._decryptions.submit(sealed)
-        return payload
+        key = (await self.of(token)).session_key
+        app_id = self._app_id
+        # A function is equal to no other: each caller gets a payload of its own to change.
+        return await self._decryptions.submit(
+            lambda: decrypt_user_data(key, encrypted_data, iv, app_id, max_age=max_age, now=now)
+        )
 
     async def decrypt_phone_number(
         self, token: object, encrypted_data: str, iv: str, max_age: float | None
@@ -153,9 +158,9 @@ class SessionKeys:
                 found.append(CodeSession(item[1], session_key) if session_key else _lost())
         return found
 
-    async def _decrypt(self, sealed: "Sequence[_Sealed]") -> list[Any]:
+    async def _decrypt(self, works: Sequence[_Decryption]) -> list[dict[str, Any] | Exception]:
         return await asyncio.get_running_loop().run_in_executor(
-            self._connections.executor, _decrypt_all, sealed, self._app_id
+            self._connections.executor, _decrypt_all, works
         )
 
 
@@ -178,31 +183,11 @@ async def replace_session_key(
     return await store.replace_sealed_key(ref, stored)
 
 
-@dataclass(slots=True, eq=False)
-class _Sealed:
-    """Data to decrypt. No two are equal: each caller gets a payload of its own to change."""
-
-    session_key: str = field(repr=False)
-    encrypted_data: str = field(repr=False)
-    iv: str = field(repr=False)
-    max_age: float | None
-    now: float
-
-
-def _decrypt_all(sealed: Sequence[_Sealed], app_id: str) -> list[dict[str, Any] | Exception]:
+def _decrypt_all(works: Sequence[_Decryption]) -> list[dict[str, Any] | Exception]:
     payloads: list[dict[str, Any] | Exception] = []
-    for data in sealed:
+    for decrypt in works:
         try:
-            payloads.append(
-                decrypt_user_data(
-                    data.session_key,
-                    data.encrypted_data,
-                    data.iv,
-                    app_id,
-                    max_age=data.max_age,
-                    now=data.now,
-                )
-            )
+            payloads.append(decrypt())
         except MPAuthXError as error:
             payloads.append(error)
     return payloads

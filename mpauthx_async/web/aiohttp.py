@@ -126,7 +126,7 @@ def _authenticated(authenticator: Authenticator, request: web.Request) -> Awaita
     # Of the methods only cookies want to know; here a websocket's handshake is a mere GET.
     if authenticator.cookies and request.headers.get("Upgrade", "").lower() == "websocket":
         method = WEBSOCKET
-    return authenticator.identity(request, method, _headers(request))
+    return authenticator.identity(request, method, headers_of(request))
 
 
 def _middleware(authenticator: Authenticator, exclusions: Exclusions) -> Any:
@@ -176,7 +176,7 @@ def _handler(core: Routes, route: Route) -> Handler:
         asked = WebRequest(
             request,
             request.method,
-            _headers(request),
+            headers_of(request),
             _chunks(request),
             request.rel_url.raw_query_string,
             request.match_info.get("session_id", ""),
@@ -187,7 +187,8 @@ def _handler(core: Routes, route: Route) -> Handler:
     return handler
 
 
-def _headers(request: web.Request) -> Headers:
+def headers_of(request: web.Request) -> Headers:
+    """The headers of a request of aiohttp's."""
     headers = request.headers
     return lambda name: headers.getall(name, ())
 

@@ -131,16 +131,13 @@ def _verifying(auth: MPAuthX) -> Handler:
 
     async def verify(request: web.Request) -> web.Response:
         try:
-            identity = await authenticator.identity(
-                request, request.method, lambda name: request.headers.getall(name, ())
-            )
+            headers = mpauthx_aiohttp.headers_of(request)
+            identity = await authenticator.identity(request, request.method, headers)
         except MPAuthXError as error:
             return mpauthx_aiohttp.response_of(authenticator.refusal(error))
-        headers = {
-            "X-User-Id": quote(identity.user_id, safe=_HEADER_CHARACTERS),
-            "X-Session-Id": identity.session_id,
-        }
-        return web.Response(headers=headers | _NO_STORE)
+        user_id = quote(identity.user_id, safe=_HEADER_CHARACTERS)
+        ids = {"X-User-Id": user_id, "X-Session-Id": identity.session_id}
+        return web.Response(headers=ids | _NO_STORE)
 
     return verify
 

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from ...errors import MPAuthXError
 from ...service import MPAuthX
-from ...web.aiohttp import response_of
+from ...web.aiohttp import headers_of, response_of
 from ...web.answers import refusal
 from ...web.credentials import token_of
 
@@ -37,8 +37,7 @@ async def _login(auth: MPAuthX, request: web.Request) -> web.Response:
 
 
 async def _test(auth: MPAuthX, request: web.Request) -> web.Response:
-    token = token_of(request.method, lambda name: request.headers.getall(name, ()))
-    await auth.authenticate(token)
+    await auth.authenticate(token_of(request.method, headers_of(request)))
     return _json({"statusCode": 200, "message": _VALID})
 
 
