@@ -244,7 +244,8 @@ class Logins:
     def _give_up_unheard(self, caller: "asyncio.Future[AuthResult]") -> None:
         """Give up the answer that came in the tick in which its last caller was cancelled."""
         if not caller.cancelled():
-            self._give_up(_outcome_of(caller))
+            outcome = _outcome_of(caller)
+            self._give_up(outcome)
 
     async def _exchange_for(self, login: "Login") -> None:
         without_call()  # that of its first caller, who may leave
