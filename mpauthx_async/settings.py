@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from .errors import ConfigurationError
 from .models import LoginPolicy
+from .untrusted_text import is_number
 
 __all__ = ["Settings"]
 
@@ -88,11 +89,7 @@ class Settings:
 
 
 def _check_seconds(name: str, seconds: object, minimum: float) -> None:
-    if (
-        isinstance(seconds, bool)
-        or not isinstance(seconds, (int, float))
-        or not minimum <= seconds <= _MAX_SECONDS
-    ):
+    if not is_number(seconds, minimum, _MAX_SECONDS):
         raise ConfigurationError(
             f"{name} must be a number of seconds, at least {minimum} and up to ten years."
         )

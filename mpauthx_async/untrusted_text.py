@@ -16,6 +16,7 @@ __all__ = [
     "JSON",
     "is_clean",
     "is_credential",
+    "is_number",
     "is_one_line",
     "is_user_id",
     "parse_json",
@@ -58,6 +59,13 @@ def profile_text(value: object) -> str | None:
 def is_clean(text: str) -> bool:
     """Whether a text has no control characters, no lone surrogates and no U+FFFD."""
     return _NOT_CLEAN.search(text) is None
+
+
+def is_number(value: object, lowest: float, highest: float) -> TypeGuard[float]:
+    """Whether this is a number within these bounds; neither a bool nor NaN is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return lowest <= value <= highest
 
 
 def is_one_line(text: str) -> bool:

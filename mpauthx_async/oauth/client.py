@@ -25,6 +25,7 @@ from ..stores import (
     open_key_value_store,
 )
 from ..stores.oauth_tokens import GuardedOAuthTokenStore
+from ..untrusted_text import is_number
 from ..wechat.api import WeChatAPI, check_lang
 from ..wechat.errcodes import STALE_TOKEN
 from ..wechat.exchanges import CodeExchange, WebExchange
@@ -201,7 +202,7 @@ class WeChatOAuth:
         Raises:
             ParameterError: an argument is malformed or out of range.
         """
-        if not isinstance(ttl, (int, float)) or not 0.001 <= ttl <= _MAX_STATE_TTL_SECONDS:
+        if not is_number(ttl, 0.001, _MAX_STATE_TTL_SECONDS):
             raise ParameterError("A state's ttl must be a number of seconds, up to a day.")
         return self._states.sign(payload, int((self._clock() + ttl) * 1000), session)
 
@@ -480,12 +481,11 @@ class WeChatOAuth:
             store = KeyValueOAuthTokenStore(records, app_id=self._app_id, keys=keys)
             self._calls.on_close(store.close)
             return store
-        functions: Any
-        if isinstance(tokens, (tuple, list)):
-            functions = tokens
-        elif hasattr(tokens, "lock") and hasattr(tokens, "spend_state"):
-            return GuardedOAuthTokenStore(tokens)
-        else:  # the storage of other libraries: get, save and perhaps delete
+        functions: Any = tokens
+        if not isinstance(tokens, (tuple, list)):
+            if hasattr(tokens, "lock") and hasattr(tokens, "spend_state"):
+                return GuardedOAuthTokenStore(tokens)
+            # The storage of other libraries: get, save and perhaps delete.
             methods = [getattr(tokens, name, None) for name in ("get", "save", "delete")]
             functions = methods if methods[2] else methods[:2]
         if len(functions) not in (2, 3) or not all(map(callable, functions)):

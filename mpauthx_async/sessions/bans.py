@@ -10,7 +10,7 @@ from ..errors import BannedError, MPAuthXError, ParameterError, StoreError
 from ..events import Banned, Unbanned
 from ..models import Ban, Subject, User
 from ..service_parts import Parts
-from ..untrusted_text import is_one_line
+from ..untrusted_text import is_number, is_one_line
 from .linked_ids import LinkedIds
 
 __all__ = ["Bans"]
@@ -173,11 +173,7 @@ def _ends_before(ban: Ban, other: Ban) -> bool:
 def _ban_ttl_ms(seconds: object) -> int | None:
     if seconds is None:
         return None
-    if (
-        not isinstance(seconds, (int, float))
-        or isinstance(seconds, bool)
-        or not 0.001 <= seconds <= _MAX_BAN_SECONDS
-    ):
+    if not is_number(seconds, 0.001, _MAX_BAN_SECONDS):
         raise ParameterError(
             "seconds must be a number above zero, up to a hundred years, or None for ever."
         )

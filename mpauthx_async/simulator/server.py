@@ -6,6 +6,7 @@ import base64
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Self
 
 from .encrypt_keys import EncryptKey
@@ -63,21 +64,17 @@ class WeChatSimulator:
     ) -> None:
         self._clock = clock
         self._listener = Listener(host, port)
-        apps = {app_id: app_secret, **(other_apps or {})}
-
-        def new_wechat() -> WeChat:
-            return WeChat(
-                apps,
-                clock,
-                calls_a_minute=float("inf") if calls_a_minute is None else calls_a_minute,
-                component_app_id=component_app_id,
-                corp_id=corp_id,
-                corp_secret=corp_secret,
-                strict_methods=strict_methods,
-            )
-
-        self._new_wechat = new_wechat
-        self._wechat = new_wechat()
+        self._new_wechat = partial(
+            WeChat,
+            {app_id: app_secret, **(other_apps or {})},
+            clock,
+            calls_a_minute=float("inf") if calls_a_minute is None else calls_a_minute,
+            component_app_id=component_app_id,
+            corp_id=corp_id,
+            corp_secret=corp_secret,
+            strict_methods=strict_methods,
+        )
+        self._wechat = self._new_wechat()
 
     def __repr__(self) -> str:
         return f"WeChatSimulator(app_id={self.app_id!r}, url={self._listener.url!r})"

@@ -23,12 +23,13 @@ except ImportError as _error:
 from ..concurrency.frames import clear_frames
 from ..errors import MPAuthXError, RefusedError
 from ..models import Identity
-from .answers import Answer, Render, envelope
+from .answers import Render, envelope
 from .asgi import header_values, method_of, web_request
 from .authenticator import Authenticator, Service
 from .credentials import Headers
 from .oauth_routes import OAuthRoutes
 from .routes import PushRoutes, Route, Routes
+from .starlette import response_of
 
 __all__ = ["MPAuthXGuard"]
 
@@ -143,7 +144,7 @@ class MPAuthXGuard(_Guard[Identity]):
         if isinstance(connection, WebSocket) and not _can_be_answered(connection):
             await connection.close(_close_code(error))
             return None
-        return _response(answer)
+        return response_of(answer)
 
 
 class _Documented(_Scheme):
@@ -212,16 +213,9 @@ def _endpoint(routes: Routes, route: Route) -> Any:
     async def endpoint(request: Request) -> Response:
         session_id = request.path_params.get("session_id", "")
         asked = web_request(request, request.scope, request.receive, session_id)
-        return _response(await routes.answer(route, asked))
+        return response_of(await routes.answer(route, asked))
 
     return endpoint
-
-
-def _response(answer: Answer) -> Response:
-    response = Response(answer.body, answer.status)
-    for name, value in answer.headers:
-        response.headers.append(name, value)
-    return response
 
 
 def _refusals(route: Route) -> dict[int | str, dict[str, Any]]:

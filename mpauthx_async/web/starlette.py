@@ -12,7 +12,7 @@ except ImportError as _error:
     ) from _error
 
 from ..errors import MPAuthXError
-from .answers import Render, envelope, message_of
+from .answers import Answer, Render, envelope, message_of
 from .asgi import Authentication, RequestUser, header_values, method_of
 from .authenticator import Authenticator, Service
 
@@ -60,8 +60,12 @@ class MPAuthXBackend(AuthenticationBackend):
         refused = error.__cause__
         if not isinstance(refused, MPAuthXError):
             raise error
-        answer = self._authenticator.refusal(refused)
-        response = Response(answer.body, answer.status)
-        for name, value in answer.headers:
-            response.headers.append(name, value)
-        return response
+        return response_of(self._authenticator.refusal(refused))
+
+
+def response_of(answer: Answer) -> Response:
+    """An answer as Starlette sends it."""
+    response = Response(answer.body, answer.status)
+    for name, value in answer.headers:
+        response.headers.append(name, value)
+    return response

@@ -8,12 +8,12 @@ import binascii
 import hashlib
 import hmac
 import time
-from typing import Any, TypeGuard
+from typing import Any
 
 from Crypto.Cipher import AES
 
 from ..errors import DecryptionError, ParameterError
-from ..untrusted_text import JSON, is_clean
+from ..untrusted_text import JSON, is_clean, is_number
 
 __all__ = [
     "check_max_age",
@@ -79,7 +79,8 @@ def decrypt_user_data(
         )
     if max_age is not None:
         timestamp = payload["watermark"].get("timestamp")
-        if not _is_within(timestamp, max_age, time.time() if now is None else now):
+        now = time.time() if now is None else now
+        if not is_number(timestamp, now - max_age, now + _MAX_AHEAD_SECONDS):
             del payload
             raise DecryptionError(
                 f"The user data was not encrypted within the last {max_age:g} seconds, or has no "
@@ -115,7 +116,7 @@ def check_max_age(max_age: object) -> None:
     Raises:
         ParameterError: it is neither None nor a positive number up to a hundred years.
     """
-    if max_age is not None and not (_is_number(max_age) and 0 < max_age <= _MAX_MAX_AGE_SECONDS):
+    if max_age is not None and not (is_number(max_age, 0, _MAX_MAX_AGE_SECONDS) and max_age):
         raise ParameterError("max_age must be a positive number of seconds, or None.")
 
 
@@ -196,22 +197,8 @@ def _has_clean_ids(payload: object) -> bool:
     return all(is_clean(one) for one in ids if isinstance(one, str))
 
 
-def _is_within(timestamp: object, max_age: float, now: float) -> bool:
-    # NaN is not within any range.
-    return _is_number(timestamp) and now - max_age <= timestamp <= now + _MAX_AHEAD_SECONDS
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _decode_base64(text: str) -> bytes:
-    encoded = text.encode("ascii")
-    try:
-        return binascii.a2b_base64(encoded, strict_mode=True)  # nearly all are undamaged
-    except binascii.Error:
-        pass
-    repaired = encoded.translate(_REPAIR, b"\r\n\t").rstrip(b"=")
+    repaired = text.encode("ascii").translate(_REPAIR, b"\r\n\t").rstrip(b"=")
     return binascii.a2b_base64(repaired + b"=" * (-len(repaired) % 4), strict_mode=True)
 
 
