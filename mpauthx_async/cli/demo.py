@@ -113,8 +113,6 @@ async def _show_expiry(report: "_Report", auth: MPAuthX, wx: WeChatSimulator) ->
 
 
 class _Report:
-    """Prints the steps and their results, and counts the failures."""
-
     def __init__(self) -> None:
         self.steps = 0
         self.failures = 0

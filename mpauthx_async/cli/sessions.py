@@ -40,17 +40,9 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class _Answer:
-    """The result of an action.
-
-    Attributes:
-        document: for --json.
-        lines: for people.
-        error: why the action failed; None if it did not.
-    """
-
-    document: dict[str, Any]
-    lines: Sequence[str] = ()
-    error: str | None = None
+    document: dict[str, Any]  # for --json
+    lines: Sequence[str] = ()  # for people
+    error: str | None = None  # why the action failed
 
 
 _Action: TypeAlias = Callable[[TokenStore, argparse.Namespace, Times], Awaitable[_Answer]]

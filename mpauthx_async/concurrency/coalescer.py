@@ -114,8 +114,7 @@ class Coalescer(Generic[Item, Result]):
         self._closed = True
         while self._waiting or self._in_flight:
             self._dispatch()
-            if self._in_flight:
-                await asyncio.wait(set(self._in_flight))
+            await self.landed()
 
     def cut_off(self) -> None:
         """Take no more calls, and give those that wait for an answer a ClosedError."""

@@ -115,8 +115,6 @@ class UntilRevoked:
 
 @dataclass(slots=True, eq=False)
 class _Watched:
-    """A session that blocks wait for."""
-
     ref: SessionRef
     blocks: set[UntilRevoked] = field(default_factory=set)
     next: asyncio.TimerHandle | None = None  # looks it up; None while that is done

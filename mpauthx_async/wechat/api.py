@@ -311,7 +311,6 @@ def _check_token(name: str, value: object) -> None:
 
 
 def _of_user(open_id: str, access_token: str) -> dict[str, str]:
-    """The parameters of a call for a user."""
     if not is_user_id(open_id):
         raise ParameterError("open_id is required, as WeChat gave it.")
     _check_token("access_token", access_token)

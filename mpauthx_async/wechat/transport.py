@@ -341,7 +341,6 @@ def _split_errmsg(errmsg: str) -> tuple[str, str | None]:
 
 
 def _connection_failed(error: Exception) -> ConnectionFailedError:
-    """The error for a request without an answer."""
     name = type(error).__name__
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return ConnectionFailedError(
