@@ -135,6 +135,7 @@ class SessionWatch:
         )
         self._store = parts.tokens
         self._sessions: dict[str, _Watched] = {}  # by nonce
+        self._context = Context()  # of the lookups, which are part of no caller's call
         self._ahead: float | None = None  # of the store's clock, in seconds, while it pushes
         self._has_subscribed = False
         self._feed: ChangeFeed | None = None  # of a store that pushes changes
@@ -173,13 +174,13 @@ class SessionWatch:
     def open(self, store_time: float, at: float) -> None:
         """Changes are pushed from now on; earlier ones may have been missed."""
         self._ahead = store_time - at
-        self._ask_all()
+        self.forget_all()
 
     def synchronize(self, store_time: float, at: float) -> None:
         """Learn how far the store's clock is ahead."""
         before, self._ahead = self._ahead, store_time - at
         if before is None or abs(self._ahead - before) > _MAX_CLOCK_STEP:
-            self._ask_all()
+            self.forget_all()
 
     def forget(self, nonce: str) -> None:
         """The session of this nonce has changed."""
@@ -189,17 +190,14 @@ class SessionWatch:
 
     def forget_all(self) -> None:
         """Any session may have changed."""
-        self._ask_all()
+        for watched in self._sessions.values():
+            self._ask_soon(watched)
 
     def shut(self) -> None:
         """Changes may be missed from now on."""
         if self._ahead is not None:
             self._ahead = None
-            self._ask_all()
-
-    def _ask_all(self) -> None:
-        for watched in self._sessions.values():
-            self._ask_soon(watched)
+            self.forget_all()
 
     def _ask_soon(self, watched: _Watched) -> None:
         if watched.next is None:
@@ -209,9 +207,8 @@ class SessionWatch:
             self._ask_after(0, watched)
 
     def _ask_after(self, delay: float, watched: _Watched) -> None:
-        # In a context of its own: it is part of no caller's call.
         loop = asyncio.get_running_loop()
-        watched.next = loop.call_later(delay, self._ask, watched, context=Context())
+        watched.next = loop.call_later(delay, self._ask, watched, context=self._context)
 
     def _ask(self, watched: _Watched) -> None:
         watched.next = None
