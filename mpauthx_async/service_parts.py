@@ -25,10 +25,14 @@ from .stores import (
 from .tokens.format import TokenSigner
 from .tokens.sealing import SessionKeySealer
 
-__all__ = ["Parts", "check_part", "subject_of"]
+__all__ = ["Parts", "check_part"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def _subject_of(ref: SessionRef) -> Iterable[Subject]:
+    return (ref.subject,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,8 @@ class Parts:
     def batched(
         self,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
-        subjects_of: Callable[[Item], Iterable[Subject]],
         *,
+        subjects_of: Callable[[Any], Iterable[Subject]] = _subject_of,
         max_in_flight: int = 4,
         waits_for: Sequence[object] | None = None,
     ) -> AnyCoalescer[Item, Result]:
@@ -98,7 +102,7 @@ class Parts:
 
         Args:
             run, max_in_flight: as for a Coalescer.
-            subjects_of: returns the subjects that an item is about.
+            subjects_of: returns the subjects that an item is about, by default a SessionRef.
             waits_for: the stores whose longest wait a caller waits; by default the token store,
                 and () for no limit.
         """
@@ -121,11 +125,6 @@ class Parts:
         )
         self.calls.on_close(coalescer.close, coalescer.cut_off)
         return coalescer
-
-
-def subject_of(ref: SessionRef) -> Iterable[Subject]:
-    """Whom a call about one session is about."""
-    return (ref.subject,)
 
 
 def check_part(name: str, wanted: str, part: object, fits: bool) -> None:

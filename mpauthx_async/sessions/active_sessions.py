@@ -7,7 +7,7 @@ from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..errors import InvalidTokenError, MPAuthXError, ParameterError
 from ..events import Revoked
 from ..models import OnlinePage, Session, SessionRef, Subject
-from ..service_parts import Parts, subject_of
+from ..service_parts import Parts
 from ..tokens.format import is_nonce
 from .linked_ids import LinkedIds
 from .token_validation import TokenValidator
@@ -29,13 +29,13 @@ class ActiveSessions:
         self._tokens = tokens
         self._events = events
         self._reads: AnyCoalescer[SessionRef, Session | None] = parts.batched(
-            events.watched("read", tokens.read), subject_of
+            events.watched("read", tokens.read)
         )
         self._lists: AnyCoalescer[Subject, Sequence[Session]] = parts.batched(
-            self._list_all, lambda subject: (subject,)
+            self._list_all, subjects_of=lambda subject: (subject,)
         )
         self._revocations: AnyCoalescer[SessionRef, bool] = parts.batched(
-            events.watched("revoke", tokens.revoke), subject_of
+            events.watched("revoke", tokens.revoke)
         )
 
     async def find(self, token: object) -> Session | None:

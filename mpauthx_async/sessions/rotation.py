@@ -9,7 +9,7 @@ from ..constants import TokenStatus
 from ..errors import ConfigurationError, StoreError, UserNotFoundError
 from ..events import Rotated, TokenReuseDetected
 from ..models import AuthResult, Session, SessionRef, User
-from ..service_parts import Parts, subject_of
+from ..service_parts import Parts
 from .token_validation import invalid_token
 
 __all__ = ["Rotations"]
@@ -34,11 +34,10 @@ class Rotations:
         self._grace_ms = settings.rotation_grace_ms
         self._absolute_ttl_ms = _MAX_ROTATED_MS if absolute_ttl_ms is None else absolute_ttl_ms
         self._reuses: AnyCoalescer[SessionRef, bool] = parts.batched(
-            events.watched("end_reused", self._end_all_reused), subject_of
+            events.watched("end_reused", self._end_all_reused)
         )
         self._rotations: AnyCoalescer[SessionRef, AuthResult] = parts.batched(
             events.watched("rotate", self._rotate_all),
-            subject_of,
             waits_for=(parts.users, parts.tokens),
         )
 

@@ -18,7 +18,7 @@ from ..errors import (
 )
 from ..failure_log import invalid_answer
 from ..models import CodeSession, PhoneNumber, SessionRef, UserEncryptKey
-from ..service_parts import Parts, subject_of
+from ..service_parts import Parts
 from ..stores import SessionKeyStore
 from ..tokens.sealing import SessionKeySealer, split_open_id, with_open_id
 from ..wechat.access_token import AccessToken
@@ -51,7 +51,7 @@ class SessionKeys:
         self._tokens = parts.tokens
         self._connections = parts.connections
         self._finds: AnyCoalescer[SessionRef, CodeSession] = parts.batched(
-            parts.events.watched("session_key", self._find), subject_of, max_in_flight=2
+            parts.events.watched("session_key", self._find), max_in_flight=2
         )
         self._decryptions: Coalescer[_Decryption, dict[str, Any]] = Coalescer(
             self._decrypt, max_in_flight=1

@@ -14,7 +14,7 @@ from ..constants import TokenStatus
 from ..errors import InvalidTokenError, StoreError
 from ..events import Listener, TokensValidated
 from ..models import Identity, SessionRef
-from ..service_parts import Parts, subject_of
+from ..service_parts import Parts
 from ..store_boundary import only_store_errors
 from ..stores.near_cache import NearCache, NearCaching
 
@@ -54,16 +54,16 @@ class TokenValidator:
         self._end_reused = end_reused
         # A use does not wait for the renewal that it causes.
         self._renewals: AnyCoalescer[SessionRef, int | None] = parts.batched(
-            parts.events.watched("renew", self._renew), subject_of, max_in_flight=1, waits_for=()
+            parts.events.watched("renew", self._renew), max_in_flight=1, waits_for=()
         )
         self._lookups: AnyCoalescer[SessionRef, TokenStatus] = parts.batched(
-            self._look_up_all, subject_of, max_in_flight=2
+            self._look_up_all, max_in_flight=2
         )
         self._status_reads: AnyCoalescer[SessionRef, TokenStatus] = parts.batched(
-            self._read_all, subject_of, max_in_flight=2
+            self._read_all, max_in_flight=2
         )
         self._near_lookups: AnyCoalescer[_Asked, TokenStatus] = parts.batched(
-            self._look_up_and_keep, lambda asked: (asked.ref.subject,), max_in_flight=2
+            self._look_up_and_keep, subjects_of=lambda asked: (asked.ref.subject,), max_in_flight=2
         )
         self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None
         self._renew_at: dict[SessionRef, float] = {}  # Unix milliseconds

@@ -14,7 +14,7 @@ from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..constants import TokenStatus
 from ..errors import ClosedError, MPAuthXError
 from ..models import Identity, SessionRef
-from ..service_parts import Parts, subject_of
+from ..service_parts import Parts
 from ..stores.change_feed import ChangeFeed
 from ..stores.near_cache import ChangeListener
 from .token_validation import TokenValidator, invalid_token
@@ -130,9 +130,7 @@ class SessionWatch:
     """
 
     def __init__(self, parts: Parts) -> None:
-        self._lookups: AnyCoalescer[SessionRef, int | None] = parts.batched(
-            parts.tokens.lookup, subject_of
-        )
+        self._lookups: AnyCoalescer[SessionRef, int | None] = parts.batched(parts.tokens.lookup)
         self._store = parts.tokens
         self._sessions: dict[str, _Watched] = {}  # by nonce
         self._context = Context()  # of the lookups, which are part of no caller's call
