@@ -118,8 +118,7 @@ class WeChatOAuth:
         keys = [app_secret] if signing_keys is None else signing_keys
         self._states = StateSigner(app_id=app_id, keys=keys)
         self._tokens = self._open(tokens, keys)
-        self._user_tokens = UserTokens(self._api, self._tokens, self._now)
-        self._calls.on_close(self._user_tokens.close, self._user_tokens.cut_off)
+        self._user_tokens = UserTokens(self._api, self._tokens, self._now, self._calls)
 
     def __repr__(self) -> str:
         return f"<WeChatOAuth {self._app_id}>"

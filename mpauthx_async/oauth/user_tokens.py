@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
+from ..concurrency.in_flight import InFlight
 from ..concurrency.single_flight import SingleFlight
 from ..errors import (
     MPAuthXError,
@@ -31,11 +32,14 @@ _PROFILE_SCOPES = {"snsapi_userinfo", "snsapi_login"}
 class UserTokens:
     """Exchanges, stores and refreshes tokens, one at a time for each user in all processes."""
 
-    def __init__(self, api: WeChatAPI, store: OAuthTokenStore, now: Callable[[], int]) -> None:
+    def __init__(
+        self, api: WeChatAPI, store: OAuthTokenStore, now: Callable[[], int], calls: InFlight
+    ) -> None:
         self._api = api
         self._store = store
         self._now = now
         self._refreshes: SingleFlight[OAuthToken, OAuthToken] = SingleFlight()
+        calls.on_close(self._refreshes.close, self._refreshes.cut_off)
 
     async def exchange(self, code: str) -> OAuthToken:
         """Exchange a code for a token, and store it unless it is a snapshot account's."""
@@ -73,14 +77,6 @@ class UserTokens:
         _check_open_id(open_id)
         async with self._store.lock(open_id):
             await self._store.delete(open_id)
-
-    async def close(self) -> None:
-        """Wait for the refreshes in progress."""
-        await self._refreshes.close()
-
-    def cut_off(self) -> None:
-        """Cancel the refreshes in progress."""
-        self._refreshes.cut_off()
 
     async def _refresh(self, stale: OAuthToken) -> OAuthToken:
         async with within_lock(self._store.lock(stale.open_id)):

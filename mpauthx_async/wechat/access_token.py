@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeAlias, TypeVar
 
 from ..concurrency.frames import methods_clear_frames
 from ..concurrency.in_flight import closed
@@ -30,16 +30,6 @@ Result = TypeVar("Result")
 _MIN_FORCED_INTERVAL_SECONDS = 7200  # WeChat allows 20 forced refreshes a day, in all processes
 # Renew before the end: WeChat gives a new token 300 seconds before, and both are valid then.
 _RENEWAL_SECONDS = 240
-
-
-class AccessToken(Protocol):
-    """The access token of an app."""
-
-    async def get(self) -> str:
-        """Get the token."""
-
-    async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
-        """Make a call that needs the token; repeat it once with a new one if WeChat refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +181,9 @@ class AuthorizerAccessToken:
     async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:
         """Make a call that needs the token; repeat it once with a new one if WeChat refuses it."""
         return await _call(ask, self.get)
+
+
+AccessToken: TypeAlias = AppAccessToken | AuthorizerAccessToken
 
 
 async def _call(

@@ -64,12 +64,11 @@ class WeChatAPI:
         self._app_id = app_id
         self._app_secret = app_secret
         self._exchange = MiniProgramExchange(app_secret) if exchange is None else exchange
-        hosts = self._exchange.hosts
         self._http = WeChatHTTP(
             connections, API_HOSTS if api_base is None else api_base, on_refused
         )
         self._exchange_http = WeChatHTTP(
-            connections, hosts if api_base is None else api_base, on_refused
+            connections, self._exchange.hosts if api_base is None else api_base, on_refused
         )
 
     def __repr__(self) -> str:
