@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TypeAlias, TypeVar
 
@@ -55,23 +54,28 @@ class EventBus:
 
     Args:
         close_timeout: how long `close()` lets listeners take what waits for them, in seconds.
+
+    Attributes:
+        dropped: how many events did not reach a listener, or were cut short there.
+        at_work: the queues whose workers were begun and have not ended.
     """
 
     def __init__(self, *, close_timeout: float = 5.0) -> None:
         self._close_timeout = close_timeout
         self._queues: list[_Queue] = []
-        self._shared = _Shared()
         self._closed = False
+        self.dropped: int = 0
+        self.at_work: set[_Queue] = set()
 
     @property
     def has_listeners(self) -> bool:
         """Whether anybody is told: if not, there is no need to make an event."""
         return bool(self._queues)
 
-    @property
-    def dropped(self) -> int:
-        """How many events did not reach a listener, or were cut short there; over all listeners."""
-        return self._shared.dropped
+    @cached_property
+    def threads(self) -> Executor:
+        """Where plain functions run: hanging ones are not to hold up what others do in threads."""
+        return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="mpauthx-listener")
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Tell this listener of all events from now on; no event loop need run yet.
@@ -90,7 +94,7 @@ class EventBus:
             raise closed()
         if not callable(listener):
             raise ParameterError("A listener is a function that takes an event.")
-        queue = _Queue(listener, self._shared)
+        queue = _Queue(listener, self)
         self._queues.append(queue)
 
         def unsubscribe() -> None:
@@ -143,32 +147,16 @@ class EventBus:
             queue.cut_off()
         for queue in await self._still_at_work(_SECONDS_TO_CANCEL):
             logger.warning("%s goes on although it was cancelled.", queue.name)
-        self._shared.close_threads()
+        if "threads" in vars(self):
+            self.threads.shutdown(wait=False)
 
     async def _still_at_work(self, seconds: float) -> "list[_Queue]":
         """Those queues whose workers do not end within this time."""
-        queues = [queue for queue in self._shared.at_work if queue.is_at_work]
+        queues = [queue for queue in self.at_work if queue.is_at_work]
         workers = [queue.worker for queue in queues if queue.worker]
         if workers:
             await asyncio.wait(workers, timeout=seconds)
         return [queue for queue in queues if queue.is_at_work]
-
-
-@dataclass(eq=False)
-class _Shared:
-    """What the queues of all listeners have in common."""
-
-    dropped: int = 0
-    at_work: "set[_Queue]" = field(default_factory=set)
-
-    @cached_property
-    def threads(self) -> Executor:
-        """Where plain functions run: hanging ones are not to hold up what others do in threads."""
-        return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="mpauthx-listener")
-
-    def close_threads(self) -> None:
-        if "threads" in vars(self):
-            self.threads.shutdown(wait=False)
 
 
 class _Queue:
@@ -178,12 +166,12 @@ class _Queue:
     none outlives its loop. Plain functions are told in a thread, which takes from the queue itself.
     """
 
-    def __init__(self, listener: Listener, shared: _Shared) -> None:
+    def __init__(self, listener: Listener, bus: EventBus) -> None:
         self.name = _name(listener)
         self.worker: asyncio.Task[None] | None = None
         self._listener = listener
         self._is_async = _is_async(listener)
-        self._shared = shared
+        self._bus = bus
         # Whoever emits first would lend the worker their context, such as a request's id.
         self._context = copy_context()
         self._waiting: deque[Event] = deque()
@@ -198,7 +186,7 @@ class _Queue:
 
     def put(self, event: Event) -> None:
         if len(self._waiting) >= _MAX_WAITING:
-            self._shared.dropped += 1
+            self._bus.dropped += 1
             self._unreported += 1
             if time.monotonic() >= self._next_report:
                 self._report_overflow()
@@ -216,7 +204,7 @@ class _Queue:
             return
         self.worker = self._context.run(loop.create_task, self._work())
         self.worker.add_done_callback(self._worker_ended)
-        self._shared.at_work.add(self)
+        self._bus.at_work.add(self)
 
     def forget(self) -> int:
         """Drop what waits; returns how much that was."""
@@ -239,7 +227,7 @@ class _Queue:
                 unfinished = self._tell_next()
             else:
                 tell = partial(copy_context().run, self._tell_next)
-                unfinished = await loop.run_in_executor(self._shared.threads, tell)
+                unfinished = await loop.run_in_executor(self._bus.threads, tell)
             if unfinished:
                 await self._finish(*unfinished)
 
@@ -274,7 +262,7 @@ class _Queue:
     def _worker_ended(self, worker: "asyncio.Task[None]") -> None:
         if worker is not self.worker:
             return
-        self._shared.at_work.discard(self)
+        self._bus.at_work.discard(self)
         self._drop_rest()  # something is left only if the worker was cancelled or killed
 
     def _drop_rest(self) -> None:
@@ -282,7 +270,7 @@ class _Queue:
         count = self.forget() + self._is_awaiting
         self._is_awaiting = False
         if count:
-            self._shared.dropped += count
+            self._bus.dropped += count
             logger.warning("%s was stopped. Events dropped: %d.", self.name, count)
 
     def _report_overflow(self) -> None:
