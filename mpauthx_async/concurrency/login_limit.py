@@ -47,7 +47,7 @@ class LoginLimit:
         self._clock = clock
         self._cpu_time = cpu_time
         self._limit = float(_FLOOR)
-        self._exchanges = 0
+        self.exchanges: int = 0  # codes that are being exchanged
         self._logins = 0
         self._refused: dict[Callable[[], None], None] = {}
         self._has_refused = False  # in this sample
@@ -56,11 +56,6 @@ class LoginLimit:
         self._answers = 0.0  # remembered ones
         self._seconds = 0.0  # in which they came
 
-    @property
-    def exchanges(self) -> int:
-        """How many codes are being exchanged."""
-        return self._exchanges
-
     def acquire(self, retry: Callable[[], None]) -> bool:
         """Let a login begin, which calls `exchanged` and then `release`.
 
@@ -68,7 +63,7 @@ class LoginLimit:
             retry: called once when a login may begin, if this returns False.
         """
         if self._has_room:
-            self._exchanges += 1
+            self.exchanges += 1
             self._logins += 1
             return True
         self._refused[retry] = None
@@ -80,7 +75,7 @@ class LoginLimit:
 
     def exchanged(self) -> None:
         """A login no longer needs its connection."""
-        self._exchanges -= 1
+        self.exchanges -= 1
         self._answers += 1
         self._retry_refused()
 
@@ -91,7 +86,7 @@ class LoginLimit:
 
     @property
     def _has_room(self) -> bool:
-        return self._logins < self._limit and self._exchanges < self._max_exchanges
+        return self._logins < self._limit and self.exchanges < self._max_exchanges
 
     def _retry_refused(self) -> None:
         """Let those who were refused begin logins, in the order of their refusals."""
@@ -128,9 +123,9 @@ class LoginLimit:
     @property
     def _waits_for_wechat(self) -> bool:
         """Whether most logins in progress are at WeChat; else more of them would wait elsewhere."""
-        return self._exchanges * 2 >= self._logins
+        return self.exchanges * 2 >= self._logins
 
     @property
     def _is_slow(self) -> bool:
         """Whether answers come too slowly for those in flight; not before the first one."""
-        return 0 < self._answers * _LONG_WAIT < self._exchanges * self._seconds
+        return 0 < self._answers * _LONG_WAIT < self.exchanges * self._seconds

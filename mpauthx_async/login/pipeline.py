@@ -75,7 +75,7 @@ class Logins:
         self._policy = settings.policy
         self._now_ms = settings.now_ms
         self._under_way: dict[Hashable, Login] = {}
-        self._at_wechat = 0
+        self.at_wechat: int = 0  # codes that are being exchanged
         self._waiting: LoginQueue[Login] = LoginQueue(
             connections,
             max_waiting=settings.max_waiting_logins,
@@ -101,11 +101,6 @@ class Logins:
     def waiting(self) -> int:
         """How many logins wait to begin."""
         return len(self._waiting)
-
-    @property
-    def at_wechat(self) -> int:
-        """How many codes are being exchanged."""
-        return self._at_wechat
 
     def log_in(
         self,
@@ -225,7 +220,7 @@ class Logins:
             await asyncio.wait(self._withdrawals)
 
     def _begin(self, login: "Login") -> None:
-        self._at_wechat += 1
+        self.at_wechat += 1
         login.exchange_task = asyncio.create_task(self._exchange_for(login), context=login.context)
 
     def _expire(self, login: "Login") -> None:
@@ -264,7 +259,7 @@ class Logins:
             self._exchange_ended()
 
     def _exchange_ended(self) -> None:
-        self._at_wechat -= 1
+        self.at_wechat -= 1
         self._connections.login_limit.exchanged()
 
     def _end_with(self, login: "Login", answer: "asyncio.Future[Any]") -> None:
