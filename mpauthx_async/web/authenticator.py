@@ -11,7 +11,6 @@ from ..models import Identity
 from ..service import MPAuthX
 from .answers import Answer, Render, envelope, refusal
 from .credentials import Headers, bearer_token, token_of
-from .errors import NoTokenError
 
 __all__ = ["Authenticator", "Service"]
 
@@ -62,18 +61,14 @@ class Authenticator:
     ) -> Identity | None:
         """Tell whose request it is; None if it has no token, or a cookie's is no longer valid.
 
-        Raises as `identity`.
+        Raises as `identity`; whoever awaits it calls `clear_frames`.
         """
         try:
             return await self.identity(connection, method, headers)
-        except NoTokenError:
-            return None
-        except BaseException as error:
+        except InvalidTokenError:
             # A browser sends a dead cookie with every request, also of who never asked to log in.
-            if isinstance(error, InvalidTokenError) and bearer_token(headers) is None:
+            if bearer_token(headers) is None:
                 return None
-            del connection, headers
-            clear_frames(error)
             raise
 
     @asynccontextmanager

@@ -11,6 +11,7 @@ except ImportError as _error:
         "mpauthx_async.web.starlette needs Starlette: pip install starlette"
     ) from _error
 
+from ..concurrency.frames import clear_frames
 from ..errors import MPAuthXError
 from .answers import Answer, Render, envelope, message_of
 from .asgi import Authentication, RequestUser, header_values, method_of
@@ -52,6 +53,7 @@ class MPAuthXBackend(AuthenticationBackend):
             )
         except MPAuthXError as error:
             del conn
+            clear_frames(error)
             raise AuthenticationError(message_of(error)) from error
         return None if identity is None else (Authentication(identity), RequestUser(identity))
 
