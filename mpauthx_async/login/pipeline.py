@@ -81,7 +81,9 @@ class Logins:
             max_waiting=settings.max_waiting_logins,
             timeout=settings.login_timeout,
             begin=self._begin,
-            expire=self._expire,
+            expire=partial(
+                self._overload, reason="The login could not begin within login_timeout."
+            ),
         )
         self._issues = self._sharded_issues()
         wait = longest_wait(users) if self._issues else longest_wait(users, tokens)
@@ -223,9 +225,6 @@ class Logins:
         self.at_wechat += 1
         login.exchange_task = asyncio.create_task(self._exchange_for(login), context=login.context)
 
-    def _expire(self, login: "Login") -> None:
-        self._overload(login, "The login could not begin within login_timeout.")
-
     def _overload(self, login: "Login", reason: str) -> None:
         """Tell the callers of a login that it does not begin."""
         del self._under_way[login.key]
@@ -332,7 +331,15 @@ class Logins:
     async def _finish_logins(self, logins: "Sequence[Login]") -> "Sequence[_Answer | Exception]":
         """What follows the exchange of the code, for a batch: decrypt, save, give tokens."""
         with one_call():
-            results = await self._finish(logins)
+            now = self._now_ms()
+            # Decrypting takes two milliseconds for a hundred logins while the event loop is idle,
+            # and several times as long while it is busy: both contend for the GIL.
+            with self._waiting.paused():
+                await asyncio.sleep(0)  # what has begun in this tick can send its request first
+                arrivals = await asyncio.get_running_loop().run_in_executor(
+                    self._connections.executor, self._read, logins, now
+                )
+            results = await self._issue_all(await self._saver.save(arrivals))
         self._give_up_late(logins, results)
         return results
 
@@ -348,17 +355,6 @@ class Logins:
             if is_over and not isinstance(result, asyncio.Future):
                 self._give_up(result)
 
-    async def _finish(self, logins: "Sequence[Login]") -> "Sequence[_Answer | Exception]":
-        now = self._now_ms()
-        # Decrypting takes two milliseconds for a hundred logins while the event loop is idle, and
-        # several times as long while it is busy: both contend for the GIL.
-        with self._waiting.paused():
-            await asyncio.sleep(0)  # what has begun in this tick can send its request first
-            arrivals = await asyncio.get_running_loop().run_in_executor(
-                self._connections.executor, self._read, logins, now
-            )
-        return await self._issue_all(await self._saver.save(arrivals))
-
     async def _finish_refreshes(
         self, refreshes: "Sequence[Refresh]"
     ) -> "Sequence[_Answer | Exception]":
@@ -368,7 +364,8 @@ class Logins:
                 [
                     Arrival(user, new_nonce(), None, refresh=refresh)
                     if isinstance(user, User)
-                    else user or _not_found()
+                    else user
+                    or UserNotFoundError("No user with this id has logged in: authorize first.")
                     for refresh, user in zip(refreshes, found, strict=True)
                 ]
             )
@@ -461,7 +458,3 @@ def _outcome_of(answer: "asyncio.Future[Result]") -> Result | BaseException:
     if answer.cancelled():
         return asyncio.CancelledError()
     return answer.exception() or answer.result()
-
-
-def _not_found() -> UserNotFoundError:
-    return UserNotFoundError("No user with this id has logged in: authorize first.")
