@@ -6,7 +6,6 @@ import base64
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Self
 
 from .encrypt_keys import EncryptKey
@@ -64,8 +63,8 @@ class WeChatSimulator:
     ) -> None:
         self._clock = clock
         self._listener = Listener(host, port)
-        self._new_wechat = partial(
-            WeChat,
+        # Not a partial, whose repr holds the secrets.
+        self._new_wechat: Callable[[], WeChat] = lambda: WeChat(
             {app_id: app_secret, **(other_apps or {})},
             clock,
             calls_a_minute=float("inf") if calls_a_minute is None else calls_a_minute,
