@@ -1,10 +1,11 @@
 """UntilRevoked: a block, as of a websocket, that ends with the session of its token."""
 
 import asyncio
+import heapq
 import time
 from contextvars import Context
-from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +25,7 @@ __all__ = ["PushesChanges", "SessionWatch", "UntilRevoked"]
 _POLL_INTERVAL = 1.0  # seconds between two lookups of a session while no changes are pushed
 _MIN_INTERVAL = 0.1  # seconds between two lookups of a session that is about to end
 _CANCEL_INTERVAL = 1.0  # seconds between two cancellations of a block that goes on
+_MAX_LOOKUPS = 500  # sessions that are looked up in one iteration of the event loop
 _MAX_CLOCK_STEP = 0.5  # seconds that the store's clock may move before sessions are looked up
 
 
@@ -113,12 +115,15 @@ class UntilRevoked:
         )
 
 
-@dataclass(slots=True, eq=False)
 class _Watched:
-    ref: SessionRef
-    blocks: set[UntilRevoked] = field(default_factory=set)
-    next: asyncio.TimerHandle | None = None  # looks it up; None while that is done
-    has_changed: bool = False  # while it was being looked up
+    """A session that blocks wait for."""
+
+    def __init__(self, ref: SessionRef) -> None:
+        self.ref = ref
+        self.blocks: set[UntilRevoked] = set()
+        self.ask_at = 0.0  # when to look it up next
+        self.is_asked = False  # whether it is being looked up
+        self.has_changed = False  # while it was being looked up
 
 
 class SessionWatch:
@@ -133,7 +138,9 @@ class SessionWatch:
         self._lookups: AnyCoalescer[SessionRef, int | None] = parts.batched(parts.tokens.lookup)
         self._store = parts.tokens
         self._sessions: dict[str, _Watched] = {}  # by nonce
-        self._context = Context()  # of the lookups, which are part of no caller's call
+        self._schedule: list[tuple[float, int, _Watched]] = []  # a heap; outdated ones are skipped
+        self._numbers = count()  # so that the heap never compares sessions
+        self._timer: asyncio.TimerHandle | None = None
         self._ahead: float | None = None  # of the store's clock, in seconds, while it pushes
         self._has_subscribed = False
         self._feed: ChangeFeed | None = None  # of a store that pushes changes
@@ -151,7 +158,7 @@ class SessionWatch:
             if self._feed is not None:
                 self._feed.wait_for(ref.nonce, self)
             # At once: the session may have changed after the token was checked.
-            self._ask_after(0, watched)
+            self._ask_at(watched, time.monotonic())
         watched.blocks.add(block)
 
     def discard(self, block: UntilRevoked, ref: SessionRef) -> None:
@@ -161,6 +168,9 @@ class SessionWatch:
             watched.blocks.discard(block)
             if not watched.blocks:
                 self._remove(watched)
+        if not self._sessions:
+            self._schedule.clear()
+            self._set_timer()
 
     async def close(self) -> None:
         """End all blocks with a ClosedError; may be called again."""
@@ -172,54 +182,91 @@ class SessionWatch:
     def open(self, store_time: float, at: float) -> None:
         """Changes are pushed from now on; earlier ones may have been missed."""
         self._ahead = store_time - at
-        self.forget_all()
+        self._ask_all()
 
     def synchronize(self, store_time: float, at: float) -> None:
         """Learn how far the store's clock is ahead."""
         before, self._ahead = self._ahead, store_time - at
         if before is None or abs(self._ahead - before) > _MAX_CLOCK_STEP:
-            self.forget_all()
+            self._ask_all()
 
     def forget(self, nonce: str) -> None:
         """The session of this nonce has changed."""
         watched = self._sessions.get(nonce)
         if watched is not None:
-            self._ask_soon(watched)
+            self._ask_at(watched, time.monotonic())
 
     def forget_all(self) -> None:
         """Any session may have changed."""
-        for watched in self._sessions.values():
-            self._ask_soon(watched)
+        self._ask_all()
 
     def shut(self) -> None:
         """Changes may be missed from now on."""
         if self._ahead is not None:
             self._ahead = None
-            self.forget_all()
+            self._ask_all()
 
-    def _ask_soon(self, watched: _Watched) -> None:
-        if watched.next is None:
+    def _ask_all(self) -> None:
+        now = time.monotonic()
+        self._schedule.clear()
+        for watched in self._sessions.values():
+            self._ask_at(watched, now)
+
+    def _ask_at(self, watched: _Watched, moment: float) -> None:
+        """Look a session up at a moment, by `time.monotonic()`, instead of the one before."""
+        if watched.is_asked:
             watched.has_changed = True
-        else:
-            watched.next.cancel()
-            self._ask_after(0, watched)
+            return
+        watched.ask_at = moment
+        if len(self._schedule) > 2 * len(self._sessions) + 64:  # most are outdated
+            self._schedule = [entry for entry in self._schedule if self._is_current(entry)]
+            heapq.heapify(self._schedule)
+        heapq.heappush(self._schedule, (moment, next(self._numbers), watched))
+        if self._schedule[0][2] is watched:
+            self._set_timer()
 
-    def _ask_after(self, delay: float, watched: _Watched) -> None:
-        loop = asyncio.get_running_loop()
-        watched.next = loop.call_later(delay, self._ask, watched, context=self._context)
+    def _is_current(self, entry: tuple[float, int, _Watched]) -> bool:
+        moment, _, watched = entry
+        is_waited_for = self._sessions.get(watched.ref.nonce) is watched
+        return is_waited_for and not watched.is_asked and watched.ask_at == moment
+
+    def _set_timer(self) -> None:
+        """Wake up for the first of the schedule."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._schedule:
+            delay = max(0.0, self._schedule[0][0] - time.monotonic())
+            # In a context of its own: it is part of no caller's call.
+            self._timer = asyncio.get_running_loop().call_later(
+                delay, self._look_up, context=Context()
+            )
+
+    def _look_up(self) -> None:
+        """Look up the sessions that are due."""
+        self._timer = None
+        now = time.monotonic()
+        asked = 0
+        while self._schedule and self._schedule[0][0] <= now and asked < _MAX_LOOKUPS:
+            entry = heapq.heappop(self._schedule)
+            if self._is_current(entry):
+                self._ask(entry[2])
+                asked += 1
+        self._set_timer()
 
     def _ask(self, watched: _Watched) -> None:
-        watched.next = None
         try:
             answer = self._lookups.submit(watched.ref)
         except MPAuthXError as error:
             self._end(watched, error)
-        else:
-            answer.add_done_callback(partial(self._take, watched))
+            return
+        watched.is_asked = True
+        answer.add_done_callback(partial(self._take, watched))
 
     def _take(self, watched: _Watched, answer: "asyncio.Future[int | None]") -> None:
         """Take the answer for a session, and look it up again later if it is alive."""
-        has_changed, watched.has_changed = watched.has_changed, False
+        has_changed, watched.is_asked, watched.has_changed = watched.has_changed, False, False
+        now = time.monotonic()
         error = None if answer.cancelled() else answer.exception()
         if self._sessions.get(watched.ref.nonce) is not watched:
             return
@@ -227,21 +274,20 @@ class SessionWatch:
             if isinstance(error, ClosedError):
                 self._end(watched, error)
             else:
-                self._ask_after(_POLL_INTERVAL, watched)
+                self._ask_at(watched, now + _POLL_INTERVAL)
             return
         end = answer.result()
         if end == TokenStatus.rotated:
             watched.ref = watched.ref._replace(generation=watched.ref.generation + 1)
-            self._ask_after(0, watched)
+            self._ask_at(watched, now)
         elif end is None or end <= 0:
             self._end(watched, TokenStatus(end or 0))
         elif has_changed:
-            self._ask_after(0, watched)
+            self._ask_at(watched, now)
         elif self._ahead is None:
-            self._ask_after(_POLL_INTERVAL, watched)
+            self._ask_at(watched, now + _POLL_INTERVAL)
         else:
-            left = end / 1000 - self._ahead - time.monotonic()
-            self._ask_after(max(left, _MIN_INTERVAL), watched)
+            self._ask_at(watched, max(end / 1000 - self._ahead, now + _MIN_INTERVAL))
 
     def _end(self, watched: _Watched, reason: TokenStatus | MPAuthXError) -> None:
         self._remove(watched)
@@ -250,7 +296,5 @@ class SessionWatch:
 
     def _remove(self, watched: _Watched) -> None:
         del self._sessions[watched.ref.nonce]
-        if watched.next is not None:
-            watched.next.cancel()
         if self._feed is not None:
             self._feed.wait_no_more(watched.ref.nonce, self)
