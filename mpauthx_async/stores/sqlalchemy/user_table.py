@@ -14,6 +14,7 @@ from sqlalchemy import (
     Text,
     and_,
     any_,
+    bindparam,
     delete,
     false,
     insert,
@@ -33,6 +34,8 @@ from .columns import Column, Model, columns_of
 from .models import link_table
 
 __all__ = ["UserTable"]
+
+_OLD = "mpauthx_old_"  # names the parameters that find a row
 
 
 class UserTable:
@@ -136,17 +139,30 @@ class UserTable:
             connection.execute(delete(self.table).where(self._is_row_of(user)))
         if changes.inserted:
             connection.execute(insert(self.table), [self._row(user) for user in changes.inserted])
-        for stored, user in changes.updated:
+        self._update(connection, changes.updated)
+
+    def _update(self, connection: Connection, updated: Iterable[tuple[User, User]]) -> None:
+        """Write what differs, in one trip for all rows with the same columns to write."""
+        grouped: dict[tuple[bool, frozenset[str]], list[dict[str, Any]]] = {}
+        for stored, user in updated:
             values = self._differences(stored, user)
-            if values:  # otherwise the table has no column for what is cleared
-                connection.execute(update(self.table).where(self._is_row_of(stored)).values(values))
+            if not values:  # the table has no column for what is cleared
+                continue
+            ids = {f"{_OLD}id": stored.open_id or stored.union_id}
+            key = bool(stored.open_id), frozenset(values)
+            grouped.setdefault(key, []).append({**values, **ids})
+        for (has_open_id, _), rows in grouped.items():
+            statement = update(self.table).where(self._is_row(has_open_id, bindparam(f"{_OLD}id")))
+            connection.execute(statement, rows)
 
     def _is_row_of(self, user: User) -> ColumnElement[bool]:
+        return self._is_row(bool(user.open_id), user.open_id or user.union_id)
+
+    def _is_row(self, has_open_id: bool, id_: Any) -> ColumnElement[bool]:
         """The condition that a stored row meets. One without an openId belongs to its unionId."""
-        if user.open_id or self._union_id is None:
-            return self._open_id == user.open_id
-        has_no_open_id = or_(self._open_id.is_(None), self._open_id == "")
-        return and_(self._union_id == user.union_id, has_no_open_id)
+        if has_open_id or self._union_id is None:
+            return and_(self._open_id == id_)
+        return and_(self._union_id == id_, or_(self._open_id.is_(None), self._open_id == ""))
 
     def _rows_of(self, ids: Sequence[Id]) -> Any:
         open_ids, union_ids = _texts(ids, 0), _texts(ids, 1)
