@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     ARRAY,
@@ -35,6 +36,9 @@ from .models import link_table
 
 __all__ = ["UserTable"]
 
+Item = TypeVar("Item")
+
+_MAX_IDS = 1024  # in one statement
 _OLD = "mpauthx_old_"  # names the parameters that find a row
 
 
@@ -84,7 +88,7 @@ class UserTable:
         """Execute a statement that only a database which can be written takes."""
         connection.execute(update(self.links).where(false()).values(app_id=None))
 
-    def lock(self, connection: Connection, ids: Collection[Id], *, waits: bool) -> None:
+    def lock(self, connection: Connection, ids: Iterable[Id], *, waits: bool) -> None:
         """Let no other process write the persons with these ids until the transaction ends.
 
         Args:
@@ -97,20 +101,23 @@ class UserTable:
             # It locks the database for the first write. A read before that could go stale.
             self.write_nothing(connection)
             return
-        connection.execute(
-            select(links.id)
-            .where(self._is_one_of(ids))
-            .order_by(links.id, links.is_union_id)  # always in this order: no deadlocks
-            .with_for_update(nowait=not waits)
-        ).all()
+        for some in _parts(sorted(ids)):
+            connection.execute(
+                select(links.id)
+                .where(self._is_one_of(some))
+                .order_by(links.id, links.is_union_id)  # always in this order: no deadlocks
+                .with_for_update(nowait=not waits)
+            ).all()
 
     def lock_rows(self, connection: Connection, changes: Changes) -> None:
         """Fail at once if another transaction has locked a row that is to be written."""
+        if self._is_sqlite:
+            return
         users = [*(stored for stored, _ in changes.updated), *changes.deleted]
-        if users and not self._is_sqlite:
+        for some in _parts(users):
             connection.execute(
                 select(self._open_id)
-                .where(or_(*map(self._is_row_of, users)))
+                .where(or_(*(self._is_row_of(user) for user in some)))
                 .with_for_update(nowait=True, key_share=True)  # as an UPDATE, which takes no key
             ).all()
 
@@ -118,11 +125,12 @@ class UserTable:
         self, connection: Connection, ids: Collection[Id]
     ) -> tuple[Sequence[User], Sequence[Link]]:
         """Read the rows and links that have any of these ids."""
-        ids = [id_ for id_ in ids if "\0" not in id_[0]]
-        if not ids:
-            return [], []
-        links = [Link(*row) for row in connection.execute(self._links_of(ids))]
-        return [self._user(row) for row in connection.execute(self._rows_of(ids))], links
+        users: list[User] = []
+        links: list[Link] = []
+        for some in _parts(id_ for id_ in ids if "\0" not in id_[0]):
+            links += [Link(*row) for row in connection.execute(self._links_of(some))]
+            users += [self._user(row) for row in connection.execute(self._rows_of(some))]
+        return users, links
 
     def write(self, connection: Connection, changes: Changes) -> None:
         """Write changes. The links come first: they show that another process was faster."""
@@ -133,8 +141,8 @@ class UserTable:
         for link in changes.changed_links:
             values = {"app_id": link.app_id, "union_id": link.union_id}
             connection.execute(update(links).where(self._is_one_of([link[:2]])).values(values))
-        if changes.deleted_links:
-            connection.execute(delete(links).where(self._is_one_of(changes.deleted_links)))
+        for some in _parts(changes.deleted_links):
+            connection.execute(delete(links).where(self._is_one_of(some)))
         for user in changes.deleted:
             connection.execute(delete(self.table).where(self._is_row_of(user)))
         if changes.inserted:
@@ -180,10 +188,10 @@ class UserTable:
             conditions.append(self._is_in(links.union_id, union_ids))
         return _union([columns.where(condition) for condition in conditions])
 
-    def _is_one_of(self, ids: Collection[Id]) -> ColumnElement[bool]:
+    def _is_one_of(self, ids: Sequence[Id]) -> ColumnElement[bool]:
         return or_(*self._conditions(ids))
 
-    def _conditions(self, ids: Collection[Id]) -> Iterator[ColumnElement[bool]]:
+    def _conditions(self, ids: Sequence[Id]) -> Iterator[ColumnElement[bool]]:
         for kind in (0, 1):
             if texts := _texts(ids, kind):
                 links = self.links.c
@@ -224,6 +232,13 @@ class UserTable:
 
 def _texts(ids: Iterable[Id], kind: int) -> list[str]:
     return [text for text, is_union_id in ids if is_union_id == kind]
+
+
+def _parts(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Split ids or users into parts for one statement each."""
+    left = iter(items)
+    while part := list(islice(left, _MAX_IDS)):
+        yield part
 
 
 def _union(selects: Sequence[Select[Any]]) -> Any:
