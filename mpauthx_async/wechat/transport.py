@@ -283,9 +283,13 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
         async for piece in response.content.iter_any():
             answer += piece
             if len(answer) > _MAX_ANSWER_BYTES:
-                return None
-    finally:
-        response.close()  # a connection whose answer was read to its end is released already
+                break
+    except BaseException:
+        response.close()
+        raise
+    if len(answer) > _MAX_ANSWER_BYTES:
+        response.close()  # the rest is not read, so the connection cannot be used again
+        return None
     if encoding in ("", "identity") or not answer:
         return bytes(answer)
     if encoding != "gzip":
