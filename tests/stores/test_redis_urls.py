@@ -281,6 +281,7 @@ def test_a_refused_option_is_named_without_its_value(url: str, option: str) -> N
         assert f"the option {option!r}" in said
 
 
+@pytest.mark.usefixtures("redis")  # empty
 @pytest.mark.parametrize("scheme", ["valkey", "VALKEY", "redis"])
 async def test_every_store_takes_valkeys_scheme(scheme: str, redis_server: RedisServer) -> None:
     url = redis_server.url.replace("redis", scheme)
