@@ -152,7 +152,7 @@ async def test_any_awaitable_listener_runs_in_the_loop(
     emit(events, *numbered(3))
     await events.close()
     assert told == numbered(3)
-    assert ("threads" in vars(events._shared)) is needs_thread
+    assert ("threads" in vars(events)) is needs_thread
 
 
 async def test_without_listeners_nothing_is_done():
