@@ -14,9 +14,9 @@ from traceback import format_tb
 from typing import Any, Self
 
 from ._compat import timeout
-from .concurrency.frames import clears_frames
 from .concurrency.in_flight import InFlight
 from .concurrency.single_flight import SingleFlight
+from .concurrency.traceback_frames import clears_frames
 from .connections import Connections
 from .errors import (
     ClosedError,
@@ -30,7 +30,7 @@ from .events import Listener
 from .gauges import Gauges
 from .service import MPAuthX
 from .settings import Settings
-from .store_boundary import log_store_error
+from .store_errors import log_store_error
 from .stores import TokenStore, UserStore, open_token_store, open_user_store
 
 __all__ = ["AppOptions", "Apps"]

@@ -12,9 +12,9 @@ import aiohttp
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from ._compat import MarkingPool, connections_of
-from .concurrency.frames import methods_clear_frames
 from .concurrency.in_flight import InFlight
 from .concurrency.login_limit import LoginLimit
+from .concurrency.traceback_frames import methods_clear_frames
 from .errors import ClosedError, ConfigurationError
 from .redis_sentinels import PrimaryWatch
 from .redis_urls import RedisClient, close_redis, open_redis

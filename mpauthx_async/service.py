@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Self
 
-from .concurrency.frames import clear_frames, methods_clear_frames
 from .concurrency.in_flight import InFlight
+from .concurrency.traceback_frames import clear_frames, methods_clear_frames
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
 from .errors import ParameterError
@@ -30,15 +30,15 @@ from .models import (
     UserEncryptKey,
 )
 from .oauth.client import WeChatOAuth
-from .service_parts import Parts, check_part
 from .sessions.active_sessions import ActiveSessions
 from .sessions.bans import Bans
 from .sessions.linked_ids import LinkedIds
-from .sessions.rotation import Rotations
+from .sessions.rotation_and_reuse import Rotations
 from .sessions.session_keys import SessionKeys
 from .sessions.token_validation import TokenValidator, invalid_token
 from .sessions.until_revoked import SessionWatch, UntilRevoked
 from .settings import Settings
+from .shared_parts import Parts, check_part
 from .stores import TokenStore, UserStore
 from .stores.readiness import check_stores
 from .tokens.format import parse_token

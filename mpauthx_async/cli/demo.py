@@ -7,7 +7,7 @@ from typing import Any
 from ..connections import Connections
 from ..service import MPAuthX
 from ..simulator import WeChatSimulator
-from ..wechat.published_sample import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
+from ..wechat.sample_user_data import APP_ID, ENCRYPTED_DATA, IV, OPEN_ID, SESSION_KEY, UNION_ID
 
 __all__ = ["run_demo"]
 

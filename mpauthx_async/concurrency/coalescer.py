@@ -6,10 +6,10 @@ from itertools import chain, islice, repeat
 from typing import Generic, TypeVar
 
 from ..errors import MPAuthXError, PartialStoreError, StoreError
-from ..store_boundary import log_store_error
+from ..store_errors import log_store_error
 from .deadlines import running_call, trip, without_call
-from .frames import clear_frames
 from .in_flight import InFlight, belongs_elsewhere, closed
+from .traceback_frames import clear_frames
 
 __all__ = ["Coalescer", "answers_of", "settle"]
 

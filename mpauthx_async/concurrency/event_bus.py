@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 
 from ..errors import ParameterError, StoreError
 from ..events import BatchFinished, Event, Listener, StoreFailed
-from ..store_boundary import only_store_errors
+from ..store_errors import only_store_errors
 from .in_flight import closed
 
 __all__ = ["EventBus"]

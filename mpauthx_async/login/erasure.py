@@ -6,9 +6,9 @@ from ..errors import ParameterError
 from ..events import ProfileCleared, UserForgotten
 from ..models import PROFILE_FIELDS, Subject, is_user_id
 from ..oauth.client import WeChatOAuth
-from ..service_parts import Parts
 from ..sessions.bans import Bans
 from ..sessions.linked_ids import LinkedIds, check_user_id
+from ..shared_parts import Parts
 from .pipeline import Logins
 
 __all__ = ["Erasure"]

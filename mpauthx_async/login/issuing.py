@@ -17,13 +17,13 @@ from ..models import (
     SessionRef,
     Subject,
 )
-from ..service_parts import Parts
 from ..sessions.bans import Bans
 from ..sessions.session_keys import replace_session_key
+from ..shared_parts import Parts
 from ..stores import SessionKeyStore
 from ..tokens.sealing import with_open_id
-from .arrival import Arrival, for_good
 from .device import NO_DEVICE
+from .pending_logins import Arrival, for_good
 
 __all__ = ["Issuer"]
 

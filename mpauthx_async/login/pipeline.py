@@ -29,14 +29,14 @@ from ..models import (
     SessionRef,
     User,
 )
-from ..service_parts import Parts
 from ..sessions.bans import Bans
+from ..shared_parts import Parts
 from ..stores import longest_wait
 from ..tokens.format import new_nonce
 from ..wechat.userdata import decrypt_user_data
-from .arrival import Arrival, Login, Refresh, for_good, key_to_seal
 from .device import NO_DEVICE, Device
 from .issuing import Issuer
+from .pending_logins import Arrival, Login, Refresh, for_good, key_to_seal
 from .queue import LoginQueue
 from .saving import Saver
 

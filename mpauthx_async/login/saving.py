@@ -6,8 +6,8 @@ from ..concurrency.coalescer import answers_of
 from ..errors import StoreError
 from ..events import UserLinked
 from ..models import User
-from ..service_parts import Parts
-from .arrival import Arrival, completed, for_good
+from ..shared_parts import Parts
+from .pending_logins import Arrival, completed, for_good
 
 __all__ = ["Saver"]
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from ..models import AuthResult, User, WeChatProfile
 from ..oauth.client import WeChatOAuth
-from ..service_parts import Parts
+from ..shared_parts import Parts
 from ..stores import KeyValueOAuthTokenStore
 from ..wechat.access_token_source import no_records
 from ..wechat.exchanges import CodeExchange

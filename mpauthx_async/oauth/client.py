@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from ..concurrency.frames import methods_clear_frames
 from ..concurrency.in_flight import InFlight
+from ..concurrency.traceback_frames import methods_clear_frames
 from ..connections import Connections
 from ..errors import (
     ConfigurationError,

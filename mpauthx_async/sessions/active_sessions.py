@@ -7,7 +7,7 @@ from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..errors import InvalidTokenError, MPAuthXError, ParameterError
 from ..events import Revoked
 from ..models import OnlinePage, Session, SessionRef, Subject
-from ..service_parts import Parts
+from ..shared_parts import Parts
 from ..tokens.format import is_nonce
 from .linked_ids import LinkedIds
 from .token_validation import TokenValidator

@@ -9,7 +9,7 @@ from ..concurrency.coalescer import answers_of
 from ..errors import BannedError, MPAuthXError, ParameterError, StoreError
 from ..events import Banned, Unbanned
 from ..models import Ban, Subject, User
-from ..service_parts import Parts
+from ..shared_parts import Parts
 from ..untrusted_text import is_number, is_one_line
 from .linked_ids import LinkedIds
 

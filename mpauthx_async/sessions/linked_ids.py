@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from ..errors import ParameterError
 from ..models import Subject, User, is_user_id
-from ..service_parts import Parts
+from ..shared_parts import Parts
 
 __all__ = ["LinkedIds", "check_user_id"]
 

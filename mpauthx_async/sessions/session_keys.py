@@ -18,7 +18,7 @@ from ..errors import (
 )
 from ..failure_log import invalid_answer
 from ..models import CodeSession, PhoneNumber, SessionRef, UserEncryptKey
-from ..service_parts import Parts
+from ..shared_parts import Parts
 from ..stores import SessionKeyStore
 from ..tokens.sealing import SessionKeySealer, split_open_id, with_open_id
 from ..wechat.access_token import AccessToken

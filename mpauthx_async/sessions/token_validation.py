@@ -14,8 +14,8 @@ from ..constants import TokenStatus
 from ..errors import InvalidTokenError, StoreError
 from ..events import Listener, TokensValidated
 from ..models import Identity, SessionRef
-from ..service_parts import Parts
-from ..store_boundary import only_store_errors
+from ..shared_parts import Parts
+from ..store_errors import only_store_errors
 from ..stores.near_cache import NearCache, NearCaching
 
 __all__ = ["TokenValidator", "invalid_token"]

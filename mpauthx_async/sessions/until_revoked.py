@@ -9,13 +9,13 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-from ..concurrency.frames import clears_frames
 from ..concurrency.in_flight import InFlight, closed
 from ..concurrency.sharded_coalescer import AnyCoalescer
+from ..concurrency.traceback_frames import clears_frames
 from ..constants import TokenStatus
 from ..errors import ClosedError, MPAuthXError
 from ..models import Identity, SessionRef
-from ..service_parts import Parts
+from ..shared_parts import Parts
 from ..stores.change_feed import ChangeFeed
 from ..stores.near_cache import ChangeListener
 from .token_validation import TokenValidator, invalid_token

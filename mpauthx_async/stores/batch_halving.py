@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from ..errors import StoreError
-from ..store_boundary import all_or_partial
+from ..store_errors import all_or_partial
 
 __all__ = ["each_or_its_refusal"]
 

@@ -11,10 +11,10 @@ from heapq import heappop, heappush
 from typing import Any, TypeAlias, get_args
 from weakref import WeakValueDictionary
 
-from ..concurrency.frames import methods_clear_frames
+from ..concurrency.traceback_frames import methods_clear_frames
 from ..errors import ConfigurationError, NoOAuthTokenError, StoreError
 from ..models import OAuthToken
-from ..store_boundary import raises_store_errors
+from ..store_errors import raises_store_errors
 from ..tokens.sealing import RecordSealer
 from .protocols import KeyValueStore, OAuthTokenStore
 

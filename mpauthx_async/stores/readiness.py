@@ -7,7 +7,7 @@ from .._compat import timeout
 from ..concurrency.deadlines import one_call
 from ..errors import StoreError
 from ..models import SessionRef
-from ..store_boundary import only_store_errors
+from ..store_errors import only_store_errors
 from .protocols import Checkable, KeyValueStore, TokenStore, UserStore
 
 __all__ = ["Checkable", "check_stores"]

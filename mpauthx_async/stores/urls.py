@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..concurrency.frames import clears_frames
+from ..concurrency.traceback_frames import clears_frames
 from ..connections import Connections
 from ..errors import ConfigurationError
 from ..redis_urls import is_redis_url

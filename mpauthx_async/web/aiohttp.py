@@ -14,7 +14,7 @@ from ..service import MPAuthX
 from .answers import Answer, Render, envelope
 from .authenticator import Authenticator, Service
 from .credentials import WEBSOCKET, Headers
-from .exclusions import Exclusions
+from .excluded_paths import Exclusions
 from .oauth_routes import OAuthRoutes
 from .requests import WebRequest
 from .routes import PushRoutes, Route, Routes, checked_prefix

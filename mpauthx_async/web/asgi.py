@@ -10,7 +10,7 @@ from ..models import Identity
 from .answers import Answer, Render, envelope
 from .authenticator import Authenticator, Service
 from .credentials import WEBSOCKET
-from .exclusions import Exclusions
+from .excluded_paths import Exclusions
 from .lifespan import serve_lifespan
 from .oauth_routes import OAuthRoutes
 from .requests import WebRequest

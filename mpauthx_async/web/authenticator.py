@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from inspect import isawaitable
 from typing import Any
 
-from ..concurrency.frames import clear_frames
+from ..concurrency.traceback_frames import clear_frames
 from ..errors import ConfigurationError, InvalidTokenError, MPAuthXError
 from ..models import Identity
 from ..service import MPAuthX

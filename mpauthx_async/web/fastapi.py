@@ -20,7 +20,7 @@ except ImportError as _error:
         "mpauthx_async.web.fastapi needs FastAPI: pip install 'mpauthx-async[fastapi]'"
     ) from _error
 
-from ..concurrency.frames import clear_frames
+from ..concurrency.traceback_frames import clear_frames
 from ..errors import MPAuthXError, RefusedError
 from ..models import Identity
 from .answers import Render, envelope

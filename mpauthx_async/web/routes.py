@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..concurrency.frames import clears_frames
+from ..concurrency.traceback_frames import clears_frames
 from ..errors import ConfigurationError, MPAuthXError, ParameterError
 from ..models import AuthResult, Identity, Session
 from ..service import MPAuthX

@@ -11,7 +11,7 @@ except ImportError as _error:
         "mpauthx_async.web.starlette needs Starlette: pip install starlette"
     ) from _error
 
-from ..concurrency.frames import clear_frames
+from ..concurrency.traceback_frames import clear_frames
 from ..errors import MPAuthXError
 from .answers import Answer, Render, envelope, message_of
 from .asgi import Authentication, RequestUser, header_values, method_of

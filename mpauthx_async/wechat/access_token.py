@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias, TypeVar
 
-from ..concurrency.frames import methods_clear_frames
 from ..concurrency.in_flight import closed
 from ..concurrency.single_flight import SingleFlight
+from ..concurrency.traceback_frames import methods_clear_frames
 from ..errors import MPAuthXError, WeChatAPIError
 from ..failure_log import mending
 from ..stores import KeyValueStore

@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 from ..errors import ConfigurationError
-from ..service_parts import Parts
+from ..shared_parts import Parts
 from ..tokens.sealing import RecordSealer
 from .access_token import AccessToken, AppAccessToken, AuthorizerAccessToken
 from .api import WeChatAPI

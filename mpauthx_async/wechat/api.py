@@ -4,7 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from ..concurrency.frames import methods_clear_frames
+from ..concurrency.traceback_frames import methods_clear_frames
 from ..connections import Connections
 from ..errors import ConfigurationError, ParameterError, WeChatAPIError
 from ..failure_log import invalid_answer

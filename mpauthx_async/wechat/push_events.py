@@ -21,10 +21,10 @@ from Crypto.Cipher import AES
 from Crypto.Util.Padding import unpad
 
 from ..concurrency.event_bus import EventBus
-from ..concurrency.frames import clears_frames
+from ..concurrency.traceback_frames import clears_frames
 from ..errors import ConfigurationError, InvalidPushEventError, ParameterError
 from ..events import PushEvent, PushEventReceived
-from ..service_parts import Parts
+from ..shared_parts import Parts
 from ..stores import KeyValueStore
 from ..untrusted_text import JSON, is_clean, is_user_id
 from .exchanges import CodeExchange, ComponentExchange

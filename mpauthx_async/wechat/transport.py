@@ -19,7 +19,7 @@ from yarl import URL
 
 from .._compat import hide_url, traces_of
 from ..concurrency.deadlines import trip
-from ..concurrency.frames import clear_frames
+from ..concurrency.traceback_frames import clear_frames
 from ..connections import Connections
 from ..errors import (
     ConfigurationError,

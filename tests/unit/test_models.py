@@ -33,7 +33,7 @@ from mpauthx_async import (
     decrypt_user_data,
     errors,
 )
-from mpauthx_async.wechat.published_sample import (
+from mpauthx_async.wechat.sample_user_data import (
     APP_ID,
     ENCRYPTED_DATA,
     IV,

@@ -21,7 +21,7 @@ from mpauthx_async import (
     sign_user_state,
     verify_raw_data,
 )
-from mpauthx_async.wechat.published_sample import (
+from mpauthx_async.wechat.sample_user_data import (
     APP_ID,
     ENCRYPTED_DATA,
     IV,

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpauthx_async import ConfigurationError
-from mpauthx_async.web.exclusions import Exclusions
+from mpauthx_async.web.excluded_paths import Exclusions
 
 EXCLUSIONS = Exclusions(("/login", "GET /public/*", "/open*"))
 

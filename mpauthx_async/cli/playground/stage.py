@@ -10,7 +10,7 @@ from ...service import MPAuthX
 from ...simulator import WeChatSimulator
 from ...stores import TokenStore, UserStore
 from ...stores.urls import open_token_store, open_user_store
-from .trips import Trip, Watch
+from .round_trips import Trip, Watch
 
 __all__ = ["Stage", "World", "open_stage"]
 

@@ -19,7 +19,7 @@ from ...events import (
     UserForgotten,
 )
 from ...models import Ban, Session, User
-from .trips import Trip
+from .round_trips import Trip
 
 __all__ = ["WHY", "Step", "of_error", "of_event", "of_trip"]
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
-from ...concurrency.frames import methods_clear_frames
-from ...store_boundary import raises_store_errors
+from ...concurrency.traceback_frames import methods_clear_frames
+from ...store_errors import raises_store_errors
 from ..key_value import LOCK_TTL, expiring_lock
 from .commands import Command
 from .database import AnyRedis, RedisDatabase

@@ -10,11 +10,11 @@ time is Redis's own, and neither KEYS nor SCAN is ever sent. A Redis that evicts
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Self, TypeVar
 
-from ...concurrency.frames import methods_clear_frames
+from ...concurrency.traceback_frames import methods_clear_frames
 from ...constants import TokenStatus
 from ...errors import ConfigurationError, StoreError
 from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
-from ...store_boundary import all_or_partial, raises_store_errors
+from ...store_errors import all_or_partial, raises_store_errors
 from ..change_feed import ChangeFeed
 from ..near_cache import ChangeListener, NearCache, SharedNearCache
 from ..online_cursor import OnlineCursor

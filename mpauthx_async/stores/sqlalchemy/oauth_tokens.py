@@ -8,10 +8,10 @@ from sqlalchemy import Column, Connection, String, Table, delete, insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ...concurrency.frames import methods_clear_frames
+from ...concurrency.traceback_frames import methods_clear_frames
 from ...errors import ConfigurationError, NoOAuthTokenError, StoreError
 from ...models import OAuthToken
-from ...store_boundary import raises_store_errors
+from ...store_errors import raises_store_errors
 from ..protocols import KeyValueStore
 from ..user_fields import whole_number
 from .database import SQLDatabase

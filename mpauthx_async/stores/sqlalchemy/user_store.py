@@ -9,11 +9,11 @@ from sqlalchemy import Connection, MetaData
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ...concurrency.frames import methods_clear_frames
+from ...concurrency.traceback_frames import methods_clear_frames
 from ...errors import StoreError
 from ...failure_log import failures
 from ...models import User
-from ...store_boundary import raises_store_errors
+from ...store_errors import raises_store_errors
 from ..batch_halving import each_or_its_refusal
 from ..linked_users import Changes, Id, LinkedUsers, ids_of
 from .columns import Model

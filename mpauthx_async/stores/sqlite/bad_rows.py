@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ...errors import StoreError
-from ...store_boundary import all_or_partial
+from ...store_errors import all_or_partial
 from .database import transaction
 
 __all__ = ["do_each", "is_bad_row"]

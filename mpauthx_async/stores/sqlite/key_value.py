@@ -6,8 +6,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from ...concurrency.frames import methods_clear_frames
-from ...store_boundary import raises_store_errors
+from ...concurrency.traceback_frames import methods_clear_frames
+from ...store_errors import raises_store_errors
 from ..key_value import LOCK_TTL, expiring_lock
 from .database import Database
 from .store import SqliteStore

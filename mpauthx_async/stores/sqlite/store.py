@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Self, TypeVar
 
-from ...concurrency.frames import methods_clear_frames
-from ...store_boundary import raises_store_errors
+from ...concurrency.traceback_frames import methods_clear_frames
+from ...store_errors import raises_store_errors
 from .bad_rows import do_each
 from .database import Database, SqliteDatabase, transaction
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from ...constants import TokenStatus
 from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
-from ...store_boundary import raises_store_errors
+from ...store_errors import raises_store_errors
 from ..online_cursor import OnlineCursor
 from .database import Database, transaction
 from .key_value import SqliteKeyValueStore

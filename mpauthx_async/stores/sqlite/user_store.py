@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 from ...models import User
-from ...store_boundary import raises_store_errors
+from ...store_errors import raises_store_errors
 from ..linked_users import Id, LinkedUsers, ids_of
 from .database import transaction
 from .link_table import create_link_table, query_linked, statements

@@ -9,7 +9,7 @@ from ..constants import TokenStatus
 from ..errors import ConfigurationError, StoreError, UserNotFoundError
 from ..events import Rotated, TokenReuseDetected
 from ..models import AuthResult, Session, SessionRef, User
-from ..service_parts import Parts
+from ..shared_parts import Parts
 from .token_validation import invalid_token
 
 __all__ = ["Rotations"]

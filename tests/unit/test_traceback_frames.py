@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from mpauthx_async import MPAuthX
-from mpauthx_async.concurrency.frames import clear_frames, clears_frames, methods_clear_frames
+from mpauthx_async.concurrency.traceback_frames import (
+    clear_frames,
+    clears_frames,
+    methods_clear_frames,
+)
 
 SECRET = "GEHEIM"
 
