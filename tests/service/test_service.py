@@ -32,7 +32,7 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.stores.conformance.examples import until
-from mpauthx_async.wechat import published_sample as sample
+from mpauthx_async.wechat import sample_user_data as sample
 from tests.helpers.clock import Clock
 from tests.helpers.logins import Gated, login, requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
