@@ -30,6 +30,7 @@ async def test_a_known_token_takes_no_trip(
         before = (await admin.info("commandstats")).get("cmdstat_mget", {}).get("calls")
         identity = await auth.authenticate(result.token)
         assert (await admin.info("commandstats"))["cmdstat_mget"]["calls"] == before
+        assert await auth.check_session_key(result.token)
     assert identity == Identity("bob", result.session.id, "shop", result.token)
 
 

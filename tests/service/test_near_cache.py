@@ -146,13 +146,6 @@ def test_an_answer_on_its_way_when_the_cache_was_shut_is_not_kept(
     assert len(cache) == 0
 
 
-def test_a_cache_that_was_never_opened_keeps_nothing(clock: Clock) -> None:
-    cache = SharedNearCache(SIZE, clock).for_service()
-    token = keep(cache, clock, NONCES[0])
-    cache.shared.open(clock.now + AHEAD, clock.now)
-    assert cache.known(token) is None
-
-
 def test_a_cache_whose_store_was_not_heard_of_is_not_used(cache: NearCache, clock: Clock) -> None:
     token, at = keep(cache, clock, NONCES[0]), clock.now
     clock.now = at + MAX_SILENCE_SECONDS
