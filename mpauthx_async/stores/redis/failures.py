@@ -22,11 +22,11 @@ _REPLICA = re.compile(r"\bREADONLY |^MASTERDOWN ")
 # Redis repeats the arguments of a command that it does not know: those of HELLO are a password.
 _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown command ['`]([\w|-]+)", re.IGNORECASE)
-_FORBIDDEN = re.compile(r"no permissions to run the '([\w|-]+)' command")
+_FORBIDDEN = re.compile(r"no permissions to run the '([\w|-]+)' command", re.IGNORECASE)
 # What is forbidden without the name of the command: keys, and the commands of a script, before and
-# since Redis 7.2.
+# since Redis 7.2. Valkey begins with a capital.
 _FORBIDDEN_UNNAMED = re.compile(
-    r"no permissions to|executing the script can't|ACL failure in script"
+    r"no permissions to|executing the script can't|ACL failure in script", re.IGNORECASE
 )
 
 
