@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -218,6 +219,13 @@ async def debugging(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixtur
     loop.slow_callback_duration = 0
     caplog.set_level(logging.DEBUG)
     return caplog
+
+
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """What a test leaves unclosed warns in that test, which ignores it, and not in a later one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -328,6 +328,7 @@ async def _can_say_that_nobody_is_banned(store: RedisTokenStore) -> bool:
 
 
 @pytest.mark.parametrize("patience", ["our own", "the client's"])
+@pytest.mark.usefixtures("collected")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_when_a_replica_takes_its_place_its_users_are_answered_again(

@@ -170,6 +170,7 @@ class TestDeadline:
             assert list(await store.lookup([KNOWN.ref])) == [None]
 
 
+@pytest.mark.usefixtures("collected")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestClusterWhoseTopologyChanges:
