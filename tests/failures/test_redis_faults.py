@@ -1,7 +1,6 @@
 """Faults that redis-py answers with exceptions of all kinds: a store raises StoreErrors alone."""
 
 import asyncio
-import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -174,12 +173,6 @@ class TestDeadline:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestClusterWhoseTopologyChanges:
-    @pytest.fixture(autouse=True)
-    async def collect_what_redis_py_leaves(self) -> AsyncIterator[None]:
-        """Connections of nodes that it drops: later tests would get the warnings about them."""
-        yield
-        gc.collect()
-
     async def test_failovers_under_load_break_no_call(
         self, cluster_servers: RedisClusterServers
     ) -> None:
