@@ -33,9 +33,7 @@ Result = TypeVar("Result")
 
 _DEFAULT_COLLECTION = "users"
 _PATIENCE = 0.25  # of the timeout, for documents that transactions hold: twice in a call
-# For a batch, which is done in halves afterwards: less than a second, so that nobody's neighbours
-# wait for long.
-_MAX_PLANS = 40
+_MAX_PLANS = 40  # of a batch, in less than a second; then it is written in halves
 _BACKOFF = 0.005  # seconds, times the number of the plan, times a random number up to 1
 _MAX_BACKOFF = 0.04
 
