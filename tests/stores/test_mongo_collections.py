@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.monitoring import (
     CommandFailedEvent,
@@ -20,7 +20,7 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
-from mpauthx_async import ConfigurationError, User
+from mpauthx_async import ConfigurationError, PartialStoreError, StoreError, User
 from mpauthx_async.stores import MongoUserStore
 from tests.helpers.clock import Clock
 from tests.helpers.line_process import LineProcess
@@ -326,6 +326,48 @@ class Interruption(CommandListener):
 
     def failed(self, event: CommandFailedEvent) -> None:
         pass
+
+
+class Overtaking(CommandListener):
+    """Gives a user another unionId before each write of the store."""
+
+    def __init__(self, url: str, open_id: str) -> None:
+        self._url = url
+        self._open_id = open_id
+        self.times = 0
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command.get("update") == "users":
+            self.times += 1
+            with MongoClient[dict[str, Any]](self._url) as client:
+                client.get_default_database().users.update_one(
+                    {"openid": self._open_id}, {"$set": {"unionid": f"u-{self.times % 2}"}}
+                )
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
+async def test_a_user_whom_others_write_all_the_time_fails_alone(
+    mongo: Database, mongo_url: str, store: MongoUserStore
+) -> None:
+    await store.save([User("o-alice", nick_name="Alice"), User("o-bob", nick_name="Bob")])
+    logins = [User("o-alice", "u-alice", nick_name="Ali"), User("o-bob", nick_name="Bo")]
+    others = Overtaking(mongo_url, "o-alice")
+    client = AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[others])
+    async with client, MongoUserStore(client.get_default_database(), timeout=8) as overtaken:
+        with pytest.raises(PartialStoreError) as caught:
+            await overtaken.save(logins)
+    failure, is_new = caught.value.answers
+    assert isinstance(failure, StoreError)
+    assert failure.retryable
+    assert "again and again" in str(failure)
+    assert is_new is False
+    assert (await only_user(store, "o-bob")).nick_name == "Bo"
+    assert (await only_user(store, "o-alice")).nick_name == "Alice"
 
 
 LOGIN = User("o-alice", "u-alice", app_id="shop")

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Self, TypeVar
 
 from pymongo.asynchronous.database import AsyncDatabase
@@ -33,7 +34,10 @@ Result = TypeVar("Result")
 
 _DEFAULT_COLLECTION = "users"
 _PATIENCE = 0.25  # of the timeout, for documents that transactions hold: twice in a call
-_MAX_PLANS = 40  # of a batch, in less than a second; then it is written in halves
+# A batch gives up in a part of the time that is left, for then it is written in halves: who is
+# written by others all the time takes no neighbour's time.
+_PATIENCE_WITH_OTHERS = 0.25
+_MIN_PLANS = 5  # before that, for a database that is far away
 _BACKOFF = 0.005  # seconds, times the number of the plan, times a random number up to 1
 _MAX_BACKOFF = 0.04
 
@@ -95,6 +99,7 @@ class MongoUserStore:
     async def save(self, users: Sequence[User]) -> Sequence[bool]:
         """Add users that are new and keep the others current; writes only what differs."""
         now = self._now()
+        end = self._end()
         written = Written()
 
         def plan(linked: LinkedUsers, some: Sequence[User]) -> Changes:
@@ -108,7 +113,7 @@ class MongoUserStore:
             rest = [user for user in some if user.open_id not in failed]
             ids = {id_ for user in rest for id_ in ids_of(user)}
             try:
-                await self._change(lambda linked: plan(linked, rest), written, ids)
+                await self._change(lambda linked: plan(linked, rest), written, ids, end=end)
             except HeldError as error:
                 theirs = [user for user in rest if (user.open_id, 0) in error.ids]
                 if not theirs:
@@ -179,6 +184,10 @@ class MongoUserStore:
         """The time in Unix milliseconds."""
         return int(self._clock() * 1000)
 
+    def _end(self) -> float:
+        """When a call that begins now ends at the latest, by `time.monotonic()`."""
+        return time.monotonic() + self._database.longest_wait
+
     async def _prepare(self) -> None:
         for name in await self._users.create_indexes():
             failures.warning(
@@ -202,8 +211,10 @@ class MongoUserStore:
         The plan may add to `more_ids`, which are read too.
         """
 
+        end = self._end()
+
         async def change(user_ids: Sequence[str]) -> Sequence[bool]:
-            return [await self._change(plan, Written(), _either(user_ids), more_ids)]
+            return [await self._change(plan, Written(), _either(user_ids), more_ids, end=end)]
 
         (was_known,) = await self._each([user_id], change)
         return was_known
@@ -214,15 +225,23 @@ class MongoUserStore:
         written: Written,
         ids: Collection[Id],
         more_ids: Collection[Id] = (),
+        *,
+        end: float,
     ) -> bool:
         """Read persons and write a plan for them, and a new plan until there is nothing to write.
+
+        The call ends at `end` at the latest, by `time.monotonic()`.
 
         Returns:
             False if the first plan is None.
         """
         tried: list[Changes] = []
         has_written = False
-        for number in range(_MAX_PLANS):
+        begun_at = time.monotonic()
+        give_up_at = begun_at + _PATIENCE_WITH_OTHERS * (end - begun_at)
+        for number in count():
+            if number >= _MIN_PLANS and time.monotonic() > give_up_at:
+                break
             linked, found = await self._users.persons([*ids, *more_ids, *written.links])
             if await self._users.delete_twins(found, written):
                 continue
