@@ -220,6 +220,27 @@ class TestBatch:
             TokenStatus.revoked
         }
 
+    async def test_only_items_that_have_moved_to_that_node_fail(
+        self, servers: RedisClusterServers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The client takes the first primary for the holder of its slots, and is told otherwise."""
+        monkeypatch.setattr(database, "MAX_WAIT_SECONDS", 20.0)
+        target = servers.primaries[HANGING].port
+        async with RedisCluster(host="127.0.0.1", port=servers.port, socket_timeout=2.0) as client:
+            store = RedisTokenStore(client)
+            known = [new_session(f"user-{i}") for i in range(60)]
+            begun = await store.issue(known)
+            refs = [new.ref for new in known]
+            stuck = [_port_of(client, ref.user_id) == target for ref in refs]
+            slots = client.nodes_manager.slots_cache
+            first = next(nodes for nodes in slots.values() if nodes[0].port == servers.port)
+            slots.update({slot: first for slot, (node, *_) in slots.items() if node.port == target})
+            with servers.primaries[HANGING].hanging():
+                answers = await partial_answers(store.lookup(refs))
+        assert sum(stuck) > 10
+        for session, answer, was_stuck in zip(begun, answers, stuck, strict=True):
+            assert isinstance(answer, StoreError) if was_stuck else answer == session.expires_at
+
     async def test_records_elsewhere_are_kept_meanwhile(
         self, servers: RedisClusterServers, client: RedisCluster
     ) -> None:

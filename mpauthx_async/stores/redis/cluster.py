@@ -84,11 +84,28 @@ class ClusterNodes:
             if node is None:
                 raise RedisClusterException("No node of the Redis Cluster holds this slot.")
         answers = await self._pipeline(node, commands)
-        for i, command in enumerate(commands):
-            if isinstance(answers[i], AskError):  # MovedError is one, too
-                answers[i] = await self._follow(command, answers[i])
-            if isinstance(answers[i], TryAgainError) and command.args[0] == "MGET":
-                answers[i] = await self._get_each(command.args[1:])
+        elsewhere: dict[tuple[str, bool], list[int]] = {}
+        for i, answer in enumerate(answers):
+            if isinstance(answer, AskError):  # MovedError is one, too
+                has_moved = isinstance(answer, MovedError)
+                elsewhere.setdefault((self._name_in(answer), has_moved), []).append(i)
+                if has_moved:
+                    self.begin_to_learn_slots(answer)
+
+        async def follow(name: str, has_moved: bool, places: Sequence[int]) -> None:
+            followed = [commands[i] for i in places]
+            try:
+                found = await self._pipeline(self._node(name), followed, asking=not has_moved)
+            except Exception as error:  # noqa: BLE001 (the other commands were answered)
+                found = [error] * len(places)
+            for i, answer in zip(places, found, strict=True):
+                answers[i] = answer
+
+        if elsewhere:  # at once, so that a node that hangs takes no other node's time
+            await asyncio.gather(*(follow(*to, places) for to, places in elsewhere.items()))
+        for i, answer in enumerate(answers):
+            if isinstance(answer, TryAgainError) and commands[i].args[0] == "MGET":
+                answers[i] = await self._get_each(commands[i].args[1:])
         return answers
 
     async def learn_slots(self, error: Exception | None = None) -> None:
@@ -177,17 +194,6 @@ class ClusterNodes:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         closing.add_done_callback(_retrieve_exception)
-
-    async def _follow(self, command: Command, answer: MovedError | AskError) -> Any:
-        has_moved = isinstance(answer, MovedError)
-        if has_moved:
-            self.begin_to_learn_slots(answer)
-        node = self._node(self._name_in(answer))
-        try:
-            (found,) = await self._pipeline(node, [command], asking=not has_moved)
-        except Exception as error:  # noqa: BLE001 (the other commands were answered)
-            return error
-        return found
 
     async def _pipeline(
         self, node: ClusterNode, commands: Sequence[Command], *, asking: bool = False
