@@ -1,6 +1,8 @@
 """A row that SQLite refuses, or cannot read, fails its own caller alone."""
 
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import aiosqlite
@@ -209,6 +211,25 @@ class TestTokens:
                 assert absent in (None, TokenStatus.unknown)
             renewed = good.ref._replace(generation=1)
             assert list(await store.revoke([bad.ref, renewed])) == [True, True]
+
+    async def test_it_fails_alone_while_another_process_writes(self, path: Path) -> None:
+        async with aiosqlite.connect(path, timeout=0) as connection:
+            store = SqliteTokenStore(connection)
+            bad, good = await begin(store, new_session(device="phone"), new_session("bob"))
+            run(path, "UPDATE mpauthx_session SET device = CAST(x'ff' AS TEXT) WHERE device <> ''")
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                failure, answer = await partial_answers(store.read([bad.ref, good.ref]))
+        assert "UTF-8" in str(failure)
+        assert answer == good
+
+    async def test_a_device_that_is_unreadable_fails_no_check(self, path: Path) -> None:
+        async with SqliteTokenStore(path) as store:
+            bad, good = await begin(store, new_session(device="phone"), new_session("bob"))
+            run(path, "UPDATE mpauthx_session SET device = CAST(x'ff' AS TEXT), last_seen = 'x'")
+            unknown = SessionRef("shop", "alice", "0" * 16)
+            ends = await store.lookup([bad.ref, good.ref, unknown])
+            assert list(ends) == [bad.expires_at, good.expires_at, None]
 
     async def test_the_error_does_not_quote_what_is_unreadable(self, path: Path) -> None:
         async with SqliteTokenStore(path) as store:

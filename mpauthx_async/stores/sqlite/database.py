@@ -119,7 +119,7 @@ class SqliteDatabase:
                 with trip("SQLite", self.longest_wait) as seconds:
                     async with timeout(seconds):
                         reader, writer = await self._connections()
-                        if is_reading and reader is not writer:
+                        if is_reading:
                             return await _in_thread(reader, partial(_in_snapshot, job))
                         return await _in_thread(writer, job)
             except MPAuthXError:

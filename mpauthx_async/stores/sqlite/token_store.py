@@ -34,6 +34,10 @@ __all__ = ["SqliteTokenStore"]
 _Refs: TypeAlias = Sequence[SessionRef]
 
 _ABOVE_ALL = OnlineCursor(2**62, "")
+_ENDS = (
+    "SELECT sku, user_id, nonce, generation, expires_at FROM mpauthx_session"
+    " WHERE nonce IN (SELECT value FROM json_each(?)) AND expires_at > ? AND ended IS NULL"
+)
 _SEALED_KEYS = (
     # sqlite3's exception quotes text that is not UTF-8, so the key is read as a blob.
     "SELECT sku, user_id, nonce, generation, CAST(sealed_key AS BLOB) FROM mpauthx_session"  # noqa: S608
@@ -100,8 +104,16 @@ class SqliteTokenStore(SqliteStore):
         """Tell when sessions end, with one query."""
 
         def lookup(cursor: Cursor, some: _Refs, now: int) -> list[int | None]:
-            rows = find_rows(cursor, some, now)
-            return [lookup_answer(rows.get(ref.nonce), ref) for ref in some]
+            # Most are alive, and their end is enough: whole rows take nearly twice as long, and a
+            # column that is damaged would fail them.
+            nonces = json.dumps([ref.nonce for ref in some])
+            rows = cursor.execute(_ENDS, (nonces, now)).fetchall()
+            ends = {tuple(ref): end for *ref, end in rows}
+            answers = [ends.get(ref) for ref in some]
+            if all(type(end) is int for end in answers):
+                return answers
+            found = find_rows(cursor, some, now)
+            return [lookup_answer(found.get(ref.nonce), ref) for ref in some]
 
         return await self._read_each(refs, lookup)
 
