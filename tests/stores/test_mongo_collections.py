@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -354,20 +355,22 @@ class Overtaking(CommandListener):
 async def test_a_user_whom_others_write_all_the_time_fails_alone(
     mongo: Database, mongo_url: str, store: MongoUserStore
 ) -> None:
-    await store.save([User("o-alice", nick_name="Alice"), User("o-bob", nick_name="Bob")])
-    logins = [User("o-alice", "u-alice", nick_name="Ali"), User("o-bob", nick_name="Bo")]
+    names = ("o-alice", *(f"o-{i}" for i in range(99)))
+    await store.save([User(name, nick_name="Before") for name in names])
+    alice, *rest = (User(name, nick_name="After") for name in names)
+    logins = [replace(alice, union_id="u-alice"), *rest]
     others = Overtaking(mongo_url, "o-alice")
     client = AsyncMongoClient[dict[str, Any]](mongo_url, event_listeners=[others])
     async with client, MongoUserStore(client.get_default_database(), timeout=8) as overtaken:
         with pytest.raises(PartialStoreError) as caught:
             await overtaken.save(logins)
-    failure, is_new = caught.value.answers
+    failure, *others_are_new = caught.value.answers
     assert isinstance(failure, StoreError)
     assert failure.retryable
     assert "again and again" in str(failure)
-    assert is_new is False
-    assert (await only_user(store, "o-bob")).nick_name == "Bo"
-    assert (await only_user(store, "o-alice")).nick_name == "Alice"
+    assert others_are_new == [False] * 99
+    found = await store.get(names)
+    assert [user and user.nick_name for user in found] == ["Before"] + ["After"] * 99
 
 
 LOGIN = User("o-alice", "u-alice", app_id="shop")
