@@ -61,14 +61,16 @@ class Authenticator:
     ) -> Identity | None:
         """Tell whose request it is; None if it has no token, or a cookie's is no longer valid.
 
-        Raises as `identity`; whoever awaits it calls `clear_frames`.
+        Raises as `identity`.
         """
         try:
             return await self.identity(connection, method, headers)
-        except InvalidTokenError:
-            # A browser sends a dead cookie with every request, also of who never asked to log in.
-            if bearer_token(headers) is None:
+        except BaseException as error:
+            # A browser sends a dead cookie with every request, even if nobody asked to log in.
+            if isinstance(error, InvalidTokenError) and bearer_token(headers) is None:
                 return None
+            del connection, headers
+            clear_frames(error)
             raise
 
     @asynccontextmanager

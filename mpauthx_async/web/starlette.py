@@ -51,10 +51,12 @@ class MPAuthXBackend(AuthenticationBackend):
                 method_of(conn.scope),
                 partial(header_values, conn.scope["headers"]),
             )
-        except MPAuthXError as error:
+        except BaseException as error:
             del conn
             clear_frames(error)
-            raise AuthenticationError(message_of(error)) from error
+            if isinstance(error, MPAuthXError):
+                raise AuthenticationError(message_of(error)) from error
+            raise
         return None if identity is None else (Authentication(identity), RequestUser(identity))
 
     def on_error(self, conn: HTTPConnection, error: Exception) -> Response:

@@ -1,5 +1,6 @@
 """No token is in a frame of an error that an adapter raises, nor in what it logs."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,13 +9,14 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from mpauthx_async import MPAuthX
+from mpauthx_async.web.authenticator import Service
 from mpauthx_async.web.fastapi import MPAuthXGuard
 from mpauthx_async.web.starlette import MPAuthXBackend
 from tests.helpers.secret_search import local_variables
 
 Ask = Callable[[HTTPConnection], Awaitable[Any]]
 
-ADAPTERS: dict[str, Callable[[MPAuthX], Ask]] = {
+ADAPTERS: dict[str, Callable[[Service], Ask]] = {
     "guard": MPAuthXGuard,
     "optional": lambda auth: MPAuthXGuard(auth).optional,
     "cookie": lambda auth: MPAuthXGuard(auth, cookies=True),
@@ -50,3 +52,17 @@ async def test_no_token_is_in_an_error(
     assert secret not in local_variables(caught.value)
     assert secret not in str(caught.value)
     assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("failure", [RuntimeError("The app failed."), asyncio.CancelledError()])
+async def test_no_token_is_in_an_error_of_the_function_that_picks_a_service(
+    adapter: str, failure: BaseException
+) -> None:
+    async def pick(connection: object) -> MPAuthX:
+        raise failure
+
+    ask = ADAPTERS[adapter](pick)
+    with pytest.raises(type(failure)) as caught:
+        await ask(connection((b"authorization", b"Bearer a|secret")))
+    assert "a|secret" not in local_variables(caught.value)
