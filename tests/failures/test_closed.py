@@ -157,3 +157,15 @@ async def test_every_method_of_a_closed_resource_says_so(
         for ask in RESOURCES[kind].values():
             with pytest.raises(ClosedError, match="closed"):
                 await ask(one)
+
+
+@pytest.mark.parametrize("kind", [RedisTokenStore, SqliteTokenStore])
+async def test_a_closed_store_refuses_an_empty_batch(
+    tmp_path: Path, redis_server: RedisServer, kind: type[Any]
+) -> None:
+    store = kind(redis_server.url if kind is RedisTokenStore else tmp_path / "store.db")
+    await store.issue([])
+    await store.close()
+    for ask in (store.issue, store.read, store.revoke):
+        with pytest.raises(ClosedError):
+            await ask([])

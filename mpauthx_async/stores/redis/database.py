@@ -128,6 +128,7 @@ class RedisDatabase:
             ClosedError: after `close()`.
             StoreError: a single Redis failed.
         """
+        self.calls.check_here()
         nodes = self.nodes
         if nodes is None:
             return [await self.run(partial(_execute, command=command)) for command in commands]
