@@ -13,6 +13,7 @@ from mpauthx_async import (
     MPAuthX,
     MPAuthXError,
     NewSession,
+    PartialStoreError,
     Session,
     SessionRef,
     StoreError,
@@ -181,3 +182,15 @@ async def test_a_web_token_that_is_not_saved_has_used_its_code_up(
         await oauth.get_access_token(wx.web_login("bob"))
     assert not caught.value.retryable
     assert str(caught.value) == f"The disk is full. {NEW_CODE}"
+
+
+@pytest.mark.parametrize(
+    ("retryable", "expected"), [((False, False), False), ((False, True), True)]
+)
+def test_a_batch_is_retryable_if_one_of_its_failures_is(
+    retryable: Sequence[bool], expected: bool
+) -> None:
+    failures = [StoreError("Damaged."), StoreError("No answer.")]
+    for failure, may_succeed in zip(failures, retryable, strict=True):
+        failure.retryable = may_succeed
+    assert PartialStoreError([*failures, "an answer"]).retryable is expected
