@@ -46,7 +46,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _MAX_BATCH = 256  # logins that are finished together
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
