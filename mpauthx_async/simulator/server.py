@@ -63,9 +63,10 @@ class WeChatSimulator:
     ) -> None:
         self._clock = clock
         self._listener = Listener(host, port)
+        apps = {app_id: app_secret, **(other_apps or {})}
         # Not a partial, whose repr holds the secrets.
         self._new_wechat: Callable[[], WeChat] = lambda: WeChat(
-            {app_id: app_secret, **(other_apps or {})},
+            apps,
             clock,
             calls_a_minute=float("inf") if calls_a_minute is None else calls_a_minute,
             component_app_id=component_app_id,

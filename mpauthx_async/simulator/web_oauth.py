@@ -98,7 +98,9 @@ class WebOAuth:
         elif path == _OFFICIAL_ACCOUNT:
             return _error_page("The user declined, and stays on this page.")
         location = _with_query(query["redirect_uri"], back)
-        return web.Response(status=302, headers={"Location": location}, content_type="text/html")
+        return web.Response(
+            status=302, text="", content_type="text/html", headers={"Location": location}
+        )
 
     def exchange(self, call: Call, app_id: str) -> Answer:
         """Exchange `code` for the user's openid and tokens."""
