@@ -41,7 +41,7 @@ async def each_or_its_refusal(
             if refused is None:
                 raise
         if len(some) == 1:
-            return [refused]
+            return [refused.with_traceback(None)]
         half = len(some) // 2
         return [*await halves(some[:half]), *await halves(some[half:])]
 

@@ -23,7 +23,6 @@ TIMES = ("created_at", "updated_at")
 NUMBERS = ("gender", *TIMES)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-
 _MAX_TIME = 253_402_300_800_000  # the Unix milliseconds of the year 10000, which no date can have
 
 
@@ -32,6 +31,8 @@ def whole_number(attribute: str, stored: object) -> int | None:
 
     A time is in Unix milliseconds, or a date, also as ORMs write it; UTC if it has no zone.
     """
+    if stored is None:
+        return None
     text = str(stored).strip()
     try:
         number = int(float(text))  # exact up to 2**53

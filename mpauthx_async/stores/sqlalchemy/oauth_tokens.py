@@ -2,7 +2,7 @@
 
 import secrets
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from sqlalchemy import Column, Connection, String, Table, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -20,7 +20,6 @@ from .table_checks import check_columns
 
 __all__ = ["SQLAlchemyOAuthTokenStore"]
 
-Result = TypeVar("Result")
 
 _COLUMNS = {"openid": "open_id", "create_at": "created_at", "unionid": "union_id"} | {
     name: name for name in ("access_token", "refresh_token", "expires_in", "scope")
