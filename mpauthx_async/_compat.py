@@ -1,4 +1,4 @@
-"""The private parts of other packages that are used, and what makes up for a fault of Python's.
+"""Private APIs of other packages that this one uses, and a workaround for a bug in CPython.
 
 Each has a test in test_compat.py. pyproject.toml keeps these packages below their next major
 version.
@@ -38,10 +38,11 @@ else:
 
     @asynccontextmanager
     async def timeout(seconds: float) -> AsyncIterator[asyncio.Timeout]:
-        """As asyncio.timeout, for blocks that may call `asyncio.wait_for`.
+        """Like asyncio.timeout, for blocks that may call `asyncio.wait_for`.
 
-        In CPython 3.11 it loses a cancellation if what it waits for ends in the same step of the
-        loop (issue 86296). redis-py, PyMongo and asyncpg call it. So the block is cancelled again.
+        In CPython 3.11 `wait_for`, which redis-py, PyMongo and asyncpg call, loses a cancellation
+        if its awaitable finishes in the same loop iteration (issue 86296). So the block is
+        cancelled a second time.
         """
         async with asyncio.timeout(seconds + _SECONDS_UNTIL_REPEATED):
             async with asyncio.timeout(seconds) as limit:

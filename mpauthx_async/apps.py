@@ -62,14 +62,14 @@ class Apps:
     A service is created when its app is first used, and kept for a time after its last use.
 
     Args:
-        load: an async function that returns what the service of an app_id is made of: its Settings,
-            or a mapping of MPAuthX's keyword arguments without `users`, `tokens` and
-            `connections`. It returns None if nobody knows the app. It has 10 seconds.
+        load: an async function that returns the options of an app: its Settings, or a mapping of
+            MPAuthX's keyword arguments without `users`, `tokens` and `connections`. It returns
+            None for an unknown app_id, and must finish within 10 seconds.
         users: as for MPAuthX.
         tokens: as for MPAuthX.
         connections: as for MPAuthX.
-        max_idle: how many services are kept that nobody uses; the least recently used leave.
-        idle_ttl: for how long a service is kept that nobody uses, in seconds.
+        max_idle: how many unused services to keep; the least recently used are closed first.
+        idle_ttl: how long to keep an unused service, in seconds.
 
     Raises:
         ConfigurationError: if an argument cannot work.
@@ -126,7 +126,7 @@ class Apps:
             app_id: may be what a client sent.
 
         Raises:
-            UnknownAppError: nobody knows this app.
+            UnknownAppError: the app_id is malformed, or `load` does not know it.
             StoreError: `load` failed, or did not answer in time.
             ConfigurationError: `load` returned what cannot work, or another app's settings.
             ClosedError: these Apps are closed.
@@ -151,7 +151,7 @@ class Apps:
             app_id: the app.
 
         Raises:
-            UnknownAppError: nobody knows this app any longer; its service is not kept.
+            UnknownAppError: `load` no longer knows the app; its service is closed.
             And as `use`.
         """
         with self._calls.one():
@@ -188,7 +188,7 @@ class Apps:
         return end
 
     def gauges(self) -> Gauges:
-        """The sum of what waits in the services that are open. Any thread may ask."""
+        """The sum of the gauges of all open services. Callable from any thread."""
         return Gauges.sum_of([app.service.gauges() for app in list(self._open)])
 
     async def close(self, timeout: float | None = None) -> None:
@@ -241,7 +241,7 @@ class Apps:
         """Create a service in place of the one that is kept.
 
         Raises:
-            UnknownAppError: there are no options, because nobody knows the app.
+            UnknownAppError: there are no options, because `load` does not know the app.
         """
         known = self._apps.get(app_id)
         app = None if options is None else _App(MPAuthX(**options))
@@ -256,7 +256,7 @@ class Apps:
         self._release(app_id, app)
 
     async def _options(self, app_id: str) -> dict[str, Any] | None:
-        """Load the keyword arguments of an app's service; None if nobody knows the app."""
+        """Load the keyword arguments of an app's service; None if the app is unknown."""
         try:
             async with timeout(_MAX_LOAD_SECONDS):
                 loaded = await self._load(app_id)
@@ -355,7 +355,7 @@ class _App:
 
 
 def _check_names(app_id: str, loaded: Mapping[Any, Any]) -> None:
-    """Raise ConfigurationError if what was loaded has a name that it cannot have, or lacks one."""
+    """Raise ConfigurationError for an unknown option name, or a required one that is missing."""
     for name in loaded:
         if name in _SHARED:
             raise ConfigurationError(
@@ -365,12 +365,14 @@ def _check_names(app_id: str, loaded: Mapping[Any, Any]) -> None:
         if name not in _OPTIONS:
             meant = get_close_matches(str(name), _OPTIONS, 1)
             raise ConfigurationError(
-                f"For the app {app_id}, load returned {name!r:.80}, which is no option of MPAuthX."
-                + "".join(f" Is {option!r} meant?" for option in meant)
+                f"For the app {app_id}, load returned {name!r:.80}, not an option of MPAuthX."
+                + "".join(f" Did you mean {option!r}?" for option in meant)
             )
     for name, is_required in _OPTIONS.items():
         if is_required and name not in loaded:
-            raise ConfigurationError(f"For the app {app_id}, load returned no {name!r}.")
+            raise ConfigurationError(
+                f"For the app {app_id}, load did not return {name!r}, which is required."
+            )
 
 
 def _lines_of(error: BaseException) -> str:
@@ -393,4 +395,4 @@ def _check_app_id(app_id: object) -> None:
 
 
 def _unknown() -> UnknownAppError:
-    return UnknownAppError("There is no app of this app_id.")
+    return UnknownAppError("There is no app with this app_id.")

@@ -28,7 +28,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _MAX_HTTP_CONNECTIONS = 4096
 _HTTP_KEEPALIVE = 15  # seconds that an idle connection stays open
-_RESERVED_PART = 8  # of the connections: 1/8 is for calls that exchange no code
+_RESERVED_ONE_IN = 8  # of the connections: 1/8 is for calls that exchange no code
 _HTTP_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=5, sock_connect=3)  # seconds
 _DNS_CACHE = 300  # seconds
 _EXECUTOR_THREADS = 4
@@ -118,7 +118,7 @@ class Connections:
     def login_limit(self) -> LoginLimit:
         """The limit of the logins in progress, over all services."""
         connections = self._max_http_connections
-        return LoginLimit(connections - connections // _RESERVED_PART)
+        return LoginLimit(connections - connections // _RESERVED_ONE_IN)
 
     @cached_property
     def _max_http_connections(self) -> int:
@@ -144,7 +144,7 @@ class Connections:
 
     @property
     def knows_redis(self) -> bool:
-        """Whether there is a Redis client."""
+        """Whether a Redis was configured, so that `redis` does not raise."""
         return self._redis is not None
 
     @property

@@ -52,7 +52,7 @@ class MPAuthXError(Exception):
     Attributes:
         code: the StatusCode.
         http_status: the HTTP status for the client: 400, 401 if the user has to log in again, 403,
-            404 for an app that nobody knows, 429, 502 or 503; in answers of `mpauthx_async.web`
+            404 for an unknown app, 429, 502 or 503; in answers of `mpauthx_async.web`
             also 408 and 413, for a body that is too slow or too long.
         retryable: whether the same call may succeed later with no change by client or operator.
             False if the call has used up a code, or may have; the text then says so.
@@ -227,14 +227,14 @@ class IdentityMismatchError(RefusedError):
 
 
 class UserNotFoundError(RefusedError):
-    """No user with this id has ever logged in."""
+    """The user store has no user with this id: they never logged in, or were erased."""
 
     code = StatusCode.user_not_exist_in_db
     http_status = 401
 
 
 class DecryptionError(RefusedError):
-    """The user data does not decrypt, or belongs to another app."""
+    """The user data does not decrypt for this login and app, or is older than `max_age`."""
 
     code = StatusCode.user_info_decryption_error
 
@@ -322,13 +322,13 @@ class BannedError(RefusedError):
 
 
 class OverloadedError(UnavailableError):
-    """Too many logins are waiting. This one was not started, and its code not used."""
+    """The login waited too long to begin, or too many were waiting. Its code was not used."""
 
     code = StatusCode.overloaded
 
 
 class UnknownAppError(RefusedError):
-    """Nobody knows the app that was asked for: see `Apps`."""
+    """The app_id is malformed, or unknown to the `load` function of `Apps`."""
 
     code = StatusCode.unknown_app
     http_status = 404

@@ -64,7 +64,7 @@ class LoginFailed:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """A session was renewed; `session` is its new state."""
+    """`refresh_token` issued `session`, and ended the user's other sessions."""
 
     session: Session
 

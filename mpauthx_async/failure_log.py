@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 from .errors import InvalidResponseError
 
-__all__ = ["OncePerSecond", "failures", "is_expected", "mending"]
+__all__ = ["OncePerSecond", "failures", "is_expected", "retrying_on"]
 
 _INTERVAL = 1.0  # seconds
 _MAX_KINDS = 1_000
@@ -20,9 +20,9 @@ failures: logging.Logger = logging.getLogger(f"{__package__}.failures")
 
 
 class OncePerSecond(logging.Filter):
-    """Lets one record of each kind through in a second, which tells how many were left out before.
+    """Passes at most one record of each kind per second, with a count of those suppressed since.
 
-    Beyond a thousand kinds that have records left out, all others are one kind.
+    If a thousand kinds have suppressed records, all further kinds are counted as one.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,7 +47,7 @@ class OncePerSecond(logging.Filter):
         return True
 
     def _room_for(self, kind: str, now: float) -> str:
-        """Forget the kinds of which nothing is left to tell; returns the kind to count under."""
+        """Drop the kinds without suppressed records; returns the kind to count under."""
         for known, (last, left_out) in list(self._last.items()):
             if not left_out and now - last >= _INTERVAL:
                 del self._last[known]
@@ -60,8 +60,8 @@ _expected: ContextVar[Collection[int]] = ContextVar("mpauthx_expected", default=
 
 
 @contextmanager
-def mending(errcodes: Collection[int]) -> Iterator[None]:
-    """Do not log these errcodes of WeChat's: the caller repeats the call, which may mend it."""
+def retrying_on(errcodes: Collection[int]) -> Iterator[None]:
+    """Do not log these errcodes of WeChat: the caller handles them by repeating the call."""
     token = _expected.set(errcodes)
     try:
         yield

@@ -29,5 +29,5 @@ class Gauges:
 
     @classmethod
     def sum_of(cls, several: "Iterable[Gauges]") -> "Gauges":
-        """The sum of each."""
+        """Add up several gauges, field by field."""
         return cls(*map(sum, zip(*map(astuple, [cls(), *several]), strict=True)))

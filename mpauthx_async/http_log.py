@@ -8,8 +8,8 @@ from aiohttp.web import RequestPayloadError
 __all__ = ["http_log"]
 
 http_log: logging.Logger = logging.getLogger("aiohttp.server.mpauthx")
-"""Takes what aiohttp's server logs, but for requests that it cannot parse: it quotes their heads,
-and with them secrets, codes and tokens, and has a traceback for each body."""
+"""The logger of aiohttp's servers. It drops the records of requests that aiohttp cannot parse:
+they quote the headers, with any secrets, codes and tokens, and add a traceback for each body."""
 
 _CLIENT_ERRORS = (HttpProcessingError, RequestPayloadError)
 

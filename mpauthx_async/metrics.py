@@ -72,7 +72,7 @@ class Metrics:
             `prometheus_client.start_http_server` exports.
 
     Raises:
-        ValueError: the registry already has these metrics; subscribe one Metrics to all services.
+        ValueError: the registry already has these metrics; watch all services with one Metrics.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:

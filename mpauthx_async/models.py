@@ -51,7 +51,7 @@ class Subject(NamedTuple):
 
 
 class SessionRef(NamedTuple):
-    """Names a session and one of its tokens, as a verified token does.
+    """Identifies a session and one of its tokens, as read from a verified token.
 
     `generation` is how often the session's token had been rotated when this one was issued.
     """
@@ -123,7 +123,7 @@ class NewSession:
     """A session for `TokenStore.issue` to begin.
 
     Attributes:
-        ref: the session's name, of generation 0.
+        ref: identifies the session; its generation is 0.
         ttl: its lifetime in milliseconds.
         policy: which other sessions of the subject end in the same step.
         sealed_key: WeChat's session key, encrypted, kept as long as the session lives; None if
@@ -131,7 +131,7 @@ class NewSession:
         device: the device's name for the user, on one line without tabs.
         device_kind: such as phone or desktop, on one line without tabs; None if `device` serves as
             the kind.
-        absolute_ttl: its maximum lifetime in milliseconds, whatever renewals and rotations; None
+        absolute_ttl: its maximum lifetime in milliseconds, despite renewals and rotations; None
             leaves that to the arguments of `rotate` and `renew`.
     """
 
@@ -149,7 +149,7 @@ class Session:
     """A stored session. Times are Unix milliseconds by the store's clock.
 
     Attributes:
-        ref: the session's name, with the generation of its current token.
+        ref: identifies the session and its current token.
         issued_at: when it began.
         expires_at: when it ends unless it is renewed.
         device: the device's name for the user; None if the login gave no name.

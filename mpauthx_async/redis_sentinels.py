@@ -18,7 +18,7 @@ __all__ = ["PrimaryWatch", "SentinelPool", "SentinelRefusedError", "Sentinels"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 _MAX_SENTINEL_SECONDS = 1.0  # for the answer of a Sentinel
-_PROMPT_SECONDS = 0.25  # after which the Sentinels that have not answered are a minority
+_PROMPT_SECONDS = 0.25  # after which the answers of a majority are enough
 _WATCH_INTERVAL_SECONDS = 0.5
 
 
@@ -96,7 +96,7 @@ class PrimaryWatch:
     """Notices that another Redis has become the primary.
 
     The connections to the earlier one stay open until a Sentinel makes it a replica, which takes
-    about ten seconds if it still runs. Until then it answers from what it knew.
+    about ten seconds if it still runs. Until then it serves stale data.
 
     Args:
         pool: the pool of the client.
@@ -144,7 +144,7 @@ class _View(NamedTuple):
     Attributes:
         epoch: of the last failover.
         address: the host and port.
-        is_up: whether the Sentinel does not hold it for down.
+        is_up: whether the Sentinel considers it up.
     """
 
     epoch: int
@@ -156,8 +156,8 @@ async def _view(client: Redis, name: str) -> _View:
     """Ask a Sentinel for the primary of this name."""
     ask: Callable[..., Awaitable[Any]] = client.execute_command
     async with timeout(_MAX_SENTINEL_SECONDS):
-        # Until all replicas follow the new primary, the state that the Sentinel which leads the
-        # failover tells is that of the earlier one, but with the new epoch. The address is the new.
+        # Until all replicas follow the new primary, the Sentinel that leads the failover returns
+        # the new epoch but the old primary's state. The address is already the new one.
         state: Mapping[str, Any] = await ask("SENTINEL MASTER", name)
         address = await ask("SENTINEL GET-MASTER-ADDR-BY-NAME", name)
     if address is None:
@@ -169,16 +169,16 @@ async def _view(client: Redis, name: str) -> _View:
 
 
 def _primary(views: Sequence[_View]) -> tuple[str, int]:
-    """The primary of the last failover, unless no Sentinel holds it for up."""
+    """The primary of the last failover; raises if no Sentinel considers it up."""
     newest = max(view.epoch for view in views)
     for view in views:
         if view.epoch == newest and view.is_up:
             return view.address
-    raise MasterNotFoundError("The Sentinels hold the primary for down")
+    raise MasterNotFoundError("The Sentinels consider the primary to be down")
 
 
 def _failure(errors: Sequence[BaseException | None]) -> Exception:
-    """The error to raise if no Sentinel told anything."""
+    """The error to raise if no Sentinel answered the question."""
     for error in errors:
         if isinstance(error, (AuthenticationError, ResponseError)):
             return SentinelRefusedError(_refusal(error))

@@ -69,8 +69,8 @@ def open_redis(url: str) -> RedisClient:
     option = _refused_option(url)
     if option == "near_cache":
         raise ConfigurationError(
-            "Only tokens= of a service takes near_cache in its URL. Of a store it is an argument: "
-            "RedisTokenStore(url, near_cache=100_000)."
+            "near_cache in a URL works only in a service's tokens=. For a store, pass it as an "
+            "argument: RedisTokenStore(url, near_cache=100_000)."
         )
     if option is not None:
         raise ConfigurationError(
@@ -122,7 +122,7 @@ def _client_of(url: str) -> RedisClient | None:
 
 
 def _address_of(url: str) -> tuple[str, Sequence[str], str]:
-    """Take a URL apart; ValueError if it has no form that is known.
+    """Split a URL; raises ValueError if its form is unknown.
 
     Returns:
         "sentinel", "cluster" or "" for a single Redis; redis-py's URL of each host; and the name by
@@ -219,6 +219,6 @@ def _refused_option(url: object) -> str | None:
 
 
 def _packing_in_c(connection_class: type[AbstractConnection]) -> type[AbstractConnection]:
-    """A connection that packs commands in C, ten times as fast, as redis-py's blocking client."""
+    """A connection class that packs commands in C, ten times faster, as the sync client does."""
     pack = staticmethod(HiredisRespSerializer().pack)
     return type(connection_class.__name__, (connection_class,), {"pack_command": pack})

@@ -62,8 +62,8 @@ class MPAuthX:
 
     The first call binds it to the running event loop and the process. In a forked child process
     every call raises ConfigurationError, and in another loop every call that needs more than memory
-    (`is_token_valid` answers for forged tokens, and from a near cache). After `close()` every call
-    raises ClosedError.
+    (`is_token_valid` answers for forged tokens, and from a near cache). After `close()` every async
+    method but `close` raises ClosedError, and `gauges` returns zeros.
 
     Args:
         app_id: the mini-program's AppID.
@@ -76,22 +76,23 @@ class MPAuthX:
         token_ttl: how long a token lives, in seconds.
         connections: shared with other services, and closed by whoever made them.
         api_base: WeChat's address, or several in the order in which to try them.
-        signing_keys: what signs tokens, and encrypts the session keys, web OAuth tokens and access
-            token that are kept, oldest to newest, at least 16 bytes each: the newest signs and
-            encrypts, all verify and decrypt. Random keys of your own are recommended. By default
-            the app_secret alone signs, which travels in the URLs of calls to WeChat.
-            `[old_key, new_key]` lets earlier tokens outlive a change.
-        policy: which sessions of a user live side by side; by default the 100 newest.
-        absolute_ttl: how long a session lives at most, in seconds. If given, lives slide:
-            `token_ttl` counts from a token's last use. By default they do not slide, and a session
-            that is rotated ends 90 days after its login, or `token_ttl` after it if that is longer.
+        signing_keys: the keys that sign tokens, and encrypt the stored session keys, web OAuth
+            tokens and access token; oldest to newest, at least 16 bytes each. The newest signs and
+            encrypts, all verify and decrypt. Random keys of your own are recommended: the default
+            is the app_secret, which travels in the URLs of calls to WeChat. To change keys
+            without ending sessions, pass `[old_key, new_key]`.
+        policy: which sessions of a user may be active at once; by default the 100 newest.
+        absolute_ttl: the maximum lifetime of a session, in seconds. If given, expiration slides:
+            `token_ttl` counts from a token's last use. By default it does not slide, and a rotated
+            session ends 90 days after its login, or `token_ttl` after it if that is longer.
         rotation_grace: for how long a repeated `rotate` gets the same answer, in seconds. Clients
             and the Redis client repeat calls whose answer was lost.
         login_timeout: how long a login may wait to begin, in seconds; then OverloadedError.
         max_waiting_logins: how many logins may wait to begin; one more raises OverloadedError.
-        web: the web logins of `authorize_web`, which stay open; by default those of this app.
-        exchange: another way to exchange the codes of `authorize` than the app's own: a
-            ComponentExchange or a WeComExchange. The app's secret is then sent to nobody, and
+        web: the WeChatOAuth that `authorize_web` uses, which `close` leaves open; by default one
+            for this app.
+        exchange: how to exchange the codes of `authorize`, if not with the app's own secret: a
+            ComponentExchange or a WeComExchange. The app's secret is then never sent, and
             methods that need the app's access token raise ConfigurationError, unless the
             ComponentExchange has an `authorizer_access_token`.
         clock: returns the time in Unix seconds.
@@ -152,7 +153,7 @@ class MPAuthX:
             exchange=exchange,
             on_refused=lambda errcode: self._parts.events.emit(WeChatFailed(errcode)),
         )
-        # Once, because thousands of logins may wait and the garbage collector traces each method.
+        # Bound once: the garbage collector would visit a bound method for each waiting login.
         self._exchange_code = self._api.exchange_code
         self._parts = Parts.create(self._settings, self._calls, users, tokens, connections)
         self._access_token = create_access_token(self._parts, self._api, exchange)
@@ -204,13 +205,13 @@ class MPAuthX:
             check_max_age(max_age)
             has_data = bool(encrypted_data or iv)
             encrypted_data, iv = check_sealed(encrypted_data, iv) if has_data else (None, None)
-            known_as = Device.checked(device, device_kind)
+            checked_device = Device.checked(device, device_kind)
             self._calls.check_here()
             login, caller = self._logins.log_in(
-                self._exchange_code, code, encrypted_data, iv, known_as, max_age=max_age
+                self._exchange_code, code, encrypted_data, iv, checked_device, max_age=max_age
             )
             return await caller
-        # Here and not in coroutines around: thousands may wait, and garbage collections visit each.
+        # Not in a wrapping coroutine: thousands may wait, and the garbage collector visits each.
         except BaseException as error:
             if login and caller and isinstance(error, asyncio.CancelledError):
                 self._logins.leave(login, caller)
@@ -298,7 +299,7 @@ class MPAuthX:
             return True
         validator = self._validator
         try:
-            if not self._calls.is_open:  # asked here, because calling check_here() takes longer
+            if not self._calls.is_open:  # saves the call of check_here() on the hot path
                 self._calls.check_here()
             ref = validator.verify(token)
             if ref is None:
@@ -308,14 +309,14 @@ class MPAuthX:
             if status is _ACTIVE:
                 return True
             await validator.end_if_reused(ref, status, begun_at)
-        except BaseException as error:  # here, because a decorator would take its time
+        except BaseException as error:  # inline, because a decorator would slow down each call
             del token
             clear_frames(error)
             raise
         return False
 
     async def authenticate(self, token: object) -> Identity:
-        """Tell whose request it is by its token: the first call of a request handler.
+        """Identify the user of a request by its token: the first call of a request handler.
 
         It costs what `is_token_valid` does: the ids are in the token, and its MAC proves them.
 
@@ -342,7 +343,7 @@ class MPAuthX:
                 if status is _ACTIVE:
                     return Identity(ref.user_id, ref.nonce, ref.sku, str(token))
                 status = await validator.end_if_reused(ref, status, begun_at)
-        except BaseException as error:  # here, because a decorator would take its time
+        except BaseException as error:  # inline, as in is_token_valid
             del token
             clear_frames(error)
             raise
@@ -350,7 +351,7 @@ class MPAuthX:
         raise invalid_token(status)
 
     def until_revoked(self, token: object) -> AbstractAsyncContextManager[Identity]:
-        """Run a block, as of a websocket, until the session of its token ends.
+        """Run a block, such as a websocket handler, until the session of its token ends.
 
         The block is cancelled, as `asyncio.timeout` does, within 2 seconds of the session's end in
         any process or of its expiry; `async with` then raises InvalidTokenError. A block that goes
@@ -365,7 +366,7 @@ class MPAuthX:
             An async context manager, which can be entered once and gives the Identity.
 
         Raises:
-            InvalidTokenError: when it is entered, if the token is not good; when the session ends,
+            InvalidTokenError: when it is entered, if the token is not valid; when the session ends,
                 with its `status`.
             StoreError: when it is entered, if the store could not answer.
             ClosedError: when it is entered, if the service is closed; when the service is closed.
@@ -383,7 +384,7 @@ class MPAuthX:
 
         Raises:
             ParameterError: the user id is missing.
-            UserNotFoundError: no user with this id has ever logged in.
+            UserNotFoundError: the user store has no user with this id.
             BannedError: the user is banned.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
@@ -394,11 +395,11 @@ class MPAuthX:
             return await self._logins.refresh(user_id)
 
     async def rotate(self, token: object) -> AuthResult:
-        """Replace a client's token with a new one, whose session goes on.
+        """Replace a client's token with a new one; the session continues.
 
         The old token ends in the same step. A client that lost the answer may repeat the call for
         `rotation_grace`, unless the new token was rotated meanwhile, and gets the same new token.
-        Any later use of an old token, but by `token_status` and `revoke`, is a sign of theft: the
+        Later use of an old token, except by `token_status` and `revoke`, is a sign of theft: the
         session ends (TokenStatus.reused). Otherwise it ends `token_ttl` from now, and at the latest
         `absolute_ttl` after its login, which is 90 days by default.
 
@@ -407,7 +408,7 @@ class MPAuthX:
 
         Raises:
             InvalidTokenError: the token is not valid; its `status` tells why.
-            ConfigurationError: under the policy all devices share a token.
+            ConfigurationError: the policy has shared_token, and such a token is not rotated.
             UserNotFoundError: the user is no longer in the user store.
             StoreError: a store could not answer.
             ClosedError: the service is closed.
@@ -470,7 +471,7 @@ class MPAuthX:
         """End one of a user's sessions.
 
         Args:
-            user_id: whose it is. Take it from the caller's own token, not from what they send.
+            user_id: the session's owner. Take it from the caller's token, never from their input.
             session_id: the `id` of one of the user's `sessions`.
 
         Returns:
@@ -659,7 +660,7 @@ class MPAuthX:
         return self._validator.subscribe(listener)
 
     def gauges(self) -> Gauges:
-        """Tell what waits here, at no cost for other calls. Any thread may ask.
+        """Get the queue lengths and the state of the near cache. Callable from any thread.
 
         All are zero once the service is closed. `Metrics.watch` exports them to Prometheus.
         """

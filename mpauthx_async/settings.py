@@ -1,4 +1,4 @@
-"""Settings: every option of a service, with its default, unit and check."""
+"""Settings: the options of a service that are plain values, with defaults, units and checks."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ class Settings:
         app_id: the app's AppID.
         app_secret: its secret.
         sku: the project or build that issues the tokens.
-        policy: which sessions of a user live side by side.
+        policy: which sessions of a user may be active at once.
         signing_keys: the keys for tokens and for encryption, oldest to newest; None for the
             app_secret alone.
         token_ttl: how long a token lives, in seconds.

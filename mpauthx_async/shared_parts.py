@@ -1,4 +1,4 @@
-"""Parts: what the parts of one service share: its settings, keys, stores and connections."""
+"""Parts: the settings, keys, stores and connections that a service's components share."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,14 +37,14 @@ def _subject_of(ref: SessionRef) -> Iterable[Subject]:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the parts of one service share; `records` are other records for all processes."""
+    """What the components of a service share; `records` is the key-value store of all processes."""
 
     settings: Settings
     signer: TokenSigner
     sealer: SessionKeySealer
     users: UserStore
     tokens: TokenStore
-    records: KeyValueStore | None  # None if no such place is known
+    records: KeyValueStore | None  # None if the token store and the connections have none
     connections: Connections
     events: EventBus
     calls: InFlight
@@ -58,7 +58,7 @@ class Parts:
         tokens: str | TokenStore,
         connections: Connections,
     ) -> "Parts":
-        """Create the parts. What is created here is closed with the service.
+        """Create the context. What is created here is closed with the service.
 
         Raises:
             ConfigurationError: if an argument cannot work.
@@ -103,8 +103,8 @@ class Parts:
         Args:
             run, max_in_flight: as for a Coalescer.
             subjects_of: returns the subjects that an item is about, by default a SessionRef.
-            waits_for: the stores whose longest wait a caller waits; by default the token store,
-                and () for no limit.
+            waits_for: the stores whose `longest_wait` limits how long a caller waits: by default
+                the token store; () for no limit.
         """
         stores = (self.tokens,) if waits_for is None else waits_for
 

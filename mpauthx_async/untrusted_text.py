@@ -1,4 +1,4 @@
-"""Text of WeChat, whose nicknames contain control characters and bytes that are not UTF-8.
+"""Text from WeChat: nicknames may contain control characters, and bytes that are not UTF-8.
 
 JSON is parsed leniently. In a profile control characters are dropped; an id or credential that
 contains one is malformed.
@@ -51,7 +51,7 @@ def profile_text(value: object) -> str | None:
     """
     if not isinstance(value, str):
         return None
-    if value.isprintable():  # true of nearly all, and false of both kinds
+    if value.isprintable():  # fast path: nearly all texts are, and neither kind of character is
         return value
     return _SURROGATES.sub("\ufffd", _CONTROLS.sub("", value))
 
@@ -69,7 +69,7 @@ def is_number(value: object, lowest: float, highest: float) -> TypeGuard[float]:
 
 
 def is_one_line(text: str) -> bool:
-    """Whether a text has no control characters, line ends or halves of characters."""
+    """Whether a text has no control characters, line separators or lone surrogates."""
     return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 

@@ -49,7 +49,7 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class _Report:
-    """What is found, a line for each check; a fault that two checks find is told once."""
+    """The result of each check, one line each; a fault found by two checks is listed once."""
 
     lines: list[tuple[str, str]] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class _Report:
 
     @contextmanager
     def check(self) -> Iterator[None]:
-        """Take the errors of a check as what is wrong, so that the next check follows."""
+        """Record the error of a check as a fault, so that the next check still runs."""
         try:
             yield
         except (MPAuthXError, ImportError, OSError) as error:
@@ -137,7 +137,7 @@ async def _check_redis(report: _Report, database: RedisDatabase, clock: Clock) -
     if database.nodes is None and info.get("cluster_enabled"):
         report.wrong(
             "This Redis is a node of a Redis Cluster, and its URL names a single Redis, which "
-            "answers for a part of the users. Name a Redis that is not part of a cluster."
+            "holds only part of the users. Name a Redis that is not part of a cluster."
         )
     policy = str(info.get("maxmemory_policy", "unknown policy"))
     if info.get("maxmemory") and policy != "noeviction":
@@ -148,7 +148,7 @@ async def _check_redis(report: _Report, database: RedisDatabase, clock: Clock) -
         )
     if report.faults == faults_before:
         keeps = policy if info.get("maxmemory") else "no maxmemory"
-        report.ok(f"Redis answers ({info.get('redis_version')}), and keeps what it has ({keeps})")
+        report.ok(f"Redis answers ({info.get('redis_version')}), and evicts no keys ({keeps})")
     begun = clock()
     seconds, microseconds = await database.run(lambda redis: redis.time())
     now = seconds + microseconds / 1_000_000
@@ -174,7 +174,7 @@ async def _check_sqlite(report: _Report, kind: str, url: str) -> None:
 
 
 def _inspect_sqlite(kind: str, path: str) -> str:
-    """Check a SQLite file without changing it; returns what is well.
+    """Check a SQLite file without changing it; returns a line that says it is in order.
 
     Raises:
         StoreError: the file cannot be used.
@@ -300,5 +300,5 @@ def _compare_clocks(
     side = "ahead of" if ahead > 0 else "behind"
     report.wrong(
         f"The clock of {name} is {apart:.0f} seconds {side} this machine's: set the one that is "
-        "wrong, and keep it right by NTP."
+        "wrong, and synchronize it by NTP."
     )

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "they expire within a minute, with --web within five",
     )
     demo.add_argument("--web", action="store_true", help="serve it as a page for a browser")
-    demo.add_argument("--port", type=port, default=0, help="that of the page; default: a free one")
+    demo.add_argument("--port", type=port, default=0, help="the page's port; default: a free one")
     simulator = commands.add_parser("simulator", help="run a stand-in for WeChat's servers")
     simulator.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     simulator.add_argument("--port", type=port, default=0, help="default: a free one")
@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
             "serve",
             help="run a login server",
             description="Run a login server. Each option is also a variable of the environment, "
-            "such as MPAUTHX_APP_ID, and a key in the file of --config; a flag comes before "
-            "these, and the environment before the file.",
+            "such as MPAUTHX_APP_ID, and a key in the --config file. Flags take precedence over "
+            "the environment, and the environment over the file.",
         )
     )
     add_server_options(
@@ -105,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     add_session_actions(
         commands.add_parser(
             "sessions",
-            help="list, end and ban the sessions of users",
-            description="List, end and ban the sessions of users, in the store that keeps them.",
+            help="list and end users' sessions, and ban users",
+            description="List and end users' sessions, and ban users, in the token store itself.",
         )
     )
     return parser

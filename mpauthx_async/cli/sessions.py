@@ -1,4 +1,4 @@
-"""The sessions command: lists, ends and bans users' sessions in the token store itself.
+"""The sessions command: lists and ends users' sessions, and bans users, in the token store.
 
 It needs no secret of the app, because the store contains sessions and not tokens.
 """

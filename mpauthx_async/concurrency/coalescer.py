@@ -24,14 +24,14 @@ class Coalescer(Generic[Item, Result]):
     """Merges the calls of one event-loop tick into batches, one trip for each batch.
 
     Calls submitted while the loop runs through a tick are collected and handed, in the order in
-    which they came, to `run` as one sequence. While `max_in_flight` batches are on their way, what
-    comes in waits and makes the next batch larger: the busier it gets, the fewer trips a call
-    costs. There is no timer, so a lone call is never delayed.
+    which they came, to `run` as one sequence. While `max_in_flight` batches are in flight, new
+    calls wait and make the next batch larger: the busier it gets, the fewer trips each call costs.
+    A batch never waits for a timer, so a lone call is never delayed.
 
     Promises:
         - A caller gets the result of its own item, or its own exception.
         - Equal items in one batch are asked for once.
-        - A cancelled caller harms no other; an item that nobody waits for any more is not asked.
+        - A cancelled caller harms no other; an item whose callers are all cancelled is dropped.
         - When `run` fails, every caller of that batch gets the failure, and no other batch does.
           A PartialStoreError reaches only the callers of the items that failed.
         - Callers who get the same failure get an exception each.
@@ -104,8 +104,8 @@ class Coalescer(Generic[Item, Result]):
             self._charge(future)
         return future
 
-    async def landed(self) -> None:
-        """Return when the batches that are on their way are answered; later ones do not count."""
+    async def wait_in_flight(self) -> None:
+        """Wait for the batches that are in flight now; later ones do not count."""
         if self._in_flight:
             await asyncio.wait(set(self._in_flight))
 
@@ -114,7 +114,7 @@ class Coalescer(Generic[Item, Result]):
         self._closed = True
         while self._waiting or self._in_flight:
             self._dispatch()
-            await self.landed()
+            await self.wait_in_flight()
 
     def cut_off(self) -> None:
         """Take no more calls, and give those that wait for an answer a ClosedError."""
@@ -148,7 +148,7 @@ class Coalescer(Generic[Item, Result]):
                     since = min(map(self._waiting_since.pop, batch, repeat(since)))
                 task = loop.create_task(self._answer(batch))
                 self._in_flight[task] = since, batch
-                task.add_done_callback(self._landed)
+                task.add_done_callback(self._batch_done)
                 if self._sweep is None and self._longest_wait is not None:
                     self._sweep_after(self._longest_wait)
 
@@ -213,7 +213,7 @@ class Coalescer(Generic[Item, Result]):
             raise ValueError(f"{len(results)} results came for a batch of {len(items)}.")
         return results
 
-    def _landed(self, task: "asyncio.Task[None]") -> None:
+    def _batch_done(self, task: "asyncio.Task[None]") -> None:
         del self._in_flight[task]
         if self._waiting:
             self._dispatch()

@@ -1,4 +1,4 @@
-"""Deadlines: how long one call waits for each of WeChat, Redis and SQLite, over all its trips."""
+"""Deadlines: how long one call waits for each external system, over all its round trips."""
 
 import math
 import time
@@ -7,8 +7,8 @@ from contextvars import ContextVar
 __all__ = ["one_call", "running_call", "trip", "without_call"]
 
 
-class _Account:
-    """What a call may still wait for a system. Trips that are made at once count once."""
+class _Budget:
+    """The time that a call may still wait for a system. Concurrent trips count once."""
 
     __slots__ = ("_left", "_since", "_trips")
 
@@ -32,7 +32,7 @@ class _Account:
 
 
 class _Call:
-    """A call, and its accounts by the names of the systems.
+    """A call, and its time budgets by the names of the systems.
 
     Args:
         begun_at: when it began, by `time.monotonic()`, if it has waited since.
@@ -42,20 +42,20 @@ class _Call:
         is_over: whether it has ended. Tasks that it began may go on, and then are on their own.
     """
 
-    __slots__ = ("_accounts", "_longest", "_waited", "is_over")
+    __slots__ = ("_budgets", "_longest", "_waited", "is_over")
 
     def __init__(self, begun_at: float | None, longest: float) -> None:
         self._longest = longest
         self._waited = 0.0 if begun_at is None else time.monotonic() - begun_at
-        self._accounts: dict[str, _Account] = {}
+        self._budgets: dict[str, _Budget] = {}
         self.is_over = False
 
-    def account(self, system: str, longest: float) -> _Account:
+    def budget(self, system: str, longest: float) -> _Budget:
         """What it may still wait for a system."""
-        account = self._accounts.get(system)
-        if account is None:
-            account = self._accounts[system] = _Account(min(longest, self._longest) - self._waited)
-        return account
+        budget = self._budgets.get(system)
+        if budget is None:
+            budget = self._budgets[system] = _Budget(min(longest, self._longest) - self._waited)
+        return budget
 
 
 running_call: ContextVar[_Call | None] = ContextVar("mpauthx_call", default=None)
@@ -64,7 +64,7 @@ running_call: ContextVar[_Call | None] = ContextVar("mpauthx_call", default=None
 # The two are classes, not generators with @contextmanager: each login has them while it waits for
 # WeChat, and a garbage collection visits the five objects of each of those.
 class one_call:  # noqa: N801 (it is called as a function)
-    """All trips that are made inside are those of one call, unless they are of an outer one.
+    """Count all trips made inside as one call, unless they are part of an outer call.
 
     Args:
         begun_at: when the call began, by `time.monotonic()`, if it has waited since.
@@ -91,7 +91,7 @@ class one_call:  # noqa: N801 (it is called as a function)
 
 
 def without_call() -> None:
-    """In a task that works for many: its trips are nobody's in particular from now on."""
+    """Charge the further trips of this task to no call, because it works for many callers."""
     running_call.set(None)
 
 
@@ -103,20 +103,20 @@ def _running() -> _Call | None:
 class trip:  # noqa: N801 (it is called as a function)
     """A trip to a system, which counts for the running call; gives how many seconds are left."""
 
-    __slots__ = ("_account", "_longest", "_system")
+    __slots__ = ("_budget", "_longest", "_system")
 
     def __init__(self, system: str, longest: float) -> None:
         self._system = system
         self._longest = longest
-        self._account: _Account | None = None
+        self._budget: _Budget | None = None
 
     def __enter__(self) -> float:
         call = _running()
         if call is None:
             return self._longest
-        self._account = call.account(self._system, self._longest)
-        return self._account.begin()
+        self._budget = call.budget(self._system, self._longest)
+        return self._budget.begin()
 
     def __exit__(self, *_: object) -> None:
-        if self._account is not None:
-            self._account.end()
+        if self._budget is not None:
+            self._budget.end()

@@ -1,4 +1,4 @@
-"""EventBus: tells listeners what happens, without making anybody wait for them."""
+"""EventBus: delivers events to listeners without blocking the emitter."""
 
 import asyncio
 import contextlib
@@ -26,16 +26,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MAX_WAITING = 1000
-_MOST_THREADS = 32
+_MAX_THREADS = 32
 _SECONDS_BETWEEN_WARNINGS = 1.0
 _SECONDS_TO_CANCEL = 1.0
-_FAILED = "%s failed when it was told %s."
+_FAILED = "%s failed while handling %s."
 
 _Unfinished: TypeAlias = tuple[Event, Awaitable[object]]
 
 
 class EventBus:
-    """Tells listeners what happens, without ever making anybody wait for them.
+    """Delivers events to listeners, and never blocks the emitter.
 
     Each listener gets the events in their order, one after another. A coroutine function is
     awaited in the event loop; a plain function is called in a thread, for a whole backlog in one
@@ -43,9 +43,9 @@ class EventBus:
 
     Promises:
         - A listener that is slow, fails or hangs harms neither the service nor other listeners.
-        - What fails in a listener is logged, with the listener's name and the kind of event, but
-          not what the event holds. It is told the next event all the same.
-        - 1,000 events wait for each listener. When it is slower than that, new ones are dropped,
+        - A listener's exception is logged, with its name and the kind of event, but not the
+          event's content. It gets the next event all the same.
+        - Up to 1,000 events are queued for each listener. Beyond that, new ones are dropped,
           counted and logged.
 
     It lives in one event loop at a time. Events that were emitted where none runs wait for the
@@ -69,22 +69,22 @@ class EventBus:
 
     @property
     def has_listeners(self) -> bool:
-        """Whether anybody is told: if not, there is no need to make an event."""
+        """Whether there are listeners; without any, callers need not create an event."""
         return bool(self._queues)
 
     @cached_property
     def threads(self) -> Executor:
-        """Where plain functions run: hanging ones are not to hold up what others do in threads."""
-        return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="mpauthx-listener")
+        """A thread pool for plain functions only, so that one that hangs blocks no other work."""
+        return ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="mpauthx-listener")
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Tell this listener of all events from now on; no event loop need run yet.
+        """Register a listener for all events from now on; needs no running event loop.
 
         Args:
             listener: takes an event. What it returns, or gives when awaited, is ignored.
 
         Returns:
-            Ends it: what waits for the listener is forgotten. To call it again does nothing.
+            Ends the subscription when called, and drops queued events. May be called again.
 
         Raises:
             ParameterError: for what cannot be called.
@@ -105,7 +105,7 @@ class EventBus:
         return unsubscribe
 
     def emit(self, event: Event) -> None:
-        """Tell all listeners, soon; it neither waits nor raises. Call it in the loop's thread."""
+        """Queue an event for all listeners; never waits or raises. Call it in the loop's thread."""
         for queue in self._queues.copy():  # plain listeners may unsubscribe from their threads
             queue.put(event)
 
@@ -146,7 +146,7 @@ class EventBus:
         for queue in await self._still_at_work(self._close_timeout):
             queue.cut_off()
         for queue in await self._still_at_work(_SECONDS_TO_CANCEL):
-            logger.warning("%s goes on although it was cancelled.", queue.name)
+            logger.warning("%s is still running after it was cancelled.", queue.name)
         if "threads" in vars(self):
             self.threads.shutdown(wait=False)
 
@@ -160,10 +160,10 @@ class EventBus:
 
 
 class _Queue:
-    """The events that wait for one listener, and the worker that tells it.
+    """The queued events of one listener, and the worker that delivers them.
 
-    A worker is begun when there is something to tell and ends when there is nothing more, so that
-    none outlives its loop. Plain functions are told in a thread, which takes from the queue itself.
+    A worker starts when the queue has an event and ends when it is empty, so that no worker
+    outlives its loop. Plain functions are called in a thread, which reads the queue itself.
     """
 
     def __init__(self, listener: Listener, bus: EventBus) -> None:
@@ -172,7 +172,7 @@ class _Queue:
         self._listener = listener
         self._is_async = _is_async(listener)
         self._bus = bus
-        # Whoever emits first would lend the worker their context, such as a request's id.
+        # Otherwise the worker would run in the context of the first emitter, with its request id.
         self._context = copy_context()
         self._waiting: deque[Event] = deque()
         self._is_awaiting = False

@@ -18,10 +18,10 @@ class InFlight:
     """Admits the calls on an object, and closes what the object opened once they are done.
 
     The first call binds the owner to its event loop and process. Calls in another loop, or in a
-    forked child process, raise ConfigurationError; before the first call both are free.
+    forked child process, raise ConfigurationError; before the first call it is bound to neither.
 
     Attributes:
-        is_open: whether a first call was made and calls are still taken; else `check_here` tells.
+        is_open: True from the first call until it closes; if False, call `check_here`.
 
     Args:
         owner: what is called and closed.
@@ -73,7 +73,7 @@ class InFlight:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Admit one call, for the end of which `close()` waits; raises as `check_here`.
+        """Track one call, so that `close()` waits for it; raises as `check_here`.
 
         A call that is cut off raises ClosedError.
         """

@@ -21,7 +21,7 @@ class LoginLimit:
     load is sampled every 20 ms: the CPU time of the loop's thread, plus the delay of the sample
     itself, which other threads and processes cause. Below 60 % the limit doubles, up to the
     maximum, unless answers come so slowly that those in flight take longer than 2.5 seconds, or
-    most logins in progress wait for something else than WeChat.
+    most logins in progress wait for something other than WeChat.
     Otherwise it falls slowly back to 256. So the number of logins in progress grows with WeChat's
     latency, but not while the loop is busy, or WeChat overloaded.
 
@@ -57,10 +57,13 @@ class LoginLimit:
         self._seconds = 0.0  # in which they came
 
     def acquire(self, retry: Callable[[], None]) -> bool:
-        """Let a login begin, which calls `exchanged` and then `release`.
+        """Try to admit a login, whose owner then calls `exchanged` and `release`.
 
         Args:
             retry: called once when a login may begin, if this returns False.
+
+        Returns:
+            Whether the login may begin now.
         """
         if self._has_room:
             self.exchanges += 1
@@ -74,13 +77,13 @@ class LoginLimit:
         return False
 
     def exchanged(self) -> None:
-        """A login no longer needs its connection."""
+        """Give back the connection of a login, whose code is exchanged."""
         self.exchanges -= 1
         self._answers += 1
         self._retry_refused()
 
     def release(self) -> None:
-        """A login is finished."""
+        """Give back the place of a login that is finished."""
         self._logins -= 1
         self._retry_refused()
 
@@ -127,5 +130,5 @@ class LoginLimit:
 
     @property
     def _is_slow(self) -> bool:
-        """Whether answers come too slowly for those in flight; not before the first one."""
+        """Whether, at the current rate, the exchanges in flight would take over 2.5 seconds."""
         return 0 < self._answers * _LONG_WAIT < self.exchanges * self._seconds

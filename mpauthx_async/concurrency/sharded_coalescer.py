@@ -16,14 +16,14 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class Sharded(Protocol):
-    """What a TokenStore does beside, if parts of it can fail by themselves."""
+    """Optional for a TokenStore whose shards can fail independently."""
 
     def sharding(self) -> Callable[[Iterable[Subject]], Hashable] | None:
         """What names the parts that subjects are kept on; None when the store has one part."""
 
 
 class ShardedCoalescer(Generic[Item, Result]):
-    """A Coalescer for each shard of a store, so that one that hangs holds up none of the others."""
+    """A Coalescer for each shard of a store, so that one that hangs does not delay the others."""
 
     def __init__(
         self, shard_of: Callable[[Item], Hashable], make: Callable[[], Coalescer[Item, Result]]

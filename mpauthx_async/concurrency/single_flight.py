@@ -17,10 +17,10 @@ Result = TypeVar("Result")
 
 
 class SingleFlight(Generic[Key, Result]):
-    """Does a piece of work once for all who ask for it meanwhile.
+    """Does a piece of work once for all concurrent callers.
 
-    It goes on when its callers are cancelled; when all of them have left and it fails, the log is
-    told.
+    The work continues if its callers are cancelled; if it fails when no caller is left, the
+    failure is logged.
     """
 
     def __init__(self) -> None:
@@ -58,6 +58,6 @@ class SingleFlight(Generic[Key, Result]):
             if not isinstance(error, Exception):
                 raise  # this task was cancelled, or the process is told to end
             if not anybody:
-                logger.warning("A call that was given up failed: %s", error)
+                logger.warning("A call failed after its callers had left: %s", error)
         else:
             settle(self._callers.pop(key), result)

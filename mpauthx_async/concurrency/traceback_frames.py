@@ -39,9 +39,9 @@ _CLEARED = frozenset(  # this package, and where its secrets pass
 def clear_frames(error: BaseException) -> None:
     """Clear the local variables of the frames that an exception and its causes passed.
 
-    Cleared are the frames of this package, and of the clients that it sends secrets with. The
-    application's frames stay as they are, and so does an exception that the application was
-    handling. A frame that is still running is skipped: clear again where the exception leaves it.
+    It clears the frames of this package and of the clients that carry its secrets. The
+    application's frames are left alone, and so is an exception that the application was already
+    handling. A frame that is still running is skipped: call this again once it has ended.
     """
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()

@@ -1,1 +1,1 @@
-"""The way from a code to a token."""
+"""Logging in: exchanging a code, saving the user, issuing a token."""

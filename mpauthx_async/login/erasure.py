@@ -1,4 +1,4 @@
-"""Erasure: what users withdraw from an app: their account, or parts of their profile."""
+"""Erasure: deletes users, or fields of their profiles."""
 
 from collections.abc import Collection
 

@@ -1,4 +1,4 @@
-"""Issuer: gives users their tokens, unless they are banned."""
+"""Issuer: issues tokens to users, unless they are banned."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from ..shared_parts import Parts
 from ..stores import SessionKeyStore
 from ..tokens.sealing import with_open_id
 from .device import NO_DEVICE
-from .pending_logins import Arrival, for_good
+from .pending_logins import Grant, for_successful
 
 __all__ = ["Issuer"]
 
@@ -45,53 +45,52 @@ class Issuer:
         self._ttl = settings.token_ttl_ms
         self._absolute_ttl = settings.absolute_ttl_ms
 
-    async def issue(self, arrivals: Sequence[Arrival]) -> Sequence[AuthResult | Exception]:
-        admitted = await self._admit(arrivals)
-        alone = await for_good(admitted, self._end_others)
-        return await for_good(alone, self._give_tokens)
+    async def issue(self, grants: Sequence[Grant]) -> Sequence[AuthResult | Exception]:
+        admitted = await self._admit(grants)
+        alone = await for_successful(admitted, self._end_others)
+        return await for_successful(alone, self._give_tokens)
 
-    async def _admit(self, arrivals: Sequence[Arrival]) -> "list[Arrival | Exception]":
+    async def _admit(self, grants: Sequence[Grant]) -> "list[Grant | Exception]":
         """Refuse users who are banned under any of their ids."""
-        refusals = await self._bans.refusals([arrival.user for arrival in arrivals])
-        return [refused or a for a, refused in zip(arrivals, refusals, strict=True)]
+        refusals = await self._bans.refusals([grant.user for grant in grants])
+        return [refused or a for a, refused in zip(grants, refusals, strict=True)]
 
-    async def _end_others(self, arrivals: Sequence[Arrival]) -> "Sequence[Arrival | Exception]":
+    async def _end_others(self, grants: Sequence[Grant]) -> "Sequence[Grant | Exception]":
         """End the sessions under the other ids of users who refresh: that leaves one token."""
-        if all(arrival.login for arrival in arrivals):
-            return arrivals
-        return await asyncio.gather(*map(self._end_other, arrivals))
+        if all(grant.login for grant in grants):
+            return grants
+        return await asyncio.gather(*map(self._end_other, grants))
 
-    async def _end_other(self, arrival: "Arrival") -> "Arrival | Exception":
-        if arrival.login is not None:
-            return arrival
+    async def _end_other(self, grant: "Grant") -> "Grant | Exception":
+        if grant.login is not None:
+            return grant
         try:
-            for user_id in arrival.user.ids[1:]:
+            for user_id in grant.user.ids[1:]:
                 ended = await self._tokens.revoke_subject(Subject(self._sku, user_id))
                 if ended:
                     self._events.emit(Revoked(self._sku, user_id, None, ended))
         except MPAuthXError as error:
             return error
-        return arrival
+        return grant
 
-    async def _give_tokens(self, arrivals: Sequence[Arrival]) -> list[AuthResult | Exception]:
-        sessions = await answers_of(self._tokens.issue([self._new_session(a) for a in arrivals]))
+    async def _give_tokens(self, grants: Sequence[Grant]) -> list[AuthResult | Exception]:
+        sessions = await answers_of(self._tokens.issue([self._new_session(a) for a in grants]))
         results = [
-            self._result(arrival, session)
-            for arrival, session in zip(arrivals, sessions, strict=True)
+            self._result(grant, session) for grant, session in zip(grants, sessions, strict=True)
         ]
         if self._policy.shared_token and isinstance(self._tokens, SessionKeyStore):
             keep = partial(self._keep_session_key, self._tokens)
-            return list(await asyncio.gather(*map(keep, arrivals, results)))
+            return list(await asyncio.gather(*map(keep, grants, results)))
         return results
 
-    def _new_session(self, arrival: "Arrival") -> NewSession:
-        user_id, open_id = arrival.user.id, arrival.user.open_id
-        sealed_key, login = arrival.sealed_key, arrival.login
+    def _new_session(self, grant: "Grant") -> NewSession:
+        user_id, open_id = grant.user.id, grant.user.open_id
+        sealed_key, login = grant.sealed_key, grant.login
         if sealed_key is not None:
             sealed_key = with_open_id(sealed_key, open_id, user_id)
         device, kind = NO_DEVICE if login is None else login.device
         return NewSession(
-            SessionRef(self._sku, user_id, arrival.nonce),
+            SessionRef(self._sku, user_id, grant.nonce),
             self._ttl,
             _SOLE if login is None else self._policy,
             sealed_key,
@@ -101,7 +100,7 @@ class Issuer:
         )
 
     def _result(
-        self, arrival: "Arrival", session: Session | Ban | StoreError
+        self, grant: "Grant", session: Session | Ban | StoreError
     ) -> AuthResult | Exception:
         if isinstance(session, StoreError):
             return session
@@ -109,21 +108,21 @@ class Issuer:
             return BannedError(session.user_id, session.reason, session.until)
         for ref in session.replaced:
             self._events.emit(Replaced(ref, session))
-        if arrival.login is None:
+        if grant.login is None:
             self._events.emit(Refreshed(session))
-        token = self._signer.mint(arrival.user.id, session.ref.nonce, session.ref.generation)
-        return AuthResult(1, "OK", token, arrival.user, session, arrival.is_new)
+        token = self._signer.mint(grant.user.id, session.ref.nonce, session.ref.generation)
+        return AuthResult(1, "OK", token, grant.user, session, grant.is_new)
 
     async def _keep_session_key(
-        self, store: SessionKeyStore, arrival: "Arrival", result: AuthResult | Exception
+        self, store: SessionKeyStore, grant: "Grant", result: AuthResult | Exception
     ) -> AuthResult | Exception:
         """Give a session that lived already the session key of a login that shares it."""
-        exchanged = arrival.login and arrival.login.exchanged
+        exchanged = grant.login and grant.login.exchanged
         if (
             isinstance(result, AuthResult)
-            and result.session.ref.nonce != arrival.nonce
+            and result.session.ref.nonce != grant.nonce
             and isinstance(exchanged, CodeSession)
-            and arrival.sealed_key is not None
+            and grant.sealed_key is not None
         ):
             try:
                 await replace_session_key(self._sealer, store, result.session.ref, exchanged)

@@ -1,4 +1,4 @@
-"""What is on its way to a token: a login, a refresh, and the user whom either leads to."""
+"""Logins and refreshes in progress, and the users to whom they will issue tokens."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from ..errors import StoreError
 from ..models import AuthResult, CodeSession, User, is_user_id
 from .device import Device
 
-__all__ = ["Arrival", "Login", "Refresh", "completed", "for_good", "key_to_seal"]
+__all__ = ["Grant", "Login", "Refresh", "completed", "for_successful", "key_to_seal"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 class Login:
     """A login under way, which others may have joined. No two are equal.
 
-    It has no repr: in its debug mode asyncio logs that, and it would hold what the client sent.
+    It has no repr: asyncio logs reprs in debug mode, and this one would contain the client's data.
     """
 
     callers: "list[asyncio.Future[AuthResult]]"
@@ -40,8 +40,8 @@ class Login:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Arrival:
-    """A user who is about to get a token: by a login, or else by a refresh."""
+class Grant:
+    """A user to issue a token to, for a login or a refresh."""
 
     user: User
     nonce: str
@@ -53,20 +53,20 @@ class Arrival:
 
 @dataclass(slots=True, eq=False)
 class Refresh:
-    """A refresh that was asked for. No two are equal: each is answered for itself.
+    """A requested refresh. No two are equal: each gets its own answer.
 
     Attributes:
-        is_over: whether its caller was told an outcome.
+        is_over: whether its caller got an outcome.
     """
 
     user_id: str
     is_over: bool = False
 
 
-async def for_good(
+async def for_successful(
     items: Sequence[Item | Exception], step: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]
 ) -> list[Result | Exception]:
-    """Take a step with the items that have not failed; those that have keep their places."""
+    """Run a step for the items that have not failed; failures keep their places."""
     good = [item for item in items if not isinstance(item, Exception)]
     results = iter(await step(good) if good else ())
     return [item if isinstance(item, Exception) else next(results) for item in items]
@@ -78,12 +78,12 @@ def key_to_seal(login: Login) -> tuple[str, str]:
     return exchanged.open_id, exchanged.session_key if isinstance(exchanged, CodeSession) else ""
 
 
-def completed(arrival: Arrival, stored: User | StoreError | None) -> Arrival | StoreError:
-    """The arrival of a known user, with their stored profile."""
+def completed(grant: Grant, stored: User | StoreError | None) -> Grant | StoreError:
+    """The grant of a known user, with their stored profile."""
     if isinstance(stored, StoreError):
         return stored
-    arrival.user = _as_stored(arrival.user, stored)
-    return arrival
+    grant.user = _as_stored(grant.user, stored)
+    return grant
 
 
 def _as_stored(user: User, stored: User | None) -> User:

@@ -1,7 +1,7 @@
-"""Logins: the way from an exchanged code to a token, for many at once.
+"""Logins: exchanges codes and issues tokens, in batches.
 
-A login waits for its turn, exchanges its code, and then goes on in a batch with all others that
-have come as far: decrypt (executor), save the users, refuse the banned, issue the tokens.
+A login waits for its turn, exchanges its code, and then joins the next batch: decrypt (in the
+executor), save the users, refuse banned users, issue the tokens.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from ..tokens.format import new_nonce
 from ..wechat.userdata import decrypt_user_data
 from .device import NO_DEVICE, Device
 from .issuing import Issuer
-from .pending_logins import Arrival, Login, Refresh, for_good, key_to_seal
+from .pending_logins import Grant, Login, Refresh, for_successful, key_to_seal
 from .queue import LoginQueue
 from .saving import Saver
 
@@ -80,9 +80,7 @@ class Logins:
             max_waiting=settings.max_waiting_logins,
             timeout=settings.login_timeout,
             begin=self._begin,
-            expire=partial(
-                self._overload, reason="The login could not begin within login_timeout."
-            ),
+            expire=partial(self._reject, reason="The login could not begin within login_timeout."),
         )
         self._issues = self._sharded_issues()
         wait = longest_wait(users) if self._issues else longest_wait(users, tokens)
@@ -129,8 +127,7 @@ class Logins:
         Returns:
             The login, and this caller's future of its result.
         """
-        # Of texts alone: thousands may wait, and what refers to nothing is no work for the garbage
-        # collector.
+        # A tuple of texts: the garbage collector stops tracking those, and thousands may wait.
         key = (on_web, code, encrypted_data, iv, max_age, device.name, device.kind)
         caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
         login = self._under_way.get(key)
@@ -140,7 +137,7 @@ class Logins:
         login = Login([caller], key, exchange, code, encrypted_data, iv, max_age, device, has_code)
         self._under_way[key] = login
         if not self._waiting.add(login):
-            self._overload(login, "max_waiting_logins are waiting already.")
+            self._reject(login, "max_waiting_logins are waiting already.")
         return login, caller
 
     async def log_in_as(
@@ -152,7 +149,7 @@ class Logins:
         on_web: bool = False,
         has_code: bool = True,
     ) -> AuthResult:
-        """Log a user in whom `identify` returns; the arguments are those of `log_in`."""
+        """Log in the user that `identify` returns; the arguments are those of `log_in`."""
         login, caller = self.log_in(identify, code, device=device, on_web=on_web, has_code=has_code)
         try:
             return await caller
@@ -169,7 +166,7 @@ class Logins:
             self._give_up_unheard(caller)
 
     async def refresh(self, user_id: str) -> AuthResult:
-        """Give a known user a token that ends all their others."""
+        """Issue a token to a known user, and end all their others."""
         caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
         refresh = Refresh(user_id)
         answer = self._refreshes.submit(refresh)
@@ -181,9 +178,9 @@ class Logins:
             raise
 
     async def settled(self) -> None:
-        """Return when the logins and refreshes whose users may be stored already have ended."""
-        await self._exchanged.landed()
-        await self._refreshes.landed()
+        """Wait for the logins and refreshes in progress that may have stored their users."""
+        await self._exchanged.wait_in_flight()
+        await self._refreshes.wait_in_flight()
         if self._issuing:
             await asyncio.wait(set(self._issuing))
 
@@ -224,11 +221,11 @@ class Logins:
         self.at_wechat += 1
         login.exchange_task = asyncio.create_task(self._exchange_for(login), context=login.context)
 
-    def _overload(self, login: "Login", reason: str) -> None:
-        """Tell the callers of a login that it does not begin."""
+    def _reject(self, login: "Login", reason: str) -> None:
+        """Reject a login that cannot begin."""
         del self._under_way[login.key]
         error = OverloadedError(
-            f"{reason} Nothing was done and no code was used: the client can send it again, a code "
+            f"{reason} Nothing was done, and the code was not used: the client can send it again "
             "within five minutes of wx.login."
         )
         settle(login.callers, error)
@@ -241,7 +238,7 @@ class Logins:
             self._give_up(outcome)
 
     async def _exchange_for(self, login: "Login") -> None:
-        without_call()  # that of its first caller, who may leave
+        without_call()  # else it would be part of its first caller's call
         try:
             with one_call():
                 login.exchanged = await login.exchange(login.code)
@@ -252,7 +249,7 @@ class Logins:
             if not isinstance(error, Exception):
                 raise  # this task was cancelled, or the process is told to end
         else:
-            login.exchange_task = None  # let go of it now, for it may be long until the end
+            login.exchange_task = None  # drop the reference now, because the login may take long
             answer.add_done_callback(partial(self._end_with, login), context=login.context)
             self._exchange_ended()
 
@@ -262,7 +259,7 @@ class Logins:
 
     def _end_with(self, login: "Login", answer: "asyncio.Future[Any]") -> None:
         outcome = _outcome_of(answer)
-        if isinstance(outcome, asyncio.Future):  # its shard of the store is to answer yet
+        if isinstance(outcome, asyncio.Future):  # its shard of the store has not answered yet
             outcome.add_done_callback(partial(self._end_with, login), context=login.context)
             return
         if login.has_code and isinstance(outcome, MPAuthXError):
@@ -309,7 +306,7 @@ class Logins:
         return was_heard
 
     def _give_up(self, outcome: AuthResult | BaseException) -> None:
-        """Take back a token that nobody got, or tell the log of a failure that nobody heard of."""
+        """Revoke a token, or log a failure, that no caller is left to receive."""
         if isinstance(outcome, AuthResult):
             if self._policy.shared_token:
                 return  # it may be another login's too
@@ -318,14 +315,18 @@ class Logins:
             withdrawal.add_done_callback(self._withdrawals.discard)
         elif not isinstance(outcome, asyncio.CancelledError):
             unknown = None if isinstance(outcome, MPAuthXError) else outcome
-            logger.warning("A call that was given up failed: %s", outcome, exc_info=unknown)
+            logger.warning(
+                "A login or refresh failed after its callers had left: %s",
+                outcome,
+                exc_info=unknown,
+            )
 
     async def _withdraw(self, ref: SessionRef) -> None:
         try:
             with self._events.store_failures("revoke"):
                 await self._tokens.revoke([ref])
         except MPAuthXError as error:
-            logger.warning("The token of a call that was given up stays until it ends: %s", error)
+            logger.warning("A token that no caller received could not be revoked: %s", error)
 
     async def _finish_logins(self, logins: "Sequence[Login]") -> "Sequence[_Answer | Exception]":
         """What follows the exchange of the code, for a batch: decrypt, save, give tokens."""
@@ -335,10 +336,10 @@ class Logins:
             # and several times as long while it is busy: both contend for the GIL.
             with self._waiting.paused():
                 await asyncio.sleep(0)  # what has begun in this tick can send its request first
-                arrivals = await asyncio.get_running_loop().run_in_executor(
-                    self._connections.executor, self._read, logins, now
+                grants = await asyncio.get_running_loop().run_in_executor(
+                    self._connections.executor, self._decrypt_and_seal, logins, now
                 )
-            results = await self._issue_all(await self._saver.save(arrivals))
+            results = await self._issue_all(await self._saver.save(grants))
         self._give_up_late(logins, results)
         return results
 
@@ -361,7 +362,7 @@ class Logins:
             found = await answers_of(self._users.get([refresh.user_id for refresh in refreshes]))
             results = await self._issue_all(
                 [
-                    Arrival(user, new_nonce(), None, refresh=refresh)
+                    Grant(user, new_nonce(), None, refresh=refresh)
                     if isinstance(user, User)
                     else user
                     or UserNotFoundError("No user with this id has logged in: authorize first.")
@@ -372,29 +373,29 @@ class Logins:
         return results
 
     async def _issue_all(
-        self, arrivals: "Sequence[Arrival | Exception]"
+        self, grants: "Sequence[Grant | Exception]"
     ) -> "Sequence[_Answer | Exception]":
         """Give tokens; to the users on each shard of the store in batches of their own."""
         if self._issues is None:
-            return await for_good(arrivals, self._issuer.issue)
+            return await for_successful(grants, self._issuer.issue)
         answers: list[_Answer | Exception] = []
-        for arrival in arrivals:
-            if isinstance(arrival, Exception):
-                answers.append(arrival)
+        for grant in grants:
+            if isinstance(grant, Exception):
+                answers.append(grant)
                 continue
-            answer = self._issues.submit(arrival)
+            answer = self._issues.submit(grant)
             self._issuing.add(answer)
             answer.add_done_callback(self._issuing.discard)
             answer.add_done_callback(_outcome_of)  # or asyncio logs one that comes too late
             answers.append(answer)
         return answers
 
-    def _sharded_issues(self) -> "ShardedCoalescer[Arrival, AuthResult] | None":
+    def _sharded_issues(self) -> "ShardedCoalescer[Grant, AuthResult] | None":
         shard_of = sharding_of(self._tokens)
         if shard_of is None:
             return None
         return ShardedCoalescer(
-            lambda arrival: shard_of(self._bans.subjects_of(arrival.user)),
+            lambda grant: shard_of(self._bans.subjects_of(grant.user)),
             lambda: Coalescer(
                 self._events.watched("login", self._issue_on_shard),
                 max_batch=_MAX_BATCH,
@@ -403,29 +404,27 @@ class Logins:
             ),
         )
 
-    async def _issue_on_shard(
-        self, arrivals: "Sequence[Arrival]"
-    ) -> Sequence[AuthResult | Exception]:
+    async def _issue_on_shard(self, grants: "Sequence[Grant]") -> Sequence[AuthResult | Exception]:
         with one_call():
-            results = await self._issuer.issue(arrivals)
-        self._give_up_late([arrival.login or arrival.refresh for arrival in arrivals], results)
+            results = await self._issuer.issue(grants)
+        self._give_up_late([grant.login or grant.refresh for grant in grants], results)
         return results
 
-    def _read(self, logins: "Sequence[Login]", now: int) -> "list[Arrival | Exception]":
-        """Make the users of logins, decrypting what the clients sent; and seal the session keys."""
+    def _decrypt_and_seal(self, logins: "Sequence[Login]", now: int) -> "list[Grant | Exception]":
+        """Decrypt what the clients sent, build their users, and seal the session keys."""
         nonces = [new_nonce() for _ in logins]
         sealed_keys = self._sealer.seal(
             [(nonce, *key_to_seal(login)) for nonce, login in zip(nonces, logins, strict=True)]
         )
-        arrivals: list[Arrival | Exception] = []
+        grants: list[Grant | Exception] = []
         for login, nonce, sealed_key in zip(logins, nonces, sealed_keys, strict=True):
             try:
                 user = self._user(login, now)
             except MPAuthXError as error:
-                arrivals.append(error)
+                grants.append(error)
             else:
-                arrivals.append(Arrival(user, nonce, sealed_key, login))
-        return arrivals
+                grants.append(Grant(user, nonce, sealed_key, login))
+        return grants
 
     def _user(self, login: "Login", now: int) -> User:
         session, encrypted_data, iv = login.exchanged, login.encrypted_data, login.iv

@@ -7,7 +7,7 @@ from ..errors import StoreError
 from ..events import UserLinked
 from ..models import User
 from ..shared_parts import Parts
-from .pending_logins import Arrival, completed, for_good
+from .pending_logins import Grant, completed, for_successful
 
 __all__ = ["Saver"]
 
@@ -20,35 +20,33 @@ class Saver:
         self._users = parts.users
         self._events = parts.events
 
-    async def save(self, arrivals: Sequence[Arrival | Exception]) -> list[Arrival | Exception]:
+    async def save(self, grants: Sequence[Grant | Exception]) -> list[Grant | Exception]:
         """Save the users and mark the new ones; those who are known get their stored profiles."""
-        return await for_good(await for_good(arrivals, self._save), self._complete)
+        return await for_successful(await for_successful(grants, self._save), self._complete)
 
-    async def _save(self, arrivals: Sequence[Arrival]) -> list[Arrival | Exception]:
-        earlier_ids = await self._earlier_ids(arrivals) if self._events.has_listeners else {}
-        answers = await answers_of(self._users.save([arrival.user for arrival in arrivals]))
-        saved: list[Arrival | Exception] = []
-        for arrival, is_new in zip(arrivals, answers, strict=True):
+    async def _save(self, grants: Sequence[Grant]) -> list[Grant | Exception]:
+        earlier_ids = await self._earlier_ids(grants) if self._events.has_listeners else {}
+        answers = await answers_of(self._users.save([grant.user for grant in grants]))
+        saved: list[Grant | Exception] = []
+        for grant, is_new in zip(grants, answers, strict=True):
             if isinstance(is_new, StoreError):
                 saved.append(is_new)
                 continue
-            arrival.is_new = is_new
-            saved.append(arrival)
-            for old_id in earlier_ids.pop(arrival.user.id, ()):
-                self._events.emit(UserLinked(self._sku, old_id, arrival.user.id))
+            grant.is_new = is_new
+            saved.append(grant)
+            for old_id in earlier_ids.pop(grant.user.id, ()):
+                self._events.emit(UserLinked(self._sku, old_id, grant.user.id))
         return saved
 
-    async def _complete(self, arrivals: Sequence[Arrival]) -> list[Arrival | Exception]:
+    async def _complete(self, grants: Sequence[Grant]) -> list[Grant | Exception]:
         """Give known users their stored profiles, under this app's openIds."""
-        known = [arrival.user.id for arrival in arrivals if not arrival.is_new]
+        known = [grant.user.id for grant in grants if not grant.is_new]
         found = iter(await answers_of(self._users.get(known)) if known else ())
-        return [
-            arrival if arrival.is_new else completed(arrival, next(found)) for arrival in arrivals
-        ]
+        return [grant if grant.is_new else completed(grant, next(found)) for grant in grants]
 
-    async def _earlier_ids(self, arrivals: Sequence[Arrival]) -> dict[str, list[str]]:
+    async def _earlier_ids(self, grants: Sequence[Grant]) -> dict[str, list[str]]:
         """The ids that users had before WeChat gave them a unionId, by that unionId."""
-        new_ids = {a.user.open_id: a.user.union_id for a in arrivals if a.user.union_id}
+        new_ids = {a.user.open_id: a.user.union_id for a in grants if a.user.union_id}
         known = await answers_of(self._users.get(list(new_ids))) if new_ids else []
         earlier_ids: dict[str, list[str]] = {}
         for user, new_id in zip(known, new_ids.values(), strict=True):

@@ -28,7 +28,7 @@ class WebLogins:
         """Log a user in; raises ConfigurationError if the service has no web logins."""
         web = self._web
         if web is None:
-            raise no_records("authorize_web needs `web`, or")
+            raise no_records("Without `web`, authorize_web needs")
 
         async def identify(code: str) -> User:
             found = await web.identify(code)

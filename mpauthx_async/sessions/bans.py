@@ -27,10 +27,11 @@ class Bans:
     """Bans users, and refuses the logins of banned users.
 
     The token store bans single ids and begins no session under a banned one. A user may have
-    several ids, so a login reads the bans of all of them, and a ban of one is copied to the others:
-    before the user store forgets that they are linked, for as long as it lasts; and by a login,
-    because another one may have begun before the ids were linked. That copy lasts a minute, because
-    a login at the same time may take it for a ban and copy it, even if the ban was lifted.
+    several ids, so a login reads the bans of all of them, and a ban of one id is copied to the
+    others: until the ban ends, before the user store forgets that the ids are linked; and for one
+    minute, by each refused login, because another login may have begun before the ids were
+    linked. The latter is short because a concurrent login may copy it again after the ban is
+    lifted.
     """
 
     def __init__(self, parts: Parts, linked_ids: LinkedIds) -> None:
@@ -49,9 +50,9 @@ class Bans:
             with self._events.store_failures("ban"):
                 return await self._tokens.ban(subject, reason=reason, ttl=ttl)
 
-        # A login saves its user first, which may link another id, and reads the bans of all ids
-        # then. Here the ids are read again after the bans are written. So of a login at the same
-        # time either that login finds a ban, or its new id is found and banned here.
+        # A concurrent login first saves its user, which may link another id, and then reads the
+        # bans of all ids. `for_each` reads the ids again after it has written the bans. So either
+        # the login finds a ban, or its new id is found and banned here.
         ended = sum(await self._linked_ids.for_each(user_id, ban_one))
         now = self._now_ms()
         until = None if ttl is None else now + ttl

@@ -20,7 +20,7 @@ _MAX_ROTATED_MS = 90 * 86_400_000  # from the login of a session that is rotated
 
 
 class Rotations:
-    """Rotates tokens, and ends a session when a token that was rotated away is used."""
+    """Rotates tokens, and ends a session when one of its rotated tokens is reused."""
 
     def __init__(self, parts: Parts) -> None:
         settings, events = parts.settings, parts.events
@@ -54,7 +54,7 @@ class Rotations:
         return await self._rotations.submit(ref)
 
     async def end_reused(self, ref: SessionRef) -> bool:
-        """End the session of a token that was rotated away; False within `rotation_grace`."""
+        """End the session of a reused token; False within `rotation_grace`."""
         return await self._reuses.submit(ref)
 
     async def _rotate_all(self, refs: Sequence[SessionRef]) -> list[AuthResult | Exception]:
@@ -97,7 +97,7 @@ class Rotations:
         ended = await answers_of(self._tokens.end_reused(refs))
         for ref, is_over in zip(refs, ended, strict=True):
             if is_over and not isinstance(is_over, StoreError):
-                logger.warning("A token that had been rotated away was used: its session is over.")
+                logger.warning("A rotated token was used again: its session was ended.")
                 self._events.emit(TokenReuseDetected(ref))
         return ended
 

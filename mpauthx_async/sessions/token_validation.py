@@ -29,16 +29,16 @@ _RENEWAL_INTERVAL = 0.1  # of token_ttl
 class TokenValidator:
     """Decides whether tokens are valid.
 
-    A caller asks `known`, then `verify`, then `look_up`, and stops at the first that decides. The
-    first two are functions of others where nothing has to be counted, because they are so frequent.
+    A caller tries `known`, then `verify`, then `look_up`, and stops at the first that decides. The
+    first two are the hot path: without listeners they are methods of the near cache and the signer.
 
     Args:
         parts: what the service shares.
         end_reused: ends a session whose rotated token is used; returns whether that is reuse.
 
     Attributes:
-        known: tells from memory, in any event loop, whose a valid token is. Its None decides
-            nothing; None in its place stands for a function that always returns None.
+        known: returns the Identity of a token in the near cache, and None for any other token,
+            which may still be valid. It is itself None if there is no near cache.
         verify: reads the session of a token; None if the token is malformed or forged.
     """
 
@@ -87,7 +87,7 @@ class TokenValidator:
     async def end_if_reused(
         self, ref: SessionRef, status: TokenStatus, begun_at: float
     ) -> TokenStatus:
-        """End a session whose token was rotated away and is now used; returns the final status.
+        """End a session whose rotated token is reused; returns the final status.
 
         The call began at `begun_at`, by `time.monotonic()`.
 
@@ -141,7 +141,7 @@ class TokenValidator:
         self._choose_fastest()
 
     def _choose_fastest(self) -> None:
-        """Ask near cache and signer alone, unless that is to be counted or renews a session."""
+        """Bind `known` and `verify` directly, unless uses are counted or renew sessions."""
         has_listeners = self._events.has_listeners
         self.verify = self._verify_and_count if has_listeners else self._signer.verify
         if self._near is None:
@@ -194,7 +194,7 @@ class TokenValidator:
         return statuses
 
     async def _ends(self, refs: Sequence[SessionRef]) -> Sequence[int | StoreError | None]:
-        """Ask the store when sessions end, or ended for what."""
+        """Ask the store when sessions end, or why they ended."""
         events = self._events
         if not events.has_listeners:
             with only_store_errors():
@@ -270,11 +270,11 @@ def invalid_token(status: TokenStatus) -> InvalidTokenError:
 
 
 _ADVICE = {
-    TokenStatus.unknown: "This token is not valid here, or no longer: log in again.",
+    TokenStatus.unknown: "This token is not valid, or no longer valid: log in again.",
     TokenStatus.replaced: "This token was replaced by a newer login: log in again to go on here.",
     TokenStatus.revoked: "This token was revoked: log in again.",
-    TokenStatus.banned: "This token ended when its user was banned; they log in when that is over.",
+    TokenStatus.banned: "This user was banned: they can log in again when the ban has ended.",
     TokenStatus.rotated: "This token was rotated: use the one that took its place.",
     TokenStatus.reused: "A token of this session was used after it had been rotated, which is a "
-    "sign of theft: the session is over. Log in again.",
+    "sign of theft: the session was ended. Log in again.",
 }

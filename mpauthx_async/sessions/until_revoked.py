@@ -1,4 +1,4 @@
-"""UntilRevoked: a block, as of a websocket, that ends with the session of its token."""
+"""UntilRevoked: a block, such as a websocket handler, that ends when its token's session ends."""
 
 import asyncio
 import heapq
@@ -31,7 +31,7 @@ _MAX_CLOCK_STEP = 0.5  # seconds that the store's clock may move before sessions
 
 @runtime_checkable
 class PushesChanges(Protocol):
-    """What a TokenStore also does if it can push changes of sessions to a listener."""
+    """Optional for a TokenStore that can push changes of sessions to a listener."""
 
     def push_changes_to(self, listener: ChangeListener) -> ChangeFeed | None:
         """Push changes to a listener, which names the sessions to the feed that is returned.
@@ -156,7 +156,7 @@ class SessionWatch:
         if watched is None:
             watched = self._sessions[ref.nonce] = _Watched(ref)
             if self._feed is not None:
-                self._feed.wait_for(ref.nonce, self)
+                self._feed.subscribe_to(ref.nonce, self)
             # At once: the session may have changed after the token was checked.
             self._ask_at(watched, time.monotonic())
         watched.blocks.add(block)
@@ -213,7 +213,7 @@ class SessionWatch:
             self._ask_at(watched, now)
 
     def _ask_at(self, watched: _Watched, moment: float) -> None:
-        """Look a session up at a moment, by `time.monotonic()`, instead of the one before."""
+        """Reschedule the next lookup of a session, by `time.monotonic()`."""
         if watched.is_asked:
             watched.has_changed = True
             return
@@ -297,4 +297,4 @@ class SessionWatch:
     def _remove(self, watched: _Watched) -> None:
         del self._sessions[watched.ref.nonce]
         if self._feed is not None:
-            self._feed.wait_no_more(watched.ref.nonce, self)
+            self._feed.unsubscribe_from(watched.ref.nonce, self)

@@ -1,9 +1,9 @@
 """The contracts of stores, and opening a store by URL.
 
-A store's methods for sessions and users take a sequence, because concurrent calls are batched;
-those for OAuth tokens and key-value records take one item. A store that cannot answer raises
-StoreError. Each item of a batch fails alone: the `answers` of a PartialStoreError contain a
-StoreError for an item that cannot be written or read, and the answers of all others. MPAuthX turns
+A store's frequent methods for sessions and users take a sequence, because concurrent calls are
+batched; all others take one subject, user or item. A store that cannot answer raises StoreError.
+Each item of a batch fails alone: the `answers` of a PartialStoreError contain a StoreError for an
+item that cannot be written or read, and the answers of all others. MPAuthX turns
 any other exception of a store into a StoreError with that cause. A store may have
 `async def check() -> None`, which raises StoreError or ConfigurationError if it cannot serve;
 without it, `MPAuthX.check` reads from the store. `conformance` has the tests that every store must

@@ -1,4 +1,4 @@
-"""Halving: a batch in which the database refuses an item is done again without its neighbours."""
+"""Bisection: splits a batch until an item that the database refuses fails alone."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -6,7 +6,7 @@ from typing import TypeVar
 from ..errors import StoreError
 from ..store_errors import all_or_partial
 
-__all__ = ["each_or_its_refusal"]
+__all__ = ["run_bisected"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -14,12 +14,12 @@ Result = TypeVar("Result")
 _MAX_BATCH = 500
 
 
-async def each_or_its_refusal(
+async def run_bisected(
     items: Sequence[Item],
     work: Callable[[Sequence[Item]], Awaitable[Sequence[Result | StoreError]]],
     refusal_of: Callable[[Exception], StoreError | None],
 ) -> Sequence[Result]:
-    """Do work for a batch, and again for each half of it while the database refuses an item.
+    """Do work for a batch; if the database refuses an item, repeat it for each half.
 
     Args:
         items: in parts of at most 500.

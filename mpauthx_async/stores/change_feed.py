@@ -1,4 +1,4 @@
-"""ChangeFeed: tells the services on a store of the changes of the sessions that they wait for."""
+"""ChangeFeed: notifies the services on a store about changes of the sessions that they watch."""
 
 from weakref import WeakSet
 
@@ -19,17 +19,17 @@ class ChangeFeed:
         self._time: tuple[float, float] | None = None  # as last told, while it is open
 
     def subscribe(self, listener: ChangeListener) -> None:
-        """Tell a listener whether changes are reported, and of what may change any session."""
+        """Notify a listener when the feed opens or shuts, and when any session may have changed."""
         self._listeners.add(listener)
         if self._time is not None:
             listener.open(*self._time)
 
-    def wait_for(self, nonce: str, listener: ChangeListener) -> None:
-        """Tell a listener also of the changes of one session."""
+    def subscribe_to(self, nonce: str, listener: ChangeListener) -> None:
+        """Also notify a listener about changes of one session."""
         self._waiting[nonce] = (*self._waiting.get(nonce, ()), listener)
 
-    def wait_no_more(self, nonce: str, listener: ChangeListener) -> None:
-        """Do not tell it of that session any longer."""
+    def unsubscribe_from(self, nonce: str, listener: ChangeListener) -> None:
+        """Stop notifying a listener about one session."""
         others = tuple(one for one in self._waiting.get(nonce, ()) if one is not listener)
         if others:
             self._waiting[nonce] = others

@@ -46,7 +46,7 @@ async def expiring_lock(
     while not await acquire():
         if loop.time() > deadline:
             raise StoreError(
-                "Another process holds a lock in the store for too long. Check that none hangs."
+                "Another process has held a lock in the store too long. Check for one that hangs."
             )
         await asyncio.sleep(random.uniform(0, poll))  # noqa: S311 (jitter, no secret)
     try:

@@ -1,4 +1,4 @@
-"""LinkedUsers: the rows and ids of a user database that belong to one person.
+"""LinkedUsers: the rows and ids of a user database that belong to one user.
 
 Rows of the user table are never merged, because the application's foreign keys refer to them. The
 table mpauthx_link keeps what the rows do not hold, in one row for each id:
@@ -40,13 +40,13 @@ class LinkedUsersTable(Protocol):
 
     @property
     def has_union_id(self) -> bool:
-        """Whether there is a column for the unionId. If not, that of the openId has the user id."""
+        """Whether there is a unionId column. If not, the openId column holds the user id."""
 
     @property
     def links_all_ids(self) -> bool:
-        """Whether all ids of a saved person get a link, also those that the rows tell.
+        """Whether all ids of a saved user get a link, even those that are in the rows.
 
-        Then of two processes that add one person at once, one meets the other's link.
+        Then, if two processes add one user at once, one of them violates the links' primary key.
         """
 
     def as_stored(self, user: User) -> User:
@@ -62,13 +62,13 @@ class Changes:
 
     Attributes:
         inserted: the users who get a row.
-        updated: rows, each with the user as it is to be.
+        updated: rows, each with the user to write to it.
         deleted: rows to delete.
         new_links: the links of ids that have no link.
         changed_links: the links in place of those of the same ids.
         deleted_links: the ids whose links to delete.
-        only_adds: whether all that is written is of persons who were unknown. If their ids get
-            links, such changes meet those of a faster process, so nothing needs to be locked.
+        only_adds: whether all changes are about users who were unknown. Then no lock is needed if
+            all their ids get links: those of a faster process violate the primary key.
     """
 
     inserted: Sequence[User] = ()
@@ -237,7 +237,7 @@ class LinkedUsers:
         Args:
             user_id: any id of the person.
             app_ids: the apps.
-            erased: ids of the person that are erased already: what has them now is theirs.
+            erased: ids of the user that are erased already; whatever has them now is erased, too.
         """
         person = self._find(user_id)
         if erased:

@@ -16,7 +16,7 @@ MAX_SILENCE_SECONDS = 1.5  # for which a cache is trusted after its store was la
 
 
 class ChangeListener(Protocol):
-    """What is told of the changes of sessions in a store.
+    """Receives notifications about changes of sessions in a store.
 
     Times of the store are Unix seconds by its clock; `at` is when it was asked for that, by
     `time.monotonic()`.
@@ -40,7 +40,7 @@ class ChangeListener(Protocol):
 
 @runtime_checkable
 class NearCaching(Protocol):
-    """What a TokenStore also does if it can keep near caches current."""
+    """Optional for a TokenStore that can keep near caches current."""
 
     def open_near_cache(self) -> "NearCache | None":
         """Open a near cache for one service; None if this store is configured without."""
@@ -59,7 +59,7 @@ class SharedNearCache:
 
     Args:
         size: how many tokens to remember; the least recently used are dropped first.
-        clock: returns the time in seconds from any start; it must not be set back.
+        clock: a monotonic clock, in seconds.
 
     Attributes:
         is_open: whether changes are reported.
@@ -138,7 +138,7 @@ class NearCache:
         shared: what the services on the store share.
 
     Attributes:
-        shared: likewise.
+        shared: as given.
         kept: for each token, when it ends by the store's clock, in seconds, and whose it is.
             `shared` empties it.
     """
@@ -159,7 +159,7 @@ class NearCache:
         return self.shared.is_open and self._clock() < self.shared.trusted_until
 
     def known(self, token: Any) -> Identity | None:
-        """Whose a token is that is known to be valid; None for all others. The hottest path.
+        """The Identity of a token in the cache; None for any other. The hottest path.
 
         Args:
             token: of any type.
@@ -208,5 +208,5 @@ class NearCache:
             shared.forget(nonce_of(next(iter(shared._owners))))
 
     def close(self) -> None:
-        """Know nothing, because the service is closed; its tokens leave `shared` as unused ones."""
+        """Forget all tokens, because the service is closed; `shared` drops them as unused ones."""
         self.kept = {}

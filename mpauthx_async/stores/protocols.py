@@ -1,4 +1,4 @@
-"""What stores have to do, and what they may do beside."""
+"""The protocols of stores: required and optional."""
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -333,7 +333,7 @@ class KeyValueStore(Protocol):
 
 @runtime_checkable
 class Checkable(Protocol):
-    """What a store does beside, if it knows better than a read whether it can serve."""
+    """Optional: a store's own check of whether it can serve, in place of a trial read."""
 
     async def check(self) -> None:
         """Check that the store can serve.

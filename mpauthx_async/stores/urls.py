@@ -113,7 +113,7 @@ def _without_option(url: str, name: str) -> tuple[str, str | None]:
     options = query.split("&") if mark else []
     values = [option.partition("=")[2] for option in options if option.startswith(f"{name}=")]
     if len(values) > 1:
-        raise ConfigurationError(f"{name} comes twice in the URL.")
+        raise ConfigurationError(f"{name} appears twice in the URL.")
     others = "&".join(option for option in options if not option.startswith(f"{name}="))
     return base + (f"?{others}" if others else ""), values[-1] if values else None
 

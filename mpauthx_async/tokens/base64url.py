@@ -11,12 +11,12 @@ _LAST_CHARACTERS = {2: frozenset("AQgw"), 3: frozenset("AEIMQUYcgkosw048")}
 
 
 def encode(raw: bytes) -> str:
-    """Encode bytes."""
+    """Encode bytes as base64url without padding."""
     return b2a_base64(raw, newline=False).translate(_TO_URL_SAFE, b"=").decode()
 
 
 def decode(text: str) -> bytes | None:
-    """Decode text.
+    """Decode base64url without padding, in its canonical form only.
 
     Returns:
         The bytes; None if text is not exactly what `encode` returns for them.

@@ -4,7 +4,7 @@ A token is `openId|sku|session`. Its session is the unpadded base64url of a 12-b
 4-byte generation and a 16-byte keyed BLAKE2b MAC over everything before it. The nonce names the
 session. The generation counts how often its token was rotated, so an earlier token that is used
 again is recognised without remembering each. The stores keep the nonce and the generation but not
-the MAC: what they hold is no usable token, and a forged token is refused without asking them.
+the MAC: they hold no usable tokens, and a forged token is refused without asking them.
 """
 
 import re
@@ -33,9 +33,9 @@ _SKU_FORMAT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NONCE_BYTES = 12
 _GENERATION_BYTES = 4
 _SIGNED_BYTES = _NONCE_BYTES + _GENERATION_BYTES
-_NONCE = 16  # characters
-_SESSION = -(-(_SIGNED_BYTES + MAC_BYTES) * 4 // 3)  # characters
-_MAX_TOKEN = 128 + 1 + 64 + 1 + _SESSION  # characters
+_NONCE_CHARS = 16
+_SESSION_CHARS = -(-(_SIGNED_BYTES + MAC_BYTES) * 4 // 3)
+_MAX_TOKEN = 128 + 1 + 64 + 1 + _SESSION_CHARS  # characters
 _MAX_VERIFIED = 32_768  # tokens that a signer remembers, about 450 bytes each
 
 
@@ -122,7 +122,7 @@ class TokenSigner:
     def verify(self, token: object) -> SessionRef | None:
         """Verify that this app and sku issued a token.
 
-        Never raises, and compares the MAC in constant time. The last 32,768 good tokens are
+        Never raises, and compares the MAC in constant time. Up to 32,768 verified tokens are
         remembered, so their MACs are not computed again.
 
         Returns:
@@ -137,10 +137,10 @@ class TokenSigner:
         if len(parts) != 3:
             return None
         user_id, sku, session = parts
-        if sku != self._sku or len(session) != _SESSION:
+        if sku != self._sku or len(session) != _SESSION_CHARS:
             return None
         try:
-            raw, head = decode(session), token[:-_SESSION].encode()
+            raw, head = decode(session), token[:-_SESSION_CHARS].encode()
         except UnicodeEncodeError:
             return None
         if raw is None:
@@ -151,7 +151,7 @@ class TokenSigner:
             mac.update(signed)
             if compare_digest(mac.digest(), given):
                 generation = int.from_bytes(raw[_NONCE_BYTES:_SIGNED_BYTES])
-                ref = SessionRef(self._sku, user_id, session[:_NONCE], generation)
+                ref = SessionRef(self._sku, user_id, session[:_NONCE_CHARS], generation)
                 if len(self._verified) >= _MAX_VERIFIED:
                     self._verified.clear()
                 self._verified[token] = ref
@@ -161,4 +161,4 @@ class TokenSigner:
 
 def nonce_of(token: str) -> str:
     """Read the nonce of a verified token's session."""
-    return token[-_SESSION : _NONCE - _SESSION]
+    return token[-_SESSION_CHARS : _NONCE_CHARS - _SESSION_CHARS]

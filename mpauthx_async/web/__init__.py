@@ -1,7 +1,7 @@
 """Protects endpoints, and serves the routes that clients call.
 
-What all frameworks share is in this package's own modules; `asgi`, `fastapi`, `starlette`,
-`aiohttp` and `django` are the adapters, each importable only with its framework.
+The adapters are `asgi`, `aiohttp`, `fastapi`, `starlette` and `django`; the last three need their
+framework to be installed. The other modules are what all adapters share.
 """
 
 from .oauth_routes import OAuthRoutes

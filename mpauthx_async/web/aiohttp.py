@@ -29,7 +29,7 @@ AUTH = web.AppKey("mpauthx", MPAuthX)
 _AUTHENTICATOR = web.AppKey("mpauthx_authenticator", Authenticator)
 # aiohttp before 3.14 has no RequestKey, and no warning of texts.
 _IDENTITY: Any = web.RequestKey("mpauthx", Identity) if hasattr(web, "RequestKey") else "mpauthx"
-_ASKS_BY_ITSELF = "_mpauthx_asks_by_itself"  # marks the handlers of our routes
+_AUTHENTICATES_ITSELF = "_mpauthx_asks_by_itself"  # marks the handlers of our routes
 
 
 def setup(
@@ -50,22 +50,22 @@ def setup(
     Args:
         app: the app; its sub-apps are protected as well.
         auth: the service, or a function that picks one for a request.
-        exclude: paths that want no login, such as `/about` and `GET /public/*`: see `Exclusions`.
-            They are matched against the whole path, also of an app that is itself a sub-app.
-            With `/*`, only handlers with `login_required` want one. OPTIONS wants one only for a
-            handler of all methods.
+        exclude: paths that need no login, such as `/about` and `GET /public/*`: see `Exclusions`.
+            They are matched against the whole path, even if the app is itself a sub-app. With `/*`,
+            only handlers with `login_required` need a login. OPTIONS needs one only if a handler
+            serves all methods.
         prefix: where our routes are, such as `/auth`, or empty for the root; None for no routes.
         include: more routes: "phone", "forget", an OAuthRoutes, a PushRoutes.
         cookies: whether the cookie `__Host-mpauthx` may hold the token, for web pages.
-        render: makes the body of an answer of its status code, status message and response.
+        render: builds the body from the status code, the status message and the response.
 
     Raises:
         ConfigurationError: for arguments that cannot work.
     """
     authenticator = Authenticator(auth, cookies=cookies, render=render)
     app[_AUTHENTICATOR] = authenticator
-    if authenticator.one is not None:
-        app[AUTH] = authenticator.one
+    if authenticator.fixed_service is not None:
+        app[AUTH] = authenticator.fixed_service
     app.middlewares.append(_middleware(authenticator, Exclusions(exclude)))
     app.cleanup_ctx.append(_closing)
     if prefix is not None:
@@ -97,13 +97,13 @@ def identity(request: web.Request) -> Identity:
     found: Identity | None = request.get(_IDENTITY)
     if found is None:
         raise ConfigurationError(
-            "This handler asks for the identity, but wants no login: give it @login_required."
+            "This handler uses the identity, but its path is excluded: add @login_required."
         )
     return found
 
 
 def login_required(handler: Handler) -> Handler:
-    """Decorate a handler whose path `setup` excludes, but which wants a login.
+    """Decorate a handler whose path `setup` excludes, but which needs a login.
 
     Raises:
         ConfigurationError: `setup` was not called for the app. And as `MPAuthX.authenticate`.
@@ -132,7 +132,7 @@ def _authenticated(authenticator: Authenticator, request: web.Request) -> Awaita
 def _middleware(authenticator: Authenticator, exclusions: Exclusions) -> Any:
     excludes = not exclusions.is_empty
 
-    def wants_none(request: web.Request) -> bool:
+    def is_excluded(request: web.Request) -> bool:
         raw_path = request.raw_path.partition("?")[0].encode()
         return exclusions.match(request.method, request.path, raw_path)
 
@@ -140,9 +140,9 @@ def _middleware(authenticator: Authenticator, exclusions: Exclusions) -> Any:
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if not (
-                hasattr(request.match_info.handler, _ASKS_BY_ITSELF)
+                hasattr(request.match_info.handler, _AUTHENTICATES_ITSELF)
                 or (request.method == "OPTIONS" and not _serves_all_methods(request))
-                or (excludes and wants_none(request))
+                or (excludes and is_excluded(request))
             ):
                 request[_IDENTITY] = await _authenticated(authenticator, request)
             return await handler(request)
@@ -183,7 +183,7 @@ def _handler(core: Routes, route: Route) -> Handler:
         )
         return response_of(await core.answer(route, asked))
 
-    setattr(handler, _ASKS_BY_ITSELF, True)
+    setattr(handler, _AUTHENTICATES_ITSELF, True)
     return handler
 
 
@@ -198,7 +198,7 @@ async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
         async for chunk in request.content.iter_any():
             yield chunk
     except (ConnectionError, web.RequestPayloadError):
-        raise ParameterError("The request's body broke off.") from None
+        raise ParameterError("The request's body is incomplete.") from None
 
 
 def response_of(answer: Answer) -> web.Response:

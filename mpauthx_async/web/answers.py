@@ -23,7 +23,7 @@ from .errors import CredentialsError, NoTokenError
 __all__ = ["Answer", "Render", "envelope", "message_of", "ok", "plain", "redirect", "refusal"]
 
 Render = Callable[[int, str, Any], Any]
-"""Makes the body of an answer of its status code, its status message and the response."""
+"""Builds the body of an answer from its status code, its status message and the response."""
 
 _NO_STORE = ("Cache-Control", "no-store")
 _JSON = ("Content-Type", "application/json")
@@ -73,7 +73,7 @@ def redirect(location: str) -> Answer:
 
 
 def refusal(error: MPAuthXError, render: Render = envelope) -> Answer:
-    """The answer that an error gets. What is not the client's doing tells it no details."""
+    """The answer to an error. If the client did not cause it, the answer has no details."""
     headers = []
     if (challenge := _challenge(error)) is not None:
         headers.append(("WWW-Authenticate", challenge))

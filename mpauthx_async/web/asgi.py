@@ -77,12 +77,12 @@ class MPAuthXMiddleware:
     Args:
         app: the app.
         auth: the service, or a function that picks one for a scope.
-        exclude: paths that want no login, such as `/about` and `GET /public/*`: see `Exclusions`.
-            They are matched behind `root_path`. OPTIONS never wants one.
+        exclude: paths that need no login, such as `/about` and `GET /public/*`: see `Exclusions`.
+            They are matched after `root_path` is removed. OPTIONS never needs a login.
         prefix: where our routes are, such as `/auth`, or empty for the root; None for no routes.
         include: more routes: "phone", "forget", an OAuthRoutes, a PushRoutes.
         cookies: whether the cookie `__Host-mpauthx` may hold the token, for web pages.
-        render: makes the body of an answer of its status code, status message and response.
+        render: builds the body from the status code, the status message and the response.
 
     Raises:
         ConfigurationError: for arguments that cannot work.
@@ -132,7 +132,7 @@ class MPAuthXMiddleware:
         else:
             await self._let_through(identity, scope, receive, send)
 
-    def wants_login(self, scope: Scope) -> bool:
+    def requires_login(self, scope: Scope) -> bool:
         """Whether a path wants a login, also where a request is not asked: OPTIONS never is."""
         return not self._excludes(method_of(scope), _route_path(scope), scope)
 
@@ -213,7 +213,7 @@ async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ParameterError("The request's body broke off.")
+            raise ParameterError("The request's body is incomplete.")
         yield message.get("body", b"")
         if not message.get("more_body"):
             return

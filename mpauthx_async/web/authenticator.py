@@ -1,4 +1,4 @@
-"""Authenticator: whose request it is, for every framework."""
+"""Authenticator: identifies the user of a request, for every framework."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -27,19 +27,19 @@ class Authenticator:
     """Authenticates requests by a service.
 
     Raises:
-        ConfigurationError: auth is neither.
+        ConfigurationError: auth is neither an MPAuthX nor a function.
     """
 
     def __init__(self, auth: Service, *, cookies: bool = False, render: Render = envelope) -> None:
         if not isinstance(auth, MPAuthX) and not callable(auth):
             raise ConfigurationError("auth must be an MPAuthX, or a function that returns one.")
-        self.one: MPAuthX | None = auth if isinstance(auth, MPAuthX) else None
+        self.fixed_service: MPAuthX | None = auth if isinstance(auth, MPAuthX) else None
         self._pick = auth
         self.cookies = cookies
         self.render = render
 
     async def identity(self, connection: object, method: str, headers: Headers) -> Identity:
-        """Tell whose request it is; this is asked first of every request.
+        """Identify the user of a request; call this before anything else.
 
         Raises:
             NoTokenError: it has no token.
@@ -47,8 +47,10 @@ class Authenticator:
             And as `MPAuthX.authenticate`.
         """
         try:
-            if self.one is not None:
-                return await self.one.authenticate(token_of(method, headers, cookies=self.cookies))
+            if self.fixed_service is not None:
+                return await self.fixed_service.authenticate(
+                    token_of(method, headers, cookies=self.cookies)
+                )
             async with self.service(connection) as auth:
                 return await auth.authenticate(token_of(method, headers, cookies=self.cookies))
         except BaseException as error:
@@ -59,14 +61,14 @@ class Authenticator:
     async def optional_identity(
         self, connection: object, method: str, headers: Headers
     ) -> Identity | None:
-        """Tell whose request it is; None if it has no token, or a cookie's is no longer valid.
+        """Identify the user; None without a token, or if a cookie's token is no longer valid.
 
         Raises as `identity`.
         """
         try:
             return await self.identity(connection, method, headers)
         except BaseException as error:
-            # A browser sends a dead cookie with every request, even if nobody asked to log in.
+            # A browser sends an expired cookie with every request, even if no login is needed.
             if isinstance(error, InvalidTokenError) and bearer_token(headers) is None:
                 return None
             del connection, headers
@@ -80,8 +82,8 @@ class Authenticator:
         Raises:
             ConfigurationError: the function returned something else.
         """
-        if self.one is not None:
-            yield self.one
+        if self.fixed_service is not None:
+            yield self.fixed_service
             return
         picked: Any = self._pick(connection)  # type: ignore[operator]
         if isawaitable(picked):
@@ -103,5 +105,5 @@ class Authenticator:
 
     async def close(self) -> None:
         """Close the service. What a function picks is closed by whoever made it."""
-        if self.one is not None:
-            await self.one.close()
+        if self.fixed_service is not None:
+            await self.fixed_service.close()

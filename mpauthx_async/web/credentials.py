@@ -29,7 +29,7 @@ WEBSOCKET = "WEBSOCKET"
 
 COOKIE = "__Host-mpauthx"
 _COOKIE_ATTRIBUTES = "Path=/; Secure; HttpOnly; SameSite=Lax"
-# The longest that browsers keep one: the session ends before, and the answer then tells why.
+# The maximum that browsers accept: the session ends earlier, and the answer then says why.
 _COOKIE_SECONDS = 34_560_000
 _COOKIE_CHARACTERS = "!#$&'()*+-./:<=>?@[]^_`{|}~"  # RFC 6265, section 4.1.1
 _BLANKS = " \t"
@@ -91,8 +91,8 @@ def is_same_origin(headers: Headers) -> bool:
     default_port = _DEFAULT_PORTS.get(scheme)
     if default_port is None or not authority:
         return False
-    # Cookies of ours are Secure, so a page whose browser sends one came over TLS, or from here. Any
-    # other was written by whoever is in between.
+    # Our cookies are Secure, so browsers send them only over TLS or to localhost. An http Origin of
+    # any other host may come from an attacker on the network.
     if scheme == "http" and not _LOOPBACK.fullmatch(authority):
         return False
     host = hosts[0].lower()
@@ -131,7 +131,7 @@ def _cookies(headers: Iterable[str], name: str) -> Iterable[str]:
     for header in headers:
         for cookie in header.split(";"):
             key, separator, value = cookie.partition("=")
-            # Only what browsers put between cookies: they keep `__Host-` from no name that begins
-            # with another blank, such as U+0085, so one of a sibling domain would become ours.
+            # Strip only spaces and tabs: browsers do not protect the `__Host-` prefix after another
+            # blank, such as U+0085, so a sibling domain could set a cookie that we take for ours.
             if separator and key.strip(_BLANKS) == name:
                 yield value.strip(_BLANKS)

@@ -25,9 +25,9 @@ __all__ = ["MPAuthXMiddleware"]
 class MPAuthXMiddleware:
     """Sets `request.mpauthx` to the Identity; None if the path is excluded from login.
 
-    Errors of this package that a view raises become answers. It stands in settings.MIDDLEWARE as
-    "mpauthx_async.web.django.MPAuthXMiddleware". Where a login is wanted it refuses OPTIONS, so
-    what answers preflight requests of browsers stands before it.
+    Errors of this package that a view raises become answers. Add it to settings.MIDDLEWARE as
+    "mpauthx_async.web.django.MPAuthXMiddleware". On paths that need a login it refuses OPTIONS, so
+    list a middleware that answers CORS preflight requests before it.
 
     Args:
         get_response: the rest of the app.
@@ -50,11 +50,11 @@ class MPAuthXMiddleware:
         outer = _outer(request)
         if outer is None:
             raise ImproperlyConfigured(
-                "Wrap the ASGI application: MPAuthXMiddleware(get_asgi_application(), auth), of "
+                "Wrap the ASGI application: MPAuthXMiddleware(get_asgi_application(), auth), from "
                 "mpauthx_async.web.asgi."
             )
         # OPTIONS is never asked for a login, and a view does for it what it does for GET.
-        if request.method == "OPTIONS" and outer.wants_login(request.scope):
+        if request.method == "OPTIONS" and outer.requires_login(request.scope):
             return _response(outer.refusal(NoTokenError("OPTIONS is not served here.")))
         request.mpauthx = request.scope["state"]["mpauthx"]
         return await self._get_response(request)

@@ -1,4 +1,4 @@
-"""Exclusions: the paths of an app that want no login."""
+"""Exclusions: the paths of an app that need no login."""
 
 import re
 from collections.abc import Iterable
@@ -14,11 +14,12 @@ _AMBIGUOUS_RAW = re.compile(rb"%(?:2f|5c|2e|25|00)", re.IGNORECASE)
 
 
 class Exclusions:
-    """Tells which requests want no login.
+    """Decides which requests need no login.
 
     A pattern is a path, and may begin with a method and end in `*`: `/login`, `GET /public/*`. It
-    matches the whole path, by case; `*` stands for at least one more character. `GET` includes
-    HEAD. A path that could be read in two ways (`//`, `..`, `%2f`, a backslash) is never excluded.
+    matches the whole path, case-sensitively; `*` stands for at least one more character. `GET`
+    includes HEAD. A path that could be read in two ways (`//`, `..`, `%2f`, a backslash) is never
+    excluded.
 
     Attributes:
         is_empty: whether there are no patterns, so that nothing needs to be asked.
@@ -31,12 +32,12 @@ class Exclusions:
         self._exact: set[tuple[str | None, str]] = set()
         self._beginnings: list[tuple[str | None, str]] = []
         if isinstance(patterns, str):
-            raise ConfigurationError('exclude must be several patterns: ("/login",).')
+            raise ConfigurationError('exclude must be a list of patterns, such as ["/login"].')
         for pattern in patterns:
             match = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) else None
             if match is None:
                 raise ConfigurationError(
-                    f'exclude has {pattern!r}: a pattern is such as "/login" or "GET /public/*".'
+                    f'exclude has {pattern!r}, not a pattern such as "/login" or "GET /public/*".'
                 )
             method, path, star = match.groups()
             if star:
@@ -46,7 +47,7 @@ class Exclusions:
         self.is_empty: bool = not self._exact and not self._beginnings
 
     def match(self, method: str, path: str, raw_path: bytes) -> bool:
-        """Whether a request wants no login.
+        """Whether a request needs no login.
 
         Args:
             method: the request's.

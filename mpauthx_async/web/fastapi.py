@@ -80,7 +80,7 @@ class MPAuthXGuard(_Guard[Identity]):
     Args:
         auth: the service, or a function that picks one for an HTTPConnection.
         cookies: whether the cookie `__Host-mpauthx` may hold the token, for web pages.
-        render: makes the body of an answer of its status code, status message and response.
+        render: builds the body from the status code, the status message and the response.
 
     Raises:
         ConfigurationError: for arguments that cannot work.
@@ -100,7 +100,7 @@ class MPAuthXGuard(_Guard[Identity]):
             await self._authenticator.close()
 
     def install(self, app: FastAPI) -> None:
-        """Make answers of this package's errors, whichever endpoint raises them."""
+        """Turn this package's errors into HTTP responses, whichever endpoint raises them."""
         app.add_exception_handler(MPAuthXError, self._refuse)  # type: ignore[arg-type]
 
     def router(
@@ -132,7 +132,7 @@ class MPAuthXGuard(_Guard[Identity]):
                 methods=[route.method],
                 name=route.name,
                 summary=route.summary,
-                dependencies=[Security(documented)] if route.wants_token else None,
+                dependencies=[Security(documented)] if route.requires_token else None,
                 response_model=model,
                 responses=_refusals(route) if model else None,
                 openapi_extra=_request(route, prefix + route.path),
@@ -221,7 +221,7 @@ def _endpoint(routes: Routes, route: Route) -> Any:
 def _refusals(route: Route) -> dict[int | str, dict[str, Any]]:
     statuses = {
         400: "The request is malformed",
-        401: "Log in again" if route.wants_token else "WeChat refused the code",
+        401: "Log in again" if route.requires_token else "WeChat refused the code",
         403: "The user is banned",
         503: "Try again later",
     }

@@ -32,7 +32,7 @@ class OAuthRoutes:
     Attributes:
         oauth: the web logins.
         redirect_uri: the public URL of `/oauth/callback`.
-        scope: `snsapi_login` for the QR code of a website, else of a page inside WeChat.
+        scope: `snsapi_login` for a website's QR code; the others are for pages inside WeChat.
 
     Raises:
         ConfigurationError: one of them cannot work.
@@ -61,7 +61,7 @@ def start_login(routes: OAuthRoutes, request: WebRequest) -> Answer:
     """Send a browser to WeChat's page, with a state that is bound to it by a cookie.
 
     Raises:
-        ParameterError: `next` is no path of this site, or is too long for a state.
+        ParameterError: `next` is not a path of this site, or is too long for a state.
     """
     path = request.query().get("next", "/")
     if not _LOCAL_PATH.fullmatch(path):
@@ -78,7 +78,7 @@ def start_login(routes: OAuthRoutes, request: WebRequest) -> Answer:
 async def finish_login(
     routes: OAuthRoutes, request: WebRequest, auth: MPAuthX, authenticator: Authenticator
 ) -> Answer:
-    """Log in whom WeChat sent back: with a cookie, or with the token in the body.
+    """Log in the user that WeChat sent back: with a cookie, or with the token in the body.
 
     Raises:
         InvalidStateError: the login did not begin in this browser, or too long ago.

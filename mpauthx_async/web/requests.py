@@ -11,9 +11,9 @@ from ..errors import ParameterError
 from .credentials import Headers
 from .errors import RequestTooLargeError, RequestTooSlowError
 
-__all__ = ["MAX_BODY", "WebRequest"]
+__all__ = ["MAX_BODY_BYTES", "WebRequest"]
 
-MAX_BODY = 65_536
+MAX_BODY_BYTES = 65_536
 """Bytes that a body may have: sealed data is at most 16,384 characters long."""
 
 _MAX_BODY_SECONDS = 10.0
@@ -26,11 +26,11 @@ class WebRequest:
 
     Attributes:
         connection: the request as its framework has it.
-        method: its method.
-        headers: its headers.
-        chunks: its body; raises ParameterError if the client ends it before its end.
+        method: the HTTP method.
+        headers: a function that returns all values of a header.
+        chunks: its body; raises ParameterError if the client ends it early.
         query_string: what stands behind the `?`, as it was sent.
-        session_id: the session that the path names; empty if it names none.
+        session_id: the session id in the path; empty if the path has no session id.
     """
 
     connection: object = field(repr=False)
@@ -53,26 +53,27 @@ class WebRequest:
         except ValueError:
             raise ParameterError("The URL has too many parameters.") from None
         if len(query := dict(pairs)) < len(pairs):
-            raise ParameterError("A parameter in the URL comes twice.")
+            raise ParameterError("A parameter appears twice in the URL.")
         return query
 
     async def body(self) -> bytes:
         """Read the body.
 
         Raises:
-            RequestTooLargeError: it is longer than MAX_BODY, or claims to be.
+            RequestTooLargeError: it is longer than MAX_BODY_BYTES, or claims to be.
             RequestTooSlowError: it did not arrive in time.
-            ParameterError: it broke off.
+            ParameterError: the client ended it early.
         """
         for length in self.headers("content-length"):
-            if not length.isdecimal() or len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
+            # A number of more digits would take int() long.
+            if not length.isdecimal() or len(length) > 9 or int(length) > MAX_BODY_BYTES:
                 raise _too_large()
         body = bytearray()
         try:
             async with timeout(_MAX_BODY_SECONDS):
                 async for chunk in self.chunks:
                     body += chunk
-                    if len(body) > MAX_BODY:
+                    if len(body) > MAX_BODY_BYTES:
                         raise _too_large()
         except TimeoutError:
             raise RequestTooSlowError("The request's body did not arrive in time.") from None
@@ -95,4 +96,4 @@ class WebRequest:
 
 
 def _too_large() -> RequestTooLargeError:
-    return RequestTooLargeError(f"The request's body is longer than {MAX_BODY:,} bytes.")
+    return RequestTooLargeError(f"The request's body is longer than {MAX_BODY_BYTES:,} bytes.")

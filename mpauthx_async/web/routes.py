@@ -51,11 +51,11 @@ class Route:
     """One of the routes.
 
     Attributes:
-        method: its method.
-        path: its path; `{session_id}` stands for one segment.
+        method: the HTTP method.
+        path: `{session_id}` stands for one segment.
         summary: what it does.
         action: answers a request by the service that it is for.
-        wants_token: whether it wants a token. The route itself asks for it.
+        requires_token: whether it needs a token. The route itself asks for it.
         body: the fields of its JSON body, by name, with whether they are required.
     """
 
@@ -63,7 +63,7 @@ class Route:
     path: str
     summary: str
     action: Callable[[WebRequest, MPAuthX], Awaitable[Answer]] = field(repr=False)
-    wants_token: bool = True
+    requires_token: bool = True
     body: tuple[tuple[str, bool], ...] = ()
 
     @property
@@ -255,10 +255,12 @@ def checked_prefix(prefix: str) -> str:
     """A prefix of the routes, as it is.
 
     Raises:
-        ConfigurationError: it is not such as `/auth`, nor empty.
+        ConfigurationError: it is neither empty nor a path such as `/auth`.
     """
     if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
-        raise ConfigurationError(f'prefix must be such as "/auth", or empty: it is {prefix!r}.')
+        raise ConfigurationError(
+            f'prefix must be empty, or a path such as "/auth": it is {prefix!r}.'
+        )
     return prefix
 
 

@@ -21,16 +21,16 @@ __all__ = ["MPAuthXBackend"]
 
 
 class MPAuthXBackend(AuthenticationBackend):
-    """Tells Starlette's AuthenticationMiddleware whose request it is.
+    """Identifies the user of a request for Starlette's AuthenticationMiddleware.
 
-    A request without a token is anonymous, so endpoints say what they want: `@requires(
-    "authenticated")`. One with a token that is not good is refused, and so is each while the store
-    cannot answer: give `on_error=backend.on_error`.
+    A request without a token is anonymous, so protect endpoints with
+    `@requires("authenticated")`. A request with an invalid token is refused, and so is every
+    request with a token while the store cannot answer: pass `on_error=backend.on_error`.
 
     Args:
         auth: the service, or a function that picks one for an HTTPConnection.
         cookies: whether the cookie `__Host-mpauthx` may hold the token, for web pages.
-        render: makes the body of a refusal of its status code, status message and response.
+        render: builds the body of a refusal from its status code, status message and response.
 
     Raises:
         ConfigurationError: for arguments that cannot work.

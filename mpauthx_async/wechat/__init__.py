@@ -1,1 +1,1 @@
-"""What is said to WeChat, and what WeChat says."""
+"""The client of WeChat's API, and the decryption and parsing of what WeChat sends."""

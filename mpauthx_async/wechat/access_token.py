@@ -12,7 +12,7 @@ from ..concurrency.in_flight import closed
 from ..concurrency.single_flight import SingleFlight
 from ..concurrency.traceback_frames import methods_clear_frames
 from ..errors import MPAuthXError, WeChatAPIError
-from ..failure_log import mending
+from ..failure_log import retrying_on
 from ..stores import KeyValueStore
 from ..stores.key_value import within_lock
 from ..tokens.sealing import RecordSealer
@@ -191,7 +191,7 @@ async def _call(
 ) -> Result:
     token = await get(None)
     try:
-        with mending(STALE_TOKEN):
+        with retrying_on(STALE_TOKEN):
             return await ask(token)
     except WeChatAPIError as error:
         if error.errcode not in STALE_TOKEN:

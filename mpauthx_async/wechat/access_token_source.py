@@ -38,11 +38,11 @@ def create_access_token(parts: Parts, api: WeChatAPI, exchange: CodeExchange | N
 
 
 def no_records(what: str) -> ConfigurationError:
-    """The error of a service that lacks the app's own secret, or a place that processes share."""
+    """The error of a service with an `exchange`, or without a store that processes share."""
     return ConfigurationError(
-        f"{what} the app's own secret, so no `exchange`, and a place that all processes share: "
-        "give `tokens` as a URL or as a store of Redis or of a SQLite file, or `connections` with "
-        "a Redis."
+        f"{what} the app's own secret (no `exchange`), and a store that all processes share: pass "
+        "`tokens` as a URL, a RedisTokenStore or a SqliteTokenStore with a path, or `connections` "
+        "with a Redis."
     )
 
 

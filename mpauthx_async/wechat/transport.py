@@ -50,7 +50,7 @@ _GZIP_WBITS = zlib.MAX_WBITS | 16
 _CONNECT_SHARE = 0.9  # of the remaining time
 _MIN_RETRY_SECONDS = 0.5
 _MAX_ATTEMPTS = 3  # on each host
-_MAX_BACKOFF_SECONDS = 0.1  # before the first retry; doubles with each
+_FIRST_BACKOFF_SECONDS = 0.1  # before the first retry; doubles with each
 _MAX_ERRMSG_CHARS = 500
 # The end of WeChat's text: "rid: x", "hints: [ req_id: x ]", "hint: [x] rid: y", and WeCom's
 # "hint: [x], from ip: y, more info at z".
@@ -76,8 +76,8 @@ _MIN_SECRET_CHARS = 6  # shorter ones are in WeChat's texts by chance
 class WeChatHTTP:
     """Sends requests to WeChat's servers.
 
-    A call is repeated only where that is safe: if the connection failed, or if WeChat is busy
-    (errcode -1). Anything else may have consumed a code.
+    A call is repeated only if that is safe: if no connection could be made, or WeChat is busy
+    (errcode -1). In all other cases WeChat may have consumed the code.
 
     Args:
         connections: the owner of the aiohttp session.
@@ -138,7 +138,7 @@ class WeChatHTTP:
             deadline = time.monotonic() + seconds
             while hosts:
                 if attempt := attempts[hosts[0]]:
-                    backoff = _MAX_BACKOFF_SECONDS * 2 ** (attempt - 1)
+                    backoff = _FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1)
                     await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (no secret)
                 left = deadline - time.monotonic()
                 if left <= (_MIN_RETRY_SECONDS if failure else 0):
@@ -213,7 +213,7 @@ class WeChatHTTP:
         except TimeoutError as error:
             return _connection_failed(error)
         except (aiohttp.ClientError, OSError) as error:
-            return IncompleteResponseError(f"WeChat's answer broke off ({type(error).__name__}).")
+            return IncompleteResponseError(f"WeChat's answer ended early ({type(error).__name__}).")
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +366,7 @@ def _connection_failed(error: Exception) -> ConnectionFailedError:
         return ConnectionFailedError(
             "WeChat did not answer in time. Check the network on the way to it."
         )
-    return ConnectionFailedError(f"The connection to WeChat broke before an answer came ({name}).")
+    return ConnectionFailedError(f"The connection to WeChat was lost before it answered ({name}).")
 
 
 def waiting_for_wechat() -> AbstractContextManager[float]:

@@ -1,1 +1,1 @@
-"""The playground: a page on which a login and its token are seen at work."""
+"""The playground: a web page that shows a login and its token at work."""

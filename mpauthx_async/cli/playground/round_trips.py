@@ -1,4 +1,4 @@
-"""Watch: sees each trip of a service to WeChat and to its stores, and times it."""
+"""RoundTripTracer: reports and times each round trip of a service to WeChat and its stores."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-__all__ = ["Trip", "Watch"]
+__all__ = ["RoundTripTracer", "Trip"]
 
 _TOKEN_STORE = (
     "issue",
@@ -44,8 +44,8 @@ class Trip:
     seconds: float
 
 
-class Watch:
-    """Reports trips that succeed; a failed one is told by the call that it fails."""
+class RoundTripTracer:
+    """Reports round trips that succeed; a failed one shows as the failure of its call."""
 
     def __init__(self, report: Callable[[Trip], None]) -> None:
         self._report = report

@@ -50,7 +50,7 @@ async def serve_playground(port: int = 0, redis_url: str | None = None) -> Async
     """
     with TemporaryDirectory(prefix="mpauthx-playground-") as folder:
         tokens = redis_url or f"sqlite:///{folder}/tokens.db"
-        # Nobody is slowed down for tapping often.
+        # No rate limit: visitors may click as often as they like.
         async with WeChatSimulator(calls_a_minute=None) as wx:
             world = World(wx, f"sqlite:///{folder}/users.db", tokens)
             async with open_tab(world, lambda _: None):
@@ -149,8 +149,8 @@ async def _send_all(socket: web.WebSocketResponse, messages: asyncio.Queue[Messa
 
 async def _act(tab: Tab, text: str, send: Callable[[Message], None]) -> None:
     try:
-        wish: Any = json.loads(text)
-        get = wish.get if isinstance(wish, dict) else {}.get
+        message: Any = json.loads(text)
+        get = message.get if isinstance(message, dict) else {}.get
         await tab.act(get("action"), get("device"), get("policy"), get("life"))
     except (ValueError, RecursionError, MPAuthXError) as error:
         send(_failure(error))

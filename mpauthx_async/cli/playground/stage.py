@@ -10,7 +10,7 @@ from ...service import MPAuthX
 from ...simulator import WeChatSimulator
 from ...stores import TokenStore, UserStore
 from ...stores.urls import open_token_store, open_user_store
-from .round_trips import Trip, Watch
+from .round_trips import RoundTripTracer, Trip
 
 __all__ = ["Stage", "World", "open_stage"]
 
@@ -31,7 +31,7 @@ class Stage:
     """What the service of one tab is made of."""
 
     wx: WeChatSimulator
-    watch: Watch
+    watch: RoundTripTracer
     connections: Connections
     users: UserStore
     tokens: TokenStore
@@ -64,7 +64,7 @@ async def open_stage(world: World, report: Callable[[Trip], None]) -> AsyncItera
     Raises:
         ConfigurationError: a URL does not name a store.
     """
-    watch = Watch(report)
+    watch = RoundTripTracer(report)
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(watch.http())
         connections = await stack.enter_async_context(Connections(http=http))

@@ -1,4 +1,4 @@
-"""The options of the server: flags come before the environment, and that before a TOML file."""
+"""The options of the server. Flags override the environment, which overrides a TOML file."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ __all__ = ["ServerOptions", "add_server_options", "inspect_options", "server_opt
 
 _PREFIX = "MPAUTHX_"
 _CONFIG = f"{_PREFIX}CONFIG"
-_OF_TESTS = f"{_PREFIX}TEST_"
+_TEST_PREFIX = f"{_PREFIX}TEST_"
 _CREDENTIALS = re.compile(r"://[^/]*:[^/]+@|[?&]\w*password=", re.IGNORECASE)  # in a URL
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _INCLUDED = ("phone", "forget")
@@ -77,7 +77,7 @@ def _flag(text: str) -> bool:
 
 def _prefix(text: str) -> str:
     if f"{text}/".startswith("/verify/"):  # a route below it would answer a proxy without X-User-Id
-        raise ValueError("must not be /verify, which proxies ask: take one such as /auth")
+        raise ValueError("must not be /verify, which proxies call: use another, such as /auth")
     return text
 
 
@@ -104,7 +104,7 @@ def _aes_key(text: str) -> str:
     return text
 
 
-_SECONDS = _number(0.001, 315_360_000)
+_duration = _number(0.001, 315_360_000)
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,14 @@ class ServerOptions:
     app_id: str = _option("", _text, "the mini-program's AppID")
     app_secret: str = _option("", _text, "its secret", is_secret=True)
     signing_keys: tuple[str, ...] | None = _option(
-        None, _list, "what signs tokens, oldest to newest; default: the secret", is_secret=True
+        None, _list, "the signing keys, oldest to newest; default: the app_secret", is_secret=True
     )
     sku: str = _option("default", _text, "the project or build that issues the tokens")
-    users: str = _option("sqlite:///mpauthx-users.db", _url, "the URL of the users")
-    tokens: str = _option("sqlite:///mpauthx-tokens.db", _url, "the URL of the tokens")
-    token_ttl: float = _option(259_200.0, _SECONDS, "seconds that a token lives")
+    users: str = _option("sqlite:///mpauthx-users.db", _url, "the URL of the user store")
+    tokens: str = _option("sqlite:///mpauthx-tokens.db", _url, "the URL of the token store")
+    token_ttl: float = _option(259_200.0, _duration, "seconds that a token lives")
     absolute_ttl: float | None = _option(
-        None, _SECONDS, "seconds that a session lives at most; token_ttl then counts from its use"
+        None, _duration, "seconds that a session lives at most; token_ttl then counts from its use"
     )
     max_sessions: int = _option(100, _whole(1, 1000), "sessions of a user at the same time")
     api_base: tuple[str, ...] | None = _option(None, _list, "WeChat's address, or several")
@@ -136,15 +136,15 @@ class ServerOptions:
     push_aes_key: str | None = _option(
         None, _aes_key, "the EncodingAESKey of the push, in safe mode", is_secret=True
     )
-    cookies: bool = _option(False, _flag, "take tokens from a cookie, too, for web pages")
+    cookies: bool = _option(False, _flag, "also accept tokens from a cookie, for web pages")
     compat: str | None = _option(None, _compat, "also serve the routes of the koa scaffold: koa")
     metrics: bool = _option(False, _flag, "serve /metrics for Prometheus")
     access_log: bool = _option(True, _flag, "print a line for each request")
     drain_delay: float = _option(
-        0.0, _number(0, 3600), "seconds at the end to serve on while /readyz is 503"
+        0.0, _number(0, 3600), "seconds to keep serving after SIGTERM, with /readyz at 503"
     )
     shutdown_timeout: float = _option(
-        30.0, _number(0, 3600), "seconds that requests in flight get at the end"
+        30.0, _number(0, 3600), "seconds that requests in flight get to finish"
     )
 
 
@@ -227,7 +227,7 @@ def _variables(environment: Mapping[str, str], faults: list[str]) -> dict[str, s
     known = {f"{_PREFIX}{name.upper()}": name for name in _FIELDS}
     found = {}
     for variable, value in environment.items():
-        if not variable.startswith(_PREFIX) or variable.startswith(_OF_TESTS):
+        if not variable.startswith(_PREFIX) or variable.startswith(_TEST_PREFIX):
             continue
         if variable in known:
             found[known[variable]] = value
@@ -245,7 +245,7 @@ def _file(path: str, faults: list[str]) -> dict[str, Any] | None:
     try:
         found = tomllib.loads(Path(path).read_text("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:  # its text has the place and no value
-        faults.append(f"The file {path} is no TOML: {error}")
+        faults.append(f"The file {path} is not TOML: {error}")
         return None
     except (OSError, ValueError) as error:
         faults.append(f"The file {path} cannot be read: {_reason(error)}.")
@@ -276,8 +276,8 @@ def _warn_of_secrets(flags: Mapping[str, str]) -> None:
     for name, value in flags.items():
         if _holds_secret(name, value):
             print(
-                f"warning: --{name.replace('_', '-')} shows in the list of processes: set "
-                f"{_PREFIX}{name.upper()} or a file of --config in its place.",
+                f"warning: --{name.replace('_', '-')} shows in the list of processes: use "
+                f"{_PREFIX}{name.upper()} or the --config file instead.",
                 file=sys.stderr,
             )
 

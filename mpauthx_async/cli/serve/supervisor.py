@@ -33,7 +33,7 @@ def run_server(options: ServerOptions) -> int:
         OSError: the address is taken, or does not exist.
     """
     if options.workers > 1 and sys.platform == "win32":
-        raise ConfigurationError("On Windows there is one worker.")
+        raise ConfigurationError("On Windows, workers must be 1.")
     create_app(options)  # opens nothing, and raises before anything is begun
     log_to_stderr()
     with _listening(options) as listening:
@@ -44,7 +44,7 @@ def run_server(options: ServerOptions) -> int:
             return 0
         with tempfile.TemporaryDirectory(prefix="mpauthx-metrics-") as folder:
             if options.metrics:
-                os.environ[MULTIPROCESS_FOLDER] = folder  # before the workers are born
+                os.environ[MULTIPROCESS_FOLDER] = folder  # before the workers start
             return asyncio.run(_Supervisor(options, listening).run())
 
 
@@ -98,7 +98,7 @@ class _Supervisor:
             process.start()
         except OSError as error:
             logger.error(  # noqa: TRY400 (the system has no more processes or memory)
-                "A worker cannot begin (%s); another try in %.0f seconds.",
+                "A worker cannot start (%s); retrying in %.0f seconds.",
                 error,
                 _MAX_PAUSE_SECONDS,
             )
@@ -106,7 +106,7 @@ class _Supervisor:
             return
         worker = _Worker(process, loop.time())
         self._workers.add(worker)
-        logger.info("Worker %s begins.", process.pid)
+        logger.info("Worker %s started.", process.pid)
         loop.add_reader(process.sentinel, self._died, worker)
 
     def _died(self, worker: _Worker) -> None:
@@ -123,24 +123,24 @@ class _Supervisor:
         is_steady = loop.time() > worker.begun_at + _STEADY_SECONDS
         self._pause = 0.0 if is_steady else min(_MAX_PAUSE_SECONDS, 2 * self._pause + 0.1)
         logger.error(
-            "Worker %s ended (%s); another one begins in %.1f seconds.",
+            "Worker %s ended (%s); starting another in %.1f seconds.",
             process.pid,
-            _how(process.exitcode),
+            _exit_reason(process.exitcode),
             self._pause,
         )
         loop.call_later(self._pause, self._begin)
 
     def _end(self) -> None:
-        """Tell the workers to end; told again, kill them, even one that hangs."""
-        is_told_again, self._is_ending = self._is_ending, True
+        """Stop the workers; on the second signal kill them, even one that hangs."""
+        is_second_signal, self._is_ending = self._is_ending, True
         self._listening.close()  # when the workers have closed it too, clients are refused
         for worker in self._workers:
-            worker.process.kill() if is_told_again else worker.process.terminate()
+            worker.process.kill() if is_second_signal else worker.process.terminate()
         if not self._workers:
             self._has_ended.set()
 
 
-def _how(exit_code: int | None) -> str:
+def _exit_reason(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         return signal.Signals(-exit_code).name
     return f"exit code {exit_code}"

@@ -53,7 +53,7 @@ async def _serve(options: ServerOptions, listening: socket.socket) -> None:
         access_log=_access_logger() if options.access_log else None,
         logger=http_log,
         keepalive_timeout=_KEEPALIVE,
-        # aiohttp waits twice for so long, and for ever if it is 0.
+        # aiohttp waits for this twice, and without limit if it is 0.
         shutdown_timeout=max(options.shutdown_timeout, 0.002) / 2,
     )
     await runner.setup()
@@ -72,14 +72,16 @@ async def _serve(options: ServerOptions, listening: socket.socket) -> None:
 
 
 async def _told_to_end() -> None:
-    """Wait for a signal, the next one of which has its usual effect, or for the parent's death."""
+    """Wait for a signal, or for the parent to die; a second signal then has its default effect."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     parent = multiprocessing.parent_process()
     signals = [signal.SIGTERM]
     if parent is None:
         signals.append(signal.SIGINT)
     else:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C, of which the parent hears too
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # Ctrl-C also reaches the parent, which stops us
         loop.add_reader(parent.sentinel, told.set)
     for number in signals:
         with suppress(NotImplementedError):  # on Windows Ctrl-C raises KeyboardInterrupt
@@ -95,7 +97,8 @@ async def _told_to_end() -> None:
 class _SilentClients:
     """Closes connections on which the head of a first request does not arrive in time.
 
-    aiohttp bounds the time between requests, and our routes that for a body, but not this.
+    aiohttp limits the time between requests, and our routes the time for a body, but
+    nothing else limits the time for the head of a first request.
     """
 
     def __init__(self) -> None:

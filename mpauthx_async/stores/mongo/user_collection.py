@@ -8,12 +8,12 @@ of a user has a document in mpauthx_link, whose _id nobody else can insert:
     union_id  the user's current unionId, if the users' collection does not tell it
     user      the _id of the document that the user has in the users' collection, or gets there
 
-Links are written first. Of all who add a user at once, all insert the document that the first link
-names, so one succeeds. Where a process died in between, the next login finishes its work. An update
-of ids names the values that it replaces, and a deletion of a document its unionId; where they have
-changed, the plan is made anew.
+Links are written first. Processes that add the same user at once all insert the document that the
+first link names, so one succeeds. If a process dies in between, the next login finishes its work.
+An update of ids has the old values in its filter, and a deletion of a document its unionId; if they
+have changed, a new plan is made.
 
-A user may be forgotten while a login that has read them writes. So whoever adds or deletes
+A user may be forgotten between a login's read and its write. So every process that adds or deletes
 documents or links reads again afterwards, until there is nothing left to change:
 
 - A forget that reads before a login's last write may overlook it. Then the login reads after the
@@ -44,9 +44,9 @@ from .failures import OVERDUE, is_duplicate, is_duplicate_key, is_held, is_overd
 from .user_fields import Document, UserFields
 
 __all__ = [
+    "ConflictError",
     "Found",
     "HeldError",
-    "OvertakenError",
     "UserCollection",
     "Written",
 ]
@@ -88,7 +88,7 @@ class Written:
     links: set[Id] = field(default_factory=set)
 
 
-class OvertakenError(Exception):
+class ConflictError(Exception):
     """Another process was faster, so that a new plan may succeed.
 
     Args:
@@ -163,7 +163,7 @@ class UserCollection:
 
         Raises:
             HeldError: transactions hold documents.
-            OvertakenError: another process was faster.
+            ConflictError: another process was faster.
             StoreError: MongoDB refuses a document, and has written the others.
         """
         documents = _documents(changes, found, written)
@@ -174,13 +174,13 @@ class UserCollection:
             errors, _ = await self._bulk(self._links, deletions)
             _check(errors, [[id_] for id_ in changes.deleted_links])
 
-    async def delete_twins(self, found: Found, written: Written) -> bool:
-        """Delete documents that the call has inserted for users who have got another meanwhile.
+    async def delete_duplicates(self, found: Found, written: Written) -> bool:
+        """Delete documents that the call inserted for users who have another one by now.
 
         Returns:
             Whether there was any.
         """
-        twins: list[ObjectId] = []
+        duplicates: list[ObjectId] = []
         if written.created:
             keys: dict[Id, list[Any]] = {}
             for user, documents in found.users.items():
@@ -188,11 +188,11 @@ class UserCollection:
                     keys.setdefault(id_, []).extend(documents)
             for own, user in written.created.values():
                 same = [key for id_ in ids_of(user) for key in keys.get(id_, ())]
-                if own in same and any(key != own and key not in twins for key in same):
-                    twins.append(own)
+                if own in same and any(key != own and key not in duplicates for key in same):
+                    duplicates.append(own)
         is_any_deleted = False
         for open_id, (own, user) in [*written.created.items()]:
-            if own in twins:
+            if own in duplicates:
                 # Not if another login has found it, and added its unionId.
                 known = {"_id": own, **self._fields.has_union_id(user.union_id)}
                 if (await self._users.delete_one(known)).deleted_count:
@@ -278,7 +278,7 @@ class UserCollection:
         written.links |= {link[:2] for index, link in new if index not in errors}
         _check(errors, [[link[:2]] for link in (*changes.new_links, *changes.changed_links)])
         if errors or matched < len(changes.changed_links):
-            raise OvertakenError
+            raise ConflictError
 
     async def _write_users(
         self, changes: Changes, found: Found, documents: dict[Id, Any], written: Written
@@ -305,9 +305,9 @@ class UserCollection:
         _check(dict(enumerate(error for error, _ in errors)), [ids_of(user) for _, user in errors])
         refusals = [refusal(error) for error, _ in errors if not is_duplicate_key(error)]
         if errors:
-            raise OvertakenError(refusals[0] if refusals else None)
+            raise ConflictError(refusals[0] if refusals else None)
         if matched < len(updates):
-            raise OvertakenError
+            raise ConflictError
 
     def _updates(self, changes: Changes, found: Found) -> Iterator[tuple[User, UpdateOne]]:
         for stored, user in changes.updated:

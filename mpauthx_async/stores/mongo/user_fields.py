@@ -81,7 +81,7 @@ class UserFields:
         name = self.union_id
         if union_id:
             return {name: union_id}
-        # A list counts as the texts in it, too.
+        # An array also matches if one of its elements does.
         no_text = {"$nor": [{name: {"$type": "string"}}]}
         return {"$or": [no_text, {name: ""}, {name: {"$type": "array"}}]}
 

@@ -15,13 +15,13 @@ from ...errors import StoreError
 from ...failure_log import failures
 from ...models import User
 from ...store_errors import raises_store_errors
-from ..batch_halving import each_or_its_refusal
+from ..batch_halving import run_bisected
 from ..linked_users import Changes, Id, LinkedUsers, ids_of
 from .database import MongoDatabase
 from .failures import held, is_unwritable, refusal
 from .user_collection import (
+    ConflictError,
     HeldError,
-    OvertakenError,
     UserCollection,
     Written,
 )
@@ -34,10 +34,10 @@ Result = TypeVar("Result")
 
 _DEFAULT_COLLECTION = "users"
 _PATIENCE = 0.25  # of the timeout, for documents that transactions hold: twice in a call
-# A batch gives up in a part of the time that is left, and its halves do so in turn, down to the
-# user whom others write all the time: nine times for a batch of 500.
+# A batch gives up after this part of the time that is left, and is then bisected, down to the user
+# whom other processes keep writing: nine times for a batch of 500.
 _PATIENCE_WITH_OTHERS = 0.1
-_MIN_PLANS = 5  # before that, for a database that is far away
+_MIN_PLANS = 5  # tried whatever the time, for a database that is far away
 _BACKOFF = 0.005  # seconds, times the number of the plan, times a random number up to 1
 _MAX_BACKOFF = 0.04
 
@@ -243,7 +243,7 @@ class MongoUserStore:
             if number >= _MIN_PLANS and time.monotonic() > give_up_at:
                 break
             linked, found = await self._users.persons([*ids, *more_ids, *written.links])
-            if await self._users.delete_twins(found, written):
+            if await self._users.delete_duplicates(found, written):
                 continue
             changes = plan(linked)
             if not changes:  # at almost every login of a known user
@@ -254,10 +254,10 @@ class MongoUserStore:
                 raise HeldError(
                     {id_ for one in error.ids for id_ in linked.ids_with(one)}
                 ) from None
-            except OvertakenError as overtaken:
-                if overtaken.refusal is not None:
-                    if changes in tried:  # nobody was faster: a unique index refuses the document
-                        raise overtaken.refusal from None
+            except ConflictError as conflict:
+                if conflict.refusal is not None:
+                    if changes in tried:  # nobody else wrote: a unique index refuses it
+                        raise conflict.refusal from None
                     tried.append(changes)
             else:
                 has_written = True
@@ -266,14 +266,14 @@ class MongoUserStore:
                 continue
             backoff = min(number * _BACKOFF, _MAX_BACKOFF)
             await asyncio.sleep(backoff * random.random())  # noqa: S311
-        raise StoreError("Others wrote the same user again and again.")
+        raise StoreError("Other processes kept changing the same user: try again.")
 
     async def _each(
         self,
         items: Sequence[Item],
         work: Callable[[Sequence[Item]], Awaitable[Sequence[Result | StoreError]]],
     ) -> Sequence[Result]:
-        return await self._database.run(lambda: each_or_its_refusal(items, work, _refusal_of))
+        return await self._database.run(lambda: run_bisected(items, work, _refusal_of))
 
 
 def _refusal_of(error: Exception) -> StoreError | None:

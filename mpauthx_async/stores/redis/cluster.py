@@ -29,7 +29,7 @@ from redis.utils import str_if_bytes
 
 from ..._compat import timeout
 from .commands import Command
-from .failures import told_by
+from .failures import redacted_text
 
 __all__ = ["ClusterNodes"]
 
@@ -151,13 +151,13 @@ class ClusterNodes:
             except Exception as error:  # noqa: BLE001 (redis-py also raises undocumented ones)
                 self._silent.add(name)
                 failure = error
-                text = told_by(error)
+                text = redacted_text(error)
                 logger.debug("A node of the Redis Cluster did not send its slots: %s", text)
             else:
                 self._silent &= set(manager.nodes_cache) - {name}
                 break
         if not manager.slots_cache:
-            told = f": {told_by(failure) or type(failure).__name__}" if failure else ""
+            told = f": {redacted_text(failure) or type(failure).__name__}" if failure else ""
             raise RedisClusterException(
                 f"No node of the Redis Cluster sends its slots{told}"
             ) from failure

@@ -80,7 +80,7 @@ def decode_end(ref: SessionRef, value: bytes | str | None) -> int | None:
 def decode_session(
     subject: Subject, nonce: bytes | str, value: bytes | str, details: bytes | str
 ) -> Session:
-    """Decode a session."""
+    """Decode a session from its key's value and its JSON details."""
     end, generation, last_seen = _decode_value(value)
     issued_at, _, device, device_kind, _ = _decode_details(details)
     ref = SessionRef(*subject, decode_text(nonce), generation)

@@ -14,7 +14,7 @@ from redis.exceptions import (
 from ...errors import StoreError
 from ...redis_sentinels import SentinelRefusedError
 
-__all__ = ["damaged_error", "is_replica", "store_error", "told_by"]
+__all__ = ["damaged_error", "is_replica", "redacted_text", "store_error"]
 
 # Before Redis 7 READONLY is inside a script's error; redis-py 5 has no class for MASTERDOWN.
 _REPLICA = re.compile(r"\bREADONLY |^MASTERDOWN ")
@@ -37,19 +37,19 @@ def is_replica(answer: object) -> bool:
     return isinstance(answer, ResponseError) and _REPLICA.search(str(answer)) is not None
 
 
-def told_by(error: BaseException) -> str:
-    """The text of a failure. It, and its causes, lose the arguments of unknown commands."""
+def redacted_text(error: BaseException) -> str:
+    """Remove the arguments of commands from a failure and its causes; returns its text."""
     if _ARGUMENTS.search(str(error)):
         error.args = (_ARGUMENTS.sub("", str(error)),)
     for cause in {error.__cause__, error.__context__}:
         if cause is not None:
-            told_by(cause)
+            redacted_text(cause)
     return str(error)
 
 
 def store_error(error: Exception) -> StoreError:
     """Make the StoreError for a failure of redis-py or a script; its cause is that failure."""
-    told = told_by(error)
+    told = redacted_text(error)
     operator_advice = _operator_advice(_root_of(error), told)
     if told.startswith("DAMAGED"):  # an error of prelude.lua
         failure = damaged_error()
@@ -91,8 +91,8 @@ def _operator_advice(error: BaseException, told: str) -> str | None:
         return _refusal_advice(refused[1].lower(), is_unknown="unknown" in refused[0].lower())
     if _FORBIDDEN_UNNAMED.search(told):
         return (
-            "Allow it to its user: ACL LOG tells what was refused, and the documentation has an "
-            "ACL rule that is enough."
+            "Its ACL forbids this user a command or key: ACL LOG shows which, and the "
+            "documentation has an ACL rule that is enough."
         )
     if "certificate verify failed" in told.lower():
         return (
@@ -117,8 +117,8 @@ def _refusal_advice(command: str, *, is_unknown: bool) -> str:
             f"It has no command {name}, or its provider forbids it: use one that allows it.{less}"
         )
     return (
-        f"Allow {name} to its user, by +{command}: the documentation has an ACL rule that is "
-        f"enough.{less}"
+        f"Allow its user to run {name}, with +{command}: the documentation has an ACL rule that "
+        f"is enough.{less}"
     )
 
 

@@ -25,7 +25,7 @@ from redis.exceptions import (
 from ..._compat import transport_of
 from ...connections import Connections
 from ..near_cache import MAX_SILENCE_SECONDS, ChangeListener
-from .failures import told_by
+from .failures import redacted_text
 
 __all__ = ["RedisTracking"]
 
@@ -71,7 +71,7 @@ class RedisTracking:
         self._reported_at = -math.inf
 
     def subscribe(self, listener: ChangeListener) -> None:
-        """Keep a listener current, by `time.monotonic`: all near caches are one."""
+        """Register a listener, whose clock is `time.monotonic`."""
         self._listeners.add(listener)
         if self._time is not None:
             listener.open(*self._time)
@@ -201,7 +201,7 @@ class RedisTracking:
             "This Redis refuses a push connection, so near caches stay off, every token is looked "
             "up, and until_revoked asks once a second. It has to speak RESP3 and allow CLIENT "
             "TRACKING. It answered: %s",
-            told_by(error),
+            redacted_text(error),
         )
 
     def _report_down(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""The user store for SQL databases, by SQLAlchemy: PostgreSQL, MySQL, MariaDB and SQLite."""
+"""Stores for SQL databases, with SQLAlchemy: PostgreSQL, MySQL, MariaDB and SQLite."""
 
 try:
     import sqlalchemy.ext.asyncio  # noqa: F401

@@ -1,4 +1,4 @@
-"""The columns of a user table: which hold what of a user, and how values are converted."""
+"""The columns of a user table: which attribute of a user each holds, and how it is converted."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Column:
     """A column that holds an attribute of `User`.
 
     Attributes:
-        attribute: the attribute.
-        sql: the column.
+        attribute: the name of the attribute of `User`.
+        sql: the column of the table.
     """
 
     attribute: str
@@ -73,7 +73,7 @@ def columns_of(model: Model, names: Mapping[str, str] | None) -> tuple[Table, li
             those that are named as in `User`, or as in mpauthx, such as nick_name or nickName.
 
     Raises:
-        ConfigurationError: if that cannot be.
+        ConfigurationError: a name is unknown, a column is missing, or one is named twice.
     """
     table, known = _table_of(model)
     if names is None:

@@ -20,8 +20,8 @@ from ...failure_log import failures
 from .failures import (
     database_name,
     invalid_option,
+    is_conflict,
     is_lost,
-    is_overtaken,
     is_read_only,
     store_error,
 )
@@ -110,7 +110,7 @@ class SQLDatabase:
                 raise invalid_option(error) or store_error(self.name, error) from error
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
-        """Run work that only reads; anew if the connection was lost."""
+        """Run work that only reads; repeat it if the connection was lost."""
 
         def read(connection: Connection) -> Result:
             _set_options(connection, self._reads)
@@ -121,7 +121,7 @@ class SQLDatabase:
     async def write(
         self, work: Callable[[Connection], Result], *, waits_for_locks: bool = True
     ) -> Result:
-        """Run work in one transaction; anew if another process was faster, or it was lost.
+        """Run work in one transaction; repeat it after a conflict or a lost connection.
 
         Args:
             work: a statement of it fails after a fifth of the timeout if it waits for a lock.
@@ -159,7 +159,7 @@ class SQLDatabase:
             try:
                 return await self._connected(work)
             except Exception as error:
-                if not is_overtaken(error) and not is_lost(error):
+                if not is_conflict(error) and not is_lost(error):
                     raise
             await asyncio.sleep(number * _BACKOFF * random.random())  # noqa: S311
         return await self._connected(work)
@@ -209,7 +209,7 @@ def _options(engine: AsyncEngine, *, is_ours: bool) -> tuple[dict[str, Any], dic
     name = engine.dialect.name
     if name == "sqlite" or (is_ours and name != "postgresql"):
         return {}, {_WRITES: True}
-    # Each statement sees what was committed before it, so also what a lock was waited for.
+    # Each statement sees all earlier commits, also of a transaction whose lock it waited for.
     committed = {"isolation_level": "READ COMMITTED"}
     # In PostgreSQL, whose drivers need no trip to set it, AUTOCOMMIT saves BEGIN and ROLLBACK.
     reads = {"isolation_level": "AUTOCOMMIT"} if name == "postgresql" else committed
@@ -225,8 +225,8 @@ def _set_options(connection: Connection, options: dict[str, Any]) -> None:
     try:
         connection.execution_options(**options)
     except Exception:
-        # If the connection is lost, SQLAlchemy notices it, and drops what is as old, only when a
-        # statement fails; it raises an error of its own then.
+        # Only when a statement fails does SQLAlchemy notice that the connection is lost, and drop
+        # the pool's other stale ones; it then raises an error of its own.
         connection.exec_driver_sql("SELECT 1")
         raise
     except BaseException:  # cancelled amid an answer

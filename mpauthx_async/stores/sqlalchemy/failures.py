@@ -10,9 +10,9 @@ from ...errors import ConfigurationError, StoreError
 __all__ = [
     "database_name",
     "invalid_option",
+    "is_conflict",
     "is_held",
     "is_lost",
-    "is_overtaken",
     "is_read_only",
     "is_refusal",
     "is_timeout",
@@ -47,7 +47,7 @@ def database_name(url: URL) -> str:
     return f"The database {url.database or ''}{where} ({url.drivername})"
 
 
-def is_overtaken(error: Exception) -> bool:
+def is_conflict(error: Exception) -> bool:
     """Whether another process was faster, so that a new plan may succeed."""
     return isinstance(error, IntegrityError) or _code(error) in _DEADLOCKS
 
@@ -115,12 +115,12 @@ def store_error(name: str, error: Exception) -> StoreError:
     """The error that a failure of the database becomes; `name` is that of the database."""
     text, code = str(error), _code(error)
     is_retryable = True
-    if is_overtaken(error):
-        advice = "Others wrote the same users again and again."
+    if is_conflict(error):
+        advice = "Other processes kept changing the same users: try again."
     elif code in _HELD:
         advice = (
-            "Another transaction, of the application or of another process, holds the user's row "
-            "for too long."
+            "Another transaction, of the application or of another process, has held the user's "
+            "row for too long."
         )
     elif code in _TIMEOUTS:
         advice = "A statement or a lock took longer than the server allows."

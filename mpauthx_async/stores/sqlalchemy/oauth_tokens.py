@@ -15,7 +15,7 @@ from ...store_errors import raises_store_errors
 from ..protocols import KeyValueStore
 from ..user_fields import whole_number
 from .database import SQLDatabase
-from .failures import is_overtaken, is_refusal, refusal
+from .failures import is_conflict, is_refusal, refusal
 from .table_checks import check_columns
 
 __all__ = ["SQLAlchemyOAuthTokenStore"]
@@ -108,7 +108,7 @@ class SQLAlchemyOAuthTokenStore:
                 if not connection.execute(known).rowcount:
                     connection.execute(insert(self._table).values(values))
             except DBAPIError as error:
-                if is_refusal(error) and (overtaken or not is_overtaken(error)):
+                if is_refusal(error) and (overtaken or not is_conflict(error)):
                     raise refusal(error) from error
                 overtaken.append(error)
                 raise

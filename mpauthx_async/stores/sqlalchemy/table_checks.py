@@ -24,7 +24,7 @@ def check_tables(connection: Connection, table: UserTable) -> Sequence[str]:
     """Check that logins can be saved.
 
     Returns:
-        What has no index though logins read by it: table (column), quoted for SQL.
+        The columns that logins search but that have no index: table (column), quoted for SQL.
 
     Raises:
         ConfigurationError: if logins cannot be saved, or one user could get two rows; it names the

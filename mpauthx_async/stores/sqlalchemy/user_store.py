@@ -14,7 +14,7 @@ from ...errors import StoreError
 from ...failure_log import failures
 from ...models import User
 from ...store_errors import raises_store_errors
-from ..batch_halving import each_or_its_refusal
+from ..batch_halving import run_bisected
 from ..linked_users import Changes, Id, LinkedUsers, ids_of
 from .columns import Model
 from .database import SQLDatabase
@@ -113,7 +113,7 @@ class SQLAlchemyUserStore:
 
             return await self._database.read(find)
 
-        return await self._database.run(lambda: each_or_its_refusal(user_ids, get, _refusal_of))
+        return await self._database.run(lambda: run_bisected(user_ids, get, _refusal_of))
 
     async def forget(self, user_id: str, *, app_ids: Collection[str]) -> bool:
         """Erase a user as far as these apps know them, in one transaction."""
@@ -203,7 +203,7 @@ class SQLAlchemyUserStore:
             failure.__cause__ = error
             return failure
 
-        return await each_or_its_refusal(items, lambda some: work(some, waits=waits), failure_of)
+        return await run_bisected(items, lambda some: work(some, waits=waits), failure_of)
 
     async def _change(
         self,
@@ -241,7 +241,7 @@ class SQLAlchemyUserStore:
             try:
                 self._table.write(connection, changes)
             except IntegrityError as error:
-                if changes in tried:  # nobody was faster: the database refuses a row
+                if changes in tried:  # no other process wrote: the database refuses a row
                     raise refusal(error) from error
                 tried.append(changes)
                 raise

@@ -85,7 +85,7 @@ class UserTable:
             raise refused
 
     def write_nothing(self, connection: Connection) -> None:
-        """Execute a statement that only a database which can be written takes."""
+        """Execute an UPDATE of no rows, which fails if the database is read-only."""
         connection.execute(update(self.links).where(false()).values(app_id=None))
 
     def lock(self, connection: Connection, ids: Iterable[Id], *, waits: bool) -> None:
@@ -199,7 +199,7 @@ class UserTable:
 
     def _is_in(self, column: SQLColumn[Any], texts: list[str]) -> ColumnElement[bool]:
         if self._is_postgresql and not isinstance(column.type, CHAR):
-            # One parameter. For a long IN it may read the whole table, as long as it is new.
+            # One array: for a long IN, PostgreSQL may scan a table that has no statistics yet.
             return column == any_(literal(texts, ARRAY(Text)))
         return column.in_(texts)
 

@@ -126,7 +126,7 @@ class SqliteDatabase:
                 raise
             except TimeoutError:
                 raise StoreError(
-                    f"{_name(self._database)} did not answer in time. Another process holds its "
+                    f"{_name(self._database)} did not answer in time. Another process has held its "
                     "lock for too long, or the disk is slow."
                 ) from None
             except Exception as error:
@@ -280,7 +280,7 @@ def _try_to_open(path: str | Path) -> None:
 def _store_error(database: Database, error: Exception) -> StoreError:
     reason, is_retryable = str(error), False
     if "locked" in reason or "busy" in reason:
-        advice = "Another process holds its lock for too long."
+        advice = "Another process has held its lock for too long."
         is_retryable = True
     elif "readonly" in reason:
         advice = "Make the file and its folder writable."

@@ -36,7 +36,7 @@ class SqliteStore(ABC):
 
     @property
     def longest_wait(self) -> float:
-        """How long a call waits for the store at most, in seconds: `busy_timeout` and one."""
+        """How long a call waits for the store at most, in seconds: `busy_timeout` plus one."""
         return self._database.longest_wait
 
     async def close(self) -> None:

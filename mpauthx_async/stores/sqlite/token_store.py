@@ -155,7 +155,7 @@ class SqliteTokenStore(SqliteStore):
 
     async def forget_subject(self, subject: Subject) -> int:
         """Delete all sessions of a subject, in one transaction; returns how many were alive."""
-        # Two statements, for ended and other sessions are in separate indexes.
+        # Two statements, because ended and other sessions are in separate indexes.
         delete = f"DELETE FROM mpauthx_session WHERE {_ANY_OF_SUBJECT} AND ended"  # noqa: S608
 
         def forget(cursor: Cursor, now: int) -> int:
