@@ -49,9 +49,6 @@ class LinkedUsersTable(Protocol):
         Then, if two processes add one user at once, one of them violates the links' primary key.
         """
 
-    def as_stored(self, user: User) -> User:
-        """A user as read from the row that is added for them."""
-
     def is_changed(self, stored: User, user: User) -> bool:
         """Whether an update of the row of `stored` would write anything."""
 
@@ -329,7 +326,9 @@ class LinkedUsers:
             user = replace(
                 user, union_id=person.union_id, created_at=user.created_at or now, updated_at=now
             )
-        person.rows.append(_Row(self._table.as_stored(user), stored=None))
+        if not self._table.has_union_id:  # the column of the openId holds the user id
+            user = replace(user, open_id=user.id, union_id=None)
+        person.rows.append(_Row(user, stored=None))
 
     def _links_to_write(self, person: _Person) -> Iterator[Link]:
         """The rows of mpauthx_link that are missing or out of date for a person."""

@@ -135,9 +135,6 @@ class UserCollection:
         self._fields = fields
         self._patience = patience
 
-    def as_stored(self, user: User) -> User:
-        return user
-
     def is_changed(self, stored: User, user: User) -> bool:
         return bool(self._fields.update(stored, user))
 

@@ -1,7 +1,6 @@
 """UserTable: reads and writes the users' table and that of links, for a plan of `LinkedUsers`."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -69,9 +68,6 @@ class UserTable:
         self._open_id: SQLColumn[str] = by_attribute["open_id"]
         self._union_id: SQLColumn[str] | None = by_attribute.get("union_id")
         self.has_union_id: bool = self._union_id is not None
-
-    def as_stored(self, user: User) -> User:
-        return user if self.has_union_id else replace(user, open_id=user.id, union_id=None)
 
     def is_changed(self, stored: User, user: User) -> bool:
         return bool(self._differences(stored, user))

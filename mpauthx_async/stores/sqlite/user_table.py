@@ -4,7 +4,6 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from ...errors import ConfigurationError, StoreError
@@ -151,9 +150,6 @@ class UserTable:
                     "number, so the row cannot be read. Correct the row; others are not affected."
                 )
         return None
-
-    def as_stored(self, user: User) -> User:
-        return user if self.has_union_id else replace(user, open_id=user.id, union_id=None)
 
     def is_changed(self, stored: User, user: User) -> bool:
         return bool(self._changes(stored, user))
