@@ -1,13 +1,12 @@
 """The columns of a user table: which attribute of a user each holds, and how it is converted."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from sqlalchemy import Column as SQLColumn
 from sqlalchemy import Date, DateTime, String, Table
-from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.inspection import inspect
 from sqlalchemy.orm import Mapper
 
@@ -78,9 +77,9 @@ def columns_of(model: Model, names: Mapping[str, str] | None) -> tuple[Table, li
     table, known = _table_of(model)
     if names is None:
         names = {
-            attribute: name
+            attribute: attribute if attribute in known else camel_case
             for attribute, camel_case in _IN_CAMEL_CASE.items()
-            for name in _first(known, attribute, camel_case)
+            if attribute in known or camel_case in known
         }
     for attribute, name in names.items():
         if attribute not in _IN_CAMEL_CASE:
@@ -108,10 +107,7 @@ def _table_of(model: Model) -> tuple[Table, dict[str, SQLColumn[Any]]]:
     """The table, and its columns by name."""
     if isinstance(model, Table):
         return model, {column.key: column for column in model.columns}
-    try:
-        mapper = inspect(model)
-    except NoInspectionAvailable:
-        mapper = None
+    mapper = inspect(model, raiseerr=False)
     table = mapper.local_table if isinstance(mapper, Mapper) else None
     if not isinstance(mapper, Mapper) or not isinstance(table, Table):
         raise ConfigurationError(
@@ -124,11 +120,6 @@ def _table_of(model: Model) -> tuple[Table, dict[str, SQLColumn[Any]]]:
         for column in attribute.columns
         if isinstance(column, SQLColumn) and column.table is table
     }
-
-
-def _first(known: Mapping[str, object], *names: str) -> Iterable[str]:
-    """The first of these names that is known, if any."""
-    return [name for name in names if name in known][:1]
 
 
 def _name_of(model: Model) -> str:
