@@ -70,8 +70,6 @@ class MongoUserStore:
         ConfigurationError: if the URL, the collection or the fields cannot work.
     """
 
-    system = "MongoDB"
-
     def __init__(
         self,
         database: AsyncDatabase[Document] | str,

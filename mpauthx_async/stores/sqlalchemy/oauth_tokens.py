@@ -47,8 +47,6 @@ class SQLAlchemyOAuthTokenStore:
         ConfigurationError: if the URL cannot work, or the table lacks a column.
     """
 
-    system = "SQL"
-
     def __init__(
         self,
         engine: AsyncEngine | str,

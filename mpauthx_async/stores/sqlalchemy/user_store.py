@@ -63,8 +63,6 @@ class SQLAlchemyUserStore:
         ConfigurationError: if the URL, the model or the columns cannot work.
     """
 
-    system = "SQL"
-
     def __init__(
         self,
         engine: AsyncEngine | str,
