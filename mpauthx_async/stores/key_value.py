@@ -19,6 +19,7 @@ LOCK_TTL = 15.0
 MAX_LOCK_WAIT_SECONDS = 10.0
 """How long to wait for a lock: its holder may wait as long for WeChat."""
 
+_MAX_POLL_SECONDS = 0.1  # between two attempts to acquire a lock
 _MAX_WORK_SECONDS = 12.0  # less than LOCK_TTL
 
 
@@ -26,9 +27,7 @@ _MAX_WORK_SECONDS = 12.0  # less than LOCK_TTL
 async def expiring_lock(
     acquire: Callable[[], Awaitable[bool]],
     release: Callable[[], Awaitable[object]],
-    *,
     ttl: float,
-    poll: float,
 ) -> AsyncIterator[None]:
     """Hold a lock that is stored for all processes.
 
@@ -36,7 +35,6 @@ async def expiring_lock(
         acquire: stores the lock for `ttl` seconds; returns False if another holder has it.
         release: deletes it.
         ttl: the lock's lifetime in seconds. Others wait twice as long, but 10 seconds at most.
-        poll: seconds between two attempts to acquire it, at most.
 
     Raises:
         StoreError: another holder has it for too long, or `acquire` raised it.
@@ -48,7 +46,7 @@ async def expiring_lock(
             raise StoreError(
                 "Another process has held a lock in the store too long. Check for one that hangs."
             )
-        await asyncio.sleep(random.uniform(0, poll))  # noqa: S311 (jitter, no secret)
+        await asyncio.sleep(random.uniform(0, _MAX_POLL_SECONDS))  # noqa: S311 (jitter, no secret)
     try:
         yield
     finally:

@@ -14,7 +14,6 @@ from .keys import lock_key, record_key
 
 __all__ = ["RedisKeyValueStore"]
 
-_LOCK_POLL = 0.1  # seconds
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
@@ -59,8 +58,7 @@ class RedisKeyValueStore:
         async with expiring_lock(
             lambda: self._add(name, holder, self._lock_ttl),
             lambda: self._database.command(Command(name, ("EVAL", _RELEASE, 1, name, holder))),
-            ttl=self._lock_ttl,
-            poll=_LOCK_POLL,
+            self._lock_ttl,
         ):
             yield
 

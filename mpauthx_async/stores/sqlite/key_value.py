@@ -14,8 +14,6 @@ from .store import SqliteStore
 
 __all__ = ["SqliteKeyValueStore"]
 
-_LOCK_POLL = 0.05  # seconds
-
 # sqlite3's exception quotes text that is not UTF-8, so the text is read as a blob.
 _GET = "SELECT CAST(text AS BLOB) FROM mpauthx_record WHERE key = ? AND expires_at > ?"
 _SAVE = (
@@ -88,8 +86,7 @@ class SqliteKeyValueStore(SqliteStore):
         async with expiring_lock(
             lambda: self._write_row(_ADD, *row, self._lock_ttl),
             lambda: self._write_row(_RELEASE, *row),
-            ttl=self._lock_ttl,
-            poll=_LOCK_POLL,
+            self._lock_ttl,
         ):
             yield
 
