@@ -57,7 +57,7 @@ class OAuthRoutes:
         return self.oauth.get_authorize_url(self.redirect_uri, state, self.scope)
 
 
-def start_login(routes: OAuthRoutes, request: WebRequest) -> Answer:
+async def start_login(routes: OAuthRoutes, request: WebRequest, _: MPAuthX) -> Answer:
     """Send a browser to WeChat's page, with a state that is bound to it by a cookie.
 
     Raises:
@@ -76,7 +76,7 @@ def start_login(routes: OAuthRoutes, request: WebRequest) -> Answer:
 
 
 async def finish_login(
-    routes: OAuthRoutes, request: WebRequest, auth: MPAuthX, authenticator: Authenticator
+    routes: OAuthRoutes, authenticator: Authenticator, request: WebRequest, auth: MPAuthX
 ) -> Answer:
     """Log in the user that WeChat sent back: with a cookie, or with the token in the body.
 

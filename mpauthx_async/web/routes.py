@@ -2,11 +2,12 @@
 
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..concurrency.traceback_frames import clears_frames
 from ..errors import ConfigurationError, MPAuthXError, ParameterError
-from ..models import AuthResult, Identity, Session
+from ..models import Identity, Session
 from ..service import MPAuthX
 from ..wechat.push_events import check_push_settings, parse_push_event, verify_push_url
 from .answers import Answer, ok, plain
@@ -143,13 +144,8 @@ class Routes:
         if what == _FORGET:
             return [Route("DELETE", "/me", "Erase the user", self._forget)]
         if isinstance(what, OAuthRoutes):
-
-            async def start(request: WebRequest, _: MPAuthX) -> Answer:
-                return start_login(what, request)
-
-            async def finish(request: WebRequest, auth: MPAuthX) -> Answer:
-                return await finish_login(what, request, auth, self._authenticator)
-
+            start = partial(start_login, what)
+            finish = partial(finish_login, what, self._authenticator)
             return [
                 Route("GET", "/oauth/start", "Begin a web login", start, False),
                 Route("GET", "/oauth/callback", "Finish a web login", finish, False),
@@ -189,7 +185,7 @@ class Routes:
             device=_text(body, "device") or None,
             device_kind=_text(body, "deviceKind") or None,
         )
-        answer = self._result(result)
+        answer = ok(self._render, result.response)
         # A page of another site may log a browser in as somebody else, but not keep it logged in.
         if self._authenticator.cookies and is_same_origin(request.headers):
             return answer.with_headers(("Set-Cookie", session_cookie(result.token)))
@@ -198,7 +194,7 @@ class Routes:
     async def _rotate(self, request: WebRequest, auth: MPAuthX) -> Answer:
         result = await auth.rotate(self._token(request))
         if bearer_token(request.headers) is not None:
-            return self._result(result)
+            return ok(self._render, result.response)
         # The page's scripts cannot read the cookie, so they do not get its successor either.
         cookie = ("Set-Cookie", session_cookie(result.token))
         return ok(self._render, None).with_headers(cookie)
@@ -241,9 +237,6 @@ class Routes:
     async def _forget(self, request: WebRequest, auth: MPAuthX) -> Answer:
         identity = await self._identity(request, auth)
         return self._cleared(ok(self._render, await auth.forget_user(identity.user_id)))
-
-    def _result(self, result: AuthResult) -> Answer:
-        return ok(self._render, result.response)
 
     def _cleared(self, answer: Answer) -> Answer:
         if not self._authenticator.cookies:
