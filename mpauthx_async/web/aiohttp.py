@@ -130,10 +130,8 @@ def _authenticated(authenticator: Authenticator, request: web.Request) -> Awaita
 
 
 def _middleware(authenticator: Authenticator, exclusions: Exclusions) -> Any:
-    excludes = not exclusions.is_empty
-
     def is_excluded(request: web.Request) -> bool:
-        raw_path = request.raw_path.partition("?")[0].encode()
+        raw_path = request.raw_path.partition("?")[0].encode(errors="surrogateescape")
         return exclusions.match(request.method, request.path, raw_path)
 
     @web.middleware
@@ -142,7 +140,7 @@ def _middleware(authenticator: Authenticator, exclusions: Exclusions) -> Any:
             if not (
                 hasattr(request.match_info.handler, _AUTHENTICATES_ITSELF)
                 or (request.method == "OPTIONS" and not _serves_all_methods(request))
-                or (excludes and is_excluded(request))
+                or is_excluded(request)
             ):
                 request[_IDENTITY] = await _authenticated(authenticator, request)
             return await handler(request)

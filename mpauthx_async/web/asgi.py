@@ -141,10 +141,7 @@ class MPAuthXMiddleware:
         return self._authenticator.refusal(error)
 
     def _excludes(self, method: str, path: str, scope: Scope) -> bool:
-        exclusions = self._exclusions
-        return not exclusions.is_empty and exclusions.match(
-            method, path, scope.get("raw_path") or b""
-        )
+        return self._exclusions.match(method, path, scope.get("raw_path") or b"")
 
     async def _let_through(
         self, identity: Identity | None, scope: Scope, receive: Receive, send: Send

@@ -21,9 +21,6 @@ class Exclusions:
     includes HEAD. A path that could be read in two ways (`//`, `..`, `%2f`, a backslash) is never
     excluded.
 
-    Attributes:
-        is_empty: whether there are no patterns, so that nothing needs to be asked.
-
     Raises:
         ConfigurationError: for a text that is not such a pattern.
     """
@@ -44,7 +41,6 @@ class Exclusions:
                 self._beginnings.append((method, path))
             else:
                 self._exact.add((method, path))
-        self.is_empty: bool = not self._exact and not self._beginnings
 
     def match(self, method: str, path: str, raw_path: bytes) -> bool:
         """Whether a request needs no login.
