@@ -12,19 +12,13 @@ import aiohttp
 
 __all__ = ["RoundTripTracer", "Trip"]
 
-_TOKEN_STORE = (
-    "issue",
-    "lookup",
-    "revoke",
-    "revoke_subject",
-    "forget_subject",
-    "rotate",
-    "end_reused",
-    "ban",
-    "unban",
-    "bans",
-)
-_USER_STORE = ("save", "get", "forget")
+_METHODS = {
+    "users": ("save", "get", "forget"),
+    "tokens": (
+        *("issue", "lookup", "revoke", "revoke_subject", "forget_subject", "rotate", "end_reused"),
+        *("ban", "unban", "bans"),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +75,10 @@ class RoundTripTracer:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
-    def users(self, store: object) -> None:
-        """Report the trips of a user store."""
-        self._wrap("users", store, _USER_STORE)
-
-    def tokens(self, store: object) -> None:
-        """Report the trips of a token store."""
-        self._wrap("tokens", store, _TOKEN_STORE)
-
-    def _wrap(self, system: str, store: object, names: tuple[str, ...]) -> None:
+    def store(self, system: str, store: object) -> None:
+        """Report the trips of a store of users or tokens."""
         # On the object itself: a store around the store would hide its optional protocols.
-        for name in names:
+        for name in _METHODS[system]:
             setattr(store, name, self._timed(system, name, getattr(store, name)))
 
     def _timed(

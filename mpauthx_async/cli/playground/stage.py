@@ -1,11 +1,11 @@
 """Stage: the real service of one tab, on stores whose trips are watched."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from ...connections import Connections
-from ...models import LoginPolicy, User
+from ...models import LoginPolicy
 from ...service import MPAuthX
 from ...simulator import WeChatSimulator
 from ...stores import TokenStore, UserStore
@@ -51,11 +51,6 @@ class Stage:
             rotation_grace=0,  # so that theft shows at once
         )
 
-    async def user(self, user_id: str) -> User | None:
-        """Read the row of a user; raises StoreError if the store could not answer."""
-        found: User | None = (await self.users.get([user_id]))[0]
-        return found
-
 
 @asynccontextmanager
 async def open_stage(world: World, report: Callable[[Trip], None]) -> AsyncIterator[Stage]:
@@ -65,13 +60,12 @@ async def open_stage(world: World, report: Callable[[Trip], None]) -> AsyncItera
         ConfigurationError: a URL does not name a store.
     """
     watch = RoundTripTracer(report)
-    async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(watch.http())
-        connections = await stack.enter_async_context(Connections(http=http))
-        users = open_user_store(world.users)
-        stack.push_async_callback(users.close)
-        tokens = open_token_store(world.tokens, connections)
-        stack.push_async_callback(tokens.close)
-        watch.users(users)
-        watch.tokens(tokens)
+    async with (
+        watch.http() as http,
+        Connections(http=http) as connections,
+        open_user_store(world.users) as users,
+        open_token_store(world.tokens, connections) as tokens,
+    ):
+        watch.store("users", users)
+        watch.store("tokens", tokens)
         yield Stage(world.wx, watch, connections, users, tokens)

@@ -263,7 +263,7 @@ class Tab:
                 }
                 sessions = await auth.sessions(self._user_id)
                 ban = await auth.ban_of(self._user_id)
-            user = await self._stage.user(self._user_id)
+            (user,) = await self._stage.users.get([self._user_id])
         self._statuses = statuses
         by_id = {session.id: session for session in sessions}
         tokens = {
