@@ -20,7 +20,7 @@ from ...web.routes import PushRoutes
 from .koa import koa_routes
 from .options import ServerOptions
 
-__all__ = ["DRAINING", "MULTIPROCESS_FOLDER", "Handler", "create_app", "create_service"]
+__all__ = ["DRAINING", "MULTIPROCESS_FOLDER", "Handler", "create_app"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -39,9 +39,13 @@ _NO_STORE = {"Cache-Control": "no-store"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def create_service(options: ServerOptions) -> MPAuthX:
-    """Create the service; raises ConfigurationError for options that cannot work."""
-    return MPAuthX(
+def create_app(options: ServerOptions) -> web.Application:
+    """Create the application, which closes its service at its end.
+
+    Raises:
+        ConfigurationError: for options that cannot work.
+    """
+    auth = MPAuthX(
         app_id=options.app_id,
         app_secret=options.app_secret,
         sku=options.sku,
@@ -53,15 +57,6 @@ def create_service(options: ServerOptions) -> MPAuthX:
         signing_keys=options.signing_keys,
         policy=LoginPolicy(max_sessions=options.max_sessions),
     )
-
-
-def create_app(options: ServerOptions) -> web.Application:
-    """Create the application, which closes its service at its end.
-
-    Raises:
-        ConfigurationError: for options that cannot work.
-    """
-    auth = create_service(options)
     app = web.Application()
     include: list[Any] = list(options.include)
     if options.push_token is not None:
@@ -71,7 +66,7 @@ def create_app(options: ServerOptions) -> web.Application:
             auth, prefix=options.prefix, include=include, cookies=options.cookies
         )
     )
-    app.cleanup_ctx.append(partial(_closing, auth))
+    app.on_cleanup.append(lambda _: auth.close())  # after all of cleanup_ctx
     app[DRAINING] = asyncio.Event()
     verify = _verifying(auth)
     app.add_routes(
@@ -87,11 +82,6 @@ def create_app(options: ServerOptions) -> web.Application:
     if options.metrics:
         app.add_routes([web.get("/metrics", _metrics(app, auth))])
     return app
-
-
-async def _closing(auth: MPAuthX, _: web.Application) -> AsyncIterator[None]:
-    yield
-    await auth.close()
 
 
 async def _health(_: web.Request) -> web.Response:
