@@ -254,7 +254,10 @@ async def _check_wechat(report: _Report, options: ServerOptions, clock: Clock) -
             try:
                 await api.get_stable_token()  # without force it ends no other token
             except ConnectionFailedError as error:
-                raise _with_proxy(error) from error
+                if not getproxies().get("https"):
+                    raise
+                text = f"{error} HTTPS_PROXY is set, and the server ignores it."
+                raise ConnectionFailedError(text) from error
             report.ok("WeChat answers, and accepts app_id and app_secret")
     if dates:
         date, begun, ended = dates[-1]
@@ -280,12 +283,6 @@ def _reading_dates(dates: list[tuple[float, float, float]], clock: Clock) -> aio
     trace.on_request_start.append(begin)
     trace.on_request_end.append(end)
     return trace
-
-
-def _with_proxy(error: ConnectionFailedError) -> ConnectionFailedError:
-    if not getproxies().get("https"):
-        return error
-    return ConnectionFailedError(f"{error} HTTPS_PROXY is set, and the server ignores it.")
 
 
 def _compare_clocks(
