@@ -10,7 +10,6 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCl
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.backoff import EqualJitterBackoff, NoBackoff
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError, RedisClusterException, RedisError
@@ -167,11 +166,8 @@ def _sentinel_pool(urls: Sequence[str], primary: str) -> SentinelPool:
     ]
     for name in ("host", "port"):
         settings.pop(name, None)
-    settings["connection_class"] = (
-        SentinelManagedSSLConnection if is_tls else SentinelManagedConnection
-    )
     open_pool: Callable[..., SentinelPool] = SentinelPool  # it has no types in redis-py
-    return open_pool(primary, Sentinels(pools), **(_pool_settings() | settings))
+    return open_pool(primary, Sentinels(pools), **(_pool_settings() | settings | {"ssl": is_tls}))
 
 
 def _cluster_client(urls: Sequence[str]) -> RedisCluster:
