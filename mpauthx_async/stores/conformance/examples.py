@@ -5,9 +5,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from ...constants import TokenStatus
-from ...models import Ban, LoginPolicy, NewSession, Session, SessionRef, Subject
+from ...models import Ban, LoginPolicy, NewSession, Session, SessionRef, Subject, User
 from ...tokens.format import new_nonce
-from .. import TokenStore
+from .. import TokenStore, UserStore
 
 __all__ = [
     "ALICE",
@@ -27,6 +27,7 @@ __all__ = [
     "rotated",
     "statuses",
     "until",
+    "user_of",
 ]
 
 HOUR = 3_600_000  # milliseconds
@@ -130,6 +131,13 @@ async def ban_of(store: TokenStore, subject: Subject) -> Ban | None:
     """The ban of one subject."""
     (ban,) = await store.bans([subject])
     return ban
+
+
+async def user_of(store: UserStore, user_id: str) -> User:
+    """The user with an id, who is known."""
+    (user,) = await store.get([user_id])
+    assert user is not None
+    return user
 
 
 async def begin_apart(store: TokenStore, *sessions: NewSession) -> list[Session]:

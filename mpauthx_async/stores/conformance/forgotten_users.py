@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from ...models import PROFILE_FIELDS, User
 from .. import UserStore
+from .examples import user_of
 
 __all__ = ["ForgottenUsers"]
 
@@ -20,8 +21,7 @@ class ForgottenUsers:
         await store.save([_ALICE])
         assert await store.forget("o-bob", app_ids={"shop"}) is False
         assert await store.forget("", app_ids=set()) is False
-        (kept,) = await store.get(["u-alice"])
-        assert kept is not None
+        await user_of(store, "u-alice")
 
     async def test_a_forgotten_user_is_new_again(self, store: UserStore) -> None:
         for user_id in ("o-shop", "u-alice"):
@@ -30,11 +30,9 @@ class ForgottenUsers:
             assert await store.forget(user_id, app_ids={"shop"}) is True
             assert list(await store.get(["o-shop", "u-alice"])) == [None, None]
             assert await store.forget(user_id, app_ids={"shop"}) is False
-            (bob,) = await store.get(["o-bob"])
-            assert bob is not None
+            await user_of(store, "o-bob")
         assert list(await store.save([User("o-shop")])) == [True]
-        (kept,) = await store.get(["o-shop"])
-        assert kept is not None
+        kept = await user_of(store, "o-shop")
         assert kept.ids == ("o-shop",)
         assert not kept.nick_name
 
@@ -85,12 +83,10 @@ class ForgottenUsers:
     async def test_the_app_of_an_open_id_may_be_saved_later(self, store: UserStore) -> None:
         await store.save([User("o-shop", "u-alice"), User("o-game", "u-alice", app_id="game")])
         await store.save([User("o-shop", app_id="shop")])
-        (found,) = await store.get(["u-alice"])
-        assert found is not None
+        found = await user_of(store, "u-alice")
         assert (found.open_id, found.app_id) in (("o-shop", "shop"), ("o-game", "game"))
         assert await store.forget("o-game", app_ids={"game"}) is True
-        (kept,) = await store.get(["u-alice"])
-        assert kept is not None
+        await user_of(store, "u-alice")
 
     async def test_clear_erases_fields_of_a_profile(self, store: UserStore) -> None:
         await store.save([_ALICE, User("o-bob", nick_name="Bob", gender=2)])
@@ -108,12 +104,10 @@ class ForgottenUsers:
     async def test_a_cleared_profile_may_be_saved_again(self, store: UserStore) -> None:
         await store.save([_ALICE])
         assert await store.clear("u-alice", PROFILE_FIELDS) is True
-        (kept,) = await store.get(["u-alice"])
-        assert kept is not None
+        kept = await user_of(store, "u-alice")
         assert not any(getattr(kept, name) for name in PROFILE_FIELDS)
         assert list(await store.save([_ALICE])) == [False]
-        (kept,) = await store.get(["u-alice"])
-        assert kept is not None
+        kept = await user_of(store, "u-alice")
         if "nick_name" in self.keeps:
             assert kept.nick_name == "Alice"
 
@@ -128,7 +122,6 @@ class ForgottenUsers:
     async def test_clearing_an_unknown_user_changes_nothing(self, store: UserStore) -> None:
         await store.save([_ALICE])
         assert await store.clear("o-bob", ["city"]) is False
-        (kept,) = await store.get(["u-alice"])
-        assert kept is not None
+        kept = await user_of(store, "u-alice")
         if "city" in self.keeps:
             assert kept.city == "Wuhan"

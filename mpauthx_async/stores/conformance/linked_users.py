@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from ...models import User
 from .. import UserStore
+from .examples import user_of
 
 __all__ = ["LinkedUsers"]
 
@@ -30,8 +31,7 @@ class LinkedUsers:
         if "union_id" not in self.keeps:
             return
         await store.save([User("same-text"), User("o-alice", "same-text")])
-        (found,) = await store.get(["same-text"])
-        assert found is not None
+        found = await user_of(store, "same-text")
         assert (found.open_id, found.union_id) == ("o-alice", "same-text")
 
     async def test_a_person_is_found_by_the_open_id_of_each_app(self, store: UserStore) -> None:
@@ -47,8 +47,7 @@ class LinkedUsers:
         await store.save([User("o-game", city="Wuhan")])
         assert list(await store.save([User("o-game", "u-alice")])) == [False]
         await self._are_one(store, "u-alice", {"o-shop", "o-game", "u-alice"})
-        (found,) = await store.get(["o-game"])
-        assert found is not None
+        found = await user_of(store, "o-game")
         if {"nick_name", "city"} <= self.keeps:
             assert (found.nick_name, found.city) == ("Alice", "Wuhan")
 
@@ -57,12 +56,10 @@ class LinkedUsers:
             return
         await store.save([User("o-shop", "u-alice", city="Wuhan"), User("o-game", city="Xi'an")])
         await store.save([User("o-game", "u-alice")])
-        (found,) = await store.get(["o-game"])
-        assert found is not None
+        found = await user_of(store, "o-game")
         assert found.city == "Wuhan"
         await store.save([User("o-game", city="Lijiang")])
-        (found,) = await store.get(["o-shop"])
-        assert found is not None
+        found = await user_of(store, "o-shop")
         assert found.city == "Lijiang"
 
     async def test_a_new_union_id_keeps_all_linked_ids(self, store: UserStore) -> None:
@@ -76,8 +73,7 @@ class LinkedUsers:
     async def test_a_union_id_may_come_back(self, store: UserStore) -> None:
         for union_id in ("u-1", "u-2", "u-1", "u-3", "u-2"):
             await store.save([User("o-shop", union_id)])
-            (found,) = await store.get(["o-shop"])
-            assert found is not None
+            found = await user_of(store, "o-shop")
             assert found.id == union_id
         await self._are_one(store, "u-2", {"o-shop", "u-1", "u-2", "u-3"})
 

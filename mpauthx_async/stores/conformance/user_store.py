@@ -9,7 +9,7 @@ from ...concurrency.coalescer import answers_of
 from ...errors import StoreError
 from ...models import PROFILE_FIELDS, User
 from .. import UserStore
-from .examples import UNUSUAL_IDS
+from .examples import UNUSUAL_IDS, user_of
 from .forgotten_users import ForgottenUsers
 from .linked_users import LinkedUsers
 
@@ -58,14 +58,12 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
     async def test_a_person_twice_in_a_batch_is_new_once(self, store: UserStore) -> None:
         batch = [_alice(), User("o-bob"), _alice(), replace(_alice(), city="Xi'an")]
         assert list(await store.save(batch)) == [True, True, False, False]
-        (kept,) = await store.get(["o-alice"])
-        assert self._profile(kept) == self._profile(replace(_alice(), city="Xi'an"))
+        await self._check_kept(store, "o-alice", replace(_alice(), city="Xi'an"))
 
     async def test_a_known_person_twice_in_a_batch_is_not_new(self, store: UserStore) -> None:
         await store.save([_alice()])
         assert list(await store.save([_alice(), replace(_alice(), city="Xi'an")])) == [False] * 2
-        (kept,) = await store.get(["o-alice"])
-        assert self._profile(kept) == self._profile(replace(_alice(), city="Xi'an"))
+        await self._check_kept(store, "o-alice", replace(_alice(), city="Xi'an"))
 
     async def test_empty_batches_have_empty_answers(self, store: UserStore) -> None:
         assert list(await store.save([])) == []
@@ -85,8 +83,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
 
     async def test_a_user_may_have_no_profile_at_all(self, store: UserStore) -> None:
         await store.save([User("o-alice")])
-        (kept,) = await store.get(["o-alice"])
-        assert self._profile(kept) == self._profile(User("o-alice"))
+        await self._check_kept(store, "o-alice", User("o-alice"))
 
     async def test_a_new_value_replaces_an_old_one(self, store: UserStore) -> None:
         await store.save([_alice(), User("o-bob", city="Wuhan")])
@@ -99,62 +96,49 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
     async def test_a_value_fills_an_empty_field(self, store: UserStore) -> None:
         await store.save([User("o-alice", city="Guangzhou")])
         await store.save([replace(_alice(), city=None)])
-        (kept,) = await store.get(["o-alice"])
-        assert self._profile(kept) == self._profile(_alice())
+        await self._check_kept(store, "o-alice", _alice())
 
     async def test_an_empty_profile_never_replaces(self, store: UserStore) -> None:
         await store.save([_alice()])
         await store.save([User("o-alice")])
         await store.save([User("o-alice", None, "", 0, "", "", "", "", "")])
-        (kept,) = await store.get(["o-alice"])
-        assert self._profile(kept) == self._profile(_alice())
+        await self._check_kept(store, "o-alice", _alice())
 
     async def test_an_unknown_gender_never_replaces(self, store: UserStore) -> None:
         await store.save([_alice()])
         await store.save([User("o-alice", nick_name="Ali", gender=0)])
-        (kept,) = await store.get(["o-alice"])
-        assert self._profile(kept) == self._profile(replace(_alice(), nick_name="Ali"))
+        await self._check_kept(store, "o-alice", replace(_alice(), nick_name="Ali"))
 
     async def test_an_anonymous_profile_never_replaces(self, store: UserStore) -> None:
         await store.save([_alice()])
         await store.save([_anonymous("o-alice")])
-        (kept,) = await store.get(["o-alice"])
-        assert self._profile(kept) == self._profile(_alice())
+        await self._check_kept(store, "o-alice", _alice())
 
     async def test_a_profile_replaces_an_anonymous_one(self, store: UserStore) -> None:
         assert list(await store.save([_anonymous("o-alice")])) == [True]
-        (kept,) = await store.get(["o-alice"])
-        assert self._profile(kept) == self._profile(_anonymous("o-alice"))
+        await self._check_kept(store, "o-alice", _anonymous("o-alice"))
         assert list(await store.save([_alice()])) == [False]
-        (kept,) = await store.get(["o-alice"])
-        assert self._profile(kept) == self._profile(_alice())
+        await self._check_kept(store, "o-alice", _alice())
 
     async def test_a_user_with_a_union_id_is_found_by_it(self, store: UserStore) -> None:
         user = replace(_alice(), union_id="u-alice")
         assert list(await store.save([user])) == [True]
         assert list(await store.save([user])) == [False]
-        (kept,) = await store.get(["u-alice"])
-        assert kept is not None
-        assert kept.id == "u-alice"
-        assert self._profile(kept) == self._profile(user)
+        await self._check_kept(store, "u-alice", user)
 
     async def test_a_union_id_known_later_makes_no_new_user(self, store: UserStore) -> None:
         await store.save([_alice()])
         assert list(await store.save([User("o-alice", "u-alice")])) == [False]
         assert list(await store.save([User("o-alice", "u-alice")])) == [False]
-        (kept,) = await store.get(["u-alice"])
-        assert kept is not None
-        assert kept.id == "u-alice"
-        assert self._profile(kept) == self._profile(replace(_alice(), union_id="u-alice"))
+        await self._check_kept(store, "u-alice", replace(_alice(), union_id="u-alice"))
 
     async def test_a_union_id_known_later_in_one_batch_makes_one_user(
         self, store: UserStore
     ) -> None:
         batch = [_alice(), User("o-alice", "u-alice"), User("o-alice", "u-alice", city="Wuhan")]
         assert list(await store.save(batch)) == [True, False, False]
-        (kept,) = await store.get(["u-alice"])
         expected = replace(_alice(), union_id="u-alice", city="Wuhan")
-        assert self._profile(kept) == self._profile(expected)
+        await self._check_kept(store, "u-alice", expected)
 
     async def test_a_user_is_found_under_both_ids(self, store: UserStore) -> None:
         if "union_id" not in self.keeps:
@@ -174,24 +158,20 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
             return
         await store.save([User("o-alice", "u-alice")])
         assert list(await store.save([User("o-alice", city="Wuhan")])) == [False]
-        (kept,) = await store.get(["o-alice"])
-        assert kept is not None
-        assert kept.id == "u-alice"
+        assert (await user_of(store, "o-alice")).id == "u-alice"
 
     async def test_a_login_without_the_union_id_in_one_batch_makes_one_user(
         self, store: UserStore
     ) -> None:
         batch = [User("o-alice", "u-alice"), User("o-alice", city="Wuhan")]
         assert list(await store.save(batch)) == [True, False]
-        (kept,) = await store.get(["u-alice"])
-        assert self._profile(kept) == self._profile(User("o-alice", "u-alice", city="Wuhan"))
+        await self._check_kept(store, "u-alice", User("o-alice", "u-alice", city="Wuhan"))
 
     async def test_one_union_id_in_two_apps_is_one_person(self, store: UserStore) -> None:
         in_shop, in_game = User("o-shop", "u-alice"), User("o-game", "u-alice", city="Wuhan")
         assert list(await store.save([in_shop, in_game])) == [True, False]
         assert list(await store.save([in_game, in_shop])) == [False, False]
-        (kept,) = await store.get(["u-alice"])
-        assert self._profile(kept) == self._profile(replace(in_shop, city="Wuhan"))
+        await self._check_kept(store, "u-alice", replace(in_shop, city="Wuhan"))
 
     async def test_the_times_of_the_first_login_and_the_last_change_are_kept(
         self, store: UserStore
@@ -249,8 +229,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
     async def test_one_of_concurrent_first_logins_is_new(self, store: UserStore) -> None:
         answers = await asyncio.gather(*(store.save([_alice()]) for _ in range(20)))
         assert sorted(answer for (answer,) in answers) == [False] * 19 + [True]
-        (kept,) = await store.get(["o-alice"])
-        assert self._profile(kept) == self._profile(_alice())
+        await self._check_kept(store, "o-alice", _alice())
 
     async def test_concurrent_saves_lose_no_user(self, store: UserStore) -> None:
         batches = [[User(f"o-{i}"), User("o-alice"), User(f"o-{i + 1}")] for i in range(30)]
@@ -258,6 +237,10 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
         assert sum(answer for batch in answers for answer in batch) == 32
         kept = await store.get([f"o-{i}" for i in range(31)])
         assert [user and user.id for user in kept] == [f"o-{i}" for i in range(31)]
+
+    async def _check_kept(self, store: UserStore, user_id: str, expected: User) -> None:
+        """Check that an id finds a user who has all that the store has to keep."""
+        assert self._profile(await user_of(store, user_id)) == self._profile(expected)
 
     def _profile(self, user: User | None) -> dict[str, object]:
         """The attributes that the store has to keep, with None for empty values and 0."""
