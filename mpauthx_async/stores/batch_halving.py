@@ -23,10 +23,9 @@ async def run_bisected(
 
     Args:
         items: in parts of at most 500.
-        work: returns a result for each item that it is given, or the error of an item that failed
-            alone.
-        refusal_of: the error of the refused item, for an exception of `work`; None for another
-            failure, which is one of the whole batch.
+        work: returns for each item a result, or the error of an item that failed alone.
+        refusal_of: the error of the refused item, for an exception of `work`; None for a failure of
+            the whole batch.
 
     Raises:
         PartialStoreError: if some items are refused.

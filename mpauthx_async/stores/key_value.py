@@ -34,7 +34,7 @@ async def expiring_lock(
     Args:
         acquire: stores the lock for `ttl` seconds; returns False if another holder has it.
         release: deletes it.
-        ttl: the lock's lifetime in seconds. Others wait twice as long, but 10 seconds at most.
+        ttl: in seconds. Others wait twice as long, but 10 seconds at most.
 
     Raises:
         StoreError: another holder has it for too long, or `acquire` raised it.

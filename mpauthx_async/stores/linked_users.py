@@ -116,10 +116,8 @@ class LinkedUsers:
     """The persons with any of some ids, as read from the database, and the changes to write.
 
     Args:
-        query: reads the database.
-        table: the user table.
-        ids: ids of the persons.
-        untyped: the same, where each may be an openId or a unionId.
+        query, table: the database.
+        ids, untyped: ids of the persons; an untyped one may be an openId or a unionId.
 
     Attributes:
         ids: all ids that were asked for: those given, and all that they lead to.
@@ -231,10 +229,7 @@ class LinkedUsers:
     ) -> Changes | None:
         """What to write to erase a person for these apps; None if user_id is unknown.
 
-        Args:
-            user_id: any id of the person.
-            app_ids: the apps.
-            erased: ids of the user that are erased already; whatever has them now is erased, too.
+        `erased` are ids of the user that are erased already; whatever has them now is erased, too.
         """
         person = self._find(user_id)
         if erased:
@@ -253,13 +248,7 @@ class LinkedUsers:
         )
 
     def clear(self, user_id: str, fields: Collection[str], now: int) -> Changes | None:
-        """What to write to erase fields of a person's profile; None if user_id is unknown.
-
-        Args:
-            user_id: any id of the person.
-            fields: attributes of `User`.
-            now: the time in Unix milliseconds.
-        """
+        """What to write to erase fields of a person's profile; None if user_id is unknown."""
         blank: dict[str, Any] = {**dict.fromkeys(fields), "updated_at": now}
         rows = self.rows_of(user_id)
         changes = Changes(updated=[(row, replace(row, **blank)) for row in rows])

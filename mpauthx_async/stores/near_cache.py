@@ -96,12 +96,7 @@ class SharedNearCache:
         self.synchronize(store_time, at)
 
     def synchronize(self, store_time: float, at: float) -> None:
-        """Learn how far the store's clock is ahead, and that no change was missed until then.
-
-        Args:
-            store_time: the store's time, in Unix seconds.
-            at: when it was asked, by `clock`, so that tokens never end late.
-        """
+        """Learn how far the store's clock is ahead, and that no change was missed until then."""
         self.ahead = store_time - at
         self.trusted_until = at + MAX_SILENCE_SECONDS
 
@@ -134,11 +129,8 @@ class NearCache:
     An answer that was on its way when its session changed is not kept: `expect` is called before
     the store is asked, and `keep` with the answer.
 
-    Args:
-        shared: what the services on the store share.
-
     Attributes:
-        shared: as given.
+        shared: what the services on the store share.
         kept: for each token, when it ends by the store's clock, in seconds, and whose it is.
             `shared` empties it.
     """
@@ -159,11 +151,7 @@ class NearCache:
         return self.shared.is_open and self._clock() < self.shared.trusted_until
 
     def known(self, token: Any) -> Identity | None:
-        """The Identity of a token in the cache; None for any other. The hottest path.
-
-        Args:
-            token: of any type.
-        """
+        """The Identity of a token in the cache; None for any other. The hottest path."""
         try:
             (end, identity), now, shared = self.kept[token], self._clock(), self.shared
             if end > now + shared.ahead and now < shared.trusted_until:

@@ -28,11 +28,7 @@ class OnlineCursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Decode a cursor.
-
-        Raises:
-            ParameterError: text is malformed.
-        """
+        """Decode a cursor; ParameterError if text is malformed."""
         try:
             raw = base64url.decode(text) if isinstance(text, str) else None
             if raw is not None and (match := _FORMAT.fullmatch(raw)):

@@ -36,13 +36,7 @@ def do_each(
     """Read or write a batch, or each item alone if the batch fails for a bad row.
 
     Items that are written alone have a savepoint each in one transaction, so all cost one sync to
-    disk. All writes of a refused item are undone.
-
-    Args:
-        cursor: of the database.
-        items: what to read or write.
-        work: does it for some of the items, and writes inside `transaction(cursor)`; returns an
-            answer for each, in the same order.
+    disk. All writes of a refused item are undone: `work` writes inside `transaction(cursor)`.
 
     Raises:
         PartialStoreError: if some items fail; the others are written.

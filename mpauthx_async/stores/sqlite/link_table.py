@@ -48,8 +48,7 @@ def query_linked(
 ) -> tuple[list[User], list[Link]]:
     """Read the rows and links that have any of these ids, in one statement.
 
-    Raises:
-        StoreError: if a row cannot be read; it names the column.
+    If a row cannot be read, a StoreError names the column.
     """
     values = {
         "open_ids": json.dumps([text for text, is_union_id in ids if not is_union_id]),

@@ -149,16 +149,9 @@ def delete_expired(cursor: sqlite3.Cursor, now: int, limit: int) -> None:
 def end_sessions(
     cursor: sqlite3.Cursor, status: TokenStatus, condition: str, values: Mapping[str, object]
 ) -> list[SessionRef]:
-    """End the live sessions that meet a condition.
+    """End the live sessions that meet a condition in SQL; returns them, oldest first.
 
-    Args:
-        cursor: of the database.
-        status: why they end.
-        condition: in SQL.
-        values: the condition's values, and `now` in Unix milliseconds.
-
-    Returns:
-        The sessions that this ended, oldest first.
+    `values` are those of the condition, and `now` in Unix milliseconds.
     """
     rows = cursor.execute(
         "UPDATE mpauthx_session SET ended = :status, sealed_key = NULL,"  # noqa: S608

@@ -52,9 +52,6 @@ class UserTable:
 
     A row without an openId belongs to its unionId.
 
-    Args:
-        columns: the known columns.
-
     Attributes:
         has_union_id: whether there is a column unionId. If not, openId holds the user id.
         select: an SQL expression: the rows with one of :open_ids or :union_ids, as JSON.
@@ -83,11 +80,7 @@ class UserTable:
 
     @classmethod
     def open(cls, cursor: sqlite3.Cursor) -> "UserTable":
-        """Read the columns; create the table and indexes if they are missing.
-
-        Raises:
-            ConfigurationError: if logins cannot be saved in the table or view.
-        """
+        """Read the columns, as `find`; create the table and indexes if they are missing."""
         table = cls.find(cursor)
         if table is None:
             cursor.execute(_CREATE)
