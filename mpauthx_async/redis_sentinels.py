@@ -30,13 +30,8 @@ class Sentinels:
     """The Sentinels of a URL, as a SentinelConnectionPool asks them.
 
     All are asked at once, so one that hangs delays nobody for long. redis-py asks them one after
-    another, and believes the first, which may be the last to hear of a failover.
-
-    Args:
-        pools: one pool for each Sentinel.
-
-    Attributes:
-        clients: their clients, which the owner closes.
+    another, and believes the first, which may be the last to hear of a failover. The owner closes
+    `clients`, one for each pool, which is of one Sentinel.
     """
 
     def __init__(self, pools: Sequence[ConnectionPool]) -> None:
@@ -70,13 +65,9 @@ class Sentinels:
 
 
 class SentinelPool(MarkingPool, SentinelConnectionPool, BlockingConnectionPool):
-    """A pool of connections to the primary, whose callers wait for a free one.
+    """A pool of connections to the primary, whose callers wait for a free one."""
 
-    Attributes:
-        master_address: the host and port of the primary that was found last.
-    """
-
-    master_address: tuple[str, int] | None
+    master_address: tuple[str, int] | None  # of the primary that was found last
 
     async def get_master_address(self) -> tuple[str, int]:
         """Find the primary; idle connections to an earlier one are closed."""
@@ -97,10 +88,6 @@ class PrimaryWatch:
 
     The connections to the earlier one stay open until a Sentinel makes it a replica, which takes
     about ten seconds if it still runs. Until then it serves stale data.
-
-    Args:
-        pool: the pool of the client.
-        on_change: called when there is another primary.
     """
 
     def __init__(
@@ -139,17 +126,11 @@ class PrimaryWatch:
 
 
 class _View(NamedTuple):
-    """What a Sentinel knows of the primary.
+    """What a Sentinel knows of the primary."""
 
-    Attributes:
-        epoch: of the last failover.
-        address: the host and port.
-        is_up: whether the Sentinel considers it up.
-    """
-
-    epoch: int
+    epoch: int  # of the last failover
     address: tuple[str, int]
-    is_up: bool
+    is_up: bool  # whether the Sentinel considers it up
 
 
 async def _view(client: Redis, name: str) -> _View:

@@ -52,14 +52,9 @@ _REFUSALS = (
 
 
 def open_redis(url: str) -> RedisClient:
-    """Open a client, which connects when it is first used.
+    """Open a client, which connects when it is first used; for the forms see `Connections`.
 
-    Args:
-        url: for the forms see `Connections`.
-
-    Raises:
-        ConfigurationError: redis-py refuses the URL. The error repeats no part of it but the name
-            of an option.
+    If redis-py refuses the URL, a ConfigurationError repeats no part of it but an option's name.
     """
     client = _client_of(url)
     if client is not None:

@@ -40,11 +40,7 @@ _MAX_SLOTS_SECONDS = 1.0  # for a node to send the slots, before the next one is
 
 
 class ClusterNodes:
-    """The nodes of a cluster, with the connections of a client.
-
-    Args:
-        client: the client, whose table of slots is kept current here.
-    """
+    """The nodes of a cluster, with the connections of a client, whose slots are kept current."""
 
     def __init__(self, client: RedisCluster) -> None:
         self._client = client
@@ -71,11 +67,7 @@ class ClusterNodes:
         MGET that is refused (TRYAGAIN), because some of its keys have moved already or do not
         exist, is answered key by key.
 
-        Returns:
-            The answer to each command, or its exception.
-
-        Raises:
-            RedisError, OSError: a node cannot be reached.
+        Returns the answer to each command, or its exception; raises if a node cannot be reached.
         """
         node = self._holder(commands[0].key)
         if node is None:
@@ -111,11 +103,7 @@ class ClusterNodes:
     async def learn_slots(self, error: Exception | None = None) -> None:
         """Learn which node holds which slots; concurrent calls are one.
 
-        Args:
-            error: the reason. The node that a MOVED names is asked first.
-
-        Raises:
-            RedisClusterException: no node has ever sent the slots.
+        The node that a MOVED names is asked first. It raises if no node has ever sent the slots.
         """
         await asyncio.shield(self.begin_to_learn_slots(error))
 

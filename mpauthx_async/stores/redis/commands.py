@@ -12,17 +12,11 @@ _SHARED = {"issue": ("prelude", "login_policy")}  # by script; others share only
 
 
 class Command(NamedTuple):
-    """A command whose keys are all in one slot of a Redis Cluster.
-
-    Attributes:
-        key: one of its keys.
-        args: its name and arguments.
-        script: the text of the script that an EVALSHA runs.
-    """
+    """A command whose keys, of which `key` is one, are all in one slot of a Redis Cluster."""
 
     key: str
     args: tuple[Any, ...]
-    script: str = ""
+    script: str = ""  # the text of what an EVALSHA runs
 
     def with_script(self) -> "Command":
         """Turn an EVALSHA into an EVAL, for a server that does not know the script yet."""
@@ -30,12 +24,7 @@ class Command(NamedTuple):
 
 
 class Script(NamedTuple):
-    """A Lua script.
-
-    Attributes:
-        text: its source, with the files that it shares with other scripts.
-        sha: the hash by which an EVALSHA names it.
-    """
+    """A Lua script, with what it shares with others; `sha` is its name in an EVALSHA."""
 
     text: str
     sha: str

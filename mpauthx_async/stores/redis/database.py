@@ -93,12 +93,8 @@ class RedisDatabase:
         (CPython 3.12, 3.13.0 to 3.13.9 and 3.14.0; its issue 4287), and on a cluster whose topology
         changes. A primary that was demoted behind its address refuses writes with READONLY.
 
-        Args:
-            work: called with the client. It may be called again, so it must be repeatable.
-
-        Raises:
-            ClosedError: after `close()`.
-            StoreError: Redis failed, or did not answer within 5 seconds.
+        `work` is called with the client, and may be called again. A StoreError is raised if Redis
+        failed, or did not answer within 5 seconds.
         """
         with self.calls.one():
             try:
@@ -115,18 +111,8 @@ class RedisDatabase:
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands one after another, or on a Redis Cluster in one trip for each node.
 
-        Each node of a cluster fails alone.
-
-        Args:
-            commands: may be sent again, so they must be repeatable.
-
-        Returns:
-            The answer to each command. On a cluster it may be the exception that redis-py or the
-            operating system raised.
-
-        Raises:
-            ClosedError: after `close()`.
-            StoreError: a single Redis failed.
+        They may be sent again, so they must be repeatable. Each node of a cluster fails alone: the
+        answer to a command may be the exception that redis-py or the operating system raised.
         """
         self.calls.check_here()
         nodes = self.nodes
@@ -148,23 +134,14 @@ class RedisDatabase:
         return [answers[i] for i in range(len(commands))]
 
     async def command(self, command: Command) -> Any:
-        """Send one command; returns its answer.
-
-        Raises:
-            ClosedError: after `close()`.
-            StoreError: Redis failed, or did not answer within 5 seconds.
-        """
+        """Send one command; returns its answer, and raises as `run`."""
         (answer,) = await self.ask([command])
         if isinstance(answer, Exception):
             raise store_error(answer)
         return answer
 
     def groups(self, keys: Sequence[str]) -> Collection[Sequence[int]]:
-        """Group items, by their keys, into those that one command may contain.
-
-        Returns:
-            The indexes of each group: on a cluster those of one hash tag, otherwise all.
-        """
+        """The indexes of the items that one command may contain: on a cluster of one hash tag."""
         if self.nodes is None:
             return [range(len(keys))] if keys else []
         groups: dict[str, list[int]] = {}
@@ -173,13 +150,7 @@ class RedisDatabase:
         return groups.values()
 
     async def check(self) -> None:
-        """Check that the server can serve.
-
-        Raises:
-            ClosedError: after `close()`.
-            StoreError: it does not answer, or `check_server` refuses it.
-            ConfigurationError: its version is too old.
-        """
+        """Check that the server answers; raises as `run` and `check_server`."""
         info = await self.run(lambda redis: redis.info())
         cluster_info = None
         if self.nodes is not None:

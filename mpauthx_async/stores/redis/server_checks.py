@@ -24,11 +24,9 @@ _MAX_WAIT_SECONDS = 1.0  # for the answer of one server to INFO memory
 
 
 def check_server(info: Mapping[str, Any], cluster_info: Mapping[str, Any] | None) -> None:
-    """Check what a server answers to INFO.
+    """Check what a server answers to INFO, and a Redis Cluster to CLUSTER INFO.
 
-    Args:
-        info: the answer. A provider's proxy may leave out any field, which is not checked then.
-        cluster_info: the answer to CLUSTER INFO; None for a single Redis.
+    A provider's proxy may leave out any field, which is not checked then.
 
     Raises:
         StoreError: it is loading its data, is a replica, or its memory is full; or the cluster has

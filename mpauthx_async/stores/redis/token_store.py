@@ -322,12 +322,8 @@ class RedisTokenStore:
     ) -> list[Any]:
         """Run a script for sessions; returns the answer or StoreError of each.
 
-        Args:
-            name: of the script.
-            refs: of the sessions.
-            common: the arguments before those of the sessions.
-            own: the third argument of each session, after its user_id and nonce; by default the
-                generation.
+        Its arguments are the `common` ones, and for each session user_id, nonce, and its `own` or
+        the generation.
         """
         keys = [session_keys(ref) for ref in refs]
         args: list[tuple[str | int, ...]] = [ref[1:] for ref in refs]
@@ -368,9 +364,7 @@ class RedisTokenStore:
     ) -> list[Any]:
         """Ask Redis about a batch; returns the answer or StoreError of each item, if any succeeds.
 
-        Args:
-            keys: a key of each item.
-            command_for: makes the command for the items with these indexes.
+        `keys` has one of each item; `command_for` makes the command for items by their indexes.
         """
         groups = self._database.groups(keys)
         answers = await self._database.ask([command_for(group) for group in groups])

@@ -219,14 +219,7 @@ class RedisTracking:
 
 
 class _Reader(asyncio.Protocol):
-    """Reads what Redis says on a connection.
-
-    Args:
-        take: called with each reply or push. If it raises, reading ends.
-
-    Attributes:
-        ended: why nothing more is read, once that is so.
-    """
+    """Reads what Redis says on a connection, until `take` raises: `ended` tells why."""
 
     def __init__(self, take: Callable[[Any], None]) -> None:
         self.ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
