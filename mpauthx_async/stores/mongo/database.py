@@ -37,18 +37,10 @@ _FORM = "mongodb://user:password@host/database"
 
 
 class MongoDatabase:
-    """Runs work in a database within a deadline.
+    """Runs work in a database within `longest_wait` seconds, after `prepare`.
 
-    Args:
-        database: a database of an AsyncMongoClient, which stays open, or a URL.
-        timeout: how long a call waits at most, in seconds.
-        prepare: what is done before the first call.
-
-    Attributes:
-        longest_wait: the timeout.
-
-    Raises:
-        ConfigurationError: if the URL does not name a database, or writes are not acknowledged.
+    A database of an AsyncMongoClient stays open. A ConfigurationError is raised if the URL does not
+    name a database, or writes are not acknowledged.
     """
 
     def __init__(
@@ -71,11 +63,7 @@ class MongoDatabase:
         self.longest_wait: float = timeout
 
     def collection(self, name: str) -> AsyncCollection[Document]:
-        """A collection of the database, read from the primary.
-
-        Raises:
-            ConfigurationError: the name is malformed.
-        """
+        """A collection of the database, read from the primary."""
         options: CodecOptions[Document] = CodecOptions(
             unicode_decode_error_handler="replace",
             datetime_conversion=DatetimeConversion.DATETIME_AUTO,

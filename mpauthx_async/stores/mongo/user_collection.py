@@ -60,40 +60,26 @@ _MAX_ALONE = 16  # writes at once, after one of a batch was held: each is a conn
 
 @dataclass(slots=True)
 class Found:
-    """What was read for some ids.
+    """What was read for some ids."""
 
-    Attributes:
-        users: the users, each with the _ids of the documents that hold exactly this.
-        links: the links by their ids.
-        documents: by their ids the _ids of the documents that users have, or are to get.
-    """
-
-    users: dict[User, list[Any]] = field(default_factory=dict)
+    users: dict[User, list[Any]] = field(default_factory=dict)  # _ids of what holds exactly this
     links: dict[Id, Link] = field(default_factory=dict)
-    documents: dict[Id, Any] = field(default_factory=dict)
+    documents: dict[Id, Any] = field(default_factory=dict)  # _ids that users have, or are to get
 
 
 @dataclass(slots=True)
 class Written:
-    """What one call has written, over all its attempts.
+    """What one call has written, over all its attempts."""
 
-    Attributes:
-        created: the documents that it has inserted: by openId the _id and the user.
-        claimed: the _ids that its links name for documents that it has not inserted.
-        links: the ids of the links that it has inserted.
-    """
-
-    created: dict[str, tuple[ObjectId, User]] = field(default_factory=dict)
-    claimed: list[Any] = field(default_factory=list)
-    links: set[Id] = field(default_factory=set)
+    created: dict[str, tuple[ObjectId, User]] = field(default_factory=dict)  # documents by openId
+    claimed: list[Any] = field(default_factory=list)  # _ids that links name, not yet inserted
+    links: set[Id] = field(default_factory=set)  # that it has inserted
 
 
 class ConflictError(Exception):
     """Another process was faster, so that a new plan may succeed.
 
-    Args:
-        refusal: the error if the plan is the same again, because it was a document of a user that
-            a unique index refused.
+    `refusal` is the error if the plan is the same again: a unique index refused a document.
     """
 
     def __init__(self, refusal: StoreError | None = None) -> None:
@@ -102,11 +88,7 @@ class ConflictError(Exception):
 
 
 class HeldError(Exception):
-    """Transactions of the application hold documents; the others are written.
-
-    Args:
-        ids: ids of the users who have these documents.
-    """
+    """Transactions of the application hold documents of these users; the others are written."""
 
     def __init__(self, ids: Collection[Id]) -> None:
         super().__init__()
@@ -116,12 +98,8 @@ class HeldError(Exception):
 class UserCollection:
     """Reads the documents and links of users, and writes changes.
 
-    Args:
-        users: the users' collection.
-        links: the collection of links.
-        fields: the fields of the users' documents.
-        patience: for how long a write waits for a document that a transaction of the application
-            holds, in seconds: once with all others, and once alone.
+    A write waits `patience` seconds for a document that a transaction of the application holds:
+    once with all others, and once alone.
     """
 
     has_union_id = True
@@ -151,12 +129,7 @@ class UserCollection:
             known |= missing
 
     async def write(self, changes: Changes, found: Found, written: Written) -> None:
-        """Write changes.
-
-        Args:
-            changes: what to write.
-            found: what was read for the plan.
-            written: what the call wrote before; what this writes is added.
+        """Write changes that were planned for what was found; adds to what the call has written.
 
         Raises:
             HeldError: transactions hold documents.
@@ -172,11 +145,7 @@ class UserCollection:
             _check(errors, [[id_] for id_ in changes.deleted_links])
 
     async def delete_duplicates(self, found: Found, written: Written) -> bool:
-        """Delete documents that the call inserted for users who have another one by now.
-
-        Returns:
-            Whether there was any.
-        """
+        """Delete documents of the call whose users have another one by now; whether any was."""
         duplicates: list[ObjectId] = []
         if written.created:
             keys: dict[Id, list[Any]] = {}
@@ -205,11 +174,7 @@ class UserCollection:
             await self._bulk(self._links, [DeleteMany(claims)])
 
     async def create_indexes(self) -> list[str]:
-        """Create the indexes of links, and those of an empty collection of users.
-
-        Returns:
-            The fields of ids that have no index in a collection with users.
-        """
+        """Create the indexes of links and an empty collection of users; returns what is missing."""
         await self._links.create_index("union_id", sparse=True)
         indexes = (await self._users.index_information()).values()
         indexed = {index["key"][0][0] for index in indexes}

@@ -31,17 +31,8 @@ _NAMES = {
 class UserFields:
     """Converts between users and documents.
 
-    Args:
-        names: for attributes of `User` the names of their fields, where they differ from the koa
-            scaffold's.
-
-    Attributes:
-        open_id: the field of the openId.
-        union_id: the field of the unionId.
-        projection: what to read of a document.
-
-    Raises:
-        ConfigurationError: if the names cannot work.
+    `names` are those of the fields of attributes of `User`, where they differ from the koa
+    scaffold's; a ConfigurationError is raised if they cannot work.
     """
 
     def __init__(self, names: Mapping[str, str] | None) -> None:

@@ -23,12 +23,7 @@ _IN_CAMEL_CASE = {attribute: name for name, attribute in ATTRIBUTES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that holds an attribute of `User`.
-
-    Attributes:
-        attribute: the name of the attribute of `User`.
-        sql: the column of the table.
-    """
+    """A column that holds an attribute of `User`."""
 
     attribute: str
     sql: SQLColumn[Any]
@@ -64,16 +59,7 @@ class Column:
 
 
 def columns_of(model: Model, names: Mapping[str, str] | None) -> tuple[Table, list[Column]]:
-    """Find the columns of a user in a model.
-
-    Args:
-        model: a mapped class, or a Table.
-        names: for each attribute of `User` the name of the model's attribute or column; None for
-            those that are named as in `User`, or as in mpauthx, such as nick_name or nickName.
-
-    Raises:
-        ConfigurationError: a name is unknown, a column is missing, or one is named twice.
-    """
+    """Find the columns of a user in a model; `names` are the `columns` of SQLAlchemyUserStore."""
     table, known = _table_of(model)
     if names is None:
         names = {

@@ -43,20 +43,8 @@ class SQLDatabase:
     Work is a function that gets SQLAlchemy's own `Connection`; what it awaits inside suspends the
     task and not the event loop. It runs in a task of its own to its end, even if the caller is
     cancelled. At the deadline the task is cancelled, and the caller does not wait for that: the
-    driver may wait for the server.
-
-    Args:
-        engine: an engine, which stays open, or a URL.
-        timeout: how long a call waits at most, in seconds.
-        prepare: what is done before the first call, with `read` and `write`.
-
-    Attributes:
-        name: that of the database in messages.
-        dialect_name: SQLAlchemy's name of the database system.
-        longest_wait: the timeout.
-
-    Raises:
-        ConfigurationError: if the URL does not name a database with an asyncio driver.
+    driver may wait for the server. `prepare` is done before the first call. An engine stays open.
+    A ConfigurationError is raised if a URL does not name a database with an asyncio driver.
     """
 
     def __init__(

@@ -15,10 +15,8 @@ _NO_WAIT = 50  # milliseconds, for PostgreSQL, where 0 is for ever
 def lock_wait(connection: Connection, seconds: float, *, restores: bool) -> Iterator[None]:
     """Let the statements of a transaction fail that wait longer for a lock.
 
-    Args:
-        connection: in a transaction.
-        seconds: 0 for as short as the database can. MySQL waits at least a second.
-        restores: whether to restore the limit of the connection: MySQL's outlives the transaction.
+    For 0 they wait as short as the database can: MySQL at least a second. Its limit outlives the
+    transaction, unless it `restores` the one before.
     """
     name = connection.dialect.name
     if name == "postgresql":

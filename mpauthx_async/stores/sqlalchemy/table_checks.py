@@ -50,18 +50,12 @@ def check_columns(
     writes_dates: bool,
     or_else: str = "",
 ) -> None:
-    """Check that a table takes what a store writes.
+    """Check that a table takes what a store writes; ConfigurationError names column and remedy.
 
     Args:
-        connection: to the database.
-        table: the table.
         written: the columns that the store writes, by the names of what they hold.
-        items: what the store keeps in the table, in messages.
+        items, or_else: in messages, what the table keeps, and what helps if it is missing.
         writes_dates: whether the store writes a time as a date if the column is one.
-        or_else: what else helps if the table is missing, in messages.
-
-    Raises:
-        ConfigurationError: if it does not; it names the column and the remedy.
     """
     inspector = inspect(connection)
     _check_exists(inspector, table, or_else)

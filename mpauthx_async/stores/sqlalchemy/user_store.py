@@ -210,12 +210,9 @@ class SQLAlchemyUserStore:
         *,
         waits: bool,
     ) -> Result:
-        """Read persons and write a plan for them, or a new plan while others are faster.
+        """Read persons by `link`, and write a plan for them, or a new one while others are faster.
 
-        Args:
-            link: makes the persons from a query and the table.
-            plan: returns an answer, and what to write.
-            waits: whether to wait for rows that other transactions have locked.
+        The plan is an answer, and what to write. `waits` is for rows that others have locked.
         """
         ids: set[Id] = set()
         tried: list[Changes] = []

@@ -45,14 +45,6 @@ class UserTable:
     """Reads the rows and links of users, and writes changes, on a connection.
 
     Statements are SQLAlchemy's, and those that all databases have.
-
-    Args:
-        model: a mapped class, or a Table.
-        names: as for `columns_of`.
-        dialect_name: SQLAlchemy's name of the database system.
-
-    Raises:
-        ConfigurationError: if users cannot be kept in the model.
     """
 
     links_all_ids = True  # several processes write at a time
@@ -85,13 +77,7 @@ class UserTable:
         connection.execute(update(self.links).where(false()).values(app_id=None))
 
     def lock(self, connection: Connection, ids: Iterable[Id], *, waits: bool) -> None:
-        """Let no other process write the persons with these ids until the transaction ends.
-
-        Args:
-            connection: in a transaction.
-            ids: all ids of the persons.
-            waits: whether to wait for other transactions that have locked them.
-        """
+        """Let no other process write the persons with these ids until the transaction ends."""
         links = self.links.c
         if self._is_sqlite:
             # It locks the database for the first write. A read before that could go stale.
