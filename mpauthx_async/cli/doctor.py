@@ -81,11 +81,7 @@ def run_doctor(
     environment: Mapping[str, str] = os.environ,
     clock: Clock = time.time,
 ) -> int:
-    """Check a configuration and print a line for each check; changes nothing.
-
-    Returns:
-        0 if all is well, 1 if something is wrong.
-    """
+    """Check a configuration and print a line for each check; returns 1 if something is wrong."""
     report = _Report()
     options, faults = inspect_options(arguments, environment)
     for fault in faults:
@@ -174,12 +170,7 @@ async def _check_sqlite(report: _Report, kind: str, url: str) -> None:
 
 
 def _inspect_sqlite(kind: str, path: str) -> str:
-    """Check a SQLite file without changing it; returns a line that says it is in order.
-
-    Raises:
-        StoreError: the file cannot be used.
-        ConfigurationError: logins cannot be saved in its table of users.
-    """
+    """Check a SQLite file without changing it; returns a line that says it is in order."""
     if path == ":memory:":
         return f"The {kind} are kept in memory, and end with the server"
     file = Path(path).resolve()

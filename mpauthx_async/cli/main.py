@@ -23,11 +23,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code.
-
-    Args:
-        arguments: what follows `python -m mpauthx_async`; by default that of this process.
-    """
+    """Run a command, by default that of this process; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if "sessions" in arguments[:1]:
         arguments = guard_session_ids(arguments)

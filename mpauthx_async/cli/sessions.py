@@ -103,15 +103,7 @@ def add_session_actions(parser: argparse.ArgumentParser) -> None:
 
 
 def run_sessions(options: argparse.Namespace) -> int:
-    """Run an action and print its result.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        MPAuthXError: nothing was found or ended, or the store failed.
-        SystemExit: an option is missing or conflicts with another.
-    """
+    """Run an action and print its result; MPAuthXError if nothing was found or ended."""
     try:
         answer = asyncio.run(_run(options))
     except ParameterError as error:

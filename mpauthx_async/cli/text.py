@@ -34,11 +34,7 @@ def cut(text: str, width: int) -> str:
 
 
 class Times:
-    """Times in the time zone of this machine. All of them have its present offset from UTC.
-
-    Args:
-        clock: returns the time in Unix seconds.
-    """
+    """Times in the time zone of this machine. All of them have its present offset from UTC."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         now = datetime.now().astimezone()

@@ -23,18 +23,11 @@ _METHODS = {
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """A trip that is over.
+    """A trip that is over."""
 
-    Attributes:
-        system: wechat, users or tokens.
-        operation: the path at WeChat, else the method of the store.
-        result: what the method returned; None for a trip to WeChat.
-        seconds: the duration.
-    """
-
-    system: str
-    operation: str
-    result: Any
+    system: str  # wechat, users or tokens
+    operation: str  # the path at WeChat, else the method of the store
+    result: Any  # what the method returned; None for a trip to WeChat
     seconds: float
 
 

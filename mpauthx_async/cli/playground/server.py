@@ -38,11 +38,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @asynccontextmanager
 async def serve_playground(port: int = 0, redis_url: str | None = None) -> AsyncIterator[str]:
-    """Serve the playground; gives its URL.
-
-    Args:
-        port: the TCP port; 0 takes a free one.
-        redis_url: the Redis to keep the tokens in; by default a SQLite file in a temporary folder.
+    """Serve the playground; gives its URL. For redis_url see `run_demo`.
 
     Raises:
         ConfigurationError: the port is taken, or redis_url does not name a Redis.

@@ -54,11 +54,7 @@ class Stage:
 
 @asynccontextmanager
 async def open_stage(world: World, report: Callable[[Trip], None]) -> AsyncIterator[Stage]:
-    """Open the stores of a tab.
-
-    Raises:
-        ConfigurationError: a URL does not name a store.
-    """
+    """Open the stores of a tab."""
     watch = RoundTripTracer(report)
     async with (
         watch.http() as http,

@@ -37,27 +37,16 @@ WHY = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that happened.
+    """Something that happened."""
 
-    Attributes:
-        source: who acted: phone, laptop, thief, operator, server or listener.
-        target: on whom: one of these, or wechat, users or tokens.
-        title: what happened, in a sentence.
-        detail: why, or what it means.
-        value: the code, token or call itself.
-        seconds: how long it took; None if it was not timed.
-        story: the thing to see that this completes; None if it completes nothing.
-        is_bad: whether a request was refused.
-    """
-
-    source: str
-    target: str
+    source: str  # who acted: phone, laptop, thief, operator, server or listener
+    target: str  # on whom: one of these, or wechat, users or tokens
     title: str
-    detail: str = ""
-    value: str = ""
-    seconds: float | None = None
-    story: str | None = None
-    is_bad: bool = False
+    detail: str = ""  # why, or what it means
+    value: str = ""  # the code, token or call itself
+    seconds: float | None = None  # None if it was not timed
+    story: str | None = None  # the thing to see that this completes
+    is_bad: bool = False  # whether a request was refused
 
 
 def of_trip(trip: Trip) -> Step:

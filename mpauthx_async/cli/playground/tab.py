@@ -62,11 +62,7 @@ class Tab:
         }
 
     async def begin(self) -> None:
-        """Open the stores, and send the first state.
-
-        Raises:
-            StoreError: a store cannot serve.
-        """
+        """Send the first state; StoreError if a store cannot serve."""
         async with self._service() as auth:
             await auth.check()
         self._send({"type": "state", "state": await self._state()})
@@ -318,11 +314,7 @@ class Tab:
 
 @asynccontextmanager
 async def open_tab(world: World, send: Callable[[Message], None]) -> AsyncIterator[Tab]:
-    """Open a tab; at the end its user is erased.
-
-    Raises:
-        StoreError: a store cannot serve.
-    """
+    """Open a tab; at the end its user is erased."""
     tab: Tab
     async with open_stage(world, lambda trip: tab._step(of_trip(trip))) as stage:
         tab = Tab(stage, send)

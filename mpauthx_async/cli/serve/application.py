@@ -40,11 +40,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def create_app(options: ServerOptions) -> web.Application:
-    """Create the application, which closes its service at its end.
-
-    Raises:
-        ConfigurationError: for options that cannot work.
-    """
+    """Create the application, which closes its service at its end."""
     auth = MPAuthX(
         app_id=options.app_id,
         app_secret=options.app_secret,

@@ -171,12 +171,7 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 def server_options(
     arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ
 ) -> ServerOptions:
-    """Read the options from flags, environment and file, in this order.
-
-    Raises:
-        ConfigurationError: an option does not exist, has a value that it cannot have, or is
-            missing; or the file cannot be read.
-    """
+    """Read the options from flags, environment and file, in this order."""
     options, faults = inspect_options(arguments, environment)
     if options is None or faults:
         raise ConfigurationError(faults[0])
@@ -186,11 +181,9 @@ def server_options(
 def inspect_options(
     arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ
 ) -> tuple[ServerOptions | None, list[str]]:
-    """Read the options as `server_options` does, and find all faults at once.
+    """Read the options, with the default for each faulty value, and all faults.
 
-    Returns:
-        The options, with the default in place of each faulty value, or None if the file cannot be
-        read; and the faults.
+    The options are None if the file cannot be read.
     """
     faults: list[str] = []
     flags = {name: getattr(arguments, name) for name in _FIELDS}

@@ -26,12 +26,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 
 def run_server(options: ServerOptions) -> int:
-    """Run the server until it is told to end; returns the exit code.
-
-    Raises:
-        ConfigurationError: for options that cannot work.
-        OSError: the address is taken, or does not exist.
-    """
+    """Run the server until it is told to end; returns the exit code."""
     if options.workers > 1 and sys.platform == "win32":
         raise ConfigurationError("On Windows, workers must be 1.")
     create_app(options)  # opens nothing, and raises before anything is begun

@@ -27,12 +27,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 
 def run_worker(options: ServerOptions, listening: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, and then for `drain_delay` while /readyz is 503.
-
-    Requests in flight get `shutdown_timeout` to end.
-
-    A second signal ends the process at once.
-    """
+    """Serve until SIGTERM or SIGINT, which for a second time ends the process at once."""
     log_to_stderr()
     asyncio.run(_serve(options, listening))
 
