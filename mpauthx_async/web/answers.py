@@ -35,16 +35,10 @@ _KIND = 200  # characters of a message that tell what it is about
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, for any framework.
-
-    Attributes:
-        status: the HTTP status.
-        headers: names and values; a name may come twice.
-        body: the whole body.
-    """
+    """An HTTP answer, for any framework."""
 
     status: int
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...]  # a name may come twice
     body: bytes
 
     def with_headers(self, *headers: tuple[str, str]) -> "Answer":

@@ -24,11 +24,7 @@ as `Apps.use` does.
 
 
 class Authenticator:
-    """Authenticates requests by a service.
-
-    Raises:
-        ConfigurationError: auth is neither an MPAuthX nor a function.
-    """
+    """Authenticates requests by a service."""
 
     def __init__(self, auth: Service, *, cookies: bool = False, render: Render = envelope) -> None:
         if not isinstance(auth, MPAuthX) and not callable(auth):
@@ -77,11 +73,7 @@ class Authenticator:
 
     @asynccontextmanager
     async def service(self, connection: object) -> AsyncIterator[MPAuthX]:
-        """Use the service for a connection.
-
-        Raises:
-            ConfigurationError: the function returned something else.
-        """
+        """Use the service for a connection."""
         if self.fixed_service is not None:
             yield self.fixed_service
             return

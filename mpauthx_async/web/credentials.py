@@ -62,11 +62,7 @@ def token_of(method: str, headers: Headers, *, cookies: bool = False) -> str:
 
 
 def bearer_token(headers: Headers) -> str | None:
-    """The token in the Authorization header, whose scheme is in any case; None if there is none.
-
-    Raises:
-        CredentialsError: there are two such headers.
-    """
+    """The token in the Authorization header, whose scheme is in any case; None without a token."""
     authorizations = headers("authorization")
     if not authorizations:
         return None
@@ -100,11 +96,7 @@ def is_same_origin(headers: Headers) -> bool:
 
 
 def cookie_of(headers: Headers, name: str) -> str | None:
-    """The value of a cookie; None if there is no such cookie.
-
-    Raises:
-        CredentialsError: there are two of this name.
-    """
+    """The value of a cookie; None if there is no such cookie."""
     values = list(_cookies(headers("cookie"), name))
     if len(values) > 1:
         raise CredentialsError("The request has more than one cookie of the same name.")

@@ -43,13 +43,7 @@ class Exclusions:
                 self._exact.add((method, path))
 
     def match(self, method: str, path: str, raw_path: bytes) -> bool:
-        """Whether a request needs no login.
-
-        Args:
-            method: the request's.
-            path: the decoded path, as the app routes it.
-            raw_path: the path as it was sent.
-        """
+        """Whether a request needs no login, by its decoded path and the path as it was sent."""
         method = "GET" if method == "HEAD" else method
         if not self._matches(method, path):
             return False

@@ -22,30 +22,17 @@ _MAX_QUERY_FIELDS = 32
 
 @dataclass(frozen=True, slots=True)
 class WebRequest:
-    """A request to one of our routes.
+    """A request to one of our routes."""
 
-    Attributes:
-        connection: the request as its framework has it.
-        method: the HTTP method.
-        headers: a function that returns all values of a header.
-        chunks: its body; raises ParameterError if the client ends it early.
-        query_string: what stands behind the `?`, as it was sent.
-        session_id: the session id in the path; empty if the path has no session id.
-    """
-
-    connection: object = field(repr=False)
+    connection: object = field(repr=False)  # the request as its framework has it
     method: str
     headers: Headers = field(repr=False)
-    chunks: AsyncIterator[bytes] = field(repr=False)
-    query_string: str = field(default="", repr=False)
-    session_id: str = ""
+    chunks: AsyncIterator[bytes] = field(repr=False)  # ParameterError if it ends early
+    query_string: str = field(default="", repr=False)  # as it was sent
+    session_id: str = ""  # in the path, if it has one
 
     def query(self) -> dict[str, str]:
-        """The parameters in the URL.
-
-        Raises:
-            ParameterError: they are too many, or one comes twice.
-        """
+        """The parameters in the URL; ParameterError if they are too many, or one comes twice."""
         try:
             pairs = parse_qsl(
                 self.query_string, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS
@@ -80,11 +67,7 @@ class WebRequest:
         return bytes(body)
 
     async def json(self) -> Mapping[str, Any]:
-        """Read the body as a JSON object.
-
-        Raises:
-            ParameterError: it is something else. And as `body`.
-        """
+        """Read the body as a JSON object; ParameterError for anything else."""
         body = await self.body()
         try:
             value = json.loads(body)

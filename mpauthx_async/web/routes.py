@@ -49,23 +49,14 @@ class PushRoutes:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One of the routes.
-
-    Attributes:
-        method: the HTTP method.
-        path: `{session_id}` stands for one segment.
-        summary: what it does.
-        action: answers a request by the service that it is for.
-        requires_token: whether it needs a token. The route itself asks for it.
-        body: the fields of its JSON body, by name, with whether they are required.
-    """
+    """One of the routes."""
 
     method: str
-    path: str
+    path: str  # `{session_id}` stands for one segment
     summary: str
     action: Callable[[WebRequest, MPAuthX], Awaitable[Answer]] = field(repr=False)
-    requires_token: bool = True
-    body: tuple[tuple[str, bool], ...] = ()
+    requires_token: bool = True  # for which the route itself asks
+    body: tuple[tuple[str, bool], ...] = ()  # the fields of its JSON, and whether they are required
 
     @property
     def name(self) -> str:
@@ -78,14 +69,7 @@ class Routes:
     """The routes, which answer whatever is sent.
 
     Promises: each answers every request, errors of this package included, with a bounded body read.
-
-    Args:
-        authenticator: authenticates their requests.
-        include: which routes there are beside the usual ones: "phone", "forget", an OAuthRoutes, a
-            PushRoutes.
-
-    Raises:
-        ConfigurationError: include has something else.
+    `include` has more: "phone", "forget", an OAuthRoutes, a PushRoutes.
     """
 
     def __init__(
@@ -113,9 +97,7 @@ class Routes:
     def find(self, method: str, path: str) -> tuple[Route, str] | None:
         """The route of a request, and the session id in its path; None if there is no such route.
 
-        Args:
-            method: the request's.
-            path: its decoded path, without the prefix of the routes.
+        The path is decoded, and without the prefix of the routes.
         """
         route = self._by_path.get((method, path))
         if route is not None:
@@ -245,11 +227,7 @@ class Routes:
 
 
 def checked_prefix(prefix: str) -> str:
-    """A prefix of the routes, as it is.
-
-    Raises:
-        ConfigurationError: it is neither empty nor a path such as `/auth`.
-    """
+    """A prefix of the routes, as it is."""
     if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
         raise ConfigurationError(
             f'prefix must be empty, or a path such as "/auth": it is {prefix!r}.'
