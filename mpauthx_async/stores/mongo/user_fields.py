@@ -6,22 +6,15 @@ from typing import Any, TypeAlias
 
 from ...errors import ConfigurationError
 from ...models import User
-from ..user_fields import EPOCH, NUMBERS, TIMES, whole_number
+from ..user_fields import ATTRIBUTES, EPOCH, NUMBERS, TIMES, whole_number
 
 __all__ = ["Document", "UserFields"]
 
 Document: TypeAlias = dict[str, Any]
 
-_NAMES = {
+_NAMES = {attribute: name for name, attribute in ATTRIBUTES.items()} | {
     "open_id": "openid",
     "union_id": "unionid",
-    "nick_name": "nickName",
-    "gender": "gender",
-    "city": "city",
-    "province": "province",
-    "country": "country",
-    "language": "language",
-    "avatar_url": "avatarUrl",
     "created_at": "createAt",
     "updated_at": "updateAt",
 }

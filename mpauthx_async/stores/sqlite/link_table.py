@@ -11,15 +11,10 @@ from .user_table import Statement, UserTable, insert_rows
 
 __all__ = ["create_link_table", "query_linked", "statements"]
 
-_CREATE = """
-CREATE TABLE IF NOT EXISTS mpauthx_link (
-    id TEXT NOT NULL,
-    is_union_id INTEGER NOT NULL,
-    app_id TEXT,
-    union_id TEXT,
-    PRIMARY KEY (id, is_union_id)
-) WITHOUT ROWID
-"""
+_CREATE = (
+    "CREATE TABLE IF NOT EXISTS mpauthx_link (id TEXT NOT NULL, is_union_id INTEGER NOT NULL,"
+    " app_id TEXT, union_id TEXT, PRIMARY KEY (id, is_union_id)) WITHOUT ROWID"
+)
 _INDEX = (
     "CREATE INDEX IF NOT EXISTS mpauthx_link_union_id ON mpauthx_link (union_id)"
     " WHERE union_id IS NOT NULL"

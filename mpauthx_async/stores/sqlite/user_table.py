@@ -18,21 +18,11 @@ Statement = tuple[str, Sequence[Any]]
 
 _MAX_ROWS = 500  # in one INSERT, whose parameters SQLite limits to 32,766
 
-_CREATE = """
-CREATE TABLE IF NOT EXISTS user (
-    openId TEXT PRIMARY KEY NOT NULL,
-    unionId TEXT,
-    nickName TEXT,
-    gender INTEGER,
-    city TEXT,
-    province TEXT,
-    country TEXT,
-    language TEXT,
-    avatarUrl TEXT,
-    createdAt INTEGER,
-    updatedAt INTEGER
+_CREATE = (
+    "CREATE TABLE IF NOT EXISTS user (openId TEXT PRIMARY KEY NOT NULL, unionId TEXT,"
+    " nickName TEXT, gender INTEGER, city TEXT, province TEXT, country TEXT, language TEXT,"
+    " avatarUrl TEXT, createdAt INTEGER, updatedAt INTEGER)"
 )
-"""
 # Ids may be equal under a column's collation: the first comparison uses its index, the second is
 # exact.
 _HAS_OPEN_ID = "openId = ? AND openId = ? COLLATE BINARY"
