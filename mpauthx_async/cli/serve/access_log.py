@@ -1,7 +1,5 @@
 """The access log: a line for each request, without what may be secret."""
 
-import logging
-
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
@@ -30,8 +28,3 @@ class AccessLog(AbstractAccessLogger):
             response.body_length,
             time * 1000,
         )
-
-    @property
-    def enabled(self) -> bool:
-        """Whether the lines go anywhere."""
-        return self.logger.isEnabledFor(logging.INFO)
