@@ -87,13 +87,10 @@ def held() -> StoreError:
 
 def refusal(error: Exception | Mapping[str, Any]) -> StoreError:
     """The error of the caller whose document is refused."""
-    if isinstance(error, Mapping):
-        reason = _first_part(str(error.get("errmsg", "")))
-    else:
-        reason = _first_part(str(error))
+    text = error.get("errmsg", "") if isinstance(error, Mapping) else error
     refused = StoreError(
-        f"MongoDB refused a document ({reason}). Correct the value, or the collection's validator "
-        "or unique index; other documents are not affected."
+        f"MongoDB refused a document ({_first_part(str(text))}). Correct the value, or the "
+        "collection's validator or unique index; other documents are not affected."
     )
     refused.retryable = False
     return refused

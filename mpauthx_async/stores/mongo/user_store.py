@@ -97,7 +97,7 @@ class MongoUserStore:
     async def save(self, users: Sequence[User]) -> Sequence[bool]:
         """Add users that are new and keep the others current; writes only what differs."""
         now = self._now()
-        end = self._end()
+        end = time.monotonic() + self._database.longest_wait
         written = Written()
 
         def plan(linked: LinkedUsers, some: Sequence[User]) -> Changes:
@@ -182,10 +182,6 @@ class MongoUserStore:
         """The time in Unix milliseconds."""
         return int(self._clock() * 1000)
 
-    def _end(self) -> float:
-        """When a call that begins now ends at the latest, by `time.monotonic()`."""
-        return time.monotonic() + self._database.longest_wait
-
     async def _prepare(self) -> None:
         for name in await self._users.create_indexes():
             failures.warning(
@@ -208,8 +204,7 @@ class MongoUserStore:
 
         The plan may add to `more_ids`, which are read too.
         """
-
-        end = self._end()
+        end = time.monotonic() + self._database.longest_wait
 
         async def change(user_ids: Sequence[str]) -> Sequence[bool]:
             return [await self._change(plan, Written(), _either(user_ids), more_ids, end=end)]
