@@ -276,7 +276,7 @@ async def _keep_current(pipe: Pipe, redis_url: str) -> None:
     cache = _UntilFlushed()
     async with Connections(redis_url) as connections:
         tracking = RedisTracking(connections, SESSION_PREFIX)
-        tracking.subscribe(cache)
+        tracking.feed.subscribe_to_all(cache)
         tracking.start()
         await cache.is_open.wait()
         pipe.send("ready")

@@ -14,6 +14,7 @@ class ChangeFeed:
     """
 
     def __init__(self) -> None:
+        self._of_all: tuple[ChangeListener, ...] = ()  # who hear of every session
         self._listeners: WeakSet[ChangeListener] = WeakSet()  # their services may end first
         self._waiting: dict[str, tuple[ChangeListener, ...]] = {}  # by nonce
         self._time: tuple[float, float] | None = None  # as last told, while it is open
@@ -23,6 +24,11 @@ class ChangeFeed:
         self._listeners.add(listener)
         if self._time is not None:
             listener.open(*self._time)
+
+    def subscribe_to_all(self, listener: ChangeListener) -> None:
+        """Also notify a listener about changes of every session: all near caches are one."""
+        self._of_all += (listener,)
+        self.subscribe(listener)
 
     def subscribe_to(self, nonce: str, listener: ChangeListener) -> None:
         """Also notify a listener about changes of one session."""
@@ -49,7 +55,7 @@ class ChangeFeed:
             listener.synchronize(store_time, at)
 
     def forget(self, nonce: str) -> None:
-        for listener in self._waiting.get(nonce, ()):
+        for listener in self._of_all + self._waiting.get(nonce, ()):
             listener.forget(nonce)
 
     def forget_all(self) -> None:

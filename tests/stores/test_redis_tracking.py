@@ -280,7 +280,7 @@ async def test_a_thousand_services_are_one_listener(server: RedisServer, make: M
     async with RedisTokenStore(server.url, near_cache=10) as store:
         services = [make(tokens=store, sku=f"shop-{number}") for number in range(1_000)]
         assert store._tracking is not None
-        assert list(store._tracking._listeners) == [store._near_cache]
+        assert list(store._tracking.feed._listeners) == [store._near_cache]
         for auth in services:
             await auth.close()
 
@@ -305,9 +305,9 @@ async def test_a_change_is_told_to_the_services_that_wait_for_its_session(
             blocks.append(asyncio.create_task(hold(auth, tokens[-1], entered)))
             await entered.wait()
         assert store._tracking is not None
-        assert store._feed is not None
-        assert set(store._tracking._listeners) == {store._near_cache, store._feed}
-        assert [len(waiting) for waiting in store._feed._waiting.values()] == [1] * 5
+        feed = store._tracking.feed
+        assert feed._of_all == (store._near_cache,)
+        assert [len(waiting) for waiting in feed._waiting.values()] == [1] * 5
         acting = await stack.enter_async_context(make(sku="shop-3"))
         assert await acting.revoke(tokens[3])
         done, _ = await asyncio.wait(blocks, return_when=asyncio.FIRST_COMPLETED)
@@ -315,7 +315,7 @@ async def test_a_change_is_told_to_the_services_that_wait_for_its_session(
         for block in blocks:
             block.cancel()
         await asyncio.gather(*blocks, return_exceptions=True)
-        assert store._feed._waiting == {}
+        assert feed._waiting == {}
 
 
 def test_a_push_makes_no_timer_no_task_and_no_future(server: RedisServer) -> None:
@@ -329,7 +329,7 @@ def test_a_push_makes_no_timer_no_task_and_no_future(server: RedisServer) -> Non
         changes = Changes(10)
         async with Connections(server.url) as connections:
             tracking = RedisTracking(connections, SESSION_PREFIX)
-            tracking.subscribe(changes)
+            tracking.feed.subscribe_to_all(changes)
             tracking.start()
             await until_true(lambda: changes.is_open)
             CountingLoop.made.clear()

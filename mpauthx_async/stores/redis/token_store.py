@@ -84,7 +84,6 @@ class RedisTokenStore:
         self.records: RedisKeyValueStore = RedisKeyValueStore(self._database.connections)
         self._database.calls.on_close(self.records.close)
         self._near_cache: SharedNearCache | None = None
-        self._feed: ChangeFeed | None = None
         self._tracking: RedisTracking | None = None
         if self._database.nodes is None:
             self._tracking = RedisTracking(self._database.connections, SESSION_PREFIX)
@@ -96,7 +95,7 @@ class RedisTokenStore:
                     "does not push the changes of all nodes: leave near_cache out."
                 )
             self._near_cache = SharedNearCache(near_cache)
-            self._tracking.subscribe(self._near_cache)
+            self._tracking.feed.subscribe_to_all(self._near_cache)
 
     async def issue(self, sessions: Sequence[NewSession]) -> Sequence[Session | Ban]:
         """Begin sessions, each in one atomic step."""
@@ -262,12 +261,9 @@ class RedisTokenStore:
         if self._tracking is None:
             return None
         self._database.calls.check_here()
-        if self._feed is None:
-            self._feed = ChangeFeed()
-            self._tracking.subscribe(self._feed)
-        self._feed.subscribe(listener)
+        self._tracking.feed.subscribe(listener)
         self._tracking.start()
-        return self._feed
+        return self._tracking.feed
 
     def sharding(self) -> Callable[[Iterable[Subject]], Hashable] | None:
         """The function that names the cluster nodes of subjects; None for a single Redis."""

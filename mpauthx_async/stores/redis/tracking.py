@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakSet
 
 import hiredis
 from redis.asyncio.retry import Retry
@@ -24,7 +23,8 @@ from redis.exceptions import (
 
 from ..._compat import transport_of
 from ...connections import Connections
-from ..near_cache import MAX_SILENCE_SECONDS, ChangeListener
+from ..change_feed import ChangeFeed
+from ..near_cache import MAX_SILENCE_SECONDS
 from .failures import redacted_text
 
 __all__ = ["RedisTracking"]
@@ -61,7 +61,7 @@ class RedisTracking:
         client: Any = connections.configured_redis  # of a single Redis, perhaps behind Sentinels
         self._pool = client.connection_pool
         self._prefix = prefix
-        self._listeners: WeakSet[ChangeListener] = WeakSet()  # their services may end first
+        self.feed: ChangeFeed = ChangeFeed()
         self._task: asyncio.Task[None] | None = None
         self._may_start = True
         self._time: tuple[float, float] | None = None  # while up: Redis's, and ours when asked
@@ -70,17 +70,10 @@ class RedisTracking:
         self._is_down = False
         self._reported_at = -math.inf
 
-    def subscribe(self, listener: ChangeListener) -> None:
-        """Register a listener, whose clock is `time.monotonic`."""
-        self._listeners.add(listener)
-        if self._time is not None:
-            listener.open(*self._time)
-
     def forget(self, nonces: Sequence[str]) -> None:
         """Drop the sessions of these nonces from all caches."""
-        for listener in self._listeners:
-            for nonce in nonces:
-                listener.forget(nonce)
+        for nonce in nonces:
+            self.feed.forget(nonce)
 
     def start(self) -> None:
         """Connect, unless that has begun; needs a running event loop."""
@@ -114,8 +107,7 @@ class RedisTracking:
                 self._report_down(error)
             finally:
                 self._time = None
-                for listener in self._listeners:
-                    listener.shut()
+                self.feed.shut()
                 await _abandon(connection)
             # Jitter: not all processes reconnect at the same moment.
             await asyncio.sleep(random.uniform(0, backoff))  # noqa: S311 (no secret)
@@ -176,13 +168,9 @@ class RedisTracking:
 
     def _synchronize(self, answer: Sequence[bytes], asked_at: float) -> None:
         seconds, microseconds = map(int, answer)
-        is_new = self._time is None
+        tell = self.feed.open if self._time is None else self.feed.synchronize
         self._time = (seconds + microseconds / 1e6, asked_at)
-        for listener in self._listeners:
-            if is_new:
-                listener.open(*self._time)
-            else:
-                listener.synchronize(*self._time)
+        tell(*self._time)
         if self._is_down:
             self._is_down = False
             logger.info("The push connection of Redis is up again.")
@@ -190,8 +178,7 @@ class RedisTracking:
     def _apply(self, keys: Sequence[bytes] | None) -> None:
         """Forget the sessions of changed keys; None stands for all keys."""
         if keys is None:
-            for listener in self._listeners:
-                listener.forget_all()
+            self.feed.forget_all()
         else:
             self.forget([key.rpartition(b":")[2].decode(errors="replace") for key in keys])
 
