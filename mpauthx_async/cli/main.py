@@ -59,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m mpauthx_async",
-        description="Login for WeChat mini-programs on asyncio.",
+        prog="python -m mpauthx_async", description="Login for WeChat mini-programs on asyncio."
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     demo = commands.add_parser("demo", help="see a mini-program user logged in, step by step")

@@ -25,9 +25,7 @@ _MAX_WORK_SECONDS = 12.0  # less than LOCK_TTL
 
 @asynccontextmanager
 async def expiring_lock(
-    acquire: Callable[[], Awaitable[bool]],
-    release: Callable[[], Awaitable[object]],
-    ttl: float,
+    acquire: Callable[[], Awaitable[bool]], release: Callable[[], Awaitable[object]], ttl: float
 ) -> AsyncIterator[None]:
     """Hold a lock that is stored for all processes.
 

@@ -5,16 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
 from ..constants import TokenStatus
-from ..models import (
-    Ban,
-    NewSession,
-    OAuthToken,
-    OnlinePage,
-    Session,
-    SessionRef,
-    Subject,
-    User,
-)
+from ..models import Ban, NewSession, OAuthToken, OnlinePage, Session, SessionRef, Subject, User
 
 __all__ = [
     "Checkable",

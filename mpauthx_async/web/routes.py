@@ -12,13 +12,7 @@ from ..service import MPAuthX
 from ..wechat.push_events import check_push_settings, parse_push_event, verify_push_url
 from .answers import Answer, ok, plain
 from .authenticator import Authenticator
-from .credentials import (
-    bearer_token,
-    cleared_cookie,
-    is_same_origin,
-    session_cookie,
-    token_of,
-)
+from .credentials import bearer_token, cleared_cookie, is_same_origin, session_cookie, token_of
 from .oauth_routes import OAuthRoutes, finish_login, start_login
 from .requests import WebRequest
 
@@ -73,9 +67,7 @@ class Routes:
     """
 
     def __init__(
-        self,
-        authenticator: Authenticator,
-        include: Collection[str | OAuthRoutes | PushRoutes] = (),
+        self, authenticator: Authenticator, include: Collection[str | OAuthRoutes | PushRoutes] = ()
     ) -> None:
         self._authenticator = authenticator
         self._render = authenticator.render
@@ -188,11 +180,7 @@ class Routes:
 
     async def _me(self, request: WebRequest, auth: MPAuthX) -> Answer:
         identity = await self._identity(request, auth)
-        me = {
-            "user_id": identity.user_id,
-            "session_id": identity.session_id,
-            "sku": identity.sku,
-        }
+        me = {"user_id": identity.user_id, "session_id": identity.session_id, "sku": identity.sku}
         return ok(self._render, me)
 
     async def _sessions(self, request: WebRequest, auth: MPAuthX) -> Answer:

@@ -47,9 +47,7 @@ class MPAuthXBackend(AuthenticationBackend):
         """
         try:
             identity = await self._authenticator.optional_identity(
-                conn,
-                method_of(conn.scope),
-                partial(header_values, conn.scope["headers"]),
+                conn, method_of(conn.scope), partial(header_values, conn.scope["headers"])
             )
         except BaseException as error:
             del conn

@@ -93,9 +93,7 @@ class _Supervisor:
             process.start()
         except OSError as error:
             logger.error(  # noqa: TRY400 (the system has no more processes or memory)
-                "A worker cannot start (%s); retrying in %.0f seconds.",
-                error,
-                _MAX_PAUSE_SECONDS,
+                "A worker cannot start (%s); retrying in %.0f seconds.", error, _MAX_PAUSE_SECONDS
             )
             loop.call_later(_MAX_PAUSE_SECONDS, self._begin)
             return

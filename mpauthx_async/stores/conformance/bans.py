@@ -24,12 +24,7 @@ from .examples import (
 
 __all__ = ["Bans"]
 
-_POLICIES = (
-    LoginPolicy(),
-    SOLE,
-    LoginPolicy(one_per_kind=True),
-    LoginPolicy(shared_token=True),
-)
+_POLICIES = (LoginPolicy(), SOLE, LoginPolicy(one_per_kind=True), LoginPolicy(shared_token=True))
 
 
 class Bans:

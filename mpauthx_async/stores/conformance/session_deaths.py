@@ -224,8 +224,7 @@ class SessionDeaths:
         batch = [new_session() for _ in range(20)]
         await begin(store, *batch)
         counted = await asyncio.gather(
-            *(store.revoke_subject(ALICE) for _ in range(5)),
-            store.ban(ALICE, reason="", ttl=HOUR),
+            *(store.revoke_subject(ALICE) for _ in range(5)), store.ban(ALICE, reason="", ttl=HOUR)
         )
         revoked = await asyncio.gather(*(store.revoke([new.ref]) for new in batch))
         assert sum(counted) + sum(answer for (answer,) in revoked) == 20

@@ -43,13 +43,7 @@ from ..linked_users import Changes, Id, Link, LinkedUsers, ids_of
 from .failures import OVERDUE, is_duplicate, is_duplicate_key, is_held, is_overdue, refusal
 from .user_fields import Document, UserFields
 
-__all__ = [
-    "ConflictError",
-    "Found",
-    "HeldError",
-    "UserCollection",
-    "Written",
-]
+__all__ = ["ConflictError", "Found", "HeldError", "UserCollection", "Written"]
 
 MongoCollection: TypeAlias = AsyncCollection[Document]
 _Operation: TypeAlias = InsertOne[Document] | UpdateOne | DeleteOne | DeleteMany

@@ -19,12 +19,7 @@ from ..batch_halving import run_bisected
 from ..linked_users import Changes, Id, LinkedUsers, ids_of
 from .database import MongoDatabase
 from .failures import held, is_unwritable, refusal
-from .user_collection import (
-    ConflictError,
-    HeldError,
-    UserCollection,
-    Written,
-)
+from .user_collection import ConflictError, HeldError, UserCollection, Written
 from .user_fields import Document, UserFields
 
 __all__ = ["MongoUserStore"]

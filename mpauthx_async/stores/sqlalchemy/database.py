@@ -17,14 +17,7 @@ from ...concurrency.in_flight import InFlight
 from ...concurrency.once import Once
 from ...errors import ConfigurationError, MPAuthXError, StoreError
 from ...failure_log import failures
-from .failures import (
-    database_name,
-    invalid_option,
-    is_conflict,
-    is_lost,
-    is_read_only,
-    store_error,
-)
+from .failures import database_name, invalid_option, is_conflict, is_lost, is_read_only, store_error
 from .lock_waits import lock_wait
 
 __all__ = ["SQLDatabase"]
@@ -119,10 +112,7 @@ class SQLDatabase:
 
         def write(connection: Connection) -> Result:
             _set_options(connection, self._writes)
-            with (
-                connection.begin(),
-                lock_wait(connection, longest, restores=not self._owns_engine),
-            ):
+            with connection.begin(), lock_wait(connection, longest, restores=not self._owns_engine):
                 return work(connection)
 
         return await self._repeat(write)

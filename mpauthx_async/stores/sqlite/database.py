@@ -58,10 +58,7 @@ class SqliteDatabase:
     """
 
     def __init__(
-        self,
-        database: Database,
-        busy_timeout: float,
-        prepare: Callable[[sqlite3.Cursor], None],
+        self, database: Database, busy_timeout: float, prepare: Callable[[sqlite3.Cursor], None]
     ) -> None:
         self._database = database
         self._busy_timeout = busy_timeout

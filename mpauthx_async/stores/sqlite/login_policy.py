@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from ...constants import TokenStatus
 from ...errors import StoreError
 from ...models import Ban, NewSession, Session, SessionRef
-from .session_tables import (
-    OF_SUBJECT,
-    SessionRow,
-    bans_of,
-    end_sessions,
-    find_rows,
-)
+from .session_tables import OF_SUBJECT, SessionRow, bans_of, end_sessions, find_rows
 
 __all__ = ["begin_session"]
 

@@ -337,11 +337,7 @@ def _renew(cursor: Cursor, row: SessionRow, now: int, end: int) -> SessionRow:
 
 
 def _due(
-    rows: Mapping[str, SessionRow],
-    refs: _Refs,
-    now: int,
-    ttl: int,
-    absolute_ttl: int | None,
+    rows: Mapping[str, SessionRow], refs: _Refs, now: int, ttl: int, absolute_ttl: int | None
 ) -> dict[str, int]:
     """The new ends, by nonce, of live sessions of whose lives a tenth has passed."""
     ends = {}
