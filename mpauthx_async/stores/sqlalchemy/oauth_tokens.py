@@ -119,12 +119,10 @@ class SQLAlchemyOAuthTokenStore:
 
     async def delete(self, open_id: str) -> None:
         """Delete the token of a user, if there is one."""
-        statement = delete(self._table).where(self._table.columns.openid == open_id)
-
-        def erase(connection: Connection) -> None:
-            connection.execute(statement)
-
-        await self._database.run(lambda: self._database.write(erase))
+        erase = delete(self._table).where(self._table.columns.openid == open_id)
+        await self._database.run(
+            lambda: self._database.write(lambda connection: connection.execute(erase))
+        )
 
     def lock(self, open_id: str) -> AbstractAsyncContextManager[None]:
         """Lock the token of a user in all processes; entering may raise StoreError."""

@@ -67,7 +67,7 @@ OF_SUBJECT = f"sku = :sku AND user_id = :user_id AND {ALIVE}"
 
 
 class SessionRow(NamedTuple):
-    """A row of mpauthx_session, without the columns that only SQL uses."""
+    """A row of mpauthx_session, without the columns that only SQL uses; begins as a Session."""
 
     sku: str
     user_id: str
@@ -83,14 +83,7 @@ class SessionRow(NamedTuple):
     ended: int | None
 
     def session(self) -> Session:
-        return Session(
-            SessionRef(self.sku, self.user_id, self.nonce, self.generation),
-            self.issued_at,
-            self.expires_at,
-            self.device,
-            self.device_kind,
-            self.last_seen,
-        )
+        return Session(SessionRef(*self[:4]), *self[4:9])
 
     def renewed_end(self, now: int, ttl: int, absolute_ttl: int | None) -> int:
         """When the session ends if it is renewed now, in Unix milliseconds."""
