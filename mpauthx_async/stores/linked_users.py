@@ -55,25 +55,16 @@ class LinkedUsersTable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What to write. Rows are named by the user as read from them.
-
-    Attributes:
-        inserted: the users who get a row.
-        updated: rows, each with the user to write to it.
-        deleted: rows to delete.
-        new_links: the links of ids that have no link.
-        changed_links: the links in place of those of the same ids.
-        deleted_links: the ids whose links to delete.
-        only_adds: whether all changes are about users who were unknown. Then no lock is needed if
-            all their ids get links: those of a faster process violate the primary key.
-    """
+    """What to write. Rows are named by the user as read from them."""
 
     inserted: Sequence[User] = ()
-    updated: Sequence[tuple[User, User]] = ()
+    updated: Sequence[tuple[User, User]] = ()  # rows, each with the user to write to it
     deleted: Sequence[User] = ()
-    new_links: Sequence[Link] = ()
-    changed_links: Sequence[Link] = ()
+    new_links: Sequence[Link] = ()  # of ids that have no link
+    changed_links: Sequence[Link] = ()  # in place of those of the same ids
     deleted_links: Sequence[Id] = ()
+    # Whether all changes are about users who were unknown. Then no lock is needed if all their ids
+    # get links: those of a faster process violate the primary key.
     only_adds: bool = False
 
     def __bool__(self) -> bool:

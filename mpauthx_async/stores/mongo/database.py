@@ -78,11 +78,7 @@ class MongoDatabase:
     async def run(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Run work that may be repeated, within the deadline; anew if a connection was lost.
 
-        Raises:
-            ClosedError: after `close()`.
-            ConfigurationError: in another event loop or process than the first call, or if the
-                server is too old for PyMongo.
-            StoreError: if the database fails or does not answer in time.
+        Raises as `InFlight.one`, and StoreError if the database fails or does not answer in time.
         """
 
         async def prepared() -> Result:

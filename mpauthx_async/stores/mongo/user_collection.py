@@ -279,11 +279,8 @@ class UserCollection:
     ) -> tuple[dict[int, Document], int]:
         """Do all operations that MongoDB does not refuse, and for which it need not wait long.
 
-        A write waits while a transaction of the application holds its document, and with it all
-        that are in the same command.
-
-        Returns:
-            The errors by the index of the operation, and how many documents were found to update.
+        A write waits while a transaction of the application holds its document, and with it all in
+        the same command. Returns the errors by index, and how many documents were found to update.
         """
         if not operations:
             return {}, 0

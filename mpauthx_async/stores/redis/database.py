@@ -51,16 +51,9 @@ _DOCUMENTED = (RedisError, OSError)
 
 
 class RedisDatabase:
-    """A Redis, or a Redis Cluster.
+    """A Redis, or a Redis Cluster, whose `nodes` are None for a single Redis.
 
-    Attributes:
-        connections: those that it uses.
-        nodes: the nodes of a Redis Cluster; None for a single Redis.
-        calls: the calls in progress. Its `close` closes the pool if that was opened here.
-
-    Args:
-        redis: Connections or a redis-py asyncio client, which stay open, or a URL for a pool of
-            its own.
+    `calls.close` closes the pool if that was opened here, for a URL.
     """
 
     def __init__(self, redis: AnyRedis) -> None:

@@ -48,10 +48,8 @@ class RedisTracking:
 
     While the connection is down the caches are shut. It reconnects by itself.
 
-    Args:
-        connections: connects to their Redis, with the settings of their client. When they renew
-            stale connections, this one is renewed too.
-        prefix: of the keys to track, which end in a colon and the nonce of a session.
+    When `connections` renew stale ones, this one is renewed too. The keys with the prefix end in a
+    colon and the nonce of a session.
 
     Source: Redis documentation, client-side caching, broadcasting mode.
     """

@@ -60,11 +60,7 @@ class SQLDatabase:
     async def run(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Run an async function that calls `read` and `write`, within the deadline.
 
-        Raises:
-            ClosedError: after `close()`.
-            ConfigurationError: in another event loop or process than the first call, or if the
-                driver refuses an option of the URL.
-            StoreError: if the database fails or does not answer in time.
+        Raises as `InFlight.one`, and StoreError if the database fails or does not answer in time.
         """
         with self._calls.one(), trip("SQL", self.longest_wait) as seconds:
 

@@ -21,14 +21,9 @@ _CREATE = (
 
 
 def check_tables(connection: Connection, table: UserTable) -> Sequence[str]:
-    """Check that logins can be saved.
+    """Check that logins can be saved; ConfigurationError if not, or a user could get two rows.
 
-    Returns:
-        The columns that logins search but that have no index: table (column), quoted for SQL.
-
-    Raises:
-        ConfigurationError: if logins cannot be saved, or one user could get two rows; it names the
-            column and the remedy.
+    Returns the columns that logins search but that have no index: table (column), quoted for SQL.
     """
     written = {column.attribute: column.sql for column in table.columns}
     check_columns(connection, table.table, written, "Logins", writes_dates=True, or_else=_CREATE)

@@ -78,11 +78,7 @@ class SqliteDatabase:
             work: called in the thread, with a cursor whose rows are tuples. Once begun it runs to
                 its end, even if the caller is cancelled or has waited too long.
 
-        Raises:
-            ClosedError: after `close()`.
-            ConfigurationError: in another event loop or process than the first call, or if the
-                database cannot be used as it is.
-            StoreError: if SQLite fails or does not finish in time.
+        Raises as `InFlight.one`, and StoreError if SQLite fails or does not finish in time.
         """
         return await self._run(work, is_reading=False)
 

@@ -21,21 +21,13 @@ _MAX_INTEGER = 2**63 - 1  # of SQLite
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A known column.
+    """A known column."""
 
-    Attributes:
-        name: as in ATTRIBUTES, whatever its case in the table.
-        required: whether it is NOT NULL.
-        key: its place in the primary key, from 1; 0 if it is not in the key.
-        numeric: whether SQLite converts text that looks like a number to a number.
-        type: of its values in `User`, except None.
-    """
-
-    name: str
-    required: bool
-    key: int
-    numeric: bool
-    type: type[str] | type[int]
+    name: str  # as in ATTRIBUTES, whatever its case in the table
+    required: bool  # NOT NULL
+    key: int  # its place in the primary key, from 1; 0 if it is not in the key
+    numeric: bool  # whether SQLite converts text that looks like a number to a number
+    type: type[str] | type[int]  # of its values in `User`, except None
 
     @property
     def blank(self) -> object:
@@ -99,8 +91,7 @@ class _Info(NamedTuple):
 def read_columns(cursor: sqlite3.Cursor) -> list[Column]:
     """Read the known columns of the user table, in the table's order; empty without a table.
 
-    Raises:
-        ConfigurationError: if logins cannot be saved in the table; names the column and the remedy.
+    If logins cannot be saved in it, a ConfigurationError names the column and the remedy.
     """
     infos = [_Info(*row) for row in cursor.execute("PRAGMA table_xinfo(user)").fetchall()]
     if not infos:
