@@ -155,7 +155,7 @@ class MPAuthX:
         )
         # Bound once: the garbage collector would visit a bound method for each waiting login.
         self._exchange_code = self._api.exchange_code
-        self._parts = Parts.create(self._settings, self._calls, users, tokens, connections)
+        self._parts = Parts(self._settings, self._calls, users, tokens, connections)
         self._access_token = create_access_token(self._parts, self._api, exchange)
         self._web = create_web(self._parts, exchange, api_base) if web is None else web
         self._compose()

@@ -1,7 +1,6 @@
 """Parts: the settings, keys, stores and connections that a service's components share."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .concurrency.coalescer import Coalescer
@@ -35,38 +34,28 @@ def _subject_of(ref: SessionRef) -> Iterable[Subject]:
     return (ref.subject,)
 
 
-@dataclass(frozen=True, slots=True)
 class Parts:
-    """What the components of a service share; `records` is the key-value store of all processes."""
+    """What the components of a service share. What is created here is closed with the service.
 
-    settings: Settings
-    signer: TokenSigner
-    sealer: SessionKeySealer
-    users: UserStore
-    tokens: TokenStore
-    records: KeyValueStore | None  # None if the token store and the connections have none
-    connections: Connections
-    events: EventBus
-    calls: InFlight
+    `records` is the key-value store of all processes; None if the token store and the connections
+    have none.
+    """
 
-    @classmethod
-    def create(
-        cls,
+    def __init__(
+        self,
         settings: Settings,
         calls: InFlight,
         users: str | UserStore,
         tokens: str | TokenStore,
         connections: Connections,
-    ) -> "Parts":
-        """Create the context. What is created here is closed with the service.
-
-        Raises:
-            ConfigurationError: if an argument cannot work.
-        """
+    ) -> None:
         app_id, keys, clock = settings.app_id, settings.keys, settings.clock
-        signer = TokenSigner(app_id=app_id, sku=settings.sku, keys=keys)
-        events = EventBus()
-        calls.on_close(events.close)
+        self.settings = settings
+        self.calls = calls
+        self.connections = connections
+        self.signer: TokenSigner = TokenSigner(app_id=app_id, sku=settings.sku, keys=keys)
+        self.events: EventBus = EventBus()
+        calls.on_close(self.events.close)
         if isinstance(users, str):
             users = open_user_store(users, clock)
             calls.on_close(users.close)
@@ -74,21 +63,13 @@ class Parts:
         if isinstance(tokens, str):
             tokens = open_token_store(tokens, connections, clock)
             calls.on_close(tokens.close)
-        records: KeyValueStore | None = getattr(tokens, "records", None)
-        if records is None and connections.knows_redis:
-            records = RedisKeyValueStore(connections)
+        self.records: KeyValueStore | None = getattr(tokens, "records", None)
+        if self.records is None and connections.knows_redis:
+            self.records = RedisKeyValueStore(connections)
         _check_store(tokens, "lookup")
-        return cls(
-            settings,
-            signer,
-            SessionKeySealer(app_id=app_id, keys=keys),
-            users,
-            tokens,
-            records,
-            connections,
-            events,
-            calls,
-        )
+        self.sealer: SessionKeySealer = SessionKeySealer(app_id=app_id, keys=keys)
+        self.users: UserStore = users
+        self.tokens: TokenStore = tokens
 
     def batched(
         self,
