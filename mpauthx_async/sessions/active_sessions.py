@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 
-from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..errors import InvalidTokenError, MPAuthXError, ParameterError
 from ..events import Revoked
 from ..models import OnlinePage, Session, SessionRef, Subject
@@ -28,15 +27,9 @@ class ActiveSessions:
         self._validator = validator
         self._tokens = tokens
         self._events = events
-        self._reads: AnyCoalescer[SessionRef, Session | None] = parts.batched(
-            events.watched("read", tokens.read)
-        )
-        self._lists: AnyCoalescer[Subject, Sequence[Session]] = parts.batched(
-            self._list_all, subjects_of=lambda subject: (subject,)
-        )
-        self._revocations: AnyCoalescer[SessionRef, bool] = parts.batched(
-            events.watched("revoke", tokens.revoke)
-        )
+        self._reads = parts.batched(events.watched("read", tokens.read))
+        self._lists = parts.batched(self._list_all, subjects_of=lambda subject: (subject,))
+        self._revocations = parts.batched(events.watched("revoke", tokens.revoke))
 
     async def find(self, token: object) -> Session | None:
         """Read the session of a token; None if the token is not valid."""

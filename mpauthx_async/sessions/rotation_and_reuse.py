@@ -36,9 +36,8 @@ class Rotations:
         self._reuses: AnyCoalescer[SessionRef, bool] = parts.batched(
             events.watched("end_reused", self._end_all_reused)
         )
-        self._rotations: AnyCoalescer[SessionRef, AuthResult] = parts.batched(
-            events.watched("rotate", self._rotate_all),
-            waits_for=(parts.users, parts.tokens),
+        self._rotations = parts.batched(
+            events.watched("rotate", self._rotate_all), waits_for=(parts.users, parts.tokens)
         )
 
     async def rotate(self, token: object) -> AuthResult:

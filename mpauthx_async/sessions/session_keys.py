@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ..concurrency.coalescer import Coalescer, answers_of
-from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..concurrency.single_flight import SingleFlight
 from ..constants import TokenStatus
 from ..errors import (
@@ -50,12 +49,10 @@ class SessionKeys:
         self._sealer = parts.sealer
         self._tokens = parts.tokens
         self._connections = parts.connections
-        self._finds: AnyCoalescer[SessionRef, CodeSession] = parts.batched(
+        self._finds = parts.batched(
             parts.events.watched("session_key", self._find), max_in_flight=2
         )
-        self._decryptions: Coalescer[_Decryption, dict[str, Any]] = Coalescer(
-            self._decrypt, max_in_flight=1
-        )
+        self._decryptions = Coalescer(self._decrypt, max_in_flight=1)
         self._resets: SingleFlight[SessionRef, None] = SingleFlight()
         for part in (self._decryptions, self._resets):
             parts.calls.on_close(part.close, part.cut_off)

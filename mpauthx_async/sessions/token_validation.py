@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from ..concurrency.coalescer import answers_of
 from ..concurrency.deadlines import one_call
-from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..constants import TokenStatus
 from ..errors import InvalidTokenError, StoreError
 from ..events import Listener, TokensValidated
@@ -53,16 +52,12 @@ class TokenValidator:
         self._slides = settings.absolute_ttl is not None
         self._end_reused = end_reused
         # A use does not wait for the renewal that it causes.
-        self._renewals: AnyCoalescer[SessionRef, int | None] = parts.batched(
+        self._renewals = parts.batched(
             parts.events.watched("renew", self._renew), max_in_flight=1, waits_for=()
         )
-        self._lookups: AnyCoalescer[SessionRef, TokenStatus] = parts.batched(
-            self._look_up_all, max_in_flight=2
-        )
-        self._status_reads: AnyCoalescer[SessionRef, TokenStatus] = parts.batched(
-            self._read_all, max_in_flight=2
-        )
-        self._near_lookups: AnyCoalescer[_Asked, TokenStatus] = parts.batched(
+        self._lookups = parts.batched(self._look_up_all, max_in_flight=2)
+        self._status_reads = parts.batched(self._read_all, max_in_flight=2)
+        self._near_lookups = parts.batched(
             self._look_up_and_keep, subjects_of=lambda asked: (asked.ref.subject,), max_in_flight=2
         )
         self._near = tokens.open_near_cache() if isinstance(tokens, NearCaching) else None

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 from ..concurrency.in_flight import InFlight, closed
-from ..concurrency.sharded_coalescer import AnyCoalescer
 from ..concurrency.traceback_frames import clears_frames
 from ..constants import TokenStatus
 from ..errors import ClosedError, MPAuthXError
@@ -135,7 +134,7 @@ class SessionWatch:
     """
 
     def __init__(self, parts: Parts) -> None:
-        self._lookups: AnyCoalescer[SessionRef, int | None] = parts.batched(parts.tokens.lookup)
+        self._lookups = parts.batched(parts.tokens.lookup)
         self._store = parts.tokens
         self._sessions: dict[str, _Watched] = {}  # by nonce
         self._schedule: list[tuple[float, int, _Watched]] = []  # a heap; outdated ones are skipped
