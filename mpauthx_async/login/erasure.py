@@ -27,15 +27,12 @@ class Erasure:
         logins: Logins,
     ) -> None:
         app_id = parts.settings.app_id
-        self._sku = parts.settings.sku
+        self._parts = parts
         self._app_ids = {app_id} if web is None else {app_id, web.app_id}
         self._web = web
-        self._users = parts.users
         self._linked_ids = linked_ids
-        self._tokens = parts.tokens
         self._bans = bans
         self._logins = logins
-        self._events = parts.events
 
     async def forget(self, user_id: str, lift_ban: bool) -> bool:
         """Erase a user; False if nothing was known of them.
@@ -50,8 +47,8 @@ class Erasure:
             await self._bans.spread(await self._linked_ids.find(user_id))
         ended = sum(await self._linked_ids.for_each(user_id, self._forget_sessions))
         subjects = await self._linked_ids.find(user_id)
-        with self._events.store_failures("forget"):
-            was_known = await self._users.forget(user_id, app_ids=self._app_ids)
+        with self._parts.events.store_failures("forget"):
+            was_known = await self._parts.users.forget(user_id, app_ids=self._app_ids)
         # A login that saved its user before that may begin a session of theirs only now.
         await self._logins.settled()
         if not lift_ban:  # such a login may also have copied a ban, for less time than it lasts
@@ -59,17 +56,17 @@ class Erasure:
         for subject in subjects:
             ended += await self._forget_sessions(subject)
         if was_known or ended:
-            self._events.emit(UserForgotten(self._sku, user_id, ended))
+            self._parts.events.emit(UserForgotten(self._parts.settings.sku, user_id, ended))
         return was_known or ended > 0
 
     async def clear(self, user_id: str, fields: Collection[str]) -> bool:
         """Erase fields of a user's profile; False if the user is not known."""
         check_user_id(user_id)
         names = _checked(fields)
-        with self._events.store_failures("clear"):
-            was_known = await self._users.clear(user_id, names)
+        with self._parts.events.store_failures("clear"):
+            was_known = await self._parts.users.clear(user_id, names)
         if was_known:
-            self._events.emit(ProfileCleared(user_id, names))
+            self._parts.events.emit(ProfileCleared(user_id, names))
         return was_known
 
     async def _forget_web(self, subject: Subject) -> None:
@@ -78,8 +75,8 @@ class Erasure:
             await self._web.forget(subject.user_id)
 
     async def _forget_sessions(self, subject: Subject) -> int:
-        with self._events.store_failures("forget_subject"):
-            return await self._tokens.forget_subject(subject)
+        with self._parts.events.store_failures("forget_subject"):
+            return await self._parts.tokens.forget_subject(subject)
 
 
 def _checked(fields: object) -> tuple[str, ...]:

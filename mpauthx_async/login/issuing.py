@@ -34,16 +34,10 @@ class Issuer:
     """Gives users their tokens."""
 
     def __init__(self, parts: Parts, bans: Bans) -> None:
-        settings = parts.settings
-        self._sku = settings.sku
-        self._signer = parts.signer
-        self._sealer = parts.sealer
+        self._parts = parts
+        self._settings = parts.settings
         self._tokens = parts.tokens
-        self._events = parts.events
         self._bans = bans
-        self._policy = settings.policy
-        self._ttl = settings.token_ttl_ms
-        self._absolute_ttl = settings.absolute_ttl_ms
 
     async def issue(self, grants: Sequence[Grant]) -> Sequence[AuthResult | Exception]:
         admitted = await self._admit(grants)
@@ -66,9 +60,9 @@ class Issuer:
             return grant
         try:
             for user_id in grant.user.ids[1:]:
-                ended = await self._tokens.revoke_subject(Subject(self._sku, user_id))
+                ended = await self._tokens.revoke_subject(Subject(self._settings.sku, user_id))
                 if ended:
-                    self._events.emit(Revoked(self._sku, user_id, None, ended))
+                    self._parts.events.emit(Revoked(self._settings.sku, user_id, None, ended))
         except MPAuthXError as error:
             return error
         return grant
@@ -78,7 +72,7 @@ class Issuer:
         results = [
             self._result(grant, session) for grant, session in zip(grants, sessions, strict=True)
         ]
-        if self._policy.shared_token and isinstance(self._tokens, SessionKeyStore):
+        if self._settings.policy.shared_token and isinstance(self._tokens, SessionKeyStore):
             keep = partial(self._keep_session_key, self._tokens)
             return list(await asyncio.gather(*map(keep, grants, results)))
         return results
@@ -90,13 +84,13 @@ class Issuer:
             sealed_key = with_open_id(sealed_key, open_id, user_id)
         device, kind = NO_DEVICE if login is None else login.device
         return NewSession(
-            SessionRef(self._sku, user_id, grant.nonce),
-            self._ttl,
-            _SOLE if login is None else self._policy,
+            SessionRef(self._settings.sku, user_id, grant.nonce),
+            self._settings.token_ttl_ms,
+            _SOLE if login is None else self._settings.policy,
             sealed_key,
             device,
             kind,
-            self._absolute_ttl,
+            self._settings.absolute_ttl_ms,
         )
 
     def _result(
@@ -107,10 +101,10 @@ class Issuer:
         if isinstance(session, Ban):
             return BannedError(session.user_id, session.reason, session.until)
         for ref in session.replaced:
-            self._events.emit(Replaced(ref, session))
+            self._parts.events.emit(Replaced(ref, session))
         if grant.login is None:
-            self._events.emit(Refreshed(session))
-        token = self._signer.mint(grant.user.id, session.ref.nonce, session.ref.generation)
+            self._parts.events.emit(Refreshed(session))
+        token = self._parts.signer.mint(grant.user.id, session.ref.nonce, session.ref.generation)
         return AuthResult(1, "OK", token, grant.user, session, grant.is_new)
 
     async def _keep_session_key(
@@ -125,7 +119,7 @@ class Issuer:
             and grant.sealed_key is not None
         ):
             try:
-                await replace_session_key(self._sealer, store, result.session.ref, exchanged)
+                await replace_session_key(self._parts.sealer, store, result.session.ref, exchanged)
             except MPAuthXError as error:
                 return error
         return result

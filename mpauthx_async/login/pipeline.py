@@ -60,23 +60,17 @@ class Logins:
         names_same_user: Callable[[CodeSession, Mapping[str, Any]], bool],
     ) -> None:
         settings, users, tokens = parts.settings, parts.users, parts.tokens
-        connections, events = parts.connections, parts.events
-        self._app_id = settings.app_id
+        self._parts = parts
+        self._settings = settings
+        self._events = events = parts.events
         self._names_same_user = names_same_user
         self._issuer = Issuer(parts, bans)
         self._saver = Saver(parts)
-        self._sealer = parts.sealer
-        self._users = users
-        self._tokens = tokens
-        self._connections = connections
-        self._events = events
         self._bans = bans
-        self._policy = settings.policy
-        self._now_ms = settings.now_ms
         self._under_way: dict[Hashable, Login] = {}
         self.at_wechat: int = 0  # codes that are being exchanged
         self._waiting: LoginQueue[Login] = LoginQueue(
-            connections,
+            parts.connections,
             max_waiting=settings.max_waiting_logins,
             timeout=settings.login_timeout,
             begin=self._begin,
@@ -255,7 +249,7 @@ class Logins:
 
     def _exchange_ended(self) -> None:
         self.at_wechat -= 1
-        self._connections.login_limit.exchanged()
+        self._parts.connections.login_limit.exchanged()
 
     def _end_with(self, login: "Login", answer: "asyncio.Future[Any]") -> None:
         outcome = _outcome_of(answer)
@@ -268,7 +262,7 @@ class Logins:
 
     def _end(self, login: "Login", outcome: AuthResult | BaseException) -> None:
         """Tell the callers of a login, and let the next one begin."""
-        self._connections.login_limit.release()
+        self._parts.connections.login_limit.release()
         del self._under_way[login.key]  # from here on nobody can join
         was_heard = self._tell(login.callers, outcome)
         if was_heard or isinstance(outcome, Exception):
@@ -308,7 +302,7 @@ class Logins:
     def _give_up(self, outcome: AuthResult | BaseException) -> None:
         """Revoke a token, or log a failure, that no caller is left to receive."""
         if isinstance(outcome, AuthResult):
-            if self._policy.shared_token:
+            if self._settings.policy.shared_token:
                 return  # it may be another login's too
             withdrawal = asyncio.create_task(self._withdraw(outcome.session.ref))
             self._withdrawals.add(withdrawal)
@@ -324,20 +318,20 @@ class Logins:
     async def _withdraw(self, ref: SessionRef) -> None:
         try:
             with self._events.store_failures("revoke"):
-                await self._tokens.revoke([ref])
+                await self._parts.tokens.revoke([ref])
         except MPAuthXError as error:
             logger.warning("A token that no caller received could not be revoked: %s", error)
 
     async def _finish_logins(self, logins: "Sequence[Login]") -> "Sequence[_Answer | Exception]":
         """What follows the exchange of the code, for a batch: decrypt, save, give tokens."""
         with one_call():
-            now = self._now_ms()
+            now = self._settings.now_ms()
             # Decrypting takes two milliseconds for a hundred logins while the event loop is idle,
             # and several times as long while it is busy: both contend for the GIL.
             with self._waiting.paused():
                 await asyncio.sleep(0)  # what has begun in this tick can send its request first
                 grants = await asyncio.get_running_loop().run_in_executor(
-                    self._connections.executor, self._decrypt_and_seal, logins, now
+                    self._parts.connections.executor, self._decrypt_and_seal, logins, now
                 )
             results = await self._issue_all(await self._saver.save(grants))
         self._give_up_late(logins, results)
@@ -359,7 +353,9 @@ class Logins:
         self, refreshes: "Sequence[Refresh]"
     ) -> "Sequence[_Answer | Exception]":
         with one_call():
-            found = await answers_of(self._users.get([refresh.user_id for refresh in refreshes]))
+            found = await answers_of(
+                self._parts.users.get([refresh.user_id for refresh in refreshes])
+            )
             results = await self._issue_all(
                 [
                     Grant(user, new_nonce(), None, refresh=refresh)
@@ -391,7 +387,7 @@ class Logins:
         return answers
 
     def _sharded_issues(self) -> "ShardedCoalescer[Grant, AuthResult] | None":
-        shard_of = sharding_of(self._tokens)
+        shard_of = sharding_of(self._parts.tokens)
         if shard_of is None:
             return None
         return ShardedCoalescer(
@@ -400,7 +396,7 @@ class Logins:
                 self._events.watched("login", self._issue_on_shard),
                 max_batch=_MAX_BATCH,
                 max_in_flight=1,
-                longest_wait=longest_wait(self._tokens),
+                longest_wait=longest_wait(self._parts.tokens),
             ),
         )
 
@@ -413,7 +409,7 @@ class Logins:
     def _decrypt_and_seal(self, logins: "Sequence[Login]", now: int) -> "list[Grant | Exception]":
         """Decrypt what the clients sent, build their users, and seal the session keys."""
         nonces = [new_nonce() for _ in logins]
-        sealed_keys = self._sealer.seal(
+        sealed_keys = self._parts.sealer.seal(
             [(nonce, *key_to_seal(login)) for nonce, login in zip(nonces, logins, strict=True)]
         )
         grants: list[Grant | Exception] = []
@@ -431,12 +427,12 @@ class Logins:
         if isinstance(session, User):
             return session
         if encrypted_data is None or iv is None:
-            return User.from_wechat(session, {}, now, self._app_id)
+            return User.from_wechat(session, {}, now, self._settings.app_id)
         payload = decrypt_user_data(
             session.session_key,
             encrypted_data,
             iv,
-            self._app_id,
+            self._settings.app_id,
             max_age=login.max_age,
             now=now / 1000,
         )
@@ -446,7 +442,7 @@ class Logins:
                 "one wx.login together; data without an openId (wx.getUserProfile) proves nobody's "
                 "identity, so send the code alone."
             )
-        return User.from_wechat(session, payload, now, self._app_id)
+        return User.from_wechat(session, payload, now, self._settings.app_id)
 
 
 _Answer: TypeAlias = "AuthResult | asyncio.Future[AuthResult]"

@@ -16,17 +16,15 @@ class Saver:
     """Saves the users of logins."""
 
     def __init__(self, parts: Parts) -> None:
-        self._sku = parts.settings.sku
-        self._users = parts.users
-        self._events = parts.events
+        self._parts = parts
 
     async def save(self, grants: Sequence[Grant | Exception]) -> list[Grant | Exception]:
         """Save the users and mark the new ones; those who are known get their stored profiles."""
         return await for_successful(await for_successful(grants, self._save), self._complete)
 
     async def _save(self, grants: Sequence[Grant]) -> list[Grant | Exception]:
-        earlier_ids = await self._earlier_ids(grants) if self._events.has_listeners else {}
-        answers = await answers_of(self._users.save([grant.user for grant in grants]))
+        earlier_ids = await self._earlier_ids(grants) if self._parts.events.has_listeners else {}
+        answers = await answers_of(self._parts.users.save([grant.user for grant in grants]))
         saved: list[Grant | Exception] = []
         for grant, is_new in zip(grants, answers, strict=True):
             if isinstance(is_new, StoreError):
@@ -35,19 +33,19 @@ class Saver:
             grant.is_new = is_new
             saved.append(grant)
             for old_id in earlier_ids.pop(grant.user.id, ()):
-                self._events.emit(UserLinked(self._sku, old_id, grant.user.id))
+                self._parts.events.emit(UserLinked(self._parts.settings.sku, old_id, grant.user.id))
         return saved
 
     async def _complete(self, grants: Sequence[Grant]) -> list[Grant | Exception]:
         """Give known users their stored profiles, under this app's openIds."""
         known = [grant.user.id for grant in grants if not grant.is_new]
-        found = iter(await answers_of(self._users.get(known)) if known else ())
+        found = iter(await answers_of(self._parts.users.get(known)) if known else ())
         return [grant if grant.is_new else completed(grant, next(found)) for grant in grants]
 
     async def _earlier_ids(self, grants: Sequence[Grant]) -> dict[str, list[str]]:
         """The ids that users had before WeChat gave them a unionId, by that unionId."""
         new_ids = {a.user.open_id: a.user.union_id for a in grants if a.user.union_id}
-        known = await answers_of(self._users.get(list(new_ids))) if new_ids else []
+        known = await answers_of(self._parts.users.get(list(new_ids))) if new_ids else []
         earlier_ids: dict[str, list[str]] = {}
         for user, new_id in zip(known, new_ids.values(), strict=True):
             if isinstance(user, User) and user.id != new_id:

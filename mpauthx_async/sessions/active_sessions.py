@@ -21,12 +21,10 @@ class ActiveSessions:
 
     def __init__(self, parts: Parts, linked_ids: LinkedIds, validator: TokenValidator) -> None:
         tokens, events = parts.tokens, parts.events
+        self._parts = parts
         self._sku = parts.settings.sku
-        self._signer = parts.signer
         self._linked_ids = linked_ids
         self._validator = validator
-        self._tokens = tokens
-        self._events = events
         self._reads = parts.batched(events.watched("read", tokens.read))
         self._lists = parts.batched(self._list_all, subjects_of=lambda subject: (subject,))
         self._revocations = parts.batched(events.watched("revoke", tokens.revoke))
@@ -43,13 +41,13 @@ class ActiveSessions:
         """List the living sessions of a user, newest first."""
         found: list[Session] = []
         for subject in await self._linked_ids.find(user_id):
-            with self._events.store_failures("sessions"):
+            with self._parts.events.store_failures("sessions"):
                 found += await self._lists.submit(subject)
         return sorted(found, key=lambda session: session.issued_at, reverse=True)
 
     async def revoke(self, token: object) -> bool:
         """End the session of a token; False if it was not alive."""
-        ref = self._signer.verify(token)
+        ref = self._parts.signer.verify(token)
         return ref is not None and await self._end(ref)
 
     async def revoke_session(self, user_id: str, session_id: str) -> bool:
@@ -67,42 +65,42 @@ class ActiveSessions:
         subjects = await self._linked_ids.find(user_id)
         spared = None
         if except_token is not None:
-            spared = self._signer.verify(except_token)
+            spared = self._parts.signer.verify(except_token)
             if spared is None or spared.subject not in subjects:
                 raise ParameterError("except_token must be a token of this user.")
         ended = 0
         try:
             for subject in subjects:
                 nonce = spared.nonce if spared and spared.subject == subject else None
-                with self._events.store_failures("revoke_subject"):
-                    ended += await self._tokens.revoke_subject(subject, spared=nonce)
+                with self._parts.events.store_failures("revoke_subject"):
+                    ended += await self._parts.tokens.revoke_subject(subject, spared=nonce)
         finally:  # what was ended stays ended, if another of their ids fails
             if ended:
-                self._events.emit(Revoked(self._sku, user_id, None, ended))
+                self._parts.events.emit(Revoked(self._sku, user_id, None, ended))
         return ended
 
     async def online(self, cursor: str | None, limit: int) -> OnlinePage:
         """Page through the users with a living session."""
         if type(limit) is not int or not 1 <= limit <= _MAX_PAGE:
             raise ParameterError(f"limit must be a whole number from 1 to {_MAX_PAGE}.")
-        with self._events.store_failures("online"):
-            return await self._tokens.online(self._sku, cursor=cursor, limit=limit)
+        with self._parts.events.store_failures("online"):
+            return await self._parts.tokens.online(self._sku, cursor=cursor, limit=limit)
 
     async def online_count(self) -> int:
         """Count the users with a living session."""
-        with self._events.store_failures("online_count"):
-            return await self._tokens.online_count(self._sku)
+        with self._parts.events.store_failures("online_count"):
+            return await self._parts.tokens.online_count(self._sku)
 
     async def _end(self, ref: SessionRef) -> bool:
         ended = await self._revocations.submit(ref)
         if ended:
-            self._events.emit(Revoked(ref.sku, ref.user_id, ref.nonce, 1))
+            self._parts.events.emit(Revoked(ref.sku, ref.user_id, ref.nonce, 1))
         return ended
 
     async def _list_all(self, subjects: Sequence[Subject]) -> list[Sequence[Session] | Exception]:
         async def list_one(subject: Subject) -> Sequence[Session] | Exception:
             try:
-                return await self._tokens.sessions(subject)
+                return await self._parts.tokens.sessions(subject)
             except MPAuthXError as error:
                 return error
 

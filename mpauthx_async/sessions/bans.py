@@ -35,11 +35,9 @@ class Bans:
     """
 
     def __init__(self, parts: Parts, linked_ids: LinkedIds) -> None:
+        self._parts = parts
         self._sku = parts.settings.sku
-        self._now_ms = parts.settings.now_ms
         self._linked_ids = linked_ids
-        self._tokens = parts.tokens
-        self._events = parts.events
 
     async def ban(self, user_id: str, seconds: float | None, reason: str) -> int:
         """Refuse the logins of a user and end their sessions; returns how many were alive."""
@@ -47,28 +45,28 @@ class Bans:
         _check_reason(reason)
 
         async def ban_one(subject: Subject) -> int:
-            with self._events.store_failures("ban"):
-                return await self._tokens.ban(subject, reason=reason, ttl=ttl)
+            with self._parts.events.store_failures("ban"):
+                return await self._parts.tokens.ban(subject, reason=reason, ttl=ttl)
 
         # A concurrent login first saves its user, which may link another id, and then reads the
         # bans of all ids. `for_each` reads the ids again after it has written the bans. So either
         # the login finds a ban, or its new id is found and banned here.
         ended = sum(await self._linked_ids.for_each(user_id, ban_one))
-        now = self._now_ms()
+        now = self._parts.settings.now_ms()
         until = None if ttl is None else now + ttl
-        self._events.emit(Banned(Ban(user_id, reason, now, until), self._sku, ended))
+        self._parts.events.emit(Banned(Ban(user_id, reason, now, until), self._sku, ended))
         return ended
 
     async def unban(self, user_id: str) -> bool:
         """Let a user log in again; False if they were not banned."""
 
         async def unban_one(subject: Subject) -> bool:
-            with self._events.store_failures("unban"):
-                return await self._tokens.unban(subject)
+            with self._parts.events.store_failures("unban"):
+                return await self._parts.tokens.unban(subject)
 
         was_banned = any(await self._linked_ids.for_each(user_id, unban_one))
         if was_banned:
-            self._events.emit(Unbanned(self._sku, user_id))
+            self._parts.events.emit(Unbanned(self._sku, user_id))
         return was_banned
 
     async def find(self, user_id: str) -> Ban | None:
@@ -96,7 +94,7 @@ class Bans:
         """
         subjects = [self._linked_ids.of(user) for user in users]
         asked = [subject for own in subjects if len(own) > 1 for subject in own]
-        found = await answers_of(self._tokens.bans(asked)) if asked else ()
+        found = await answers_of(self._parts.tokens.bans(asked)) if asked else ()
         if not any(found):  # by far the most frequent case
             return [None] * len(users)
         left = iter(found)
@@ -125,16 +123,16 @@ class Bans:
         # If it was lifted meanwhile, the copies must not outlive it.
         if subjects and await self._of([Subject(self._sku, ban.user_id)]) == [None]:
             for subject in subjects:
-                await self._tokens.unban(subject)
+                await self._parts.tokens.unban(subject)
 
     async def _copy_to(self, subject: Subject, ban: Ban, longest: int | None) -> None:
         """Ban another id of a user; this may end sessions."""
         ttl = longest
         if longest is None and ban.until is not None:
-            ttl = max(ban.until - self._now_ms(), _MIN_COPY_MS)
-        ended = await self._tokens.ban(subject, reason=ban.reason, ttl=ttl)
+            ttl = max(ban.until - self._parts.settings.now_ms(), _MIN_COPY_MS)
+        ended = await self._parts.tokens.ban(subject, reason=ban.reason, ttl=ttl)
         if ended:
-            self._events.emit(Banned(replace(ban, user_id=subject.user_id), self._sku, ended))
+            self._parts.events.emit(Banned(replace(ban, user_id=subject.user_id), self._sku, ended))
         # The copy shows the store's own clock, by which it ends.
         (copy,) = await self._of([subject])
         if copy is None or copy.until is None or ban.until is None:
@@ -142,11 +140,11 @@ class Bans:
         late = copy.until - ban.until
         if late > _CLOCK_TOLERANCE_MS or (longest is None and late < -_CLOCK_TOLERANCE_MS):
             ttl = max(ban.until - copy.banned_at, 1)
-            await self._tokens.ban(subject, reason=ban.reason, ttl=ttl)
+            await self._parts.tokens.ban(subject, reason=ban.reason, ttl=ttl)
 
     async def _of(self, subjects: Sequence[Subject]) -> Sequence[Ban | None]:
-        with self._events.store_failures("bans"):
-            return await self._tokens.bans(subjects)
+        with self._parts.events.store_failures("bans"):
+            return await self._parts.tokens.bans(subjects)
 
 
 def _known(ban: Ban | StoreError | None) -> Ban | None:

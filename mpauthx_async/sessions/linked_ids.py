@@ -16,9 +16,7 @@ class LinkedIds:
     """Finds the subjects of a user: one for each id that the user store links to them."""
 
     def __init__(self, parts: Parts) -> None:
-        self._sku = parts.settings.sku
-        self._users = parts.users
-        self._events = parts.events
+        self._parts = parts
 
     async def find(self, user_id: str) -> list[Subject]:
         """Find the subjects of a user by any of their ids, that of the current id first.
@@ -28,13 +26,13 @@ class LinkedIds:
             StoreError: the user store could not answer.
         """
         check_user_id(user_id)
-        with self._events.store_failures("get"):
-            (user,) = await self._users.get([user_id])
-        return [Subject(self._sku, user_id)] if user is None else self.of(user)
+        with self._parts.events.store_failures("get"):
+            (user,) = await self._parts.users.get([user_id])
+        return [Subject(self._parts.settings.sku, user_id)] if user is None else self.of(user)
 
     def of(self, user: User) -> list[Subject]:
         """The subjects of a user as the store returned them."""
-        return [Subject(self._sku, user_id) for user_id in user.ids]
+        return [Subject(self._parts.settings.sku, user_id) for user_id in user.ids]
 
     async def for_each(
         self, user_id: str, work: Callable[[Subject], Awaitable[Answer]]

@@ -23,16 +23,8 @@ class Rotations:
     """Rotates tokens, and ends a session when one of its rotated tokens is reused."""
 
     def __init__(self, parts: Parts) -> None:
-        settings, events = parts.settings, parts.events
-        absolute_ttl_ms = settings.absolute_ttl_ms
-        self._signer = parts.signer
-        self._users = parts.users
-        self._tokens = parts.tokens
-        self._events = events
-        self._is_shared = settings.policy.shared_token
-        self._ttl_ms = settings.token_ttl_ms
-        self._grace_ms = settings.rotation_grace_ms
-        self._absolute_ttl_ms = _MAX_ROTATED_MS if absolute_ttl_ms is None else absolute_ttl_ms
+        events = parts.events
+        self._parts = parts
         self._reuses: AnyCoalescer[SessionRef, bool] = parts.batched(
             events.watched("end_reused", self._end_all_reused)
         )
@@ -42,12 +34,12 @@ class Rotations:
 
     async def rotate(self, token: object) -> AuthResult:
         """Give a client a new token in place of its own."""
-        if self._is_shared:
+        if self._parts.settings.policy.shared_token:
             raise ConfigurationError(
                 "A token that all devices share is not rotated: the others would seem to have "
                 "stolen it. Give each login a session of its own, with another policy."
             )
-        ref = self._signer.verify(token)
+        ref = self._parts.signer.verify(token)
         if ref is None:
             raise invalid_token(TokenStatus.unknown)
         return await self._rotations.submit(ref)
@@ -57,14 +49,15 @@ class Rotations:
         return await self._reuses.submit(ref)
 
     async def _rotate_all(self, refs: Sequence[SessionRef]) -> list[AuthResult | Exception]:
-        users = await answers_of(self._users.get([ref.user_id for ref in refs]))
+        settings = self._parts.settings
+        users = await answers_of(self._parts.users.get([ref.user_id for ref in refs]))
         known = [ref for ref, user in zip(refs, users, strict=True) if isinstance(user, User)]
         answers = await answers_of(
-            self._tokens.rotate(
+            self._parts.tokens.rotate(
                 known,
-                ttl=self._ttl_ms,
-                grace=self._grace_ms,
-                absolute_ttl=self._absolute_ttl_ms,
+                ttl=settings.token_ttl_ms,
+                grace=settings.rotation_grace_ms,
+                absolute_ttl=settings.absolute_ttl_ms or _MAX_ROTATED_MS,
             )
         )
         rotated = dict(zip(known, answers, strict=True))
@@ -87,17 +80,17 @@ class Rotations:
             return answer
         if isinstance(answer, TokenStatus):
             return invalid_token(answer)
-        self._events.emit(Rotated(answer))
+        self._parts.events.emit(Rotated(answer))
         ref = answer.ref
-        token = self._signer.mint(ref.user_id, ref.nonce, ref.generation)
+        token = self._parts.signer.mint(ref.user_id, ref.nonce, ref.generation)
         return AuthResult(1, "OK", token, user, answer)
 
     async def _end_all_reused(self, refs: Sequence[SessionRef]) -> Sequence[bool | StoreError]:
-        ended = await answers_of(self._tokens.end_reused(refs))
+        ended = await answers_of(self._parts.tokens.end_reused(refs))
         for ref, is_over in zip(refs, ended, strict=True):
             if is_over and not isinstance(is_over, StoreError):
                 logger.warning("A rotated token was used again: its session was ended.")
-                self._events.emit(TokenReuseDetected(ref))
+                self._parts.events.emit(TokenReuseDetected(ref))
         return ended
 
 

@@ -41,14 +41,10 @@ class SessionKeys:
     def __init__(
         self, parts: Parts, api: WeChatAPI, access_token: AccessToken, validator: TokenValidator
     ) -> None:
-        self._app_id = parts.settings.app_id
-        self._clock = parts.settings.clock
+        self._parts = parts
         self._api = api
         self._access_token = access_token
         self._validator = validator
-        self._sealer = parts.sealer
-        self._tokens = parts.tokens
-        self._connections = parts.connections
         self._finds = parts.batched(
             parts.events.watched("session_key", self._find), max_in_flight=2
         )
@@ -74,9 +70,8 @@ class SessionKeys:
         """Decrypt what a client got encrypted in the session of its token."""
         check_sealed(encrypted_data, iv)
         check_max_age(max_age)
-        now = self._clock()
+        now, app_id = self._parts.settings.clock(), self._parts.settings.app_id
         key = (await self.of(token)).session_key
-        app_id = self._app_id
         # A function is equal to no other: each caller gets a payload of its own to change.
         return await self._decryptions.submit(
             lambda: decrypt_user_data(key, encrypted_data, iv, app_id, max_age=max_age, now=now)
@@ -127,16 +122,17 @@ class SessionKeys:
         if session_key is None:
             raise _replaced()
         replacement = CodeSession(session.open_id, session_key)
-        if not await replace_session_key(self._sealer, self._store, ref, replacement):
+        if not await replace_session_key(self._parts.sealer, self._store, ref, replacement):
             raise invalid_token(TokenStatus.unknown)
 
     @property
     def _store(self) -> SessionKeyStore:
-        if not isinstance(self._tokens, SessionKeyStore):
+        tokens = self._parts.tokens
+        if not isinstance(tokens, SessionKeyStore):
             raise ConfigurationError(
                 "This token store keeps no session keys: give it the methods of SessionKeyStore."
             )
-        return self._tokens
+        return tokens
 
     async def _find(self, refs: Sequence[SessionRef]) -> list[CodeSession | Exception]:
         sealed_keys = await answers_of(self._store.sealed_keys(refs))
@@ -145,7 +141,7 @@ class SessionKeys:
             for ref, stored in zip(refs, sealed_keys, strict=True)
         ]
         session_keys = await asyncio.get_running_loop().run_in_executor(
-            self._connections.executor, self._sealer.open, items
+            self._parts.connections.executor, self._parts.sealer.open, items
         )
         found: list[CodeSession | Exception] = []
         for stored, item, session_key in zip(sealed_keys, items, session_keys, strict=True):
@@ -157,7 +153,7 @@ class SessionKeys:
 
     async def _decrypt(self, works: Sequence[_Decryption]) -> list[dict[str, Any] | Exception]:
         return await asyncio.get_running_loop().run_in_executor(
-            self._connections.executor, _decrypt_all, works
+            self._parts.connections.executor, _decrypt_all, works
         )
 
 
