@@ -45,7 +45,7 @@ from .tokens.format import parse_token
 from .wechat.access_token_source import create_access_token
 from .wechat.api import WeChatAPI, check_code
 from .wechat.exchanges import CodeExchange
-from .wechat.push_events import create_push_handler
+from .wechat.push_events import PushEventHandler
 from .wechat.userdata import check_max_age, check_sealed
 
 __all__ = ["MPAuthX"]
@@ -895,6 +895,5 @@ class MPAuthX:
         self._calls.on_close(logins.close, logins.cut_off)
         self._web_logins = WebLogins(parts, logins, web)
         self._erasure = Erasure(parts, web=web, linked_ids=linked_ids, bans=bans, logins=logins)
-        self._push_events = create_push_handler(
-            parts, self, web_app_id=None if web is None else web.app_id, exchange=self._exchange
-        )
+        web_app_id = None if web is None else web.app_id
+        self._push_events = PushEventHandler(parts, self, web_app_id, self._exchange)

@@ -13,19 +13,17 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 from xml.etree import ElementTree
 
 from Crypto.Cipher import AES
 from Crypto.Util.Padding import unpad
 
-from ..concurrency.event_bus import EventBus
 from ..concurrency.traceback_frames import clears_frames
 from ..errors import ConfigurationError, InvalidPushEventError, ParameterError
 from ..events import PushEvent, PushEventReceived
 from ..shared_parts import Parts
-from ..stores import KeyValueStore
 from ..untrusted_text import JSON, is_clean, is_user_id
 from .exchanges import CodeExchange, ComponentExchange
 
@@ -33,7 +31,6 @@ __all__ = [
     "PushEventHandler",
     "UserEraser",
     "check_push_settings",
-    "create_push_handler",
     "parse_push_event",
     "verify_push_url",
 ]
@@ -167,33 +164,20 @@ class UserEraser(Protocol):
 
 
 class PushEventHandler:
-    """Erases what the events about the users of one service tell an app to erase.
-
-    Args:
-        app_ids: the apps whose users the service knows.
-        recipients: the AppIDs that events may be encrypted for: these apps, and the third-party
-            platform that acts for them.
-        purpose: part of the keys of the nonces; unique to this service.
-        records: remembers nonces for all processes; None to remember up to 10,000 in this one.
-    """
+    """Erases what the events about the users of one service tell an app to erase."""
 
     def __init__(
-        self,
-        *,
-        app_ids: Collection[str],
-        recipients: Collection[str],
-        purpose: str,
-        users: UserEraser,
-        records: KeyValueStore | None,
-        events: EventBus,
-        clock: Callable[[], float],
+        self, parts: Parts, users: UserEraser, web_app_id: str | None, exchange: CodeExchange | None
     ) -> None:
-        self._app_ids = app_ids
-        self._recipients = recipients
-        self._purpose = purpose
+        app_id = parts.settings.app_id
+        platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()
+        self._app_ids = {app_id, web_app_id or app_id}
+        self._recipients = self._app_ids | platform  # that events may be encrypted for
+        self._purpose = f"{app_id}|{parts.settings.sku}"  # of the nonces
         self._users = users
-        self._records = _ProcessNonces(clock) if records is None else records
-        self._events = events
+        records = parts.records
+        self._records = _ProcessNonces(parts.settings.clock) if records is None else records
+        self._events = parts.events
 
     async def handle(self, event: PushEvent) -> None:
         """Handle an event once, and emit it to listeners.
@@ -236,24 +220,6 @@ class PushEventHandler:
                 "nothing is erased because of it. Set the app's message push to safe mode, and "
                 "pass its EncodingAESKey to parse_push_event as aes_key."
             )
-
-
-def create_push_handler(
-    parts: Parts, users: UserEraser, *, web_app_id: str | None, exchange: CodeExchange | None
-) -> PushEventHandler:
-    """Create the handler of a service's events."""
-    settings = parts.settings
-    app_ids = {settings.app_id, web_app_id or settings.app_id}
-    platform = {exchange.component_app_id} if isinstance(exchange, ComponentExchange) else set()
-    return PushEventHandler(
-        app_ids=app_ids,
-        recipients=app_ids | platform,
-        purpose=f"{settings.app_id}|{settings.sku}",
-        users=users,
-        records=parts.records,
-        events=parts.events,
-        clock=settings.clock,
-    )
 
 
 def _parse_event(

@@ -25,9 +25,7 @@ from mpauthx_async import (
     parse_push_event,
     verify_push_url,
 )
-from mpauthx_async.concurrency.event_bus import EventBus
 from mpauthx_async.events import PushEventReceived
-from mpauthx_async.wechat.push_events import PushEventHandler
 from tests.helpers.clock import Clock
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
@@ -242,28 +240,22 @@ async def test_without_a_place_that_processes_share_a_service_remembers_by_itsel
         assert len(auth.erased) == 2
 
 
-async def test_the_memory_of_events_is_bounded(wx: WeChatSimulator, clock: Clock) -> None:
-    users: Any = None  # a modification asks nothing of them
-    handler = PushEventHandler(
-        app_ids={wx.app_id},
-        recipients={wx.app_id},
-        purpose="shop",
-        users=users,
-        records=None,
-        events=EventBus(),
-        clock=clock,
-    )
-    first, second = [pushed(wx, "user_info_modified") for _ in range(2)]
-    await handler.handle(first)
-    await handler.handle(second)
-    for number in range(9_999):
-        await handler.handle(PushEvent("", None, None, None, None, True, f"n-{number}", 0))
-    with pytest.raises(InvalidPushEventError, match="handled before"):
+async def test_the_memory_of_events_is_bounded(
+    make: Callable[..., Recorder], wx: WeChatSimulator, clock: Clock
+) -> None:
+    async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
+        handler = auth._push_events
+        first, second = [pushed(wx, "user_info_modified") for _ in range(2)]
+        await handler.handle(first)
         await handler.handle(second)
-    await handler.handle(first)  # forgotten, as the oldest
-    clock.now += 660
-    await handler.handle(second)
-    assert len(handler._records._ends) == 1
+        for number in range(9_999):
+            await handler.handle(PushEvent("", None, None, None, None, True, f"n-{number}", 0))
+        with pytest.raises(InvalidPushEventError, match="handled before"):
+            await handler.handle(second)
+        await handler.handle(first)  # forgotten, as the oldest
+        clock.now += 660
+        await handler.handle(second)
+        assert len(handler._records._ends) == 1
 
 
 async def test_an_event_whose_handling_failed_can_be_repeated(
