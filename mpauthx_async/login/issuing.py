@@ -1,4 +1,4 @@
-"""Issuer: issues tokens to users, unless they are banned."""
+"""Issuer: saves the users of logins, and issues them tokens unless they are banned."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from functools import partial
 
 from ..concurrency.coalescer import answers_of
 from ..errors import BannedError, MPAuthXError, StoreError
-from ..events import Refreshed, Replaced, Revoked
+from ..events import Refreshed, Replaced, Revoked, UserLinked
 from ..models import (
     AuthResult,
     Ban,
@@ -16,6 +16,7 @@ from ..models import (
     Session,
     SessionRef,
     Subject,
+    User,
 )
 from ..sessions.bans import Bans
 from ..sessions.session_keys import replace_session_key
@@ -23,7 +24,7 @@ from ..shared_parts import Parts
 from ..stores import SessionKeyStore
 from ..tokens.sealing import with_open_id
 from .device import NO_DEVICE
-from .pending_logins import Grant, for_successful
+from .pending_logins import Grant, completed, for_successful
 
 __all__ = ["Issuer"]
 
@@ -31,23 +32,55 @@ _SOLE = LoginPolicy(max_sessions=1)
 
 
 class Issuer:
-    """Gives users their tokens."""
+    """Saves users, and issues their tokens."""
 
     def __init__(self, parts: Parts, bans: Bans) -> None:
         self._parts = parts
         self._settings = parts.settings
+        self._users = parts.users
         self._tokens = parts.tokens
         self._bans = bans
 
+    async def save(self, grants: Sequence[Grant | Exception]) -> list[Grant | Exception]:
+        """Save the users and mark the new ones; those who are known get their stored profiles."""
+        return await for_successful(await for_successful(grants, self._save), self._complete)
+
+    async def _save(self, grants: Sequence[Grant]) -> list[Grant | Exception]:
+        earlier_ids = await self._earlier_ids(grants) if self._parts.events.has_listeners else {}
+        answers = await answers_of(self._users.save([grant.user for grant in grants]))
+        saved: list[Grant | Exception] = []
+        for grant, is_new in zip(grants, answers, strict=True):
+            if isinstance(is_new, StoreError):
+                saved.append(is_new)
+                continue
+            grant.is_new = is_new
+            saved.append(grant)
+            for old_id in earlier_ids.pop(grant.user.id, ()):
+                self._parts.events.emit(UserLinked(self._settings.sku, old_id, grant.user.id))
+        return saved
+
+    async def _complete(self, grants: Sequence[Grant]) -> list[Grant | Exception]:
+        """Give known users their stored profiles, under this app's openIds."""
+        known = [grant.user.id for grant in grants if not grant.is_new]
+        found = iter(await answers_of(self._users.get(known)) if known else ())
+        return [grant if grant.is_new else completed(grant, next(found)) for grant in grants]
+
+    async def _earlier_ids(self, grants: Sequence[Grant]) -> dict[str, list[str]]:
+        """The ids that users had before WeChat gave them a unionId, by that unionId."""
+        new_ids = {a.user.open_id: a.user.union_id for a in grants if a.user.union_id}
+        known = await answers_of(self._users.get(list(new_ids))) if new_ids else []
+        earlier_ids: dict[str, list[str]] = {}
+        for user, new_id in zip(known, new_ids.values(), strict=True):
+            if isinstance(user, User) and user.id != new_id:
+                earlier_ids.setdefault(new_id, []).append(user.id)
+        return earlier_ids
+
     async def issue(self, grants: Sequence[Grant]) -> Sequence[AuthResult | Exception]:
-        admitted = await self._admit(grants)
+        """Issue tokens to users who are not banned under any of their ids."""
+        refusals = await self._bans.refusals([grant.user for grant in grants])
+        admitted = [refused or a for a, refused in zip(grants, refusals, strict=True)]
         alone = await for_successful(admitted, self._end_others)
         return await for_successful(alone, self._give_tokens)
-
-    async def _admit(self, grants: Sequence[Grant]) -> "list[Grant | Exception]":
-        """Refuse users who are banned under any of their ids."""
-        refusals = await self._bans.refusals([grant.user for grant in grants])
-        return [refused or a for a, refused in zip(grants, refusals, strict=True)]
 
     async def _end_others(self, grants: Sequence[Grant]) -> "Sequence[Grant | Exception]":
         """End the sessions under the other ids of users who refresh: that leaves one token."""

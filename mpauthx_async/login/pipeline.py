@@ -38,7 +38,6 @@ from .device import NO_DEVICE, Device
 from .issuing import Issuer
 from .pending_logins import Grant, Login, Refresh, for_successful, key_to_seal
 from .queue import LoginQueue
-from .saving import Saver
 
 __all__ = ["Logins"]
 
@@ -65,7 +64,6 @@ class Logins:
         self._events = events = parts.events
         self._names_same_user = names_same_user
         self._issuer = Issuer(parts, bans)
-        self._saver = Saver(parts)
         self._bans = bans
         self._under_way: dict[Hashable, Login] = {}
         self.at_wechat: int = 0  # codes that are being exchanged
@@ -333,7 +331,7 @@ class Logins:
                 grants = await asyncio.get_running_loop().run_in_executor(
                     self._parts.connections.executor, self._decrypt_and_seal, logins, now
                 )
-            results = await self._issue_all(await self._saver.save(grants))
+            results = await self._issue_all(await self._issuer.save(grants))
         self._give_up_late(logins, results)
         return results
 
