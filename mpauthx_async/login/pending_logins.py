@@ -37,6 +37,7 @@ class Login:
     context: Context = field(default_factory=copy_context)  # of the caller who came first
     exchange_task: "asyncio.Task[None] | None" = field(init=False, default=None)
     exchanged: CodeSession | User = field(init=False)
+    is_over: bool = field(init=False, default=False)  # whether its callers got an outcome
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -46,21 +47,22 @@ class Grant:
     user: User
     nonce: str
     sealed_key: str | None
-    login: Login | None = None
+    asked: "Login | Refresh"
     is_new: bool = False
-    refresh: "Refresh | None" = None
+
+    @property
+    def login(self) -> Login | None:
+        """None for a refresh."""
+        return self.asked if isinstance(self.asked, Login) else None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Refresh:
-    """A requested refresh. No two are equal: each gets its own answer.
-
-    Attributes:
-        is_over: whether its caller got an outcome.
-    """
+    """A requested refresh. No two are equal: each gets its own answer."""
 
     user_id: str
-    is_over: bool = False
+    caller: "asyncio.Future[AuthResult]"
+    is_over: bool = False  # whether its caller got an outcome
 
 
 async def for_successful(

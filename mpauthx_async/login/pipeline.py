@@ -67,7 +67,7 @@ class Logins:
         self._bans = bans
         self._under_way: dict[Hashable, Login] = {}
         self.at_wechat: int = 0  # codes that are being exchanged
-        self._waiting: LoginQueue[Login] = LoginQueue(
+        self._waiting = LoginQueue(
             parts.connections,
             max_waiting=settings.max_waiting_logins,
             timeout=settings.login_timeout,
@@ -159,14 +159,12 @@ class Logins:
 
     async def refresh(self, user_id: str) -> AuthResult:
         """Issue a token to a known user, and end all their others."""
-        caller: asyncio.Future[AuthResult] = asyncio.get_running_loop().create_future()
-        refresh = Refresh(user_id)
-        answer = self._refreshes.submit(refresh)
-        answer.add_done_callback(partial(self._answer, refresh, caller))
+        refresh = Refresh(user_id, asyncio.get_running_loop().create_future())
+        self._refreshes.submit(refresh).add_done_callback(partial(self._answered, refresh))
         try:
-            return await caller
+            return await refresh.caller
         except asyncio.CancelledError:
-            self._give_up_unheard(caller)
+            self._give_up_unheard(refresh.caller)
             raise
 
     async def settled(self) -> None:
@@ -242,26 +240,30 @@ class Logins:
                 raise  # this task was cancelled, or the process is told to end
         else:
             login.exchange_task = None  # drop the reference now, because the login may take long
-            answer.add_done_callback(partial(self._end_with, login), context=login.context)
+            answer.add_done_callback(partial(self._answered, login), context=login.context)
             self._exchange_ended()
 
     def _exchange_ended(self) -> None:
         self.at_wechat -= 1
         self._parts.connections.login_limit.exchanged()
 
-    def _end_with(self, login: "Login", answer: "asyncio.Future[Any]") -> None:
+    def _answered(self, asked: Login | Refresh, answer: "asyncio.Future[Any]") -> None:
         outcome = _outcome_of(answer)
         if isinstance(outcome, asyncio.Future):  # its shard of the store has not answered yet
-            outcome.add_done_callback(partial(self._end_with, login), context=login.context)
-            return
-        if login.has_code and isinstance(outcome, MPAuthXError):
-            mark_code_used(outcome)
-        self._end(login, outcome)
+            outcome.add_done_callback(partial(self._answered, asked))
+        elif isinstance(asked, Refresh):
+            asked.is_over = True
+            self._tell((asked.caller,), outcome)
+        else:
+            if asked.has_code and isinstance(outcome, MPAuthXError):
+                mark_code_used(outcome)
+            self._end(asked, outcome)
 
     def _end(self, login: "Login", outcome: AuthResult | BaseException) -> None:
         """Tell the callers of a login, and let the next one begin."""
         self._parts.connections.login_limit.release()
         del self._under_way[login.key]  # from here on nobody can join
+        login.is_over = True
         was_heard = self._tell(login.callers, outcome)
         if was_heard or isinstance(outcome, Exception):
             self._report(login, outcome)
@@ -274,19 +276,6 @@ class Logins:
             self._events.emit(LoggedIn(outcome.session, outcome.user, outcome.is_new_user, seconds))
         elif isinstance(outcome, Exception):
             self._events.emit(LoginFailed(outcome, seconds))
-
-    def _answer(
-        self,
-        refresh: "Refresh",
-        caller: "asyncio.Future[AuthResult]",
-        answer: "asyncio.Future[Any]",
-    ) -> None:
-        outcome = _outcome_of(answer)
-        if isinstance(outcome, asyncio.Future):
-            outcome.add_done_callback(partial(self._answer, refresh, caller))
-        else:
-            refresh.is_over = True
-            self._tell((caller,), outcome)
 
     def _tell(
         self, callers: "Sequence[asyncio.Future[AuthResult]]", outcome: AuthResult | BaseException
@@ -336,15 +325,11 @@ class Logins:
         return results
 
     def _give_up_late(
-        self, asked: "Sequence[Login | Refresh | None]", results: "Sequence[_Answer | Exception]"
+        self, asked: "Sequence[Login | Refresh]", results: "Sequence[_Answer | Exception]"
     ) -> None:
         """Give up the results of those whose callers have waited too long, and were told so."""
         for one, result in zip(asked, results, strict=True):
-            if isinstance(one, Refresh):
-                is_over = one.is_over
-            else:
-                is_over = one is not None and self._under_way.get(one.key) is not one
-            if is_over and not isinstance(result, asyncio.Future):
+            if one.is_over and not isinstance(result, asyncio.Future):
                 self._give_up(result)
 
     async def _finish_refreshes(
@@ -356,7 +341,7 @@ class Logins:
             )
             results = await self._issue_all(
                 [
-                    Grant(user, new_nonce(), None, refresh=refresh)
+                    Grant(user, new_nonce(), None, refresh)
                     if isinstance(user, User)
                     else user
                     or UserNotFoundError("No user with this id has logged in: authorize first.")
@@ -401,7 +386,7 @@ class Logins:
     async def _issue_on_shard(self, grants: "Sequence[Grant]") -> Sequence[AuthResult | Exception]:
         with one_call():
             results = await self._issuer.issue(grants)
-        self._give_up_late([grant.login or grant.refresh for grant in grants], results)
+        self._give_up_late([grant.asked for grant in grants], results)
         return results
 
     def _decrypt_and_seal(self, logins: "Sequence[Login]", now: int) -> "list[Grant | Exception]":

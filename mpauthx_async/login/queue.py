@@ -4,19 +4,17 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
 
 from ..connections import Connections
+from .pending_logins import Login
 
 __all__ = ["LoginQueue"]
-
-Login = TypeVar("Login")
 
 _MAX_BEGUN = 4  # logins in one tick of the event loop: to begin one takes aiohttp 0.1 ms
 _MAX_EXPIRED = 64  # logins in one tick: 9,000 that expire in one hold it up for 0.2 s
 
 
-class LoginQueue(Generic[Login]):
+class LoginQueue:
     """Begins logins in order, as the limit of `connections` and the event loop allow.
 
     Each waits at most `timeout` seconds; one timer serves all of them. `begin` and `expire` get
@@ -89,10 +87,7 @@ class LoginQueue(Generic[Login]):
             if not self._begun_in_tick:
                 asyncio.get_running_loop().call_soon(self._next_tick)
             self._begun_in_tick += 1
-            self._begin(self._pop())
-
-    def _pop(self) -> Login:
-        return self._deadlines.popitem(last=False)[0]
+            self._begin(self._deadlines.popitem(last=False)[0])
 
     def _next_tick(self) -> None:
         self._begun_in_tick = 0
@@ -109,6 +104,6 @@ class LoginQueue(Generic[Login]):
         for _ in range(_MAX_EXPIRED):
             if not self._deadlines or next(iter(self._deadlines.values())) > now:
                 break
-            self._expire(self._pop())
+            self._expire(self._deadlines.popitem(last=False)[0])
         if self._deadlines:
             self._set_timer()
