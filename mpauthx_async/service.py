@@ -16,9 +16,8 @@ from .events import Listener, PushEvent, WeChatFailed
 from .gauges import Gauges
 from .login.device import Device
 from .login.erasure import Erasure
+from .login.other_logins import create_web, log_in_on_web, log_in_proven
 from .login.pipeline import Logins
-from .login.proven_users import log_in_proven, proven_user
-from .login.web_logins import WebLogins, create_web
 from .models import (
     AuthResult,
     Ban,
@@ -244,7 +243,8 @@ class MPAuthX:
         """
         with self._calls.one():
             check_code(code)
-            return await self._web_logins.log_in(code, Device.checked(device, device_kind))
+            known_as = Device.checked(device, device_kind)
+            return await log_in_on_web(self._logins, self._settings, self._web, code, known_as)
 
     async def issue_session(
         self,
@@ -278,8 +278,8 @@ class MPAuthX:
         Source: https://developers.weixin.qq.com/miniprogram/dev/wxcloudservice/wxcloudrun/src/development/weixin/index.html
         """
         with self._calls.one():
-            user = proven_user(self._settings, open_id, union_id)
-            return await log_in_proven(self._logins, user, Device.checked(device, device_kind))
+            known_as = Device.checked(device, device_kind)
+            return await log_in_proven(self._logins, self._settings, open_id, union_id, known_as)
 
     async def is_token_valid(self, token: object) -> bool:
         """Tell whether a token is valid: issued for this app and sku, and still alive.
@@ -893,7 +893,6 @@ class MPAuthX:
         self._session_keys = SessionKeys(parts, self._api, self._access_token, self._validator)
         self._logins = logins = Logins(parts, bans, names_same_user=self._api.names_same_user)
         self._calls.on_close(logins.close, logins.cut_off)
-        self._web_logins = WebLogins(parts, logins, web)
         self._erasure = Erasure(parts, web=web, linked_ids=linked_ids, bans=bans, logins=logins)
         web_app_id = None if web is None else web.app_id
         self._push_events = PushEventHandler(parts, self, web_app_id, self._exchange)
