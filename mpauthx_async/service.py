@@ -41,7 +41,7 @@ from .shared_parts import Parts, check_part
 from .stores import TokenStore, UserStore
 from .stores.readiness import check_stores
 from .tokens.format import parse_token
-from .wechat.access_token_source import create_access_token
+from .wechat.access_token import create_access_token
 from .wechat.api import WeChatAPI, check_code
 from .wechat.exchanges import CodeExchange
 from .wechat.push_events import PushEventHandler

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import fields
 
-from ..errors import ParameterError
+from ..errors import ConfigurationError, ParameterError
 from ..models import AuthResult, User, WeChatProfile, is_user_id
 from ..oauth.client import WeChatOAuth
 from ..settings import Settings
 from ..shared_parts import Parts
 from ..stores import KeyValueOAuthTokenStore
 from ..tokens.format import new_nonce
-from ..wechat.access_token_source import no_records
+from ..wechat.access_token import no_records
 from ..wechat.exchanges import CodeExchange
 from ..wechat.transport import API_HOSTS
 from .device import Device
@@ -24,7 +24,7 @@ async def log_in_on_web(
 ) -> AuthResult:
     """Log a user of a web page in; raises ConfigurationError if there are no web logins."""
     if web is None:
-        raise no_records("Without `web`, authorize_web needs")
+        raise ConfigurationError(no_records("Without `web`, authorize_web needs"))
 
     async def identify(code: str) -> User:
         found = await web.identify(code)

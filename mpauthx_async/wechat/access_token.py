@@ -6,22 +6,24 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 from ..concurrency.in_flight import closed
 from ..concurrency.single_flight import SingleFlight
 from ..concurrency.traceback_frames import methods_clear_frames
-from ..errors import MPAuthXError, WeChatAPIError
+from ..errors import ConfigurationError, MPAuthXError, WeChatAPIError
 from ..failure_log import retrying_on
+from ..shared_parts import Parts
 from ..stores import KeyValueStore
 from ..stores.key_value import within_lock
 from ..tokens.sealing import RecordSealer
 from ..untrusted_text import is_credential
+from .api import WeChatAPI
 from .errcodes import STALE_TOKEN
-from .exchanges import token_of
+from .exchanges import CodeExchange, ComponentExchange, token_of
 from .transport import waiting_for_wechat
 
-__all__ = ["AccessToken", "AppAccessToken", "AuthorizerAccessToken"]
+__all__ = ["AccessToken", "AppAccessToken", "create_access_token", "no_records"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -184,6 +186,45 @@ class AuthorizerAccessToken:
 
 
 AccessToken: TypeAlias = AppAccessToken | AuthorizerAccessToken
+
+
+def create_access_token(parts: Parts, api: WeChatAPI, exchange: CodeExchange | None) -> AccessToken:
+    """Create the access token of a service's app; it is closed with the service."""
+    if isinstance(exchange, ComponentExchange):
+        if exchange.authorizer_access_token:
+            return AuthorizerAccessToken(exchange.authorizer_access_token)
+        return _no_access_token(
+            "This call needs the app's access token: give ComponentExchange, which is the "
+            "`exchange`, an authorizer_access_token, an async function that returns it."
+        )
+    if exchange is not None or parts.records is None:
+        return _no_access_token(no_records("The app's access token needs"))
+    app_id = parts.settings.app_id
+    access_token = AppAccessToken(
+        lambda force: api.get_stable_token(force_refresh=force),
+        parts.records,
+        f"access_token|{app_id}",
+        RecordSealer(b"mpauthx access", app_id=app_id, keys=parts.settings.keys),
+        parts.settings.clock,
+    )
+    parts.calls.on_close(access_token.close, access_token.cut_off)
+    return access_token
+
+
+def no_records(what: str) -> str:
+    """What a service lacks that has an `exchange`, or without a store that processes share."""
+    return (
+        f"{what} the app's own secret (no `exchange`), and a store that all processes share: pass "
+        "`tokens` as a URL, a RedisTokenStore or a SqliteTokenStore with a path, or `connections` "
+        "with a Redis."
+    )
+
+
+def _no_access_token(why: str) -> AccessToken:
+    async def give() -> NoReturn:
+        raise ConfigurationError(why)
+
+    return AuthorizerAccessToken(give)
 
 
 async def _call(
