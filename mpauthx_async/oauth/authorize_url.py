@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from urllib.parse import quote, urlencode
 
 from ..errors import ParameterError
@@ -23,9 +22,8 @@ def authorize_url(
     redirect_uri: str,
     state: str,
     scope: str,
-    *,
     scopes: Sequence[str],
-    more: Mapping[str, str] = MappingProxyType({}),
+    more: Mapping[str, str],
 ) -> str:
     """Build the URL of an authorize page, which knows `scopes`.
 

@@ -144,15 +144,9 @@ class WeChatOAuth:
         Raises:
             ParameterError: an argument is one that WeChat's page refuses.
         """
-        return authorize_url(
-            f"{self._page_base}/connect/oauth2/authorize",
-            self._app_id,
-            redirect_uri,
-            state,
-            scope,
-            scopes=("snsapi_base", "snsapi_userinfo"),
-            more=self._page_parameters,
-        )
+        page = f"{self._page_base}/connect/oauth2/authorize"
+        scopes, more = ("snsapi_base", "snsapi_userinfo"), self._page_parameters
+        return authorize_url(page, self._app_id, redirect_uri, state, scope, scopes, more)
 
     def get_authorize_url_for_website(
         self, redirect_uri: str, state: str = "", scope: str = "snsapi_login"
@@ -174,14 +168,8 @@ class WeChatOAuth:
             raise ConfigurationError(
                 "Websites log in with their own app_secret only: omit `exchange`."
             )
-        return authorize_url(
-            f"{self._page_base}/connect/qrconnect",
-            self._app_id,
-            redirect_uri,
-            state,
-            scope,
-            scopes=("snsapi_login",),
-        )
+        page = f"{self._page_base}/connect/qrconnect"
+        return authorize_url(page, self._app_id, redirect_uri, state, scope, ("snsapi_login",), {})
 
     def create_state(self, payload: str = "", ttl: float = 600, *, session: str) -> str:
         """Create the state of a new login: signed, single-use, and valid for `ttl` seconds.
