@@ -6,7 +6,6 @@ contains one is malformed.
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -30,6 +29,7 @@ JSON = json.JSONDecoder(strict=False)
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _NOT_CLEAN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
+_NOT_ONE_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _USER_ID = re.compile("[^|\x00-\x20\x7f-\x9f\ud800-\udfff\ufffd]{1,128}")
 _CREDENTIAL = re.compile(r"[\x21-\x7e]{1,1024}")
 
@@ -68,9 +68,11 @@ def is_number(value: object, lowest: float, highest: float) -> TypeGuard[float]:
     return lowest <= value <= highest
 
 
-def is_one_line(text: str) -> bool:
-    """Whether a text has no control characters, line separators or lone surrogates."""
-    return not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
+def is_one_line(text: object, max_characters: int) -> TypeGuard[str]:
+    """Whether this is a text without control characters, line separators or lone surrogates."""
+    if not isinstance(text, str) or len(text) > max_characters:
+        return False
+    return _NOT_ONE_LINE.search(text) is None
 
 
 def is_user_id(value: object) -> bool:

@@ -36,12 +36,7 @@ NO_DEVICE = Device()
 def _checked_text(parameter: str, text: object) -> str | None:
     if text is None or text == "":
         return None
-    if (
-        not isinstance(text, str)
-        or len(text) > _MAX_CHARACTERS
-        or not is_one_line(text)
-        or len(text.encode()) > _MAX_BYTES
-    ):
+    if not is_one_line(text, _MAX_CHARACTERS) or len(text.encode()) > _MAX_BYTES:
         raise ParameterError(
             f"{parameter} must be a text of one line without control characters, of at most "
             f"{_MAX_CHARACTERS} characters and {_MAX_BYTES} bytes of UTF-8."

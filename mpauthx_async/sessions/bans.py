@@ -15,7 +15,7 @@ from .linked_ids import LinkedIds
 
 __all__ = ["Bans"]
 
-_MAX_REASON_CHARACTERS = 1000
+_MAX_REASON = 1000  # characters
 _MAX_BAN_SECONDS = 3_153_600_000  # a hundred years
 _MIN_COPY_MS = 60_000  # so that a copy can be read back
 _LOGIN_COPY_MS = 60_000  # longer than a login takes from saving its user to the token
@@ -42,7 +42,10 @@ class Bans:
     async def ban(self, user_id: str, seconds: float | None, reason: str) -> int:
         """Refuse the logins of a user and end their sessions; returns how many were alive."""
         ttl = _ban_ttl_ms(seconds)
-        _check_reason(reason)
+        if not is_one_line(reason, _MAX_REASON):
+            raise ParameterError(
+                f"reason must be a text of one line, of at most {_MAX_REASON} characters."
+            )
 
         async def ban_one(subject: Subject) -> int:
             with self._parts.events.store_failures("ban"):
@@ -177,14 +180,3 @@ def _ban_ttl_ms(seconds: object) -> int | None:
             "seconds must be a number above zero, up to a hundred years, or None for ever."
         )
     return int(seconds * 1000)
-
-
-def _check_reason(reason: object) -> None:
-    if (
-        not isinstance(reason, str)
-        or len(reason) > _MAX_REASON_CHARACTERS
-        or not is_one_line(reason)
-    ):
-        raise ParameterError(
-            f"reason must be a text of one line, of at most {_MAX_REASON_CHARACTERS} characters."
-        )
