@@ -183,7 +183,7 @@ class Apps:
         def end() -> None:
             self._listeners.pop(subscription, None)
             for app in self._open:
-                app.unsubscribe(subscription)
+                app.subscriptions.pop(subscription, lambda: None)()
 
         return end
 
@@ -347,11 +347,6 @@ class _App:
     def subscribe(self, subscription: object, listener: Listener) -> None:
         with suppress(ClosedError):
             self.subscriptions[subscription] = self.service.subscribe(listener)
-
-    def unsubscribe(self, subscription: object) -> None:
-        end = self.subscriptions.pop(subscription, None)
-        if end is not None:
-            end()
 
 
 def _check_names(app_id: str, loaded: Mapping[Any, Any]) -> None:
