@@ -893,6 +893,6 @@ class MPAuthX:
         self._session_keys = SessionKeys(parts, self._api, self._access_token, self._validator)
         self._logins = logins = Logins(parts, bans, names_same_user=self._api.names_same_user)
         self._calls.on_close(logins.close, logins.cut_off)
-        self._erasure = Erasure(parts, web=web, linked_ids=linked_ids, bans=bans, logins=logins)
+        self._erasure = Erasure(parts, web, linked_ids, bans, logins)
         web_app_id = None if web is None else web.app_id
         self._push_events = PushEventHandler(parts, self, web_app_id, self._exchange)

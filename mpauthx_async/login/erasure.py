@@ -20,7 +20,6 @@ class Erasure:
     def __init__(
         self,
         parts: Parts,
-        *,
         web: WeChatOAuth | None,
         linked_ids: LinkedIds,
         bans: Bans,
@@ -62,7 +61,12 @@ class Erasure:
     async def clear(self, user_id: str, fields: Collection[str]) -> bool:
         """Erase fields of a user's profile; False if the user is not known."""
         check_user_id(user_id)
-        names = _checked(fields)
+        given = (
+            list(fields) if isinstance(fields, Collection) and not isinstance(fields, str) else []
+        )
+        if not given or any(name not in PROFILE_FIELDS for name in given):
+            raise ParameterError(f"fields must be one or more of {', '.join(PROFILE_FIELDS)}.")
+        names = tuple(dict.fromkeys(given))
         with self._parts.events.store_failures("clear"):
             was_known = await self._parts.users.clear(user_id, names)
         if was_known:
@@ -77,11 +81,3 @@ class Erasure:
     async def _forget_sessions(self, subject: Subject) -> int:
         with self._parts.events.store_failures("forget_subject"):
             return await self._parts.tokens.forget_subject(subject)
-
-
-def _checked(fields: object) -> tuple[str, ...]:
-    """The fields to erase, each once."""
-    names = list(fields) if isinstance(fields, Collection) and not isinstance(fields, str) else []
-    if not names or any(name not in PROFILE_FIELDS for name in names):
-        raise ParameterError(f"fields must be one or more of {', '.join(PROFILE_FIELDS)}.")
-    return tuple(dict.fromkeys(names))
