@@ -37,7 +37,7 @@ class InFlight:
         self._calls: set[_Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._exits: list[Callable[[], Awaitable[object]]] = []
+        self._exits = AsyncExitStack()
         self._cut_offs: list[Callable[[], object]] = []
         self._closing: asyncio.Task[None] | None = None
         self._is_inherited = False
@@ -99,7 +99,7 @@ class InFlight:
             close: closes the part. If it fails or is cancelled, the other parts are still closed.
             cut_off: cancels what the part has in flight, so that `close` returns soon.
         """
-        self._exits.append(close)
+        self._exits.push_async_callback(close)
         if cut_off is not None:
             self._cut_offs.append(cut_off)
 
@@ -171,9 +171,7 @@ class InFlight:
         return call.task.uncancel() <= call.cancelling
 
     async def _close(self) -> None:
-        async with AsyncExitStack() as stack:
-            for close in self._exits:
-                stack.push_async_callback(close)
+        async with self._exits:
             await self._idle.wait()
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
