@@ -181,13 +181,13 @@ class SessionWatch:
     def open(self, store_time: float, at: float) -> None:
         """Changes are pushed from now on; earlier ones may have been missed."""
         self._ahead = store_time - at
-        self._ask_all()
+        self.forget_all()
 
     def synchronize(self, store_time: float, at: float) -> None:
         """Learn how far the store's clock is ahead."""
         before, self._ahead = self._ahead, store_time - at
         if before is None or abs(self._ahead - before) > _MAX_CLOCK_STEP:
-            self._ask_all()
+            self.forget_all()
 
     def forget(self, nonce: str) -> None:
         """The session of this nonce has changed."""
@@ -197,19 +197,16 @@ class SessionWatch:
 
     def forget_all(self) -> None:
         """Any session may have changed."""
-        self._ask_all()
+        now = time.monotonic()
+        self._schedule.clear()
+        for watched in self._sessions.values():
+            self._ask_at(watched, now)
 
     def shut(self) -> None:
         """Changes may be missed from now on."""
         if self._ahead is not None:
             self._ahead = None
-            self._ask_all()
-
-    def _ask_all(self) -> None:
-        now = time.monotonic()
-        self._schedule.clear()
-        for watched in self._sessions.values():
-            self._ask_at(watched, now)
+            self.forget_all()
 
     def _ask_at(self, watched: _Watched, moment: float) -> None:
         """Reschedule the next lookup of a session, by `time.monotonic()`."""
