@@ -417,17 +417,11 @@ class UserEncryptKey:
         """Create a key from an item of WeChat's `key_info_list`; None if it is malformed."""
         if not isinstance(key_info, Mapping):
             return None
-        encrypt_key, iv = key_info.get("encrypt_key"), key_info.get("iv")
-        version, expires_in = key_info.get("version"), key_info.get("expire_in")
-        created_at = key_info.get("create_time")
-        if (
-            not is_credential(encrypt_key)
-            or not is_credential(iv)
-            or type(version) is not int
-            or type(expires_in) is not int
-            or type(created_at) is not int
-        ):
+        names = ("encrypt_key", "iv", "version", "expire_in", "create_time")
+        found: list[Any] = [key_info.get(name) for name in names]
+        if not all(map(is_credential, found[:2])) or {type(one) for one in found[2:]} != {int}:
             return None
+        encrypt_key, iv, version, expires_in, created_at = found
         return cls(encrypt_key, iv, version, expires_in, created_at * 1000)
 
 
