@@ -406,26 +406,21 @@ class Logins:
         return grants
 
     def _user(self, login: "Login", now: int) -> User:
-        session, encrypted_data, iv = login.exchanged, login.encrypted_data, login.iv
+        session, data, iv = login.exchanged, login.encrypted_data, login.iv
+        app_id, max_age = self._settings.app_id, login.max_age
         if isinstance(session, User):
             return session
-        if encrypted_data is None or iv is None:
-            return User.from_wechat(session, {}, now, self._settings.app_id)
-        payload = decrypt_user_data(
-            session.session_key,
-            encrypted_data,
-            iv,
-            self._settings.app_id,
-            max_age=login.max_age,
-            now=now / 1000,
-        )
+        if data is None or iv is None:
+            return User.from_wechat(session, {}, now, app_id)
+        key = session.session_key
+        payload = decrypt_user_data(key, data, iv, app_id, max_age=max_age, now=now / 1000)
         if not self._names_same_user(session, payload):
             raise IdentityMismatchError(
                 "The user data does not name the user of this code. Send the code and the data of "
                 "one wx.login together; data without an openId (wx.getUserProfile) proves nobody's "
                 "identity, so send the code alone."
             )
-        return User.from_wechat(session, payload, now, self._settings.app_id)
+        return User.from_wechat(session, payload, now, app_id)
 
 
 _Answer: TypeAlias = "AuthResult | asyncio.Future[AuthResult]"

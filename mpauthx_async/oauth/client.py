@@ -448,11 +448,7 @@ class WeChatOAuth:
         session = await self._api.code_to_session(code)
         payload = await asyncio.get_running_loop().run_in_executor(
             self._connections.executor,
-            decrypt_user_data,
-            session.session_key,
-            encrypted_data,
-            iv,
-            self._app_id,
+            lambda: decrypt_user_data(session.session_key, encrypted_data, iv, self._app_id),
         )
         if not self._api.names_same_user(session, payload):
             raise IdentityMismatchError("The user data does not name the user of this code.")

@@ -188,16 +188,9 @@ class WeChatAPI:
 
         Source: https://developers.weixin.qq.com/doc/service/api/base/api_getstableaccesstoken.html
         """
-        answer = await self._http.post(
-            "/cgi-bin/stable_token",
-            {},
-            {
-                "grant_type": "client_credential",
-                "appid": self._app_id,
-                "secret": self._app_secret,
-                "force_refresh": force_refresh,
-            },
-        )
+        app = {"appid": self._app_id, "secret": self._app_secret}
+        body = {"grant_type": "client_credential", **app, "force_refresh": force_refresh}
+        answer = await self._http.post("/cgi-bin/stable_token", {}, body)
         token, expires_in = answer.get("access_token"), answer.get("expires_in")
         if not is_credential(token) or not _is_lifetime(expires_in):
             raise invalid_answer("WeChat's answer has no access_token and expires_in.")
