@@ -31,15 +31,7 @@ __all__ = [
 
 _ANONYMOUS_NICK_NAME = "微信用户"
 _MAX_SESSIONS = 1000  # per user, because a login reads all of them
-PROFILE_FIELDS = (
-    "nick_name",
-    "gender",
-    "city",
-    "province",
-    "country",
-    "language",
-    "avatar_url",
-)
+PROFILE_FIELDS = ("nick_name", "gender", "city", "province", "country", "language", "avatar_url")
 """The attributes of `WeChatProfile` that are not ids."""
 
 

@@ -219,9 +219,7 @@ class Coalescer(Generic[Item, Result]):
             self._dispatch()
 
 
-async def answers_of(
-    batch: Awaitable[Sequence[Result]],
-) -> "Sequence[Result | StoreError]":
+async def answers_of(batch: Awaitable[Sequence[Result]]) -> "Sequence[Result | StoreError]":
     """Await a store's answers to a batch, with a StoreError for each item that alone failed."""
     try:
         return await batch

@@ -19,21 +19,9 @@ __all__ = ["clear_frames", "clears_frames", "methods_clear_frames"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type[Any])
 
-_CLEARED = frozenset(  # this package, and where its secrets pass
-    (
-        "mpauthx_async",
-        "aiohttp",
-        "redis",
-        # passwords of databases
-        "sqlalchemy",
-        "aiomysql",
-        "asyncmy",
-        "asyncpg",
-        "psycopg",
-        "pymongo",
-        "pymysql",
-    )
-)
+# This package, and where its secrets and the passwords of databases pass.
+_CLEARED = {"mpauthx_async", "aiohttp", "redis", "sqlalchemy", "pymongo"}
+_CLEARED |= {"aiomysql", "asyncmy", "asyncpg", "psycopg", "pymysql"}
 
 
 def clear_frames(error: BaseException) -> None:

@@ -23,12 +23,7 @@ from ..errors import (
     mark_code_used,
 )
 from ..events import LoggedIn, LoginFailed
-from ..models import (
-    AuthResult,
-    CodeSession,
-    SessionRef,
-    User,
-)
+from ..models import AuthResult, CodeSession, SessionRef, User
 from ..sessions.bans import Bans
 from ..shared_parts import Parts
 from ..stores import longest_wait

@@ -455,9 +455,7 @@ class WeChatOAuth:
         return OAuthUser.from_wechat(session.open_id, session.union_id, payload)
 
     def _open(
-        self,
-        tokens: str | OAuthTokenStore | OAuthTokenFunctions,
-        keys: Sequence[str | bytes],
+        self, tokens: str | OAuthTokenStore | OAuthTokenFunctions, keys: Sequence[str | bytes]
     ) -> OAuthTokenStore:
         if isinstance(tokens, str):
             records = open_key_value_store(tokens, self._connections, self._clock)

@@ -8,13 +8,7 @@ from functools import partial
 
 from ..concurrency.in_flight import InFlight
 from ..concurrency.single_flight import SingleFlight
-from ..errors import (
-    MPAuthXError,
-    NoOAuthTokenError,
-    ParameterError,
-    StoreError,
-    mark_code_used,
-)
+from ..errors import MPAuthXError, NoOAuthTokenError, ParameterError, StoreError, mark_code_used
 from ..failure_log import invalid_answer
 from ..models import OAuthToken, is_user_id
 from ..stores import OAuthTokenStore

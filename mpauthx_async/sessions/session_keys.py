@@ -22,12 +22,7 @@ from ..stores import SessionKeyStore
 from ..tokens.sealing import SessionKeySealer, split_open_id, with_open_id
 from ..wechat.access_token import AccessToken
 from ..wechat.api import WeChatAPI
-from ..wechat.userdata import (
-    check_max_age,
-    check_sealed,
-    decrypt_user_data,
-    verify_raw_data,
-)
+from ..wechat.userdata import check_max_age, check_sealed, decrypt_user_data, verify_raw_data
 from .token_validation import TokenValidator, invalid_token
 
 __all__ = ["SessionKeys", "replace_session_key"]

@@ -48,11 +48,7 @@ class UntilRevoked:
     """
 
     def __init__(
-        self,
-        watch: "SessionWatch",
-        calls: InFlight,
-        validator: TokenValidator,
-        token: object,
+        self, watch: "SessionWatch", calls: InFlight, validator: TokenValidator, token: object
     ) -> None:
         self._watch = watch
         self._calls = calls

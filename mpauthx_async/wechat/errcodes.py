@@ -10,12 +10,7 @@ WeCom, https://developer.work.weixin.qq.com/document/path/90313
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..errors import (
-    WeChatAPIError,
-    WeChatOperatorError,
-    WeChatRefusedError,
-    WeChatUnavailableError,
-)
+from ..errors import WeChatAPIError, WeChatOperatorError, WeChatRefusedError, WeChatUnavailableError
 
 __all__ = [
     "ERRCODES",

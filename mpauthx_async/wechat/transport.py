@@ -61,15 +61,8 @@ _REQUEST_IDS = re.compile(
 )
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _IP = re.compile(r"\b(?:from ip|requestIP|invalid ip):? ?([0-9A-Fa-f][0-9A-Fa-f.:]{2,44})")
-_SECRETS = {
-    "access_token",
-    "code",
-    "component_access_token",
-    "js_code",
-    "refresh_token",
-    "secret",
-    "signature",
-}
+_SECRETS = {"access_token", "code", "component_access_token", "js_code", "refresh_token"}
+_SECRETS |= {"secret", "signature"}
 _MIN_SECRET_CHARS = 6  # shorter ones are in WeChat's texts by chance
 
 
