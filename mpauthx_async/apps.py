@@ -238,11 +238,7 @@ class Apps:
             await self._join(app_id)
 
     def _create(self, app_id: str, options: dict[str, Any] | None) -> None:
-        """Create a service in place of the one that is kept.
-
-        Raises:
-            UnknownAppError: there are no options, because `load` does not know the app.
-        """
+        """Create a service in place of the one that is kept; without options the app is unknown."""
         known = self._apps.get(app_id)
         app = None if options is None else _App(MPAuthX(**options))
         if known is not None:

@@ -60,12 +60,7 @@ class GuardedLock:
 
 
 def all_or_partial(answers: Sequence[Result | StoreError]) -> Sequence[Result]:
-    """The answers of a batch, in which items fail alone.
-
-    Raises:
-        PartialStoreError: some items failed.
-        StoreError: the only item failed.
-    """
+    """The answers of a batch; raises PartialStoreError, or the StoreError of the only item."""
     answered = [answer for answer in answers if not isinstance(answer, StoreError)]
     if len(answered) == len(answers):
         return answered

@@ -35,11 +35,7 @@ _CREDENTIAL = re.compile(r"[\x21-\x7e]{1,1024}")
 
 
 def parse_json(text: bytes) -> Any:
-    """Parse JSON that may contain raw control characters; bytes that are not UTF-8 become U+FFFD.
-
-    Raises:
-        ValueError, RecursionError: it is not JSON.
-    """
+    """Parse JSON that may contain control characters; what is not UTF-8 becomes U+FFFD."""
     return JSON.decode(text.decode("utf-8-sig", "replace"))
 
 
@@ -86,11 +82,7 @@ def is_credential(value: object) -> TypeGuard[str]:
 
 
 def union_id_of(answer: Mapping[str, Any]) -> str | None:
-    """The unionid in an answer of WeChat; None if it is missing or empty.
-
-    Raises:
-        InvalidResponseError: it is malformed.
-    """
+    """The unionid in an answer of WeChat; None if it is missing or empty."""
     union_id = answer.get("unionid") or None
     if union_id is not None and not is_user_id(union_id):
         raise invalid_answer("The unionid in WeChat's answer is malformed.")

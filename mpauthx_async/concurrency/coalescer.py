@@ -74,18 +74,7 @@ class Coalescer(Generic[Item, Result]):
         self._loop: asyncio.AbstractEventLoop | None = None  # of the first call
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
-        """Put an item into the next batch.
-
-        Args:
-            item: what to ask for.
-
-        Returns:
-            A future of the item's result; await it.
-
-        Raises:
-            ClosedError: after `close()`.
-            ConfigurationError: in another event loop than the first call's.
-        """
+        """Put an item into the next batch; await the future for its result."""
         if self._closed:
             raise closed()
         loop = asyncio.get_running_loop()

@@ -32,14 +32,9 @@ class _Budget:
 
 
 class _Call:
-    """A call, and its time budgets by the names of the systems.
+    """A call, and its time budgets by the names of the systems. For the arguments see `one_call`.
 
-    Args:
-        begun_at: when it began, by `time.monotonic()`, if it has waited since.
-        longest: how long it may wait for each system at most, in seconds.
-
-    Attributes:
-        is_over: whether it has ended. Tasks that it began may go on, and then are on their own.
+    Once it is over, tasks that it began may go on, and then are on their own.
     """
 
     __slots__ = ("_budgets", "_longest", "_waited", "is_over")

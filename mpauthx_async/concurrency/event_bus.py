@@ -80,15 +80,7 @@ class EventBus:
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Register a listener for all events from now on; needs no running event loop.
 
-        Args:
-            listener: takes an event. What it returns, or gives when awaited, is ignored.
-
-        Returns:
-            Ends the subscription when called, and drops queued events. May be called again.
-
-        Raises:
-            ParameterError: for what cannot be called.
-            ClosedError: after `close()`.
+        The function that is returned ends the subscription, and drops queued events.
         """
         if self._closed:
             raise closed()

@@ -95,20 +95,14 @@ class InFlight:
     ) -> None:
         """Close a part after the calls, and before the parts that were registered earlier.
 
-        Args:
-            close: closes the part. If it fails or is cancelled, the other parts are still closed.
-            cut_off: cancels what the part has in flight, so that `close` returns soon.
+        `cut_off` cancels what the part has in flight, so that `close` returns soon.
         """
         self._exits.push_async_callback(close)
         if cut_off is not None:
             self._cut_offs.append(cut_off)
 
     def refuse_more(self) -> None:
-        """Take no more calls.
-
-        Raises:
-            ConfigurationError: in another event loop or process than the first call's.
-        """
+        """Take no more calls."""
         if self._is_inherited:
             self.check_open()
         if self._is_closed:
@@ -122,13 +116,8 @@ class InFlight:
     async def close(self, timeout: float | None = None) -> None:
         """Take no more calls, and close all parts once the calls in progress are done.
 
-        All callers share one closing, which goes on when a caller is cancelled.
-
-        Args:
-            timeout: seconds after which what is in flight is cut off; None for no limit.
-
-        Raises:
-            ConfigurationError: in another event loop or process than the first call's.
+        All callers share one closing, which goes on when a caller is cancelled. After `timeout`
+        seconds what is in flight is cut off.
         """
         self.refuse_more()
         if self._closing is None:

@@ -59,11 +59,7 @@ class LoginLimit:
     def acquire(self, retry: Callable[[], None]) -> bool:
         """Try to admit a login, whose owner then calls `exchanged` and `release`.
 
-        Args:
-            retry: called once when a login may begin, if this returns False.
-
-        Returns:
-            Whether the login may begin now.
+        If this returns False, `retry` is called once when a login may begin.
         """
         if self._has_room:
             self.exchanges += 1

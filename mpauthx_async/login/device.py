@@ -19,11 +19,7 @@ class Device(NamedTuple):
 
     @classmethod
     def checked(cls, name: object, kind: object) -> "Device":
-        """Validate untrusted input.
-
-        Raises:
-            ParameterError: if one of them is not a text, is too long, or has a control character.
-        """
+        """Validate untrusted input; raises ParameterError."""
         if name is None and kind is None:  # one object for most of the logins that wait
             return NO_DEVICE
         return cls(_checked_text("device", name), _checked_text("device_kind", kind))

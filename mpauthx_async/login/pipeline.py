@@ -106,13 +106,9 @@ class Logins:
 
         Args:
             exchange: exchanges the code for a mini-program's session, or for a user who is known.
-            max_age: how many seconds ago the data may have been sealed; None for any time.
             on_web: whether the code is one of a web login.
             has_code: whether the exchange uses up a code of WeChat's: then no failure after it is
                 retryable.
-
-        Returns:
-            The login, and this caller's future of its result.
         """
         # A tuple of texts: the garbage collector stops tracking those, and thousands may wait.
         key = (on_web, code, encrypted_data, iv, max_age, device.name, device.kind)

@@ -25,11 +25,7 @@ def authorize_url(
     scopes: Sequence[str],
     more: Mapping[str, str],
 ) -> str:
-    """Build the URL of an authorize page, which knows `scopes`.
-
-    Raises:
-        ParameterError: redirect_uri, state or scope is malformed.
-    """
+    """Build the URL of an authorize page, which knows `scopes` and takes `more` parameters."""
     if isinstance(redirect_uri, str) and re.search(r"\s", redirect_uri):
         raise ParameterError(
             "redirect_uri contains white space: remove it around the URL, and percent-encode it "

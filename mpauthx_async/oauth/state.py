@@ -37,26 +37,13 @@ class State(NamedTuple):
 
 
 class StateSigner:
-    """Signs and verifies the states of one app.
-
-    Args:
-        app_id: the app; another app's states do not verify even under the same keys.
-        keys: texts or bytes of at least 16 bytes each, oldest to newest. The newest signs, all
-            verify. A token does not verify as a state, nor a state as a token.
-
-    Raises:
-        ConfigurationError: there are no keys, or one is too short.
-    """
+    """Signs and verifies the states of one app; the newest key signs, all verify."""
 
     def __init__(self, *, app_id: str, keys: Sequence[str | bytes]) -> None:
         self._macs = keyed_macs(b"mpauthx state", app_id, keys)
 
     def sign(self, payload: str, ends_at: int, session: str) -> str:
-        """Create a state that is bound to `session` and valid until `ends_at` (Unix milliseconds).
-
-        Raises:
-            ParameterError: payload is too long, or an argument is malformed.
-        """
+        """Create a state, bound to `session` and valid until `ends_at` (Unix milliseconds)."""
         raw_payload, raw_session = encoded(payload), encoded(session)
         if raw_payload is None or len(raw_payload) > _MAX_PAYLOAD_BYTES:
             raise ParameterError(
@@ -70,12 +57,7 @@ class StateSigner:
         return _base32(body + digest(self._macs[0], _bound(body, raw_session)))
 
     def verify(self, state: object, now: int, session: object) -> State:
-        """Verify a state; it and the session are untrusted, and `now` is Unix milliseconds.
-
-        Raises:
-            ParameterError: session is empty or not a text.
-            InvalidStateError: state is malformed, forged, expired, or from another session.
-        """
+        """Verify a state; it and the session are untrusted, and `now` is Unix milliseconds."""
         if not isinstance(session, str) or not session:
             raise _no_session()
         raw, raw_session = _decode(state), encoded(session)

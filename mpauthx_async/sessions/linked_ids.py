@@ -19,12 +19,7 @@ class LinkedIds:
         self._parts = parts
 
     async def find(self, user_id: str) -> list[Subject]:
-        """Find the subjects of a user by any of their ids, that of the current id first.
-
-        Raises:
-            ParameterError: user_id is malformed.
-            StoreError: the user store could not answer.
-        """
+        """Find the subjects of a user by any of their ids, that of the current id first."""
         check_user_id(user_id)
         with self._parts.events.store_failures("get"):
             (user,) = await self._parts.users.get([user_id])
@@ -37,12 +32,7 @@ class LinkedIds:
     async def for_each(
         self, user_id: str, work: Callable[[Subject], Awaitable[Answer]]
     ) -> list[Answer]:
-        """Do something with each subject of a user, including those that are linked meanwhile.
-
-        Raises:
-            ParameterError: user_id is malformed.
-            StoreError: the user store could not answer.
-        """
+        """Do something with each subject of a user, including those that are linked meanwhile."""
         answers: dict[Subject, Answer] = {}
         while new := [one for one in await self.find(user_id) if one not in answers]:
             for subject in new:

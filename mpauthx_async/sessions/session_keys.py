@@ -49,14 +49,7 @@ class SessionKeys:
             parts.calls.on_close(part.close, part.cut_off)
 
     async def of(self, token: object) -> CodeSession:
-        """Find what WeChat returned for the session of a token.
-
-        Raises:
-            InvalidTokenError: the token is not valid.
-            SessionKeyLostError: no key is kept for it, or the key does not decrypt.
-            ConfigurationError: the token store keeps no session keys.
-            StoreError: the store could not answer.
-        """
+        """Find what WeChat returned for the session of a token."""
         return await self._finds.submit(await self._validator.session_of(token))
 
     async def decrypt(
@@ -155,15 +148,7 @@ class SessionKeys:
 async def replace_session_key(
     sealer: SessionKeySealer, store: SessionKeyStore, ref: SessionRef, session: CodeSession
 ) -> bool:
-    """Keep another session key of a session in place of its earlier one.
-
-    Returns:
-        False when the session is no longer alive.
-
-    Raises:
-        InvalidResponseError: the session key is malformed.
-        StoreError: the store could not answer.
-    """
+    """Keep another session key of a session; False if the session is no longer alive."""
     sealed_key = sealer.reseal(ref.nonce, session.open_id, session.session_key)
     if sealed_key is None:
         raise invalid_answer("The session_key in WeChat's answer is malformed.")

@@ -32,7 +32,6 @@ class TokenValidator:
     first two are the hot path: without listeners they are methods of the near cache and the signer.
 
     Args:
-        parts: what the service shares.
         end_reused: ends a session whose rotated token is used; returns whether that is reuse.
 
     Attributes:
@@ -71,9 +70,6 @@ class TokenValidator:
         """Ask the store for the status of a token that has verified; this renews a sliding life.
 
         The caller passes any status but active to `end_if_reused`.
-
-        Raises:
-            StoreError: the store could not answer.
         """
         if self._near is None:
             return self._lookups.submit(ref)
@@ -85,9 +81,6 @@ class TokenValidator:
         """End a session whose rotated token is reused; returns the final status.
 
         The call began at `begun_at`, by `time.monotonic()`.
-
-        Raises:
-            StoreError: the store could not answer.
         """
         if status is TokenStatus.rotated:
             with one_call(begun_at):

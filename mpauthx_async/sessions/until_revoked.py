@@ -33,11 +33,7 @@ class PushesChanges(Protocol):
     """Optional for a TokenStore that can push changes of sessions to a listener."""
 
     def push_changes_to(self, listener: ChangeListener) -> ChangeFeed | None:
-        """Push changes to a listener, which names the sessions to the feed that is returned.
-
-        Returns:
-            None if this store pushes no changes.
-        """
+        """Push changes to a listener, which names the sessions to the feed; None if it cannot."""
 
 
 class UntilRevoked:

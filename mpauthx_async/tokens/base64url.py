@@ -16,11 +16,7 @@ def encode(raw: bytes) -> str:
 
 
 def decode(text: str) -> bytes | None:
-    """Decode base64url without padding, in its canonical form only.
-
-    Returns:
-        The bytes; None if text is not exactly what `encode` returns for them.
-    """
+    """Decode text; None if it is not exactly what `encode` returns."""
     size = len(text)
     remainder = size & 3
     if remainder and text[-1] not in _LAST_CHARACTERS.get(remainder, ()):

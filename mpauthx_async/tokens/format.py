@@ -48,11 +48,7 @@ class TokenParts(NamedTuple):
 
 
 def parse_token(token: object) -> TokenParts | None:
-    """Split a token into its three parts without verifying it.
-
-    Returns:
-        The parts; None if token is not a text of three parts.
-    """
+    """Split a token, unverified; None if it is not a text of three parts."""
     if not isinstance(token, str):
         return None
     parts = token.split("|", 3)
@@ -77,14 +73,7 @@ def new_nonce() -> str:
 class TokenSigner:
     """Mints and verifies the tokens of one app and one sku.
 
-    Args:
-        app_id: the app; another app's tokens do not verify even under the same keys.
-        sku: the project or build, 1 to 64 characters of `[A-Za-z0-9._-]`.
-        keys: texts or bytes of at least 16 bytes each, oldest to newest. The newest signs, all
-            verify.
-
-    Raises:
-        ConfigurationError: sku is malformed, keys is empty, or a key is too short.
+    The newest of the keys signs, all verify; another app's tokens do not, even under the same keys.
     """
 
     def __init__(self, *, app_id: str, sku: str, keys: Sequence[str | bytes]) -> None:
@@ -97,16 +86,7 @@ class TokenSigner:
         self._verified: dict[str, SessionRef] = {}  # clients send a good token many times
 
     def mint(self, user_id: str, nonce: str, generation: int = 0) -> str:
-        """Make the token of a session.
-
-        Args:
-            user_id: its user, 1 to 128 characters without `|`, white space or controls.
-            nonce: the session's nonce, from `new_nonce`.
-            generation: how often the session's token has been rotated, below 2**32.
-
-        Raises:
-            ParameterError: user_id or nonce is malformed.
-        """
+        """Make the token of a session; raises ParameterError if user_id or nonce is malformed."""
         if not is_user_id(user_id):
             raise ParameterError(
                 "user_id must be 1 to 128 characters without '|', white space or control "
@@ -120,13 +100,9 @@ class TokenSigner:
         return head + encode(raw + digest(self._macs[0], head.encode() + raw))
 
     def verify(self, token: object) -> SessionRef | None:
-        """Verify that this app and sku issued a token.
+        """The session of a token; None if this app and sku did not issue it, whatever it is.
 
-        Never raises, and compares the MAC in constant time. Up to 32,768 verified tokens are
-        remembered, so their MACs are not computed again.
-
-        Returns:
-            The session to look up; None if token is anything else, of whatever type.
+        Up to 32,768 verified tokens are remembered, so their MACs are not computed again.
         """
         if not isinstance(token, str) or len(token) > _MAX_TOKEN:
             return None

@@ -12,19 +12,7 @@ _MIN_KEY_BYTES = 16
 
 
 def keyed_macs(purpose: bytes, app_id: str, keys: Sequence[str | bytes]) -> tuple[blake2b, ...]:
-    """Derive the MACs of one purpose and app; those of another purpose or app do not verify.
-
-    Args:
-        purpose: up to 16 bytes.
-        app_id: the app.
-        keys: texts or bytes of at least 16 bytes each, oldest to newest.
-
-    Returns:
-        A MAC for each key, newest first. Pass it to `digest`.
-
-    Raises:
-        ConfigurationError: keys is empty, or a key is too short.
-    """
+    """The MACs of `derived_keys`, for `digest`."""
     return tuple(
         blake2b(key=key, digest_size=MAC_BYTES) for key in derived_keys(purpose, app_id, keys)
     )
@@ -38,7 +26,11 @@ def digest(mac: blake2b, signed: bytes) -> bytes:
 
 
 def derived_keys(purpose: bytes, app_id: str, keys: Sequence[str | bytes]) -> tuple[bytes, ...]:
-    """Derive a key of 64 bytes from each of keys, newest first. For the arguments see `keyed_macs`.
+    """Derive a key of 64 bytes from each of an app's keys, for one purpose; the newest is first.
+
+    Args:
+        purpose: up to 16 bytes.
+        keys: texts or bytes of at least 16 bytes each, oldest to newest.
 
     Raises:
         ConfigurationError: keys is empty, or a key is too short.

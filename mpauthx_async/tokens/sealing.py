@@ -70,23 +70,9 @@ _NO_KEY = bytes(_BLOCK)  # in place of a malformed one, whose record is dropped
 
 
 class SessionKeySealer:
-    """Seals and opens session keys, by the construction that the module describes.
+    """Seals and opens session keys; of the signing keys the newest seals, all open.
 
-    Items are tuples of `(nonce, open_id, …)`: the session's nonce, 16 characters of base64url, and
-    the openId of its user.
-
-    Promises:
-        A record opens only for the nonce, openId and app that it was sealed for.
-        `open` raises no exception, whatever the store contains.
-        No repr contains a secret.
-
-    Args:
-        app_id: the app.
-        keys: the signing keys, at least 16 bytes each, oldest to newest: the newest seals, all
-            open.
-
-    Raises:
-        ConfigurationError: keys is empty, or a key is too short.
+    Items are tuples of `(nonce, open_id, …)`: the session's nonce and the openId of its user.
     """
 
     def __init__(self, *, app_id: str, keys: Sequence[str | bytes]) -> None:
@@ -95,37 +81,21 @@ class SessionKeySealer:
         self._keys = tuple(map(_Key, encryption_keys, macs))  # newest first
 
     def seal(self, items: Sequence[tuple[str, str, str]]) -> list[str | None]:
-        """Seal the first session key of each new session.
+        """Seal the first session key, WeChat's text, of each new session; None if it is malformed.
 
         A nonce must be passed only once: `reseal` seals another key of the same session.
-
-        Args:
-            items: `(nonce, open_id, session_key)` of each session; session_key is WeChat's text,
-                base64 of 16 bytes.
-
-        Returns:
-            The sealed keys, 43 characters of base64url each; None for a malformed session_key.
         """
         return self._seal(items, [b""] * len(items))
 
     def reseal(self, nonce: str, open_id: str, session_key: str) -> str | None:
-        """Seal a session key that replaces an earlier one of the same session.
-
-        Returns:
-            The sealed key, 59 characters of base64url; None if session_key is malformed.
-        """
+        """Seal a session key that replaces an earlier one of its session; None if malformed."""
         (sealed,) = self._seal([(nonce, open_id, session_key)], [secrets.token_bytes(_IV)])
         return sealed
 
     def open(self, items: Sequence[tuple[str, str, str]]) -> list[str | None]:
-        """Open sealed keys.
+        """Open sealed keys, whatever the store contains.
 
-        Args:
-            items: `(nonce, open_id, sealed_key)` of each session.
-
-        Returns:
-            The session keys, base64 of 16 bytes each; None for one that was not sealed for this
-            nonce and openId under one of the keys.
+        None for one that was not sealed for this nonce and openId under one of the keys.
         """
         opened: list[str | None] = [None] * len(items)
         records = {place: _parsed(*item) for place, item in enumerate(items)}
@@ -169,18 +139,8 @@ class RecordSealer:
 
     A sealed text is the base64url of a random IV of 12 bytes, the ciphertext and the tag. The
     record's key is the associated data, and the encryption key is derived for the purpose and app:
-    a record opens for no other of these. Random IVs suffice for 2^32 texts under one signing key.
-
-    Args:
-        purpose: up to 16 bytes.
-        app_id: the app.
-        keys: the signing keys, at least 16 bytes each, oldest to newest: the newest seals, all
-            open.
-
-    Raises:
-        ConfigurationError: keys is empty, or a key is too short.
-
-    Source: NIST SP 800-38D.
+    a record opens for no other of these. Random IVs suffice for 2^32 texts under one signing key
+    (NIST SP 800-38D). The newest key seals, all open.
     """
 
     __slots__ = ("_keys",)  # without a __dict__, whose repr would show the keys
@@ -197,12 +157,7 @@ class RecordSealer:
         return base64url.encode(iv + ciphertext + tag)
 
     def open(self, record_key: str, sealed: str) -> str | None:
-        """Open a sealed text.
-
-        Returns:
-            The text; None unless it was sealed for this record, purpose and app under one of the
-            keys.
-        """
+        """Open a text; None unless it was sealed for this record, purpose, app and a key."""
         raw = base64url.decode(sealed)
         if raw is None or len(raw) < _IV + _BLOCK:
             return None

@@ -161,23 +161,13 @@ class AppAccessToken:
 
 @methods_clear_frames()
 class AuthorizerAccessToken:
-    """The access token of an app that a third-party platform acts for.
-
-    Args:
-        give: the platform's function that returns the token and renews it.
-    """
+    """The access token of an app that a third-party platform acts for; `give` renews it."""
 
     def __init__(self, give: Callable[[], Awaitable[str]]) -> None:
         self._give = give
 
     async def get(self, refused: str | None = None) -> str:
-        """Get the token.
-
-        Raises:
-            ConfigurationError: the function did not return a token.
-            ConnectionFailedError: the function did not return in time.
-            Exception: any that the function raises.
-        """
+        """Get the token; raises as `token_of`."""
         return await token_of(self._give, "authorizer_access_token")
 
     async def call(self, ask: Callable[[str], Awaitable[Result]]) -> Result:

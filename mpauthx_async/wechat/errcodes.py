@@ -43,15 +43,7 @@ _EXCHANGES = (
 
 
 class Errcode(NamedTuple):
-    """What an errcode means.
-
-    Attributes:
-        kind: the error class.
-        hint: what a developer can do about it; empty if nothing is known.
-        errmsg: WeChat's text; empty if it is not recorded.
-        http_status: that of the error.
-        retryable: whether the same call may succeed later.
-    """
+    """What an errcode means; `errmsg` is WeChat's text, empty if it is not recorded."""
 
     kind: type[WeChatAPIError]
     hint: str
@@ -318,16 +310,10 @@ def consumes_code(path: str) -> bool:
 def wechat_error(
     errcode: int, errmsg: str, *, rid: str | None, path: str, ip: str | None = None
 ) -> WeChatAPIError:
-    """The error for an answer with an errcode.
+    """The error for an answer with an errcode, whose meaning may depend on the path of the call.
 
     An unknown errcode becomes a WeChatOperatorError: a client that logs in again would not help.
-
-    Args:
-        errcode: WeChat's number.
-        errmsg: its text, without rid.
-        rid: the request's id.
-        path: the path of the call, which decides what some errcodes mean.
-        ip: the address from which WeChat says that the call came.
+    `ip` is the address from which WeChat says that the call came.
     """
     meaning = _CALLS.get(path, {}).get(errcode) or ERRCODES.get(errcode, _UNKNOWN)
     hint = meaning.hint

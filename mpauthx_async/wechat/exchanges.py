@@ -192,14 +192,7 @@ class WeComExchange:
 
 
 async def token_of(give: Callable[[], Awaitable[str]], name: str) -> str:
-    """The token that a function of the application returns.
-
-    Raises:
-        ConfigurationError: it is not a token.
-        ConnectionFailedError: the function did not return within the 10 seconds that a call may
-            wait for WeChat.
-        Exception: any that the function raises.
-    """
+    """The token that a function of the application returns, whose exceptions stay as they are."""
     with waiting_for_wechat() as seconds:
         try:
             async with timeout(seconds) as limit:

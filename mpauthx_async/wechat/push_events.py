@@ -184,12 +184,6 @@ class PushEventHandler:
 
         Its nonce is remembered last: WeChat repeats an event whose handling failed, and erasing
         twice is harmless.
-
-        Raises:
-            InvalidPushEventError: the event is repeated, is about another app, or is not encrypted
-                although it erases.
-            ParameterError: event is not a PushEvent.
-            StoreError: a store cannot answer.
         """
         self._check(event)
         key = f"push_nonce|{self._purpose}|{event.nonce}"

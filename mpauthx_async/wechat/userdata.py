@@ -91,11 +91,7 @@ def decrypt_user_data(
 
 
 def check_sealed(encrypted_data: object, iv: object) -> tuple[str, str]:
-    """Validate a client's encrypted data and iv before they are used; returns both.
-
-    Raises:
-        ParameterError: one of the two is not a text, is empty or is too long.
-    """
+    """Validate a client's encrypted data and iv before they are used; returns both."""
     if (
         isinstance(encrypted_data, str)
         and isinstance(iv, str)
@@ -111,11 +107,7 @@ def check_sealed(encrypted_data: object, iv: object) -> tuple[str, str]:
 
 
 def check_max_age(max_age: object) -> None:
-    """Validate a `max_age`, in seconds.
-
-    Raises:
-        ParameterError: it is neither None nor a positive number up to a hundred years.
-    """
+    """Validate a `max_age`: None, or a positive number of seconds up to a hundred years."""
     if max_age is not None and not (is_number(max_age, 0, _MAX_MAX_AGE_SECONDS) and max_age):
         raise ParameterError("max_age must be a positive number of seconds, or None.")
 
