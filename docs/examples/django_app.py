@@ -3,7 +3,7 @@
     pip install mpauthx-async django uvicorn
     uvicorn django_app:application
 
-Below /auth are login, me, sessions, rotate and logout. GET /about wants no login, GET /hello does.
+Below /auth are login, me, sessions, rotate and logout. GET /about needs no login, GET /hello does.
 
 Environment: MPAUTHX_APP_ID, MPAUTHX_APP_SECRET; MPAUTHX_SKU, MPAUTHX_USERS and MPAUTHX_TOKENS, if
 the defaults below do not suit; MPAUTHX_API_BASE for a simulator. DJANGO_ALLOWED_HOSTS, such as

@@ -3,7 +3,7 @@
     pip install mpauthx-async litestar 'uvicorn[standard]'
     uvicorn litestar_app:app
 
-Below /auth are login, me, sessions, rotate and logout. GET /about wants no login, GET /hello and
+Below /auth are login, me, sessions, rotate and logout. GET /about needs no login, GET /hello and
 the websocket /chat do.
 
 Environment: MPAUTHX_APP_ID, MPAUTHX_APP_SECRET; MPAUTHX_SKU, MPAUTHX_USERS and MPAUTHX_TOKENS, if

@@ -16,7 +16,7 @@ SWAPS = {"sentinel": swap_sentinels_roles, "cluster": swap_cluster_roles}
 
 
 @pytest.mark.parametrize(("kind", "swap"), SWAPS.items())
-async def test_notes_a_takeover_that_nobody_meant(kind: str, swap: Fault, tmp_path: Path) -> None:
+async def test_notes_an_unplanned_takeover(kind: str, swap: Fault, tmp_path: Path) -> None:
     async with open_world(kind, "sqlite", tmp_path) as world:
         takeovers = Takeovers(world)
         await takeovers.note()
@@ -34,7 +34,7 @@ async def test_notes_a_takeover_that_nobody_meant(kind: str, swap: Fault, tmp_pa
         assert len(world.windows) == 1
 
 
-async def test_notes_a_second_takeover_beside_one_that_was_meant(tmp_path: Path) -> None:
+async def test_notes_an_unplanned_takeover_besides_a_planned_one(tmp_path: Path) -> None:
     async with open_world("cluster", "sqlite", tmp_path) as world:
         assert isinstance(world.redis, RedisClusterServers)
         fail_over = world.redis.fail_over

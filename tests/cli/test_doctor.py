@@ -114,7 +114,7 @@ class TestSound:
         checked = re.sub(r"answers \([\d.]+\)", "answers (VERSION)", outcome.out)
         assert checked == (
             "ok     The options are complete and fit together\n"
-            "ok     Redis answers (VERSION), and keeps what it has (no maxmemory)\n"
+            "ok     Redis answers (VERSION), and evicts no keys (no maxmemory)\n"
             "ok     The clocks of Redis and of this machine agree\n"
             f"ok     The file of the users, {tmp_path}/users.db, does not exist yet, and can be "
             "created\n"
@@ -123,11 +123,11 @@ class TestSound:
             "\nNothing is wrong.\n"
         )
 
-    async def test_tells_the_eviction_policy(self, doctor: Doctor) -> None:
+    async def test_reports_the_eviction_policy(self, doctor: Doctor) -> None:
         with RedisServer(maxmemory="100mb", maxmemory_policy="noeviction") as server:
             outcome = await doctor(tokens=server.url)
         assert outcome.code == 0
-        assert "keeps what it has (noeviction)" in outcome.out
+        assert "evicts no keys (noeviction)" in outcome.out
 
     @pytest.mark.parametrize("serving", [False, True], ids=["closed", "serving"])
     async def test_changes_no_file(
@@ -158,7 +158,7 @@ class TestSound:
         assert not list(tmp_path.iterdir())
         assert await redis.dbsize() == 0
 
-    async def test_ends_no_access_token(self, doctor: Doctor, wx: WeChatSimulator) -> None:
+    async def test_keeps_the_access_token_valid(self, doctor: Doctor, wx: WeChatSimulator) -> None:
         async with asking(wx.url, app_id=wx.app_id, app_secret=SECRET) as api:
             token, _ = await api.get_stable_token()
             assert (await doctor()).code == 0
@@ -188,8 +188,8 @@ class TestOptions:
         assert REDIS_IS_WELL in outcome.out
         assert WECHAT_IS_WELL in outcome.out
 
-    @pytest.mark.parametrize(("text", "fault"), [("port: 80", "is no TOML"), (None, "be read")])
-    async def test_without_its_file_nothing_else_is_checked(
+    @pytest.mark.parametrize(("text", "fault"), [("port: 80", "is not TOML"), (None, "be read")])
+    async def test_an_unreadable_file_ends_the_checks(
         self, doctor: Doctor, tmp_path: Path, wx: WeChatSimulator, text: str | None, fault: str
     ) -> None:
         if text is not None:
@@ -211,7 +211,7 @@ class TestOptions:
             ({"api_base": "weixin"}, "api_base must be a URL"),
         ],
     )
-    async def test_options_that_cannot_work_are_told_once(
+    async def test_invalid_options_are_reported_once(
         self, doctor: Doctor, changes: Mapping[str, str], fault: str
     ) -> None:
         outcome = await doctor(**changes)
@@ -221,26 +221,26 @@ class TestOptions:
 
 
 class TestRedis:
-    async def test_tells_one_that_does_not_answer(self, doctor: Doctor) -> None:
+    async def test_reports_a_redis_that_does_not_answer(self, doctor: Doctor) -> None:
         outcome = await doctor(tokens=f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0")
         assert "Check that it is up and can be reached" in only_fault(outcome)
         assert WECHAT_IS_WELL in outcome.out
 
     @pytest.mark.parametrize("login", ["", f":{PASSWORD}-wrong@", f"alice:{PASSWORD}@"])
-    async def test_tells_a_wrong_password(
+    async def test_reports_a_wrong_password(
         self, doctor: Doctor, server: RedisServer, admin: Redis, login: str
     ) -> None:
         await admin.config_set("requirepass", PASSWORD)
         outcome = await doctor(tokens=f"redis://{login}127.0.0.1:{server.port}/0")
         assert "Check the user and the password in its URL." in only_fault(outcome)
 
-    async def test_takes_the_right_password(
+    async def test_accepts_the_right_password(
         self, doctor: Doctor, server: RedisServer, admin: Redis
     ) -> None:
         await admin.config_set("requirepass", PASSWORD)
         assert (await doctor(tokens=f"redis://:{PASSWORD}@127.0.0.1:{server.port}/0")).code == 0
 
-    async def test_tells_an_evicting_policy_and_a_replica_at_once(
+    async def test_reports_an_evicting_policy_and_a_replica_together(
         self, doctor: Doctor, server: RedisServer, admin: Redis
     ) -> None:
         await admin.config_set("maxmemory", "100mb")
@@ -253,14 +253,14 @@ class TestRedis:
         assert "CONFIG SET maxmemory-policy noeviction" in eviction
         assert REDIS_IS_WELL not in outcome.out
 
-    async def test_tells_that_its_memory_is_full(
+    async def test_reports_that_redis_memory_is_full(
         self, doctor: Doctor, server: RedisServer, admin: Redis
     ) -> None:
         await admin.config_set("maxmemory", "100kb")
         outcome = await doctor(tokens=server.url)
         assert only_fault(outcome) == "The memory of Redis is full: raise its maxmemory."
 
-    async def test_tells_that_it_is_too_old(
+    async def test_reports_a_redis_that_is_too_old(
         self, doctor: Doctor, redis_server: RedisServer
     ) -> None:
         async with RedisProxy(redis_server) as proxy:
@@ -268,7 +268,7 @@ class TestRedis:
             outcome = await doctor(tokens=proxy.url)
         assert re.fullmatch(r"Redis 5[.\d]+ is too old: use Redis 6.2 .*", only_fault(outcome))
 
-    async def test_tells_a_node_of_a_cluster(
+    async def test_reports_a_url_that_names_a_cluster_node(
         self, doctor: Doctor, cluster_server: RedisServer
     ) -> None:
         outcome = await doctor(tokens=cluster_server.url)
@@ -276,7 +276,7 @@ class TestRedis:
 
 
 class TestSqlite:
-    async def test_tells_a_missing_folder(self, doctor: Doctor, tmp_path: Path) -> None:
+    async def test_reports_a_missing_folder(self, doctor: Doctor, tmp_path: Path) -> None:
         outcome = await doctor(tokens=f"sqlite:///{tmp_path}/no\x1bwhere/tokens.db")
         assert only_fault(outcome) == (
             rf"The file of the tokens, {tmp_path}/no\x1bwhere/tokens.db, is in a folder that does "
@@ -287,7 +287,7 @@ class TestSqlite:
         ("mode", "fault"),
         [(0o555, "in a folder that this user may not write to"), (0o755, "cannot be written by")],
     )
-    async def test_tells_what_it_may_not_write(
+    async def test_reports_files_and_folders_it_may_not_write(
         self, doctor: Doctor, tmp_path: Path, mode: int, fault: str
     ) -> None:
         folder = tmp_path / "data"
@@ -299,9 +299,7 @@ class TestSqlite:
         outcome = await asyncio.to_thread(as_ordinary_user)
         assert fault in only_fault(outcome)
 
-    async def test_tells_a_folder_and_a_file_of_another_kind(
-        self, doctor: Doctor, tmp_path: Path
-    ) -> None:
+    async def test_reports_a_path_that_is_no_database(self, doctor: Doctor, tmp_path: Path) -> None:
         (tmp_path / "notes.db").write_text("GEHEIM notes, and not a database at all " * 100)
         outcome = await doctor(
             tokens=f"sqlite:///{tmp_path}", users=f"sqlite:///{tmp_path}/notes.db"
@@ -320,7 +318,7 @@ class TestSqlite:
         ],
     )
     @pytest.mark.parametrize("journal", ["delete", "wal"])
-    async def test_tells_a_table_that_takes_no_logins(
+    async def test_reports_a_table_that_takes_no_logins(
         self, doctor: Doctor, tmp_path: Path, schema: str, fault: str, journal: str
     ) -> None:
         run(tmp_path / "users.db", f"PRAGMA journal_mode = {journal}; {schema}")
@@ -328,7 +326,7 @@ class TestSqlite:
         assert fault in only_fault(await doctor())
         assert files(tmp_path) == before
 
-    async def test_tells_a_file_that_another_process_locks(
+    async def test_reports_a_file_that_another_process_locks(
         self, doctor: Doctor, tmp_path: Path
     ) -> None:
         with locked(tmp_path / "users.db"):
@@ -338,26 +336,26 @@ class TestSqlite:
 
 
 class TestWeChat:
-    async def test_tells_an_unknown_app_id(self, doctor: Doctor) -> None:
+    async def test_reports_an_unknown_app_id(self, doctor: Doctor) -> None:
         fault = only_fault(await doctor(app_id="wx0123456789abcdef"))
         assert "errcode 40013" in fault
         assert "Check app_id" in fault
 
-    async def test_tells_a_wrong_secret(self, doctor: Doctor) -> None:
+    async def test_reports_a_wrong_secret(self, doctor: Doctor) -> None:
         outcome = await doctor(app_secret=f"{SECRET}-of-yesterday")
         fault = only_fault(outcome)
         assert "errcode 40125" in fault
         assert "Check app_secret; it may have been reset" in fault
         assert "The clocks of WeChat and of this machine agree" in lines(outcome, "ok")
 
-    async def test_tells_an_ip_address_that_is_not_on_the_list(self, doctor: Doctor) -> None:
+    async def test_reports_an_ip_address_that_is_not_on_the_list(self, doctor: Doctor) -> None:
         answer = refused(40164, "invalid ip 203.0.113.9 ipv6 ::ffff:203.0.113.9, not in whitelist")
         async with Server(answer) as server:
             fault = only_fault(await doctor(api_base=server.url))
         assert "This server's IP address is not allowed" in fault
         assert "203.0.113.9" in fault
 
-    async def test_tells_that_it_is_out_of_reach(
+    async def test_reports_that_wechat_is_unreachable(
         self, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         api_base = f"http://user:{PASSWORD}@127.0.0.1:{free_port()}"
@@ -370,7 +368,7 @@ class TestWeChat:
         fault = only_fault(await doctor(api_base=api_base))
         assert fault.endswith("HTTPS_PROXY is set, and the server ignores it.")
 
-    async def test_tells_a_page_in_its_place(self, doctor: Doctor) -> None:
+    async def test_reports_a_web_page_in_place_of_an_answer(self, doctor: Doctor) -> None:
         async with Server(Answer(f"<html>Sign in, {PASSWORD}</html>")) as server:
             fault = only_fault(await doctor(api_base=server.url))
         assert "check for a proxy" in fault
@@ -378,7 +376,7 @@ class TestWeChat:
 
 class TestClocks:
     @pytest.mark.parametrize(("seconds", "side"), [(-60, "ahead of"), (60, "behind")])
-    async def test_tells_that_this_machine_is_apart(
+    async def test_reports_that_this_machines_clock_is_wrong(
         self, doctor: Doctor, seconds: float, side: str
     ) -> None:
         outcome = await doctor(clock=lambda: time.time() + seconds)
@@ -389,7 +387,7 @@ class TestClocks:
             assert told is not None
             assert 50 <= int(told[1]) <= 60
 
-    async def test_tells_that_wechat_alone_is_apart(self, doctor: Doctor) -> None:
+    async def test_reports_that_only_wechats_clock_is_wrong(self, doctor: Doctor) -> None:
         date = f"Date: {formatdate(time.time() + 1000, usegmt=True)}\r\n"
         async with Server(Answer(TOKEN, headers=date)) as server:
             outcome = await doctor(api_base=server.url)
@@ -398,7 +396,7 @@ class TestClocks:
         assert "The clocks of Redis and of this machine agree" in lines(outcome, "ok")
 
     @pytest.mark.parametrize("header", ["", "Date: yesterday\r\n"])
-    async def test_needs_no_date_of_wechat(self, doctor: Doctor, header: str) -> None:
+    async def test_accepts_an_answer_without_a_date(self, doctor: Doctor, header: str) -> None:
         async with Server(Answer(TOKEN, headers=header)) as server:
             outcome = await doctor(api_base=server.url)
         assert outcome.code == 0
@@ -438,19 +436,19 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class TestUsersInMongoDB:
-    async def test_tells_whether_it_answers(self, doctor: Doctor, mongo_url: str) -> None:
+    async def test_reports_that_mongodb_answers(self, doctor: Doctor, mongo_url: str) -> None:
         outcome = await doctor(users=mongo_url)
         assert outcome.code == 0
         assert "ok     The user store answers" in outcome.out
 
-    async def test_tells_that_it_is_down(self, doctor: Doctor) -> None:
+    async def test_reports_that_mongodb_is_down(self, doctor: Doctor) -> None:
         url = f"mongodb://127.0.0.1:{free_port()}/shop?serverSelectionTimeoutMS=100"
         assert "check that the server runs" in only_fault(await doctor(users=url))
 
     @pytest.mark.parametrize(
         ("code", "message"), [(18, "Authentication failed."), (13, "not authorized on shop")]
     )
-    async def test_tells_a_wrong_password_and_a_user_who_may_not_write(
+    async def test_reports_a_wrong_password_and_a_user_who_may_not_write(
         self, doctor: Doctor, code: int, message: str
     ) -> None:
         async with scripted_mongo({"ok": 0, "code": code, "errmsg": message}) as port:

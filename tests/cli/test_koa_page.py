@@ -57,7 +57,7 @@ async def test_the_page_is_answered_as_by_the_scaffold(
         assert answer == {"statusCode": 200, "data": {"statusCode": 200, "message": "token有效"}}
 
 
-async def test_the_page_is_told_of_failures(
+async def test_the_page_gets_503_and_401_while_redis_is_down(
     environment: dict[str, str], wx: WeChatSimulator, server: RedisServer, tmp_path: Path
 ) -> None:
     async with serving(tmp_path, "--compat", "koa", environment=environment) as koa:
@@ -67,7 +67,7 @@ async def test_the_page_is_told_of_failures(
     assert got[1]["data"] == {"error": "The service cannot answer."}  # the code is used up
 
 
-async def test_what_goes_wrong_is_told_by_the_status_and_an_error(
+async def test_every_failure_has_its_status_and_an_error(
     environment: dict[str, str], wx: WeChatSimulator, server: RedisServer, tmp_path: Path
 ) -> None:
     async def ask(path: str, authorization: str | None = None, **query: str) -> tuple[int, Any]:

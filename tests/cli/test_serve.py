@@ -115,7 +115,7 @@ async def test_a_cookie_opens_nothing_behind_a_proxy(
             assert answer.status == 401
 
 
-async def test_it_asks_the_store_once_for_each_path(
+async def test_each_verification_is_one_lookup(
     serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession, redis: Redis
 ) -> None:
     async def lookups() -> int:
@@ -131,7 +131,7 @@ async def test_it_asks_the_store_once_for_each_path(
         assert (await ask(http, f"{server.url}//nothing"))[0] == 404
 
 
-async def test_the_store_is_down(
+async def test_verify_and_readyz_are_503_while_the_store_is_down(
     serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession, server: RedisServer
 ) -> None:
     async with serve(MPAUTHX_TOKENS=server.url) as one:
@@ -148,7 +148,7 @@ async def test_the_store_is_down(
 
 
 class TestAccessLog:
-    async def test_it_has_no_secrets(
+    async def test_the_access_log_has_no_secrets(
         self, serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession
     ) -> None:
         async with serve("--compat", "koa") as server:
@@ -186,7 +186,9 @@ class TestAccessLog:
             await server.printed('"POST /verify" 401 ')
         assert not [line for line in server.lines if "Traceback" in line]
 
-    async def test_a_line_is_a_line(self, serve: Serve, http: aiohttp.ClientSession) -> None:
+    async def test_line_breaks_in_a_path_stay_encoded(
+        self, serve: Serve, http: aiohttp.ClientSession
+    ) -> None:
         async with serve() as server:
             await ask(http, f"{server.url}/a%0a127.0.0.1%20%1b[31m")
             await server.printed(r'(?i)"GET /a%0a127\.0\.0\.1%20%1b(\[|%5b)31m" 404 ')
@@ -217,7 +219,9 @@ class TestAccessLog:
         assert b"Ending: " in errors
         assert b"Traceback" not in errors
 
-    async def test_it_can_be_off(self, serve: Serve, http: aiohttp.ClientSession) -> None:
+    async def test_the_access_log_can_be_off(
+        self, serve: Serve, http: aiohttp.ClientSession
+    ) -> None:
         async with serve("--access-log", "off") as server:
             await ask(http, f"{server.url}/healthz")
         assert not [line for line in server.lines if "healthz" in line]
@@ -243,7 +247,7 @@ class TestEnd:
                 await ask(http, f"{server.url}/healthz")
 
     @pytest.mark.parametrize("workers", ["1", "2"])
-    async def test_load_balancers_hear_of_it_before_clients_are_refused(
+    async def test_readyz_is_503_before_connections_are_refused(
         self, serve: Serve, wx: WeChatSimulator, workers: str
     ) -> None:
         async with (
@@ -264,7 +268,9 @@ class TestEnd:
                 server.send(signal.SIGTERM)
                 await asyncio.wait([ending], timeout=0.5)
 
-    async def test_after_the_delay_it_ends(self, serve: Serve, http: aiohttp.ClientSession) -> None:
+    async def test_ends_after_the_drain_delay(
+        self, serve: Serve, http: aiohttp.ClientSession
+    ) -> None:
         async with serve("--drain-delay", "0.1") as server:
             await ask(http, f"{server.url}/healthz")
             assert await server.stop() == 0
@@ -304,16 +310,16 @@ class TestEnd:
 
 
 class TestWorkers:
-    async def test_one_that_dies_is_replaced(
+    async def test_a_worker_that_dies_is_replaced(
         self, serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession
     ) -> None:
         async with serve("--workers", "2") as server:
             await ask(http, f"{server.url}/healthz")
-            first = {int((await server.printed(r"Worker (\d+) begins", n))[1]) for n in (1, 2)}
+            first = {int((await server.printed(r"Worker (\d+) started", n))[1]) for n in (1, 2)}
             os.kill(min(first), signal.SIGKILL)
-            died = await server.printed(r"Worker (\d+) ended \(SIGKILL\); another one begins")
+            died = await server.printed(r"Worker (\d+) ended \(SIGKILL\); starting another")
             assert int(died[1]) == min(first)
-            third = int((await server.printed(r"Worker (\d+) begins", 3))[1])
+            third = int((await server.printed(r"Worker (\d+) started", 3))[1])
             os.kill(max(first), signal.SIGKILL)  # the new one has to answer
             await server.printed(r"Worker \d+ ended \(SIGKILL\)", 2)
             token = await log_in(http, server.url, wx, "bob")
@@ -321,15 +327,15 @@ class TestWorkers:
             assert third not in first
             assert await server.stop() == 0
 
-    async def test_those_that_die_at_once_are_replaced_ever_more_slowly(
+    async def test_workers_that_die_at_once_are_replaced_with_growing_delays(
         self, serve: Serve, http: aiohttp.ClientSession
     ) -> None:
         async with serve("--workers", "2") as server:
             pauses = []
             for number in range(1, 6):
-                begun = await server.printed(r"Worker (\d+) begins", number + 1)
+                begun = await server.printed(r"Worker (\d+) started", number + 1)
                 os.kill(int(begun[1]), signal.SIGKILL)
-                died = await server.printed(r"begins in ([\d.]+) seconds", number)
+                died = await server.printed(r"starting another in ([\d.]+) seconds", number)
                 pauses.append(float(died[1]))
             assert pauses == [0.1, 0.3, 0.7, 1.5, 3.1]
             assert (await ask(http, f"{server.url}/healthz"))[0] == 200
@@ -356,19 +362,19 @@ class TestWorkers:
             for login in logins:
                 login.cancel()
 
-    async def test_one_that_hangs_is_killed_by_the_second_signal(
+    async def test_a_hung_worker_is_killed_by_the_second_signal(
         self, serve: Serve, http: aiohttp.ClientSession
     ) -> None:
         async with serve("--workers", "2") as server:
             await ask(http, f"{server.url}/healthz")
-            os.kill(int((await server.printed(r"Worker (\d+) begins"))[1]), signal.SIGSTOP)
+            os.kill(int((await server.printed(r"Worker (\d+) started"))[1]), signal.SIGSTOP)
             ending = asyncio.create_task(server.ended())
             while not ending.done():
                 server.send(signal.SIGTERM)
                 await asyncio.wait([ending], timeout=0.5)
             assert await ending in (-signal.SIGTERM, 0)  # by one that comes after its last step
 
-    async def test_all_end_when_their_parent_is_killed(
+    async def test_workers_end_when_their_parent_is_killed(
         self, serve: Serve, http: aiohttp.ClientSession
     ) -> None:
         async with serve("--workers", "2") as server:
@@ -378,7 +384,7 @@ class TestWorkers:
             with pytest.raises(aiohttp.ClientConnectorError):
                 await ask(http, f"{server.url}/healthz")
 
-    async def test_ctrl_c_ends_them_as_a_signal_does(
+    async def test_ctrl_c_lets_requests_in_flight_finish(
         self, serve: Serve, wx: WeChatSimulator, http: aiohttp.ClientSession
     ) -> None:
         async with serve("--workers", "2") as server:
@@ -392,7 +398,7 @@ class TestWorkers:
 
 
 class TestBadInput:
-    def test_a_port_that_is_taken(
+    def test_reports_a_port_that_is_taken(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -408,10 +414,10 @@ class TestBadInput:
         ("name", "value", "message"),
         [
             ("tokens", "memcached://localhost", "The URL of a token store begins with"),
-            ("prefix", "auth", "prefix must be such as"),
+            ("prefix", "auth", "prefix must be empty, or a path"),
         ],
     )
-    def test_options_that_cannot_work(
+    def test_rejects_invalid_options(
         self,
         name: str,
         value: str,
@@ -447,16 +453,7 @@ class TestBadInput:
         assert "Traceback" not in ended.stderr
         assert "a-password" not in ended.stderr
 
-    async def test_a_body_that_never_ends(self, serve: Serve) -> None:
-        async with serve() as server:
-            host, port = server.url.removeprefix("http://").split(":")
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(b"POST /login HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
-            async with asyncio.timeout(60):
-                assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
-            writer.close()
-
-    async def test_a_head_that_never_ends(
+    async def test_closes_a_connection_whose_head_never_ends(
         self, monkeypatch: pytest.MonkeyPatch, http: aiohttp.ClientSession
     ) -> None:
         monkeypatch.setattr("mpauthx_async.cli.serve.worker._MAX_HEAD_SECONDS", 0.1)

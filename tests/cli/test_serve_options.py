@@ -90,14 +90,16 @@ def test_what_has_no_default_must_be_given(missing: str) -> None:
 
 
 class TestOptionsThatDoNotExist:
-    def test_a_flag(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_unknown_flag_suggests_the_nearest(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as exited:
             main(["serve", "--app-di", "wxaaaa"])
         assert exited.value.code == 2
         assert "did you mean --app-id?" in capsys.readouterr().err
 
     @pytest.mark.parametrize("flag", ["-app-secret", "\N{EM DASH}app-secret", "--app-secre"])
-    def test_a_flag_that_is_nearly_one(self, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_misspelt_secret_flag_is_refused_without_its_value(
+        self, flag: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         for arguments in ([flag, SECRET], [f"{flag}={SECRET}"]):
             with pytest.raises(SystemExit) as exited:
                 main(["serve", "--app-id", "wxaaaa", *arguments])
@@ -106,16 +108,16 @@ class TestOptionsThatDoNotExist:
             assert "did you mean --app-secret?" in shown
             assert SECRET not in shown
 
-    def test_a_variable(self) -> None:
+    def test_an_unknown_variable_suggests_the_nearest(self) -> None:
         with pytest.raises(ConfigurationError, match=r"APPID .*did you mean MPAUTHX_APP_ID\?"):
             read(**GIVEN, MPAUTHX_APPID="wxaaaa")
 
-    def test_a_key_in_the_file(self, file: Path) -> None:
+    def test_an_unknown_key_in_the_file_suggests_the_nearest(self, file: Path) -> None:
         file.write_text('token = "redis://localhost"\n')
         with pytest.raises(ConfigurationError, match=r"file .*did you mean tokens\?"):
             read("--config", str(file), **GIVEN)
 
-    def test_those_of_others_are_ignored(self) -> None:
+    def test_other_environment_variables_are_ignored(self) -> None:
         read(**GIVEN, PATH="/bin", MPAUTHX_TEST_MONGO="mongodb://localhost")
 
 
@@ -134,7 +136,7 @@ class TestOptionsThatDoNotExist:
         ("signing_keys", "k1,,k2", "must not be empty"),
     ],
 )
-def test_a_value_that_cannot_be_names_its_option(name: str, text: str, message: str) -> None:
+def test_an_invalid_value_names_its_option(name: str, text: str, message: str) -> None:
     flag, variable = f"--{name.replace('_', '-')}", f"MPAUTHX_{name.upper()}"
     with pytest.raises(ConfigurationError, match=f"^{flag} {message}"):
         read(flag, text, **GIVEN)
@@ -142,33 +144,33 @@ def test_a_value_that_cannot_be_names_its_option(name: str, text: str, message: 
         read(**GIVEN, **{variable: text})
 
 
-def test_a_default_can_take_the_place_of_what_a_file_says(file: Path) -> None:
+def test_an_empty_flag_overrides_the_file(file: Path) -> None:
     file.write_text('prefix = "/auth"\ninclude = ["phone"]\n')
     options = read("--config", str(file), "--prefix", "", "--include", "", **GIVEN)
     assert (options.prefix, options.include) == ("", ())
 
 
 class TestFiles:
-    def test_one_that_is_no_toml(self, file: Path) -> None:
+    def test_rejects_invalid_toml_without_quoting_it(self, file: Path) -> None:
         file.write_text(f'app_secret = "{SECRET}\n')
-        with pytest.raises(ConfigurationError, match=r"is no TOML: .*line 1") as caught:
+        with pytest.raises(ConfigurationError, match=r"is not TOML: .*line 1") as caught:
             read("--config", str(file), **GIVEN)
         assert SECRET not in str(caught.value)
 
-    def test_one_that_is_missing(self, tmp_path: Path) -> None:
+    def test_rejects_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
             read("--config", f"{tmp_path}/absent.toml", **GIVEN)
 
-    def test_one_that_is_no_text(self, file: Path) -> None:
+    def test_rejects_a_file_that_is_not_utf_8(self, file: Path) -> None:
         file.write_bytes(b"\xff\xfe")
         with pytest.raises(ConfigurationError, match="cannot be read: it is not UTF-8"):
             read("--config", str(file), **GIVEN)
 
-    def test_one_that_begins_with_a_byte_order_mark(self, file: Path) -> None:
+    def test_reads_a_file_with_a_byte_order_mark(self, file: Path) -> None:
         file.write_text('sku = "file"\n', "utf-8-sig")
         assert read("--config", str(file), **GIVEN).sku == "file"
 
-    def test_one_without_a_name(self, file: Path) -> None:
+    def test_rejects_an_empty_file_name(self, file: Path) -> None:
         file.write_text('sku = "file"\n')
         with pytest.raises(ConfigurationError, match="MPAUTHX_CONFIG or --config is empty"):
             read(**GIVEN, MPAUTHX_CONFIG="")
@@ -176,21 +178,23 @@ class TestFiles:
             read("--config", "", **GIVEN, MPAUTHX_CONFIG=str(file))
 
     @pytest.mark.parametrize("toml", ["{}", "[1]", "2026-01-01", '["a,b"]'])
-    def test_a_value_of_a_wrong_type(self, file: Path, toml: str) -> None:
+    def test_rejects_a_value_of_a_wrong_type(self, file: Path, toml: str) -> None:
         file.write_text(f"signing_keys = {toml}\n")
         with pytest.raises(ConfigurationError, match=r"^signing_keys in .* must be a text"):
             read("--config", str(file), **GIVEN)
 
 
 class TestSecrets:
-    def test_one_in_the_command_line_is_warned_of(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_warns_of_a_secret_on_the_command_line(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         read("--app-id", "wxaaaa", "--app-secret", SECRET)
         shown = capsys.readouterr().err
         assert shown.startswith("warning: --app-secret shows in the list of processes")
         assert "MPAUTHX_APP_SECRET" in shown
         assert SECRET not in shown
 
-    def test_nobody_is_warned_of_others(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_does_not_warn_of_other_flags(self, capsys: pytest.CaptureFixture[str]) -> None:
         read("--sku", "shop", **GIVEN)
         assert not capsys.readouterr().err
 
@@ -198,7 +202,7 @@ class TestSecrets:
         "url", [f"redis://:{SECRET}@h/0", f"redis://u:{SECRET}@h", f"redis://h?password={SECRET}"]
     )
     @pytest.mark.parametrize("name", ["users", "tokens"])
-    def test_the_password_in_a_url_is_one(
+    def test_a_url_with_a_password_is_a_secret(
         self, capsys: pytest.CaptureFixture[str], name: str, url: str
     ) -> None:
         options = read(f"--{name}", url, **GIVEN)
@@ -208,7 +212,9 @@ class TestSecrets:
         assert shown.startswith(f"warning: --{name} shows in the list of processes")
         assert SECRET not in shown
 
-    def test_a_url_without_a_password_is_none(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_url_without_a_password_is_not_a_secret(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         read(
             "--tokens", "redis://localhost:6379/0?near_cache=9", "--users", "sqlite:///u@h", **GIVEN
         )
@@ -239,13 +245,13 @@ class TestSecrets:
         read("--config", str(file), **GIVEN)
         assert not capsys.readouterr().err
 
-    def test_the_options_do_not_show_them(self) -> None:
+    def test_the_repr_of_the_options_shows_no_secret(self) -> None:
         options = read(**GIVEN, MPAUTHX_SIGNING_KEYS="key-one", MPAUTHX_PUSH_TOKEN="push-token")
         assert not {SECRET, "key-one", "push-token"} & set(repr(options).split("'"))
 
 
 @pytest.mark.parametrize("prefix", ["/verify", "/verify/auth"])
-def test_no_route_may_take_the_place_of_a_verification(prefix: str) -> None:
+def test_rejects_a_prefix_below_verify(prefix: str) -> None:
     with pytest.raises(ConfigurationError, match="--prefix must not be /verify"):
         read("--prefix", prefix, **GIVEN)
     assert read("--prefix", "/verifying", **GIVEN).prefix == "/verifying"

@@ -132,14 +132,16 @@ class TestStoresThatFail:
         assert outcome == Outcome(1, "", f"error: There is no file {tmp_path}/none.db.\n")
         assert not list(tmp_path.iterdir())
 
-    def test_a_file_that_is_something_else(self, no_store: Command, tmp_path: Path) -> None:
+    def test_reports_a_file_that_is_not_a_database(self, no_store: Command, tmp_path: Path) -> None:
         (tmp_path / "none.db").write_text("no database, " * 100)
         outcome = no_store("list", "alice")
         assert outcome.code == 1
         assert outcome.err.startswith("error: The SQLite database")
 
     @pytest.mark.parametrize("url", ["mysql://me:hush@host", "redis://me:hush@host/x y"])
-    def test_a_url_of_no_store(self, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_reports_a_url_that_no_store_has(
+        self, url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         outcome = Command(url, capsys)("online")
         assert outcome.code == 1
         assert outcome.err.startswith("error: ")

@@ -56,7 +56,7 @@ class TestList:
         assert outcome.out == "No living sessions of alice in shop.\n"
         assert sessions("list", "alice", "--json").document["sessions"] == []
 
-    def test_a_ban_stands_on_top(self, sessions: Command) -> None:
+    def test_a_ban_is_shown_first(self, sessions: Command) -> None:
         sessions("ban", "alice", "--reason", "spam")
         outcome = sessions("list", "alice")
         assert outcome.out.startswith("BANNED for ever.\nSince ")
@@ -123,7 +123,7 @@ class TestShow:
         assert (document["status"], document["session"]) == (status, None)
 
     @pytest.mark.parametrize("json_", [[], ["--json"]])
-    def test_an_unknown_session(self, sessions: Command, json_: list[str]) -> None:
+    def test_show_fails_for_an_unknown_session(self, sessions: Command, json_: list[str]) -> None:
         (session_id,) = sessions.begin("bob")
         outcome = sessions("show", "alice", session_id, *json_)
         assert outcome.code == 1
@@ -135,7 +135,7 @@ class TestShow:
 
 
 class TestRevoke:
-    def test_one_session(self, sessions: Command) -> None:
+    def test_revokes_one_session(self, sessions: Command) -> None:
         first, second = sessions.begin("alice", "alice")
         outcome = sessions("revoke", "alice", first)
         assert outcome == Outcome(0, f"Ended session {first} of alice in shop.\n", "")
@@ -147,7 +147,7 @@ class TestRevoke:
         document = sessions("revoke", "alice", second, "--json").document
         assert document == {"sku": SKU, "user_id": "alice", "session_id": second, "ended": 1}
 
-    def test_all_sessions(self, sessions: Command) -> None:
+    def test_revokes_all_sessions(self, sessions: Command) -> None:
         sessions.begin("alice", "alice", "bob")
         outcome = sessions("revoke", "alice", "--all")
         assert outcome == Outcome(0, "Ended 2 sessions of alice in shop.\n", "")
@@ -166,7 +166,7 @@ class TestRevoke:
 
 
 class TestBans:
-    def test_for_a_time(self, sessions: Command) -> None:
+    def test_bans_for_a_time(self, sessions: Command) -> None:
         sessions.begin("alice", "alice")
         outcome = sessions("ban", "alice", "--for", "12h", "--reason", "spam, and more spam")
         assert outcome.code == 0
@@ -180,7 +180,7 @@ class TestBans:
         ban = sessions("ban-of", "alice", "--json").document["ban"]
         assert ban["until"] == ban["banned_at"] + 12 * HOUR
 
-    def test_for_ever_and_over(self, sessions: Command) -> None:
+    def test_bans_permanently_and_unbans(self, sessions: Command) -> None:
         document = sessions("ban", "alice", "--json").document
         assert document["ended"] == 0
         assert document["ban"]["until"] is None
@@ -194,13 +194,15 @@ class TestBans:
     @pytest.mark.parametrize(
         ("text", "length"), [("90s", 90_000), ("30m", 1_800_000), ("7d", 604_800_000)]
     )
-    def test_durations(self, sessions: Command, text: str, length: int) -> None:
+    def test_a_ban_lasts_for_the_given_duration(
+        self, sessions: Command, text: str, length: int
+    ) -> None:
         ban = sessions("ban", "alice", "--for", text, "--json").document["ban"]
         assert ban["until"] - ban["banned_at"] == length
 
 
 class TestOnline:
-    def test_page_after_page(self, sessions: Command) -> None:
+    def test_lists_users_page_by_page(self, sessions: Command) -> None:
         for user_id in ("alice", "bob", "carol"):
             sessions.begin(user_id)
         sessions.begin("alice")
@@ -215,12 +217,12 @@ class TestOnline:
         document = sessions("online", "--limit", "2", "--json").document
         assert document == {"sku": SKU, "count": 3, "user_ids": ["carol", "bob"], "cursor": cursor}
 
-    def test_only_the_count(self, sessions: Command) -> None:
+    def test_prints_only_the_count(self, sessions: Command) -> None:
         sessions.begin("alice", "alice", "bob")
         assert sessions("online", "--count").out == "2\n"
         assert sessions("online", "--count", "--json").document == {"sku": SKU, "count": 2}
 
-    def test_no_users_online(self, sessions: Command) -> None:
+    def test_an_empty_list_is_not_an_error(self, sessions: Command) -> None:
         outcome = sessions("online")
         assert outcome == Outcome(0, "Online in shop: 0, newest first.\n", "")
 
@@ -233,21 +235,21 @@ class TestOnline:
 class TestTheProcess:
     """What only a process of its own shows."""
 
-    def test_a_redis_that_is_not_there(self) -> None:
+    def test_an_unreachable_redis_is_reported_without_its_password(self) -> None:
         outcome = run("online", tokens="redis://:hush@127.0.0.1:1")
         assert outcome.code == 1
         assert outcome.err.startswith("error: Redis failed")
         assert "Traceback" not in outcome.err
         assert "hush" not in outcome.err
 
-    def test_it_ends_in_order(self, sessions: Command) -> None:
+    def test_the_process_exits_with_0_and_no_warnings(self, sessions: Command) -> None:
         (session_id,) = sessions.begin("alice", device="小米")
         outcome = run("list", "alice", tokens=sessions.url)
         assert (outcome.code, outcome.err) == (0, "")
         assert session_id in outcome.out
         assert outcome.out.endswith("  小米\n")
 
-    def test_a_terminal_without_chinese(self, sessions: Command) -> None:
+    def test_characters_that_the_terminal_lacks_are_escaped(self, sessions: Command) -> None:
         sessions.begin("alice", device="小米")
         outcome = run("list", "alice", tokens=sessions.url, PYTHONIOENCODING="ascii")
         assert outcome.out.endswith("  \\u5c0f\\u7c73\n")
@@ -255,7 +257,7 @@ class TestTheProcess:
         assert outcome.out.isascii()
         assert outcome.document["sessions"][0]["device"] == "小米"
 
-    def test_the_reader_may_close_the_pipe(self, sessions: Command) -> None:
+    def test_a_closed_pipe_is_not_an_error(self, sessions: Command) -> None:
         sessions.begin("alice")
         with process("list", "alice", tokens=sessions.url) as child:
             assert child.stdout is not None

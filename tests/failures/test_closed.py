@@ -112,7 +112,7 @@ def make_world(wx: WeChatSimulator, clock: Clock, tmp_path: Path) -> Callable[[]
 
 @pytest.mark.parametrize("is_used", [True, False])
 @pytest.mark.parametrize("kind", SERVICES)
-async def test_every_method_of_a_closed_service_says_so(
+async def test_every_method_of_a_closed_service_raises(
     make_world: Callable[[], World], wx: WeChatSimulator, kind: type, is_used: bool
 ) -> None:
     used, unused = make_world(), make_world()
@@ -130,7 +130,7 @@ async def test_every_method_of_a_closed_service_says_so(
 
 
 @pytest.mark.parametrize("token", [None, "", "bob|shop|" + "A" * 43])
-async def test_a_closed_service_says_so_whatever_the_token(
+async def test_a_closed_service_raises_whatever_the_token(
     make_world: Callable[[], World], token: str | None
 ) -> None:
     world = make_world()
@@ -143,7 +143,7 @@ async def test_a_closed_service_says_so_whatever_the_token(
 
 
 @pytest.mark.parametrize("kind", RESOURCES)
-async def test_every_method_of_a_closed_resource_says_so(
+async def test_every_method_of_a_closed_resource_raises(
     tmp_path: Path, redis_server: RedisServer, kind: type
 ) -> None:
     place = tmp_path / "store.db" if kind.__name__.startswith("Sqlite") else redis_server.url

@@ -111,7 +111,7 @@ def loops() -> Iterator[tuple[asyncio.Runner, asyncio.Runner]]:
 
 class TestAnotherEventLoop:
     @pytest.mark.parametrize("kind", KINDS)
-    async def test_every_method_is_called_here(
+    async def test_the_table_of_calls_has_every_method(
         self, kind: str, redis_server: RedisServer, tmp_path: Path
     ) -> None:
         used = KINDS[kind](redis_server.url, tmp_path)
@@ -120,7 +120,7 @@ class TestAnotherEventLoop:
         assert public - {"renew_redis"} <= used.calls.keys()
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_every_call_says_so(
+    def test_every_call_from_another_loop_raises(
         self,
         kind: str,
         loops: tuple[asyncio.Runner, asyncio.Runner],
@@ -155,7 +155,7 @@ class TestAnotherEventLoop:
         second.run(_await(used.use))
         second.run(used.owner.close())
 
-    def test_connections_that_two_services_share_belong_to_one(
+    def test_shared_connections_belong_to_one_loop(
         self, loops: tuple[asyncio.Runner, asyncio.Runner], redis_server: RedisServer
     ) -> None:
         first, second = loops
@@ -167,7 +167,7 @@ class TestAnotherEventLoop:
         first.run(connections.close())
 
     @pytest.mark.parametrize("kind", ["service with a near cache", "service on SQLite"])
-    def test_a_process_of_two_asyncio_runs_ends(
+    def test_a_second_asyncio_run_is_refused_and_the_process_ends(
         self, kind: str, redis_server: RedisServer, tmp_path: Path
     ) -> None:
         program = (
@@ -208,7 +208,7 @@ class TestForkedProcess:
             assert "process" in outcome
         assert (found["revoked"], found["alive"], found["kept"]) == (True, True, True)
 
-    async def test_a_service_that_was_not_used_serves_in_both(
+    async def test_an_unused_service_serves_in_parent_and_child(
         self, settings: dict[str, Any], wx: WeChatSimulator
     ) -> None:
         codes = [wx.login("bob"), wx.login("alice")]

@@ -282,7 +282,7 @@ class TestSettings:
             ("mongo://u:geheim@localhost/shop", "or mongodb://, not with mongo://"),
         ],
     )
-    def test_a_url_that_cannot_be_is_refused(self, url: str, said: str) -> None:
+    def test_rejects_an_invalid_url(self, url: str, said: str) -> None:
         with pytest.raises(ConfigurationError, match=said) as caught:
             open_user_store(url)
         assert "geheim" not in all_that_it_says(caught.value)
@@ -295,7 +295,9 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("code", "message"), [(18, "Authentication failed."), (13, "not authorized on shop")]
     )
-    async def test_a_wrong_password_is_not_told(self, code: int, message: str) -> None:
+    async def test_the_error_of_a_wrong_password_does_not_quote_it(
+        self, code: int, message: str
+    ) -> None:
         async with (
             scripted_mongo({"ok": 0, "code": code, "errmsg": message}) as port,
             MongoUserStore(f"mongodb://u:geheim@127.0.0.1:{port}/shop") as store,

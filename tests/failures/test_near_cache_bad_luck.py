@@ -54,7 +54,7 @@ async def kill_tracking(admin: Redis) -> None:
         await admin.client_kill_filter(_id=tracker["id"])
 
 
-async def test_connections_killed_while_tokens_are_revoked(
+async def test_no_revoked_token_is_accepted_while_connections_are_killed(
     auth: MPAuthX, server: RedisServer, admin: Redis, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     tokens, chance = await log_all_in(auth, wx), random.Random(1)
@@ -74,7 +74,7 @@ async def test_connections_killed_while_tokens_are_revoked(
     assert len(checker.revoked) == USERS // 2
 
 
-async def test_a_connection_that_is_cut_off_while_the_others_are_not(
+async def test_a_near_cache_is_unused_while_its_connection_is_silent(
     make: Make, server: RedisServer, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER)
@@ -100,7 +100,7 @@ async def test_a_connection_that_is_cut_off_while_the_others_are_not(
         assert levels == ["WARNING", "INFO"]
 
 
-async def test_a_connection_on_which_something_else_than_redis_speaks(
+async def test_a_near_cache_is_emptied_when_its_connection_breaks_protocol(
     make: Make, server: RedisServer, wx: WeChatSimulator
 ) -> None:
     async with (
@@ -117,7 +117,7 @@ async def test_a_connection_on_which_something_else_than_redis_speaks(
         assert not await auth.is_token_valid(given.response)
 
 
-async def test_a_redis_that_hangs_while_tokens_are_revoked(
+async def test_no_revoked_token_is_accepted_while_redis_hangs(
     auth: MPAuthX, server: RedisServer, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     tokens = await log_all_in(auth, wx)
@@ -144,7 +144,7 @@ async def test_a_redis_that_hangs_while_tokens_are_revoked(
     assert set(checker.revoked) == set(doomed)
 
 
-async def test_a_process_that_was_stopped(
+async def test_a_process_that_was_stopped_rejects_what_ended_meanwhile(
     auth: MPAuthX, server: RedisServer, admin: Redis, wx: WeChatSimulator
 ) -> None:
     given, other = await warm(auth, wx), await warm(auth, wx, "carol")
@@ -161,7 +161,7 @@ async def test_a_process_that_was_stopped(
     assert [tracker["id"] for tracker in await trackers(admin)] == before
 
 
-async def test_a_redis_that_is_slow_at_the_start(
+async def test_a_near_cache_stays_empty_until_its_connection_answers(
     make: Make, server: RedisServer, wx: WeChatSimulator
 ) -> None:
     async with RedisProxy(server) as proxy, make(tokens=with_near_cache(proxy.url)) as auth:
@@ -179,7 +179,7 @@ async def test_a_redis_that_is_slow_at_the_start(
         await until_kept(auth, token)
 
 
-async def test_a_redis_that_is_killed_and_comes_back_with_other_data(
+async def test_tokens_are_rejected_when_redis_comes_back_without_them(
     auth: MPAuthX, make: Make, server: RedisServer, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     for number in range(3):
@@ -199,7 +199,7 @@ async def test_a_redis_that_is_killed_and_comes_back_with_other_data(
         assert max(checker.accepted.values()) < min(checker.refused.values())
 
 
-async def test_a_redis_that_is_down_when_a_service_starts(
+async def test_a_near_cache_opens_once_redis_is_up(
     make: Make, server: RedisServer, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with make() as elsewhere:

@@ -118,7 +118,7 @@ async def decrypt(auth: MPAuthX, wx: WeChatSimulator, login: AuthResult) -> None
 
 @pytest.mark.usefixtures("wait_long")
 class TestService:
-    async def test_calls_about_others_are_answered_meanwhile(
+    async def test_calls_for_users_on_other_nodes_are_answered(
         self, servers: RedisClusterServers, users_on: UsersOn, auth: MPAuthX, wx: WeChatSimulator
     ) -> None:
         stuck = users_on(HANGING, 8)
@@ -141,7 +141,7 @@ class TestService:
         for answer in await settled(hung):
             assert not isinstance(answer, Exception) or isinstance(answer, MPAuthXError), answer
 
-    async def test_a_person_on_two_nodes_waits_alone(
+    async def test_only_a_user_with_an_id_on_the_hung_node_waits(
         self, servers: RedisClusterServers, users_on: UsersOn, auth: MPAuthX, wx: WeChatSimulator
     ) -> None:
         (open_id,) = users_on(HANGING, 1)
@@ -160,7 +160,7 @@ class TestService:
         for answer in await settled(linked):
             assert isinstance(answer, (AuthResult, StoreError))
 
-    async def test_logins_that_hang_are_waited_for_at_the_end(
+    async def test_close_waits_for_logins_that_hang(
         self, servers: RedisClusterServers, users_on: UsersOn, auth: MPAuthX, wx: WeChatSimulator
     ) -> None:
         stuck = users_on(HANGING, 5)
@@ -184,7 +184,7 @@ def wait_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("wait_briefly")
 class TestBatch:
-    async def test_only_items_of_that_node_fail(
+    async def test_only_items_on_the_hung_node_fail(
         self, servers: RedisClusterServers, client: RedisCluster
     ) -> None:
         store = RedisTokenStore(client)
@@ -241,7 +241,7 @@ class TestBatch:
         for session, answer, was_stuck in zip(begun, answers, stuck, strict=True):
             assert isinstance(answer, StoreError) if was_stuck else answer == session.expires_at
 
-    async def test_records_elsewhere_are_kept_meanwhile(
+    async def test_records_on_other_nodes_are_saved(
         self, servers: RedisClusterServers, client: RedisCluster
     ) -> None:
         records = RedisKeyValueStore(client)
@@ -264,7 +264,9 @@ def _again(known: Sequence[NewSession]) -> list[NewSession]:
 
 
 class TestClientThatMeetsIt:
-    async def test_at_its_first_call(self, servers: RedisClusterServers) -> None:
+    async def test_a_new_client_connects_to_the_other_nodes(
+        self, servers: RedisClusterServers
+    ) -> None:
         nodes = [ClusterNode("127.0.0.1", node.port) for node in servers.primaries]
         nodes.insert(0, nodes.pop(HANGING))
         client = RedisCluster(startup_nodes=nodes)
@@ -275,7 +277,7 @@ class TestClientThatMeetsIt:
         await store.close()
         await client.aclose()
 
-    async def test_when_it_asks_for_the_slots(
+    async def test_slots_are_learned_from_another_node(
         self, servers: RedisClusterServers, client: RedisCluster, users_on: UsersOn
     ) -> None:
         """A connection that is lost lets it ask for them, and it does not wait for that node."""
@@ -352,7 +354,7 @@ async def _can_say_that_nobody_is_banned(store: RedisTokenStore) -> bool:
 @pytest.mark.usefixtures("collected")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_when_a_replica_takes_its_place_its_users_are_answered_again(
+async def test_users_are_answered_once_a_replica_takes_over(
     cluster_servers: RedisClusterServers, monkeypatch: pytest.MonkeyPatch, patience: str
 ) -> None:
     """Whichever ends first: our time for a call, or the client's socket_timeout."""

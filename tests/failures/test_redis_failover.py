@@ -65,7 +65,9 @@ def make(make: Make, pair: Pair) -> Make:
     return partial(make, tokens=pair.proxy.url)
 
 
-async def test_logins_and_revocations_go_on(pair: Pair, make: Make, wx: WeChatSimulator) -> None:
+async def test_logins_and_revocations_succeed_after_a_failover(
+    pair: Pair, make: Make, wx: WeChatSimulator
+) -> None:
     async with make() as auth:
         before = await asyncio.gather(*(log_in(auth, wx, f"user-{i}") for i in range(LOGINS)))
         await pair.fail_over()
@@ -126,7 +128,7 @@ async def test_a_near_cache_follows_to_the_new_primary(
         assert not cache_of(auth).known(tokens[1])
 
 
-async def test_an_address_that_leads_to_a_replica_for_good_says_so(pair: Pair) -> None:
+async def test_writes_to_a_permanent_replica_name_the_cause(pair: Pair) -> None:
     async with RedisTokenStore(pair.replica.url) as store:
         assert list(await store.lookup([KNOWN.ref])) == [None]
         error = await fails(store.issue([KNOWN]))

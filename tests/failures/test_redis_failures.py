@@ -51,7 +51,7 @@ def cluster_server() -> Iterator[RedisServer]:
 
 
 class TestRedisThatIsNotThere:
-    async def test_every_question_is_a_store_error(self, server: RedisServer) -> None:
+    async def test_every_call_is_a_store_error(self, server: RedisServer) -> None:
         server.stop()
         async with AsyncExitStack() as stack:
             stores = {

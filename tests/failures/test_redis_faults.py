@@ -81,7 +81,7 @@ class TestConnectionsResetWhileIdle:
     """On Python 3.12 and 3.13 redis-py raises TypeError or AttributeError (its issue 4287)."""
 
     @pytest.mark.parametrize("asked", ASKED_OF_TOKENS)
-    async def test_every_call_is_answered_on_new_ones(
+    async def test_every_call_is_answered_on_new_connections(
         self, asked: str, proxy: RedisProxy, store: RedisTokenStore
     ) -> None:
         await begin(store, KNOWN)
@@ -93,7 +93,7 @@ class TestConnectionsResetWhileIdle:
         assert [answer for answer in answers if isinstance(answer, Exception)] == []
 
     @pytest.mark.parametrize("asked", ASKED_OF_RECORDS)
-    async def test_records_are_read_and_written_on_new_ones(
+    async def test_records_are_read_and_written_on_new_connections(
         self, asked: str, proxy: RedisProxy
     ) -> None:
         async with RedisKeyValueStore(proxy.url) as records:
@@ -113,7 +113,9 @@ class TestConnectionsResetWhileIdle:
             await until_true(lambda: proxy.connections == 0)
             assert list(await store.lookup([KNOWN.ref])) == [None]
 
-    async def test_one_that_is_in_use_is_renewed_when_it_returns(self, proxy: RedisProxy) -> None:
+    async def test_a_connection_in_use_is_renewed_when_it_is_released(
+        self, proxy: RedisProxy
+    ) -> None:
         async with Connections(proxy.url) as connections:
             async with connections.redis.client() as client:
                 await client.ping()

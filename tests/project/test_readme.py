@@ -395,10 +395,10 @@ def test_the_settings_page_names_every_argument() -> None:
     assert set(named) == set(inspect.signature(MPAuthX).parameters)
 
 
-def test_contributors_find_the_files_that_are_named() -> None:
-    page = PAGES[ROOT / "docs" / "contributing.md"]
-    for path in re.findall(r"`((?:mpauthx_async|tests)/[\w/.]+)`", page):
-        assert (ROOT / path).exists(), path
+def test_files_named_in_the_documentation_exist() -> None:
+    for page, text in PAGES.items():
+        for path in re.findall(r"`((?:mpauthx_async|tests|docs)/[\w/.]+)`", text):
+            assert (ROOT / path).exists(), (page, path)
 
 
 async def test_services_that_share_connections(wx: WeChatSimulator, run: Run) -> None:
@@ -537,8 +537,16 @@ def test_the_table_of_status_codes_is_complete_and_right() -> None:
 
 def test_every_link_between_pages_leads_somewhere() -> None:
     for path, text in PAGES.items():
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-            assert (path.parent / target).exists(), (path, target)
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
+            page = (path.parent / target).resolve() if target else path
+            assert page.exists(), (path, target)
+            assert not anchor or anchor in anchors_of(PAGES[page]), (path, target, anchor)
+
+
+def anchors_of(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
 
 
 def test_the_index_names_every_page() -> None:

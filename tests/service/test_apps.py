@@ -108,7 +108,7 @@ async def test_an_app_is_loaded_when_it_is_first_used(apps: Apps, shop: Shop) ->
     assert shop.loaded == ["wxaaaa"]
 
 
-async def test_uses_at_once_are_one_load(apps: Apps, shop: Shop) -> None:
+async def test_concurrent_uses_share_one_load(apps: Apps, shop: Shop) -> None:
     shop.gate.clear()
     uses = [asyncio.create_task(used(apps)) for _ in range(50)]
     await asyncio.sleep(0)
@@ -129,26 +129,6 @@ async def test_settings_can_be_loaded_as_well(apps: Apps, shop: Shop) -> None:
         assert auth.extract_sku(token) == "books"
 
 
-@pytest.mark.parametrize("tokens", ["redis", "near cache", "sqlite"])
-async def test_the_tokens_of_an_app_are_refused_by_all_others(
-    make: Callable[..., Apps],
-    wx: WeChatSimulator,
-    redis_server: RedisServer,
-    tmp_path: Path,
-    tokens: str,
-) -> None:
-    urls = {
-        "redis": redis_server.url,
-        "near cache": f"{redis_server.url}?near_cache=100",
-        "sqlite": f"sqlite:///{tmp_path}/tokens.db",
-    }
-    apps = make(tokens=urls[tokens])
-    token = await token_of(apps, wx, "wxaaaa", "bob")
-    for _ in range(3):
-        assert await is_valid(apps, "wxaaaa", token)
-        assert not await is_valid(apps, "wxbbbb", token)
-
-
 async def test_a_user_of_two_apps_is_one_person_of_one_sku(
     apps: Apps, wx: WeChatSimulator, shop: Shop
 ) -> None:
@@ -166,7 +146,7 @@ async def test_a_user_of_two_apps_is_one_person_of_one_sku(
         await token_of(apps, wx, "wxbbbb", "bob-b", "union-bob")
 
 
-async def test_calls_with_the_access_token_find_its_place(apps: Apps, wx: WeChatSimulator) -> None:
+async def test_each_app_has_its_own_access_token(apps: Apps, wx: WeChatSimulator) -> None:
     kept = []
     for name in NAMES:
         async with apps.use(name) as auth:
@@ -188,7 +168,7 @@ class TestReload:
             assert await old.is_token_valid(token)  # this block goes on with it
         await settled(lambda: is_closed(old))
 
-    async def test_if_it_fails_the_old_one_is_kept(self, apps: Apps, shop: Shop) -> None:
+    async def test_a_failed_reload_keeps_the_old_service(self, apps: Apps, shop: Shop) -> None:
         old = await used(apps)
         shop.failure = OSError("the database is gone")
         with pytest.raises(StoreError, match=r"wxaaaa could not be loaded \(OSError\)"):
@@ -199,7 +179,7 @@ class TestReload:
             await apps.reload("wxaaaa")
         assert await used(apps) is old
 
-    async def test_an_app_that_is_gone_is_kept_no_longer(self, apps: Apps, shop: Shop) -> None:
+    async def test_a_reload_removes_an_app_that_is_gone(self, apps: Apps, shop: Shop) -> None:
         async with apps.use("wxaaaa") as old:
             del shop.apps["wxaaaa"]
             with pytest.raises(UnknownAppError):
@@ -262,14 +242,14 @@ class TestReload:
             with pytest.raises(UnknownAppError):
                 await use
 
-    async def test_an_app_id_that_cannot_be(self, apps: Apps, shop: Shop) -> None:
+    async def test_a_malformed_app_id_is_not_loaded(self, apps: Apps, shop: Shop) -> None:
         with pytest.raises(UnknownAppError):
             await apps.reload("../wxaaaa")
         assert not shop.loaded
 
 
 class TestKeeping:
-    async def test_the_least_recently_used_leaves(
+    async def test_the_least_recently_used_service_is_closed(
         self, make: Callable[..., Apps], shop: Shop
     ) -> None:
         apps = make(max_idle=2)
@@ -279,7 +259,9 @@ class TestKeeping:
         await used(apps, "wxbbbb")
         assert shop.loaded == ["wxaaaa", "wxbbbb", "wxcccc", "wxbbbb"]
 
-    async def test_one_in_use_stays(self, make: Callable[..., Apps], shop: Shop) -> None:
+    async def test_a_service_in_use_is_not_closed(
+        self, make: Callable[..., Apps], shop: Shop
+    ) -> None:
         apps = make(max_idle=1, idle_ttl=0)
         async with apps.use("wxaaaa") as auth:
             for name in ("wxbbbb", "wxcccc"):
@@ -287,7 +269,7 @@ class TestKeeping:
             assert not is_closed(auth)
             assert await used(apps) is auth
 
-    async def test_one_that_nobody_uses_leaves_after_a_time(
+    async def test_an_idle_service_is_closed_after_idle_ttl(
         self, make: Callable[..., Apps], shop: Shop
     ) -> None:
         apps = make(idle_ttl=0)
@@ -301,7 +283,9 @@ class TestBadLuck:
     @pytest.mark.parametrize(
         "app_id", ["wxdddd", "", "wx" * 40, "wx aaaa", "wxaaaa\n", "../wxaaaa", "微信", None, 7]
     )
-    async def test_an_app_that_nobody_knows(self, apps: Apps, shop: Shop, app_id: Any) -> None:
+    async def test_an_unknown_app_raises_and_may_be_added_later(
+        self, apps: Apps, shop: Shop, app_id: Any
+    ) -> None:
         with pytest.raises(UnknownAppError) as caught:
             await used(apps, app_id)
         assert (caught.value.code, caught.value.http_status) == (6109, 404)
@@ -340,7 +324,9 @@ class TestBadLuck:
         assert "hunter2" not in told
         assert record.exc_info is None  # whose frames have the row
 
-    async def test_an_error_of_this_package_is_told_as_it_is(self, apps: Apps, shop: Shop) -> None:
+    async def test_an_error_of_this_package_is_raised_unchanged(
+        self, apps: Apps, shop: Shop
+    ) -> None:
         shop.failure = ParameterError("no")
         with pytest.raises(ParameterError):
             await used(apps)
@@ -375,7 +361,7 @@ class TestBadLuck:
         assert {name: size for name, size in sizes.items() if size} == {"_shared": 3}
         assert not apps._loads._callers
 
-    async def test_a_load_that_hangs(
+    async def test_a_load_that_hangs_times_out_and_is_tried_again(
         self, apps: Apps, shop: Shop, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("mpauthx_async.apps._MAX_LOAD_SECONDS", 0.05)
@@ -391,17 +377,17 @@ class TestBadLuck:
             ({"app_id": "wxbbbb"}, "another app's settings"),
             (
                 {"app_secert": "s"},
-                r"'app_secert', which is no option of MPAuthX\. Is 'app_secret' meant\?",
+                r"'app_secert', not an option of MPAuthX\. Did you mean 'app_secret'\?",
             ),
-            ({"colour": "red"}, r"'colour', which is no option of MPAuthX\.$"),
-            ({7: "seven"}, r"wxaaaa, load returned 7, which is no option"),
+            ({"colour": "red"}, r"'colour', not an option of MPAuthX\.$"),
+            ({7: "seven"}, r"wxaaaa, load returned 7, not an option"),
             ({"users": "sqlite:///users.db"}, r"'users', which all apps share: give it to Apps"),
             ({"tokens": "sqlite:///t.db"}, r"'tokens', which all apps share: give it to Apps"),
             ({"connections": None}, r"'connections', which all apps share: give it to Apps"),
             ({"sku": "a b"}, "sku"),
         ],
     )
-    async def test_options_that_cannot_work(
+    async def test_rejects_invalid_options(
         self, apps: Apps, shop: Shop, change: dict[str, Any], message: str
     ) -> None:
         shop.apps["wxaaaa"] |= change
@@ -409,12 +395,12 @@ class TestBadLuck:
             await used(apps)
         assert "a" * 32 not in repr(caught.value)
 
-    async def test_options_that_are_missing(self, apps: Apps, shop: Shop) -> None:
+    async def test_rejects_missing_options(self, apps: Apps, shop: Shop) -> None:
         del shop.apps["wxaaaa"]["app_secret"]
-        with pytest.raises(ConfigurationError, match="wxaaaa, load returned no 'app_secret'"):
+        with pytest.raises(ConfigurationError, match="wxaaaa, load did not return 'app_secret'"):
             await used(apps)
 
-    async def test_no_options_at_all(self, apps: Apps, shop: Shop) -> None:
+    async def test_rejects_a_result_that_has_no_options(self, apps: Apps, shop: Shop) -> None:
         shop.apps["wxaaaa"] = "wxaaaa"
         with pytest.raises(ConfigurationError, match="Settings, a mapping or None"):
             await used(apps)
@@ -423,7 +409,7 @@ class TestBadLuck:
         "options",
         [{"max_idle": 0}, {"max_idle": True}, {"idle_ttl": -1}, {"idle_ttl": "1"}, {"users": "x"}],
     )
-    async def test_arguments_that_cannot_work(
+    async def test_rejects_invalid_arguments(
         self, make: Callable[..., Apps], options: dict[str, Any]
     ) -> None:
         with pytest.raises(ConfigurationError):

@@ -21,7 +21,7 @@ async def test_does_not_show_the_token(auth: MPAuthX, wx: WeChatSimulator) -> No
     assert identity.token.rpartition("|")[2] not in repr(identity)
 
 
-async def test_a_known_token_takes_no_trip(
+async def test_a_token_in_the_near_cache_needs_no_trip(
     make: Make, wx: WeChatSimulator, server: RedisServer, admin: Redis
 ) -> None:
     async with make(tokens=with_near_cache(server.url)) as auth:
@@ -34,7 +34,7 @@ async def test_a_known_token_takes_no_trip(
     assert identity == Identity("bob", result.session.id, "shop", result.token)
 
 
-async def test_listeners_hear_of_it(
+async def test_a_near_cache_hit_emits_an_event(
     make: Make, wx: WeChatSimulator, redis_server: RedisServer
 ) -> None:
     async with make(tokens=with_near_cache(redis_server.url)) as auth:

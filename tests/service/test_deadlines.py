@@ -62,29 +62,29 @@ class TestOneCall:
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> SpentTime:
         return SpentTime(monkeypatch)
 
-    def test_its_trips_share_the_time_of_a_system(self, clock: SpentTime) -> None:
+    def test_trips_of_a_call_share_a_deadline_for_each_system(self, clock: SpentTime) -> None:
         with one_call():
             assert [clock.spend(2) for _ in range(4)] == [5, 3, 1, 0]
             assert clock.spend(1, "SQLite") == 5
 
-    def test_another_call_has_its_own(self, clock: SpentTime) -> None:
+    def test_each_call_has_its_own_deadline(self, clock: SpentTime) -> None:
         for _ in range(2):
             with one_call():
                 assert clock.spend(4) == 5
 
-    def test_a_call_inside_a_call_is_the_same(self, clock: SpentTime) -> None:
+    def test_a_nested_call_shares_the_deadline(self, clock: SpentTime) -> None:
         with one_call():
             clock.spend(4)
             with one_call():
                 assert clock.spend(0) == 1
 
-    def test_trips_that_are_made_at_once_count_once(self, clock: SpentTime) -> None:
+    def test_concurrent_trips_count_once(self, clock: SpentTime) -> None:
         with one_call():
             with trip("Redis", 5), trip("Redis", 5):
                 clock.now += 2
             assert clock.spend(0) == 3
 
-    async def test_a_task_that_outlives_its_call_is_on_its_own(self, clock: SpentTime) -> None:
+    async def test_a_task_that_outlives_its_call_has_no_deadline(self, clock: SpentTime) -> None:
         is_over = asyncio.Event()
 
         async def go_on() -> list[float]:
@@ -102,7 +102,7 @@ class TestOneCall:
         is_over.set()
         assert await task == [2, 5, 5, 5]
 
-    def test_trips_outside_a_call_are_on_their_own(self, clock: SpentTime) -> None:
+    def test_trips_outside_a_call_share_no_deadline(self, clock: SpentTime) -> None:
         assert [clock.spend(5) for _ in range(2)] == [5, 5]
 
 
@@ -121,7 +121,7 @@ async def late(monkeypatch: pytest.MonkeyPatch) -> Late:
 
 
 class TestCoalescer:
-    async def test_no_caller_waits_longer_than_that_wherever_it_is(self, late: Late) -> None:
+    async def test_no_caller_waits_longer_than_longest_wait(self, late: Late) -> None:
         gate, asked = asyncio.Event(), []
 
         async def run(items: Sequence[int]) -> Sequence[int]:
@@ -236,7 +236,9 @@ class TestWeChat:
                 await wechat.code_to_session("code")
         assert len(server.requests) == 1
 
-    async def test_calls_of_one_call_share_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_requests_of_one_call_share_the_time(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 1)
         async with Server(Act.HANG) as server, asking(server.url) as wechat:
             with one_call():
@@ -261,12 +263,12 @@ class TestLongAnswers:
         ],
         ids=["plain", "gzip", "deflate", "bomb", "unknown"],
     )
-    async def test_are_refused(self, body: bytes, encoding: str) -> None:
+    async def test_answers_longer_than_1_mib_are_refused(self, body: bytes, encoding: str) -> None:
         async with Server(Answer(body, headers=encoding)) as server, asking(server.url) as wechat:
             with pytest.raises(InvalidResponseError, match="longer than 1 MiB"):
                 await wechat.code_to_session("code")
 
-    async def test_compressed_ones_are_read(self) -> None:
+    async def test_compressed_answers_are_read(self) -> None:
         body = gzip.compress(str(success().body).encode())
         answer = Answer(body, headers="Content-Encoding: gzip\r\n")
         async with Server(answer) as server, asking(server.url) as wechat:

@@ -197,8 +197,8 @@ async def test_a_failing_listener_is_logged_without_the_event_and_gets_the_next(
     assert told == happened
     assert events.dropped == 0
     assert [record.message for record in caplog.records] == [
-        f"The listener {listener.__qualname__} failed when it was told Unbanned.",
-        f"The listener {listener.__qualname__} failed when it was told StoreFailed.",
+        f"The listener {listener.__qualname__} failed while handling Unbanned.",
+        f"The listener {listener.__qualname__} failed while handling StoreFailed.",
     ]
     assert "no room" in caplog.text
     assert "secret" not in caplog.text
@@ -225,7 +225,7 @@ async def test_a_cancellation_of_the_listeners_own_is_a_failure_like_others(
     emit(events, *numbered(2))
     await events.close()
     assert told == numbered(2)
-    assert caplog.text.count("failed when it was told WeChatFailed") == 2
+    assert caplog.text.count("failed while handling WeChatFailed") == 2
     assert events.dropped == 0
 
 
@@ -410,7 +410,7 @@ async def test_a_listener_that_swallows_cancellation_does_not_block_close(
     await events.close()
     assert events.dropped == 3
     assert "stubborn was stopped. Events dropped: 3." in caplog.text
-    assert "stubborn goes on although it was cancelled." in caplog.text
+    assert "stubborn is still running after it was cancelled." in caplog.text
     gate.set()
     await ended.wait()
 

@@ -28,7 +28,7 @@ async def ids(store: SqliteUserStore, user_id: str) -> tuple[str, ...] | None:
     return user and user.ids
 
 
-async def test_a_row_says_itself_whose_it_is(path: Path) -> None:
+async def test_a_row_with_its_own_ids_needs_no_link(path: Path) -> None:
     async with SqliteUserStore(path) as store:
         await store.save([User("o-shop", "u-bob"), User("o-eve")])
     assert links(path) == []

@@ -21,7 +21,7 @@ from tests.helpers.service_calls import devices, log_in
 SHARED = LoginPolicy(shared_token=True)
 
 
-async def test_beyond_the_most_the_oldest_leaves(
+async def test_a_login_over_max_sessions_replaces_the_oldest(
     make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, policy=LoginPolicy(max_sessions=3)) as auth:

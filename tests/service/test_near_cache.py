@@ -114,15 +114,6 @@ def test_a_session_has_one_token(cache: NearCache, clock: Clock) -> None:
 # What changes meanwhile
 
 
-def test_an_answer_on_its_way_when_its_session_changed_is_not_kept(
-    cache: NearCache, clock: Clock
-) -> None:
-    expected = cache.expect(NONCES[0])
-    cache.shared.forget(NONCES[0])
-    cache.keep(expected, identity_of(token_of(NONCES[0])), in_ms(clock, 60))
-    assert cache.known(token_of(NONCES[0])) is None
-
-
 def test_an_answer_on_its_way_does_not_pass_for_that_to_a_later_question(
     cache: NearCache, clock: Clock
 ) -> None:
@@ -133,17 +124,6 @@ def test_an_answer_on_its_way_does_not_pass_for_that_to_a_later_question(
     assert len(cache) == 0
     cache.keep(late, identity_of(token_of(NONCES[0], 1)), in_ms(clock, 60))
     assert cache.known(token_of(NONCES[0], 1))
-
-
-def test_an_answer_on_its_way_when_the_cache_was_shut_is_not_kept(
-    cache: NearCache, clock: Clock
-) -> None:
-    expected = cache.expect(NONCES[0])
-    cache.shared.shut()
-    cache.keep(expected, identity_of(token_of(NONCES[0])), in_ms(clock, 60))
-    cache.shared.open(clock.now + AHEAD, clock.now)
-    cache.keep(expected, identity_of(token_of(NONCES[0])), in_ms(clock, 60))
-    assert len(cache) == 0
 
 
 def test_a_cache_whose_store_was_not_heard_of_is_not_used(cache: NearCache, clock: Clock) -> None:

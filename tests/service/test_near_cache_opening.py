@@ -72,7 +72,7 @@ async def test_closing_leaves_no_connection_and_no_task(
     assert asyncio.all_tasks() <= tasks
 
 
-async def test_closing_while_redis_is_down(
+async def test_closing_while_redis_is_down_leaves_no_task(
     make: Make, server: RedisServer, wx: WeChatSimulator
 ) -> None:
     tasks = asyncio.all_tasks()
@@ -87,7 +87,9 @@ async def test_closing_while_redis_is_down(
     assert asyncio.all_tasks() <= tasks
 
 
-async def test_closing_while_it_connects(server: RedisServer, admin: Redis) -> None:
+async def test_closing_while_it_connects_leaves_nothing_open(
+    server: RedisServer, admin: Redis
+) -> None:
     tasks, url = asyncio.all_tasks(), f"{server.url}?socket_timeout=0.5"
     for turns in range(12):
         server.pause()
@@ -168,7 +170,7 @@ async def test_a_connection_that_is_lost_as_soon_as_it_is_open_leaves_nothing_to
     assert left == [False]  # else the next socket of this number would hang
 
 
-async def test_an_injected_client_that_decodes_and_keys_that_are_no_text(
+async def test_a_decoding_client_tolerates_keys_that_are_not_utf_8(
     make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
 ) -> None:
     async with (
@@ -188,7 +190,9 @@ async def test_an_injected_client_that_decodes_and_keys_that_are_no_text(
         assert [tracker["id"] for tracker in await trackers(admin)] == before
 
 
-async def test_injected_connections(make: Make, server: RedisServer, wx: WeChatSimulator) -> None:
+async def test_injected_connections_can_have_a_near_cache(
+    make: Make, server: RedisServer, wx: WeChatSimulator
+) -> None:
     async with (
         Redis.from_url(server.url) as client,
         Connections(redis=client) as connections,
@@ -214,7 +218,9 @@ async def test_it_connects_as_the_url_says(
         await refused_in_time(auth, token)
 
 
-async def test_a_unix_socket(make: Make, tmp_path: Path, wx: WeChatSimulator) -> None:
+async def test_a_unix_socket_can_have_a_near_cache(
+    make: Make, tmp_path: Path, wx: WeChatSimulator
+) -> None:
     with RedisServer(unixsocket=str(tmp_path / "redis.sock")):
         url = f"unix://{tmp_path}/redis.sock?db=2&near_cache=10"
         async with make(tokens=url) as auth, make(tokens=url) as elsewhere:
@@ -223,7 +229,9 @@ async def test_a_unix_socket(make: Make, tmp_path: Path, wx: WeChatSimulator) ->
             await refused_in_time(auth, token)
 
 
-async def test_what_else_is_kept_behind_the_url(make: Make, wx: WeChatSimulator) -> None:
+async def test_web_logins_and_the_access_token_work_at_the_same_url(
+    make: Make, wx: WeChatSimulator
+) -> None:
     async with make() as auth:
         code = wx.web_login("bob")
         assert await auth.is_token_valid((await auth.authorize_web(code)).response)
@@ -262,12 +270,12 @@ def test_tells_that_near_cache_is_an_argument_where_a_url_cannot_have_it(
     make_one: Callable[[str], object],
 ) -> None:
     for query in ("near_cache=100", "db=1&near_cache=100"):
-        with pytest.raises(ConfigurationError, match=r"it is an argument: RedisTokenStore\(url, "):
+        with pytest.raises(ConfigurationError, match=r"as an argument: RedisTokenStore\(url, "):
             make_one(f"redis://:pass@127.0.0.1/0?{query}")
 
 
 @pytest.mark.parametrize("query", ["", "?near_cache=0", "?db=0&near_cache=0"])
-async def test_by_default_there_is_none(
+async def test_there_is_no_near_cache_by_default(
     query: str, make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=server.url + query) as auth:

@@ -167,7 +167,7 @@ async def test_a_login_that_cannot_begin_in_time_is_overloaded_and_uses_no_code(
         assert (await auth.authorize(second)).response
 
 
-async def test_each_login_that_waits_has_an_end_of_its_own(busy: Busy, wx: WeChatSimulator) -> None:
+async def test_each_waiting_login_has_its_own_timeout(busy: Busy, wx: WeChatSimulator) -> None:
     async with busy(wx.login("first"), login_timeout=0.01) as auth:
         for number in range(3):
             waiting = start(auth, codes_of(wx, 200, f"wave-{number}"))
@@ -191,7 +191,7 @@ async def test_all_callers_of_a_login_that_waited_too_long_are_told(
 # How many wait
 
 
-async def test_beyond_the_most_that_may_wait_a_login_fails_at_once(
+async def test_a_login_over_max_waiting_logins_fails_at_once(
     busy: Busy, wx: WeChatSimulator, gate: Gate
 ) -> None:
     first, second, third, fourth = codes_of(wx, 4)

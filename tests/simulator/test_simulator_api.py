@@ -81,7 +81,7 @@ async def test_five_minutes_before_the_end_it_is_renewed_and_both_count(client, 
     assert await use(client, second) == 40029
 
 
-async def test_a_forced_refresh_makes_the_earlier_token_dead_at_once(client):
+async def test_a_forced_refresh_ends_the_earlier_token_at_once(client):
     first = await stable(client)
     second = await stable(client, force_refresh=True)
     assert second["access_token"] != first["access_token"]
@@ -98,7 +98,7 @@ async def test_a_forced_refresh_within_30_seconds_of_the_last_refreshes_nothing(
     assert (await stable(client, force_refresh=True))["access_token"] != first["access_token"]
 
 
-async def test_a_refresh_is_forced_20_times_a_day(client, clock):
+async def test_a_refresh_can_be_forced_20_times_a_day(client, clock):
     for _ in range(20):
         latest = await stable(client, force_refresh=True)
         clock.now += 30
@@ -123,7 +123,7 @@ async def test_each_classic_token_replaces_the_one_before_after_five_minutes(cli
     assert await use(client, second) == 40029
 
 
-async def test_the_two_kinds_of_tokens_know_nothing_of_each_other(client, clock):
+async def test_stable_and_classic_tokens_are_independent(client, clock):
     first, second = await stable(client), await classic(client)
     await classic(client)
     await stable(client, force_refresh=True)
@@ -133,7 +133,7 @@ async def test_the_two_kinds_of_tokens_know_nothing_of_each_other(client, clock)
     assert await use(client, second) == 40001
 
 
-async def test_all_tokens_of_an_app_can_be_made_dead(wx, client):
+async def test_all_tokens_of_an_app_can_be_expired(wx, client):
     tokens = [await stable(client), await classic(client)]
     other = await stable(client, appid=ACCOUNT, secret=SECRET)
     wx.expire_access_tokens()

@@ -208,7 +208,7 @@ class TestFieldNames:
             ({"nick_name": "city"}, "two attributes of a user the same field"),
         ],
     )
-    def test_names_that_cannot_work_are_refused(self, fields: dict[str, str], said: str) -> None:
+    def test_rejects_invalid_field_names(self, fields: dict[str, str], said: str) -> None:
         with pytest.raises(ConfigurationError, match=said):
             MongoUserStore("mongodb://localhost/koa2Wechat", fields=fields)
 
@@ -219,7 +219,7 @@ class TestFieldNames:
 
 
 class TestTwoCollectionsInOneDatabase:
-    async def test_what_one_forgets_stays_known_in_the_other(
+    async def test_a_user_forgotten_in_one_collection_stays_in_the_other(
         self, mongo: Database, store: MongoUserStore
     ) -> None:
         apps = ("shop", "cafe")
@@ -412,7 +412,7 @@ class TestForgetAmongLogins:
     )
     @pytest.mark.parametrize("user_id", ["o-alice", "u-alice"])
     @pytest.mark.parametrize("first", ["login", "forget"])
-    async def test_one_works_between_any_two_steps_of_the_other(
+    async def test_a_login_and_a_forget_may_interleave_anywhere(
         self, mongo: Database, mongo_url: str, known: User, login: User, user_id: str, first: str
     ) -> None:
         outer, inner = (login, user_id) if first == "login" else (user_id, login)
@@ -430,7 +430,7 @@ class TestForgetAmongLogins:
         pytest.fail("It never ended.")
 
     @pytest.mark.parametrize("slow", [LOGIN, OTHER_LOGIN])
-    async def test_two_logins_that_a_forget_lets_miss_each_other_make_one_document(
+    async def test_two_logins_around_a_forget_make_one_document(
         self, mongo: Database, mongo_url: str, slow: User
     ) -> None:
         """A login waits; meanwhile another adds the user, and a forget comes in between."""

@@ -357,7 +357,7 @@ class TestSqliteRows:
 async def test_waiting_too_long_for_a_lock_is_a_store_error(open_records: Open) -> None:
     async with open_records() as holder, open_records(lock_ttl=0.05) as waiter:
         async with holder.lock("name"):
-            with pytest.raises(StoreError, match=r"holds a lock in the store for too long"):
+            with pytest.raises(StoreError, match=r"has held a lock in the store too long"):
                 await locking(waiter, "name")
         await locking(waiter, "name")
 
@@ -367,7 +367,7 @@ async def test_the_longest_wait_for_a_lock_is_bounded(
 ) -> None:
     monkeypatch.setattr(key_value, "MAX_LOCK_WAIT_SECONDS", 0.2)
     async with open_records() as records, records.lock("key"):
-        with pytest.raises(StoreError, match="holds a lock"):
+        with pytest.raises(StoreError, match="has held a lock"):
             await locking(records, "key")
 
 
@@ -425,7 +425,7 @@ class TestOutages:
             await store.save("alice", ALICE)
             with locked(path):
                 for asked in ASKED.keys() - {"get"}:
-                    with pytest.raises(StoreError, match="Another process holds its lock"):
+                    with pytest.raises(StoreError, match="Another process has held its lock"):
                         await ASKED[asked](store)
                 assert await store.get("alice") == ALICE
             for ask in ASKED.values():

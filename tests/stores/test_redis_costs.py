@@ -116,7 +116,7 @@ async def test_pages_pass_the_dead_who_are_not_cleared_away_yet_in_bounded_steps
     assert (users, cursor) == (["bob"], None)
 
 
-def test_nothing_is_ever_asked_that_reads_more_than_a_users_own(many: dict[str, Costs]) -> None:
+def test_no_command_reads_more_than_one_users_keys(many: dict[str, Costs]) -> None:
     sent = {command for costs in many.values() for command in costs}
     assert {"evalsha", "mget", "hget"} <= sent
     assert not OF_MORE_THAN_A_USERS_OWN & sent

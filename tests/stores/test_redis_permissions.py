@@ -94,7 +94,7 @@ async def test_a_refused_client_name_names_the_command(redis_server: RedisServer
     allow([redis_server])
     url = with_user(f"redis://127.0.0.1:{redis_server.port}/0?client_name=shop")
     # Redis 6.2 knows no rule for one command of CLIENT.
-    advice = r"Allow CLIENT( SETNAME)? to its user, by \+client(\|setname)?:.* take client_name off"
+    advice = r"run CLIENT( SETNAME)?, with \+client(\|setname)?:.* take client_name off"
     async with RedisTokenStore(url) as store:
         with pytest.raises(StoreError, match=advice) as caught:
             await store.lookup([KNOWN.ref])

@@ -60,7 +60,7 @@ async def end_of_key(redis: Redis, key: str) -> int:
 
 
 class TestKeys:
-    async def test_a_session_is_a_key_a_field_of_its_user_and_that_they_are_online(
+    async def test_a_session_is_a_key_a_field_and_two_set_members(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         (session,) = await begin(store, new_session())
@@ -86,7 +86,7 @@ class TestKeys:
             ),
         ],
     )
-    async def test_details_have_all_that_is_known_of_a_session(
+    async def test_details_hold_everything_about_a_session(
         self,
         store: RedisTokenStore,
         redis: Redis,
@@ -187,7 +187,7 @@ class TestLives:
         assert await store.revoke_subject(ALICE, spared=brief.id) == 1
         await lives_until(shortened.expires_at)
 
-    async def test_every_key_ends_but_a_ban_for_ever(
+    async def test_every_key_expires_except_a_permanent_ban(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         one, two, three = await begin(
@@ -202,7 +202,7 @@ class TestLives:
         endless = [key for key in await dump(redis) if await ttl_of(redis, key) < 0]
         assert endless == [user_key("b", ALICE._replace(user_id=MATES[2]))]
 
-    async def test_nothing_is_left_when_the_last_session_and_the_memory_of_the_dead_ended(
+    async def test_everything_expires_with_the_last_session(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         begun = await begin(
@@ -219,7 +219,7 @@ class TestLives:
         await until(is_empty)
 
     @pytest.mark.parametrize("ttl", [HOUR, 300 * DAY])
-    async def test_revoking_leaves_that_it_was_until_the_session_would_have_ended_or_for_30_days(
+    async def test_a_revoked_session_is_remembered_until_its_end_but_at_most_30_days(
         self, store: RedisTokenStore, redis: Redis, ttl: int
     ) -> None:
         never, once = await begin(store, new_session(ttl=ttl), new_session(ttl=ttl))
@@ -232,7 +232,7 @@ class TestLives:
             end = min(session.expires_at, now + 30 * DAY)
             assert is_about(await end_of_key(redis, session_key(session.ref)), end)
 
-    async def test_a_sole_session_leaves_of_the_earlier_that_they_were_replaced(
+    async def test_a_sole_session_marks_earlier_ones_as_replaced(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         earlier = await begin(store, *(new_session() for _ in range(20)))
@@ -241,7 +241,7 @@ class TestLives:
         assert contents[DETAILS] == {sole.id: f"[{sole.issued_at}]"}
         assert [contents[session_key(session.ref)] for session in earlier] == ["-1"] * 20
 
-    async def test_a_ban_leaves_itself_and_that_the_sessions_ended_of_it(
+    async def test_a_ban_keeps_itself_and_marks_sessions_as_banned(
         self, store: RedisTokenStore, redis: Redis
     ) -> None:
         (session,) = await begin(store, new_session())

@@ -112,7 +112,7 @@ async def test_rejects_a_session_that_a_login_replaced_at_once(
             old = new
 
 
-async def test_what_is_changed_by_hand_is_refused(
+async def test_a_token_changed_in_redis_is_refused(
     auth: MPAuthX, admin: Redis, wx: WeChatSimulator
 ) -> None:
     async def evict_all() -> None:
@@ -167,7 +167,7 @@ async def test_a_rotated_tokens_reuse_is_detected(
     assert len(of_kind(heard, TokenReuseDetected)) == 1
 
 
-async def test_lives_slide(make: Make, admin: Redis, wx: WeChatSimulator) -> None:
+async def test_lives_slide_with_a_near_cache(make: Make, admin: Redis, wx: WeChatSimulator) -> None:
     async with make(token_ttl=2, absolute_ttl=60) as auth:
         result = await warm(auth, wx)
         while await server_time(admin) < result.session.expires_at + 200:
@@ -285,7 +285,7 @@ async def test_a_thousand_services_are_one_listener(server: RedisServer, make: M
             await auth.close()
 
 
-async def test_a_change_is_told_to_the_services_that_wait_for_its_session(
+async def test_a_change_wakes_only_the_blocks_of_its_session(
     make: Make, wx: WeChatSimulator, server: RedisServer
 ) -> None:
     async def hold(auth: MPAuthX, token: str, entered: asyncio.Event) -> None:
@@ -318,7 +318,7 @@ async def test_a_change_is_told_to_the_services_that_wait_for_its_session(
         assert feed._waiting == {}
 
 
-def test_a_push_makes_no_timer_no_task_and_no_future(server: RedisServer) -> None:
+def test_pushes_share_timers_tasks_and_futures(server: RedisServer) -> None:
     class Changes(SharedNearCache):
         told = 0
 
@@ -344,7 +344,7 @@ def test_a_push_makes_no_timer_no_task_and_no_future(server: RedisServer) -> Non
         runner.run(main())
 
 
-async def test_it_holds_no_more_tokens_than_it_may(
+async def test_a_near_cache_keeps_its_size(
     make: Make, wx: WeChatSimulator, server: RedisServer
 ) -> None:
     async with make(tokens=with_near_cache(server.url, 3)) as auth:

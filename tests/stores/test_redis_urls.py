@@ -241,7 +241,7 @@ def test_rejects_an_invalid_url_of_another_scheme_without_quoting_it(url: str) -
         f"redis://localhost?{'geheim' * 10}=1",
     ],
 )
-def test_what_may_be_a_piece_of_a_password_is_not_taken_for_an_option(url: str) -> None:
+def test_a_piece_of_a_password_is_not_named_as_an_option(url: str) -> None:
     for said in refusals(url):
         assert "redis://" in said
         assert "option" not in said

@@ -239,7 +239,7 @@ class TestTokens:
                 await store.read([bad.ref])
         assert "my phone" not in str(caught.value)
 
-    async def test_a_damaged_ban_fails_its_own_login_alone(self, path: Path) -> None:
+    async def test_a_damaged_ban_fails_its_own_caller_alone(self, path: Path) -> None:
         bob = Subject("shop", "bob")
         async with SqliteTokenStore(path) as store:
             await store.ban(ALICE, reason="spam", ttl=None)

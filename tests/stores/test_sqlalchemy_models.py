@@ -221,7 +221,7 @@ class TestNames:
         ]
 
     @pytest.mark.parametrize("time", ["1e300", "1556699400000000000", "yesterday", "-5"])
-    async def test_a_time_that_cannot_be_refuses_no_login(
+    async def test_an_invalid_stored_time_fails_no_login(
         self, engine: AsyncEngine, time: str
     ) -> None:
         users = Table(
@@ -249,7 +249,7 @@ class TestNames:
             (dict, None, "must be a mapped class with a table, or a Table"),
         ],
     )
-    def test_a_model_that_cannot_be_is_refused(
+    def test_rejects_an_invalid_model(
         self, model: Any, columns: dict[str, str] | None, said: str
     ) -> None:
         with pytest.raises(ConfigurationError) as caught:

@@ -85,19 +85,19 @@ class TestOpeningByUrl:
             assert isinstance(connections.redis, Redis)
         assert list(await RedisTokenStore(redis).revoke([new.ref])) == [True]
 
-    async def test_an_absolute_path(self, path: Path) -> None:
+    async def test_opens_an_absolute_path(self, path: Path) -> None:
         async with open_token_store(f"sqlite:///{path}", Connections()) as store:
             await store.issue([new_session()])
         assert query(path, "SELECT count(*) FROM mpauthx_session") == [(1,)]
 
-    async def test_a_path_from_here(self, path: Path) -> None:
+    async def test_opens_a_relative_path(self, path: Path) -> None:
         here = Path.cwd()
         relative = "/".join([".."] * (len(here.parts) - 1)) + str(path)
         async with open_token_store(f"SQLite:///{relative}", Connections()) as store:
             await store.issue([new_session()])
         assert query(path, "SELECT count(*) FROM mpauthx_session") == [(1,)]
 
-    async def test_the_clock_is_handed_on(self, path: Path) -> None:
+    async def test_passes_the_clock_to_the_store(self, path: Path) -> None:
         url, new = f"sqlite:///{path}", new_session(ttl=1000)
         async with open_token_store(url, Connections(), clock=lambda: 4e9) as store:
             await store.issue([new])
@@ -118,7 +118,9 @@ class TestOpeningByUrl:
             ("sqlite:///tokens.db?a geheim=1", "has options"),
         ],
     )
-    async def test_it_says_what_to_write_and_repeats_no_secret(self, url: str, said: str) -> None:
+    async def test_an_invalid_url_is_explained_without_its_secrets(
+        self, url: str, said: str
+    ) -> None:
         with pytest.raises(ConfigurationError) as caught:
             open_token_store(url, Connections())
         assert said in str(caught.value)

@@ -137,7 +137,7 @@ class TestExistingTable:
         ]
 
     @pytest.mark.parametrize("table", [None, MPAUTHX, OPEN_ID_ALONE, ODD_CASE, NOT_NULL, UNIQUE])
-    async def test_no_table_is_read_as_a_whole(self, path: Path, table: str | None) -> None:
+    async def test_no_query_scans_a_table(self, path: Path, table: str | None) -> None:
         if table is not None:
             run(path, table)
         async with aiosqlite.connect(path) as connection:
@@ -165,7 +165,7 @@ class TestNewTable:
         profile = ["nickName", "gender", "city", "province", "country", "language", "avatarUrl"]
         assert names == ["openId", "unionId", *profile, "createdAt", "updatedAt"]
 
-    async def test_the_times_are_the_clocks(self, path: Path) -> None:
+    async def test_the_times_come_from_the_clock(self, path: Path) -> None:
         now = 1_700_000_000.0
         async with SqliteUserStore(path, clock=lambda: now) as store:
             await store.save([ALICE])
@@ -219,7 +219,7 @@ class TestSharing:
 
 
 class TestOpeningByUrl:
-    async def test_an_absolute_path_and_a_clock(self, path: Path) -> None:
+    async def test_opens_an_absolute_path_with_a_clock(self, path: Path) -> None:
         async with open_user_store(f"sqlite:///{path}", clock=lambda: 1.5) as store:
             await store.save([ALICE])
         assert query(path, "SELECT openId, createdAt FROM user") == [("o-alice", 1500)]
@@ -235,7 +235,7 @@ class TestOpeningByUrl:
             ("root:pa://ss@host", "and this one has no scheme."),  # a password has the rest
         ],
     )
-    async def test_it_says_what_to_write(self, url: str, said: str) -> None:
+    async def test_an_invalid_url_is_explained(self, url: str, said: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             open_user_store(url)
         assert said in str(caught.value)

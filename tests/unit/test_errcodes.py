@@ -55,7 +55,7 @@ PLATFORM = "/sns/component/jscode2session"
         ),
     ],
 )
-def test_who_is_at_fault_depends_on_the_call(
+def test_the_class_of_an_error_depends_on_the_call(
     path: str, errcode: int, kind: type[WeChatAPIError], http_status: int, retryable: bool
 ) -> None:
     error = wechat_error(errcode, "some error", rid=None, path=path)
@@ -86,7 +86,9 @@ def test_who_is_at_fault_depends_on_the_call(
         (WECOM, 50002, "not visible to this member"),
     ],
 )
-def test_the_hint_for_the_operator(path: str, errcode: int, advice: str) -> None:
+def test_an_operator_error_has_a_hint_for_the_operator(
+    path: str, errcode: int, advice: str
+) -> None:
     error = wechat_error(errcode, "some error", rid=None, path=path)
     assert isinstance(error, OperatorError)
     assert advice in error.hint
@@ -114,7 +116,7 @@ def test_the_hint_depends_on_the_call(path: str, errcode: int, advice: str) -> N
     assert advice in wechat_error(errcode, "some error", rid=None, path=path).hint
 
 
-async def test_the_hint_for_a_wx_login_code_in_place_of_a_phone_code(
+async def test_the_hint_recognizes_a_wx_login_code_in_place_of_a_phone_code(
     auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     with pytest.raises(WeChatRefusedError) as caught:

@@ -91,7 +91,7 @@ async def test_an_idle_loop_doubles_the_limit_while_logins_are_refused() -> None
 
 
 @pytest.mark.parametrize("loop", [Loop(busy=0.9), Loop(late=2), Loop(busy=0.5, late=0.5)])
-async def test_a_busy_or_late_loop_does_not(loop: Loop) -> None:
+async def test_a_busy_or_late_loop_does_not_raise_the_limit(loop: Loop) -> None:
     service = Service(limit_of(loop))
     service.begin()
     await loop.samples(20)
@@ -138,7 +138,7 @@ async def test_the_limit_never_allows_more_exchanges_than_there_are_connections(
     assert service.begun == 1501
 
 
-async def test_it_falls_back_where_it_is_not_needed() -> None:
+async def test_the_limit_falls_back_when_it_is_not_needed() -> None:
     loop = Loop()
     limit = limit_of(loop)
     service = Service(limit, wanted=8 * FLOOR)
@@ -153,7 +153,7 @@ async def test_it_falls_back_where_it_is_not_needed() -> None:
     assert later.begun == FLOOR
 
 
-async def test_each_that_was_refused_gets_its_turn() -> None:
+async def test_services_that_were_refused_take_turns() -> None:
     limit = limit_of(Loop(busy=1))
     services = [Service(limit) for _ in range(3)]
     for service in services:

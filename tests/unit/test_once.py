@@ -21,7 +21,7 @@ class Work:
             raise LookupError
 
 
-async def test_is_done_once_for_all_who_need_it() -> None:
+async def test_concurrent_callers_share_the_work() -> None:
     work = Work()
     once = Once(work)
     waiting = [asyncio.create_task(once.done()) for _ in range(3)]
@@ -33,7 +33,7 @@ async def test_is_done_once_for_all_who_need_it() -> None:
     assert work.calls == 1
 
 
-async def test_a_failure_is_its_callers_alone() -> None:
+async def test_a_failure_reaches_one_caller_and_the_next_repeats_the_work() -> None:
     work = Work(failures=1)
     once = Once(work)
     work.gate.set()
@@ -42,7 +42,7 @@ async def test_a_failure_is_its_callers_alone() -> None:
     assert work.calls == 2
 
 
-async def test_the_next_one_does_it_if_a_caller_leaves() -> None:
+async def test_the_next_caller_does_the_work_if_one_is_cancelled() -> None:
     work = Work()
     once = Once(work)
     leaving, waiting = (asyncio.create_task(once.done()) for _ in range(2))

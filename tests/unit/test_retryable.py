@@ -59,7 +59,7 @@ async def broken(request: pytest.FixtureRequest, make: Make) -> AsyncIterator[MP
         yield auth
 
 
-async def test_the_text_of_a_login_that_redis_loses_does_not_promise_a_repetition(
+async def test_the_error_of_a_lost_login_does_not_advise_to_repeat_it(
     make: Make, wx: WeChatSimulator, server: RedisServer
 ) -> None:
     async with make(tokens=server.url) as auth:

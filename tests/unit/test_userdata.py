@@ -304,13 +304,13 @@ def test_an_iv_of_up_to_64_characters_decrypts_and_a_longer_one_is_refused():
 
 @given(ANY_TEXT | st.just(SESSION_KEY), ANY_TEXT | st.just(ENCRYPTED_DATA), ANY_TEXT, ANY_TEXT)
 @settings(max_examples=200)
-def test_no_text_makes_it_raise_anything_else(session_key, encrypted_data, iv, app_id):
+def test_any_text_raises_decryption_error(session_key, encrypted_data, iv, app_id):
     assert refusal(session_key, encrypted_data, iv, app_id).code == 6011
 
 
 @given(plaintext=st.binary(max_size=200), padded=st.booleans())
 @settings(max_examples=200)
-def test_nothing_that_is_sealed_makes_it_raise_anything_else(plaintext, padded):
+def test_any_sealed_bytes_raise_decryption_error(plaintext, padded):
     assume(padded or len(plaintext) % 16 == 0)
     sealed = seal(plaintext, padded=padded)
     assert refusal(SESSION_KEY, sealed, IV, APP_ID).code == 6011
@@ -331,7 +331,7 @@ def test_no_json_without_our_watermark_is_taken(payload):
 
 @given(position=st.integers(0, 399), mask=st.integers(1, 255))
 @settings(max_examples=100)
-def test_changed_ciphertext_never_raises_anything_else(position, mask):
+def test_changed_ciphertext_raises_decryption_error_at_most(position, mask):
     sealed = bytearray(base64.b64decode(ENCRYPTED_DATA))
     sealed[position] ^= mask
     try:

@@ -96,7 +96,7 @@ async def test_a_function_picks_the_service(
         assert await game.online_count() == 1  # it was not closed with the app
 
 
-async def test_options_are_never_asked(auth: MPAuthX) -> None:
+async def test_options_requests_need_no_token(auth: MPAuthX) -> None:
     async def preflight(_: web.Request) -> web.Response:
         return web.Response(status=204)
 
@@ -107,7 +107,7 @@ async def test_options_are_never_asked(auth: MPAuthX) -> None:
         assert (await send(port, "OPTIONS", "/")).status == 204
 
 
-async def test_a_handler_of_all_methods_wants_a_login_for_options_too(
+async def test_a_handler_of_all_methods_requires_a_login_for_options(
     auth: MPAuthX, token: str
 ) -> None:
     class Preflight(web.View):
@@ -127,7 +127,9 @@ async def test_a_handler_of_all_methods_wants_a_login_for_options_too(
         assert (await send(port, "OPTIONS", "/nowhere")).status == 404
 
 
-async def test_no_second_response_stands_inside_of_the_first(auth: MPAuthX, token: str) -> None:
+async def test_an_error_after_the_headers_sends_no_second_response(
+    auth: MPAuthX, token: str
+) -> None:
     async def stream(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)

@@ -185,7 +185,7 @@ async def test_an_app_that_nobody_knows_is_not_found(site: Site, app_id: str) ->
         assert answer.status_code == 404, call
         assert answer.json() == {
             "status_code": 6109,
-            "status_message": "There is no app of this app_id.",
+            "status_message": "There is no app with this app_id.",
             "response": None,
         }
 

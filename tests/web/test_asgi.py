@@ -79,7 +79,7 @@ async def test_hands_the_identity_to_the_app(auth: MPAuthX, token: str) -> None:
     assert "user" not in outer
 
 
-async def test_an_excluded_path_has_nobody(auth: MPAuthX, token: str) -> None:
+async def test_an_excluded_path_has_no_identity(auth: MPAuthX, token: str) -> None:
     app = Recorder()
     await call(MPAuthXMiddleware(app, auth, exclude=("/",)), scope("/", token, user="forged"))
     (inner,) = app.scopes
@@ -89,7 +89,7 @@ async def test_an_excluded_path_has_nobody(auth: MPAuthX, token: str) -> None:
     assert inner["auth"].scopes == []
 
 
-async def test_options_are_never_asked(auth: MPAuthX) -> None:
+async def test_options_requests_need_no_token(auth: MPAuthX) -> None:
     app = Recorder()
     await call(MPAuthXMiddleware(app, auth), scope("/", method="OPTIONS"))
     assert len(app.scopes) == 1
@@ -110,7 +110,7 @@ async def test_options_are_never_asked(auth: MPAuthX) -> None:
         ("/", "/about", True),
     ],
 )
-async def test_patterns_are_for_the_path_behind_root_path(
+async def test_patterns_match_the_path_behind_root_path(
     auth: MPAuthX, root_path: str, path: str, is_excluded: bool
 ) -> None:
     app = Recorder()
@@ -130,7 +130,7 @@ async def test_a_path_that_frameworks_read_in_two_ways_is_not_excluded(
         assert (await browser.get("/api/public/page")).text == "public"
 
 
-async def test_a_server_behind_a_prefix_of_its_own(auth: MPAuthX, token: str) -> None:
+async def test_serves_behind_a_root_path(auth: MPAuthX, token: str) -> None:
     app = MPAuthXMiddleware(
         Starlette(routes=[Route("/about", user_id)]), auth, exclude=("/about",), prefix="/auth"
     )
@@ -319,7 +319,7 @@ class TestStarlettesOwnMiddleware:
             ],
         )
 
-    async def test_endpoints_say_what_they_want(self, app: Starlette, token: str) -> None:
+    async def test_requires_protects_an_endpoint(self, app: Starlette, token: str) -> None:
         async with serve_asgi(app) as port:
             assert (await send(port, "GET", "/private", bearer(token))).json() == "bob"
             assert (await send(port, "GET", "/private")).status == 401
@@ -331,9 +331,7 @@ class TestStarlettesOwnMiddleware:
         assert reply.status == 401
         assert reply.header("www-authenticate") == 'Bearer error="invalid_token"'
 
-    async def test_what_is_not_the_clients_doing_tells_it_no_details(
-        self, auth: MPAuthX, token: str
-    ) -> None:
+    async def test_an_internal_error_reveals_no_details(self, auth: MPAuthX, token: str) -> None:
         app = Starlette()
         app.add_middleware(AuthenticationMiddleware, backend=MPAuthXBackend(auth))  # no on_error
         await auth.close()

@@ -83,7 +83,7 @@ async def test_rotates_a_token(client: httpx.AsyncClient, auth: MPAuthX, token: 
     assert refused.json()["response"] == {"status": "rotated"}
 
 
-async def test_excluded_paths_want_no_login(client: httpx.AsyncClient) -> None:
+async def test_excluded_paths_need_no_login(client: httpx.AsyncClient) -> None:
     answer = await client.get("/public/page")
     assert (answer.status_code, answer.text) == (200, "public")
     bad_token = await client.get("/public/page", headers=bearer("forged"))
@@ -97,7 +97,7 @@ async def test_a_large_body_reaches_the_app_unbuffered(
     assert answer.json() == 10_000_000
 
 
-async def test_a_replaced_session_is_told_so(
+async def test_a_revoked_token_is_answered_with_its_status(
     client: httpx.AsyncClient, auth: MPAuthX, token: str
 ) -> None:
     await auth.revoke_user("bob")
@@ -173,7 +173,7 @@ async def test_a_websocket_is_told_that_the_service_does_not_answer(
         assert await refusal_of_websocket(port, bearer(token)) == 503
 
 
-async def test_concurrent_requests_are_each_their_own(
+async def test_concurrent_requests_get_their_own_identity(
     client: httpx.AsyncClient, auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     names = [f"user-{number}" for number in range(20)]

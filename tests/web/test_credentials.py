@@ -35,12 +35,12 @@ def test_a_cookie_is_not_asked_for_by_default() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_cookie_does_for_what_changes_nothing(method: str) -> None:
+def test_a_cookie_authenticates_a_safe_method(method: str) -> None:
     assert token_of(method, Sent(COOKIE), cookies=True) == "bob|shop|x"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "ANY", WEBSOCKET])
-def test_what_may_change_something_proves_its_origin(method: str) -> None:
+def test_an_unsafe_method_with_a_cookie_needs_the_same_origin(method: str) -> None:
     assert token_of(method, Sent(COOKIE, SAME_SITE), cookies=True) == "bob|shop|x"
     with pytest.raises(CrossSiteError):
         token_of(method, Sent(COOKIE), cookies=True)
@@ -87,7 +87,7 @@ def test_a_cookie_keeps_any_token(token: str) -> None:
         [SAME_SITE, ("origin", "https://outside.example"), ("host", "inside")],  # behind a proxy
     ],
 )
-def test_knows_its_own_pages(headers: list[tuple[str, str]]) -> None:
+def test_accepts_a_same_origin_request(headers: list[tuple[str, str]]) -> None:
     assert is_same_origin(Sent(*headers))
 
 
@@ -116,5 +116,5 @@ def test_knows_its_own_pages(headers: list[tuple[str, str]]) -> None:
         [("origin", "https://a"), ("host", "a"), ("host", "a")],
     ],
 )
-def test_knows_no_other_page(headers: list[tuple[str, str]]) -> None:
+def test_rejects_any_other_origin(headers: list[tuple[str, str]]) -> None:
     assert not is_same_origin(Sent(*headers))

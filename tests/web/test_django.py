@@ -41,7 +41,7 @@ async def test_an_error_of_a_view_is_rendered_as_any_other(auth: MPAuthX, token:
     assert (late.status_code, late.json()) == (503, [6000])
 
 
-async def test_no_view_is_asked_for_options_without_a_login(auth: MPAuthX) -> None:
+async def test_options_reach_no_view_that_requires_a_login(auth: MPAuthX) -> None:
     world = World(auth)
     transport = httpx.ASGITransport(django_app(world))
     async with httpx.AsyncClient(transport=transport, base_url="http://shop") as browser:

@@ -24,7 +24,7 @@ def matches(method: str, path: str) -> bool:
         ("POST", "/opened"),
     ],
 )
-def test_matches(method: str, path: str) -> None:
+def test_matches_whole_paths_and_prefixes(method: str, path: str) -> None:
     assert matches(method, path)
 
 
@@ -48,7 +48,7 @@ def test_matches(method: str, path: str) -> None:
         ("GET", "/open"),
     ],
 )
-def test_does_not_match(method: str, path: str) -> None:
+def test_does_not_match_other_or_ambiguous_paths(method: str, path: str) -> None:
     assert not matches(method, path)
 
 
@@ -58,7 +58,7 @@ def test_an_encoding_that_is_read_in_two_ways_does_not_match(raw: bytes) -> None
 
 
 @given(st.text(alphabet="/.%\\ab2fFeE5c", max_size=12))
-def test_what_matches_stays_below_its_beginning(rest: str) -> None:
+def test_a_matching_path_stays_below_its_prefix(rest: str) -> None:
     if matches("GET", f"/public/{rest}"):
         assert ".." not in rest.split("/")
         assert "\\" not in rest
@@ -68,11 +68,11 @@ def test_what_matches_stays_below_its_beginning(rest: str) -> None:
 @pytest.mark.parametrize(
     "pattern", ["login", "", "*", "GET", "GET  /a", "get /a", "/a/*/b", "/a b", 1, None, b"/a"]
 )
-def test_refuses_what_is_not_a_pattern(pattern: str) -> None:
+def test_rejects_a_malformed_pattern(pattern: str) -> None:
     with pytest.raises(ConfigurationError, match="exclude has"):
         Exclusions((pattern,))
 
 
-def test_refuses_a_bare_text() -> None:
-    with pytest.raises(ConfigurationError, match="several patterns"):
+def test_rejects_a_single_text() -> None:
+    with pytest.raises(ConfigurationError, match="a list of patterns"):
         Exclusions("/login")

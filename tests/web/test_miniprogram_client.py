@@ -101,5 +101,7 @@ async def run(make: Callable[..., MPAuthX], wx: WeChatSimulator) -> Any:
         pytest.param("restart", [200, True], 1, id="the token outlives a restart"),
     ],
 )
-async def test_the_client(run: Any, scenario: str, result: list[Any], logins: int) -> None:
+async def test_login_js_logs_in_and_recovers(
+    run: Any, scenario: str, result: list[Any], logins: int
+) -> None:
     assert await run(scenario) == (result, logins)

@@ -81,7 +81,7 @@ async def below(request: pytest.FixtureRequest, world: World) -> AsyncIterator[B
         yield below
 
 
-async def test_wants_a_login_as_it_does_alone(below: Below, token: str) -> None:
+async def test_requires_a_login_as_it_does_alone(below: Below, token: str) -> None:
     for method, path in (
         ("GET", "/hello"),
         ("HEAD", "/hello"),
@@ -110,7 +110,7 @@ async def test_serves_the_routes(below: Below, wx: WeChatSimulator) -> None:
     assert me.json()["response"]["user_id"] == "bob"
 
 
-async def test_no_trick_with_a_path_reaches_what_wants_a_login(below: Below) -> None:
+async def test_no_path_trick_reaches_a_protected_endpoint(below: Below) -> None:
     for trick in TRICKS:
         path = trick.format(below.path, below.path)
         reply = await send(below.port, "GET", path)

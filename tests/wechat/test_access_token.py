@@ -579,7 +579,7 @@ async def test_a_custom_token_store_with_redis_connections_keeps_the_access_toke
 # Secrets
 
 
-async def test_an_errmsg_that_repeats_the_token_is_blackened(
+async def test_a_token_in_an_errmsg_is_redacted(
     make: Callable[..., MPAuthX], tokens: str, redis: Redis
 ) -> None:
     given = Answer('{"access_token": "GEHEIM-1", "expires_in": 7200}')

@@ -125,7 +125,7 @@ async def test_an_event_about_nothing_that_is_stored_is_only_emitted(
 
 
 async def test_wechat_posts_to_an_app(auth: Recorder, wx: WeChatSimulator, clock: Clock) -> None:
-    async def test_url(request: web.Request) -> web.Response:
+    async def answer_test(request: web.Request) -> web.Response:
         echo = verify_push_url(request.query, token=wx.push.token, now=clock.now)
         return web.Response(text=echo)
 
@@ -144,7 +144,7 @@ async def test_wechat_posts_to_an_app(auth: Recorder, wx: WeChatSimulator, clock
         return web.Response(text="success")
 
     app = web.Application()
-    app.add_routes([web.get("/push", test_url), web.post("/push", take)])
+    app.add_routes([web.get("/push", answer_test), web.post("/push", take)])
     async with TestServer(app) as server:
         url = str(server.make_url("/push"))
         challenge = wx.push.challenge()

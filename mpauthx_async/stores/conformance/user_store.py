@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import replace
 from typing import ClassVar
+from unittest import SkipTest
 
 from ...concurrency.coalescer import answers_of
 from ...errors import StoreError
@@ -142,7 +143,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
 
     async def test_a_user_is_found_under_both_ids(self, store: UserStore) -> None:
         if "union_id" not in self.keeps:
-            return
+            raise SkipTest("The store keeps no unionId.")
         await store.save([User("o-alice"), User("o-bob", "u-bob")])
         await store.save([User("o-alice", "u-alice")])
         found = await store.get(["o-alice", "u-alice", "o-bob", "u-bob"])
@@ -155,7 +156,7 @@ class UserStoreConformance(LinkedUsers, ForgottenUsers):
 
     async def test_a_login_without_the_union_id_keeps_it(self, store: UserStore) -> None:
         if "union_id" not in self.keeps:
-            return
+            raise SkipTest("The store keeps no unionId.")
         await store.save([User("o-alice", "u-alice")])
         assert list(await store.save([User("o-alice", city="Wuhan")])) == [False]
         assert (await user_of(store, "o-alice")).id == "u-alice"
