@@ -45,14 +45,18 @@ class Erasure:
         else:
             await self._bans.spread(await self._linked_ids.find(user_id))
         ended = sum(await self._linked_ids.for_each(user_id, self._forget_sessions))
-        subjects = await self._linked_ids.find(user_id)
-        with self._parts.events.store_failures("forget"):
-            was_known = await self._parts.users.forget(user_id, app_ids=self._app_ids)
-        # A login that saved its user before that may begin a session of theirs only now.
-        await self._logins.settled()
-        if not lift_ban:  # such a login may also have copied a ban, for less time than it lasts
+        # A login in progress may link another id to the user before they are erased, save a web
+        # token, copy a ban for less time than it lasts, and begin a session only afterwards.
+        with self._logins.recorded() as logged_in:
+            subjects = await self._linked_ids.find(user_id)
+            with self._parts.events.store_failures("forget"):
+                was_known = await self._parts.users.forget(user_id, app_ids=self._app_ids)
+            await self._logins.settled()
+        subjects = self._linked_ids.joined(subjects, logged_in)
+        if not lift_ban:
             await self._bans.spread(subjects)
         for subject in subjects:
+            await self._forget_web(subject)
             ended += await self._forget_sessions(subject)
         if was_known or ended:
             self._parts.events.emit(UserForgotten(self._parts.settings.sku, user_id, ended))

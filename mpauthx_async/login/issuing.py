@@ -1,7 +1,8 @@
 """Issuer: saves the users of logins, and issues them tokens unless they are banned."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from ..concurrency.coalescer import answers_of
@@ -40,6 +41,7 @@ class Issuer:
         self._users = parts.users
         self._tokens = parts.tokens
         self._bans = bans
+        self._records: dict[object, list[User]] = {}  # of whoever records users now
 
     async def save(self, grants: Sequence[Grant | Exception]) -> list[Grant | Exception]:
         """Save the users and mark the new ones; those who are known get their stored profiles."""
@@ -75,8 +77,20 @@ class Issuer:
                 earlier_ids.setdefault(new_id, []).append(user.id)
         return earlier_ids
 
+    @contextmanager
+    def recorded(self) -> Iterator[list[User]]:
+        """Record, until left, the users of grants that are issued or refused."""
+        key, users = object(), list[User]()
+        self._records[key] = users
+        try:
+            yield users
+        finally:
+            del self._records[key]
+
     async def issue(self, grants: Sequence[Grant]) -> Sequence[AuthResult | Exception]:
         """Issue tokens to users who are not banned under any of their ids."""
+        for users in self._records.values():
+            users += [grant.user for grant in grants]
         refusals = await self._bans.refusals([grant.user for grant in grants])
         admitted = [refused or a for a, refused in zip(grants, refusals, strict=True)]
         alone = await for_successful(admitted, self._end_others)

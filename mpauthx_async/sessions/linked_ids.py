@@ -1,6 +1,6 @@
 """LinkedIds: the ids that belong to one user, under which their sessions and bans are kept."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from ..errors import ParameterError
@@ -28,6 +28,17 @@ class LinkedIds:
     def of(self, user: User) -> list[Subject]:
         """The subjects of a user as the store returned them."""
         return [Subject(self._parts.settings.sku, user_id) for user_id in user.ids]
+
+    def joined(self, subjects: Sequence[Subject], users: Iterable[User]) -> list[Subject]:
+        """The subjects of a user, and those of all users who share an id with them."""
+        found, others = set(subjects), [self.of(user) for user in users]
+        count = 0
+        while count < len(found):
+            count = len(found)
+            for own in others:
+                if not found.isdisjoint(own):
+                    found.update(own)
+        return [*subjects, *found.difference(subjects)]
 
     async def for_each(
         self, user_id: str, work: Callable[[Subject], Awaitable[Answer]]

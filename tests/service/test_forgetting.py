@@ -277,6 +277,68 @@ async def test_a_login_in_progress_leaves_no_session_of_a_forgotten_user(
             assert await auth.online_count() == 0
 
 
+@pytest.mark.parametrize("ends", ["before", "after"])
+async def test_a_login_that_links_an_id_to_a_forgotten_user_leaves_no_session(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator, ends: str
+) -> None:
+    kept, tokens = MemoryUsers(), MemoryTokens()
+    users, gated = Gated(kept, "forget"), Gated(tokens, "issue")
+    gated.gate.set()
+    async with make(users=users, tokens=gated) as auth:
+        await log_in(auth, wx)
+        forgetting = asyncio.create_task(auth.forget_user("bob"))
+        await users.reached.wait()
+        gated.reached.clear()
+        if ends == "after":
+            gated.gate.clear()
+        login = asyncio.create_task(log_in(auth, wx, union_id="union-bob"))
+        await (login if ends == "before" else gated.reached.wait())
+        users.gate.set()
+
+        async def is_forgotten() -> bool:
+            return await kept.get(["union-bob"]) == [None]
+
+        await until(is_forgotten)
+        gated.gate.set()
+        late = await login
+        assert await forgetting
+        assert not await auth.is_token_valid(late.response)
+
+
+async def test_a_ban_of_a_forgotten_user_holds_under_an_id_that_a_login_links(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    users = Gated(MemoryUsers(), "forget")
+    async with make(users=users, tokens=MemoryTokens()) as auth:
+        await log_in(auth, wx)
+        await auth.ban("bob")
+        forgetting = asyncio.create_task(auth.forget_user("bob"))
+        await users.reached.wait()
+        with pytest.raises(BannedError):
+            await log_in(auth, wx, union_id="union-bob")
+        users.gate.set()
+        await forgetting
+        ban = await auth.ban_of("union-bob")
+        assert ban is not None
+        assert ban.until is None
+
+
+async def test_a_web_login_in_progress_leaves_no_token_of_a_forgotten_user(
+    make: Callable[..., MPAuthX], web: WeChatOAuth, wx: WeChatSimulator
+) -> None:
+    users = Gated(MemoryUsers(), "forget")
+    async with make(users=users, tokens=MemoryTokens(), web=web) as auth:
+        await auth.authorize_web(wx.web_login("bob-web", app_id=WEB))
+        forgetting = asyncio.create_task(auth.forget_user("bob-web"))
+        await users.reached.wait()
+        late = await auth.authorize_web(wx.web_login("bob-web", app_id=WEB))
+        users.gate.set()
+        assert await forgetting
+        assert not await auth.is_token_valid(late.response)
+        with pytest.raises(NoOAuthTokenError):
+            await web.get_user("bob-web")
+
+
 class FirstBanWaits(SqliteTokenStore):
     """A store whose first ban, or copy of one, waits at a gate."""
 
