@@ -7,6 +7,7 @@ from collections.abc import Callable
 __all__ = ["LoginLimit"]
 
 _FLOOR = 256  # logins: enough to keep the event loop busy when WeChat answers at once
+_OWN = 8  # logins that each service may have in progress, however many others have
 _HIGH_LOAD = 0.6
 _LONG_WAIT = 2.5  # seconds for an answer: a quarter of what WeChat is given
 _REMEMBER = 0.96  # of the answers before, in each sample
@@ -24,6 +25,9 @@ class LoginLimit:
     most logins in progress wait for something other than WeChat.
     Otherwise it falls slowly back to 256. So the number of logins in progress grows with WeChat's
     latency, but not while the loop is busy, or WeChat overloaded.
+
+    A service may have 8 logins in progress even beyond the limit. So it goes on while the address
+    of WeChat that another service uses does not answer.
 
     It belongs to the event loop that first acquires.
 
@@ -49,6 +53,7 @@ class LoginLimit:
         self._limit = float(_FLOOR)
         self.exchanges: int = 0  # codes that are being exchanged
         self._logins = 0
+        self._own: dict[Callable[[], None], int] = {}  # logins of each service, by its `retry`
         self._refused: dict[Callable[[], None], None] = {}
         self._has_refused = False  # in this sample
         self._timer: asyncio.TimerHandle | None = None
@@ -59,11 +64,13 @@ class LoginLimit:
     def acquire(self, retry: Callable[[], None]) -> bool:
         """Try to admit a login, whose owner then calls `exchanged` and `release`.
 
-        If this returns False, `retry` is called once when a login may begin.
+        If this returns False, `retry`, which is the same for all logins of a service, is called
+        once when a login may begin.
         """
-        if self._has_room:
+        if self._has_room_for(retry):
             self.exchanges += 1
             self._logins += 1
+            self._own[retry] = self._own.get(retry, 0) + 1
             return True
         self._refused[retry] = None
         self._has_refused = True
@@ -78,14 +85,25 @@ class LoginLimit:
         self._answers += 1
         self._retry_refused()
 
-    def release(self) -> None:
+    def release(self, retry: Callable[[], None]) -> None:
         """Give back the place of a login that is finished."""
         self._logins -= 1
+        own = self._own.pop(retry) - 1
+        if own:
+            self._own[retry] = own
         self._retry_refused()
+        if retry in self._refused and self._has_room_for(retry):
+            del self._refused[retry]
+            retry()
 
     @property
     def _has_room(self) -> bool:
         return self._logins < self._limit and self.exchanges < self._max_exchanges
+
+    def _has_room_for(self, retry: Callable[[], None]) -> bool:
+        if self._has_room:
+            return True
+        return self.exchanges < self._max_exchanges and self._own.get(retry, 0) < _OWN
 
     def _retry_refused(self) -> None:
         """Let those who were refused begin logins, in the order of their refusals."""

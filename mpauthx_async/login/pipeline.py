@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -158,6 +159,10 @@ class Logins:
             self._give_up_unheard(refresh.caller)
             raise
 
+    def recorded(self) -> AbstractContextManager[list[User]]:
+        """Record, until left, the users who get tokens, or would if they were not refused."""
+        return self._issuer.recorded()
+
     async def settled(self) -> None:
         """Wait for the logins and refreshes in progress that may have stored their users."""
         await self._exchanged.wait_in_flight()
@@ -252,7 +257,7 @@ class Logins:
 
     def _end(self, login: "Login", outcome: AuthResult | BaseException) -> None:
         """Tell the callers of a login, and let the next one begin."""
-        self._parts.connections.login_limit.release()
+        self._waiting.release()
         del self._under_way[login.key]  # from here on nobody can join
         login.is_over = True
         was_heard = self._tell(login.callers, outcome)

@@ -76,6 +76,10 @@ class LoginQueue:
             self._is_paused = False
             self._begin_some()
 
+    def release(self) -> None:
+        """Give back the place of a login that is finished."""
+        self._connections.login_limit.release(self._begin_some)
+
     def _begin_some(self) -> None:
         """Begin what may begin, but not so much in one tick that it gets long."""
         while (

@@ -324,7 +324,10 @@ async def test_exchanges_keep_to_the_connector_of_a_ready_made_session(options, 
     connector = aiohttp.TCPConnector(**options)
     async with aiohttp.ClientSession(connector=connector) as http:
         limit = Connections(http=http).login_limit
-        while limit.acquire(lambda: None):
+
+        def begin() -> None: ...
+
+        while limit.acquire(begin):
             pass
         assert limit.exchanges == exchanges
 

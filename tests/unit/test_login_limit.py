@@ -8,6 +8,7 @@ from mpauthx_async.concurrency.login_limit import LoginLimit
 from tests.helpers.outages import PATIENCE
 
 FLOOR = 256
+OWN = 8
 SAMPLE = 0.0001  # seconds
 
 
@@ -64,12 +65,12 @@ class Service:
 
     def release(self, logins: int) -> None:
         for _ in range(logins):
-            self._limit.release()
+            self._limit.release(self.begin)
 
     def end(self, logins: int) -> None:
         for _ in range(logins):
             self._limit.exchanged()
-            self._limit.release()
+            self._limit.release(self.begin)
 
     async def has_begun(self, logins: int) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -158,9 +159,9 @@ async def test_services_that_were_refused_take_turns() -> None:
     services = [Service(limit) for _ in range(3)]
     for service in services:
         service.begin()
-    assert [service.begun for service in services] == [FLOOR, 0, 0]
-    services[0].end(6)
-    assert [service.begun for service in services] == [FLOOR + 2, 2, 2]
+    assert [service.begun for service in services] == [FLOOR, OWN, OWN]
+    services[0].end(2 * OWN + 6)
+    assert [service.begun for service in services] == [FLOOR + 2, OWN + 2, OWN + 2]
 
 
 async def test_a_service_that_needs_no_slot_leaves_it_to_the_next() -> None:
@@ -169,5 +170,22 @@ async def test_a_service_that_needs_no_slot_leaves_it_to_the_next() -> None:
     first.begin()
     second.begin()
     first._wanted = 0
-    first.end(1)
-    assert (first.begun, second.begun) == (FLOOR, 1)
+    first.end(OWN + 1)
+    assert (first.begun, second.begun) == (FLOOR, OWN + 1)
+
+
+async def test_a_service_goes_on_while_all_logins_of_another_hang() -> None:
+    limit = limit_of(Loop(busy=1))
+    hung, well = Service(limit), Service(limit)
+    hung.begin()
+    well.begin()
+    well.end(5)
+    assert (hung.begun, well.begun) == (FLOOR, OWN + 5)
+
+
+async def test_no_service_begins_more_than_there_are_connections() -> None:
+    limit = limit_of(Loop(busy=1), max_exchanges=FLOOR + 2)
+    services = [Service(limit) for _ in range(2)]
+    for service in services:
+        service.begin()
+    assert [service.begun for service in services] == [FLOOR, 2]
