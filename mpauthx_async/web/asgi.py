@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ..concurrency.traceback_frames import clear_frames
 from ..errors import MPAuthXError, ParameterError
 from ..models import Identity
 from .answers import Answer, Render, envelope
@@ -107,6 +108,14 @@ class MPAuthXMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a connection."""
+        try:
+            await self._serve(scope, receive, send)
+        except BaseException as error:
+            del scope, receive, send
+            clear_frames(error)
+            raise
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await serve_lifespan(self._app, self._authenticator.close, scope, receive, send)
             return

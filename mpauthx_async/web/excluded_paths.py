@@ -28,7 +28,7 @@ class Exclusions:
     def __init__(self, patterns: Iterable[str]) -> None:
         self._exact: set[tuple[str | None, str]] = set()
         self._beginnings: list[tuple[str | None, str]] = []
-        if isinstance(patterns, str):
+        if isinstance(patterns, str) or not isinstance(patterns, Iterable):
             raise ConfigurationError('exclude must be a list of patterns, such as ["/login"].')
         for pattern in patterns:
             match = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) else None

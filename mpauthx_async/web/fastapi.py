@@ -28,7 +28,7 @@ from .asgi import header_values, method_of, web_request
 from .authenticator import Authenticator, Service
 from .credentials import Headers
 from .oauth_routes import OAuthRoutes
-from .routes import PushRoutes, Route, Routes
+from .routes import PushRoutes, Route, Routes, checked_prefix
 from .starlette import response_of
 
 __all__ = ["MPAuthXGuard"]
@@ -118,9 +118,9 @@ class MPAuthXGuard(_Guard[Identity]):
             include: more routes: "phone", "forget", an OAuthRoutes, a PushRoutes.
 
         Raises:
-            ConfigurationError: include has something else.
+            ConfigurationError: prefix is not a path, or include has something else.
         """
-        router = APIRouter(prefix=prefix, dependencies=dependencies, tags=["login"])
+        router = APIRouter(prefix=checked_prefix(prefix), dependencies=dependencies, tags=["login"])
         routes = Routes(self._authenticator, include)
         documented = _Documented()
         has_envelope = self._authenticator.render is envelope

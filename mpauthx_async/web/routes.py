@@ -79,6 +79,8 @@ class Routes:
             Route("GET", "/sessions", "List the user's sessions", self._sessions),
             Route("DELETE", _SESSION, "End one of the user's sessions", self._end_session),
         ]
+        if not isinstance(include, Collection):
+            raise ConfigurationError("include must be a list of routes.")
         for each in (include,) if isinstance(include, str) else include:
             self._routes += self._included(each)
         self._by_path = {(route.method, route.path): route for route in self._routes}
@@ -216,7 +218,9 @@ class Routes:
 
 def checked_prefix(prefix: str) -> str:
     """A prefix of the routes, as it is."""
-    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+    if not isinstance(prefix, str) or (
+        prefix and (not prefix.startswith("/") or prefix.endswith("/"))
+    ):
         raise ConfigurationError(
             f'prefix must be empty, or a path such as "/auth": it is {prefix!r}.'
         )

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from mpauthx_async import ClosedError, ConfigurationError, MPAuthX, WeChatSimulator
 from mpauthx_async.web.asgi import MPAuthXMiddleware
+from mpauthx_async.web.fastapi import MPAuthXGuard
 from mpauthx_async.web.starlette import MPAuthXBackend
 from tests.web.apps import FRAMEWORKS, World, serve_asgi
 from tests.web.raw_client import bearer, send
@@ -183,10 +184,12 @@ async def test_auth_has_to_be_a_service() -> None:
         MPAuthXMiddleware(Recorder(), "redis://localhost")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("prefix", ["auth", "/", "/auth/"])
-async def test_a_prefix_that_no_path_has_is_refused(auth: MPAuthX, prefix: str) -> None:
+@pytest.mark.parametrize("prefix", ["auth", "/", "/auth/", 5])
+async def test_a_prefix_that_no_path_has_is_refused(auth: MPAuthX, prefix: Any) -> None:
     with pytest.raises(ConfigurationError, match="prefix must be"):
         MPAuthXMiddleware(Recorder(), auth, prefix=prefix)
+    with pytest.raises(ConfigurationError, match="prefix must be"):
+        MPAuthXGuard(auth).router(prefix=prefix)
 
 
 async def test_a_server_without_denial_responses_closes_a_websocket(auth: MPAuthX) -> None:

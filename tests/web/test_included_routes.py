@@ -185,9 +185,9 @@ async def test_routes_that_were_not_asked_for_are_not_there(auth: MPAuthX) -> No
     }
 
 
-@pytest.mark.parametrize("include", ["refresh", {"ban"}, {1}, {None}])
-async def test_nothing_else_can_be_asked_for(auth: MPAuthX, include: set[str]) -> None:
-    with pytest.raises(ConfigurationError, match="include may have"):
+@pytest.mark.parametrize("include", ["refresh", {"ban"}, {1}, {None}, None, 5])
+async def test_nothing_else_can_be_asked_for(auth: MPAuthX, include: Any) -> None:
+    with pytest.raises(ConfigurationError, match="include m"):
         Routes(Authenticator(auth), include)
 
 
