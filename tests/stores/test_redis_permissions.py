@@ -27,6 +27,13 @@ QUIETLY_REFUSED = {"client", "client|setinfo", "client|maint_notifications"}
 PASSWORD = "a-password-of-redis"
 
 
+@pytest.fixture(autouse=True)
+def empty(redis_server: RedisServer) -> None:
+    """Delete what another test left, such as a ban of the user."""
+    with Redis(port=redis_server.port) as admin:
+        admin.flushall()
+
+
 def allow(servers: Sequence[RedisServer], without: str | None = None) -> None:
     """Make the user of the guide anew, for servers that know no script."""
     words = [word for word in RULE.replace(">PASSWORD", f">{PASSWORD}").split() if word != without]
@@ -58,6 +65,7 @@ async def use(url: str, near_cache: int) -> None:
     ):
         await store.check()
         await store.issue([KNOWN])
+        await store.read([KNOWN.ref])  # later it has ended
         for ask in ASKED_OF_TOKENS.values():
             await ask(store)
         for ask in ASKED_OF_RECORDS.values():
@@ -88,6 +96,24 @@ async def test_each_command_of_the_guide_is_needed(command: str, redis_server: R
     url = with_user(f"redis://127.0.0.1:{redis_server.port}/3")
     with pytest.raises((StoreError, AssertionError), match=r"has an ACL rule|push connection"):
         await use(url, 10)
+
+
+@pytest.mark.parametrize("command", ["+evalsha", "+set", "+hset", "+zadd", "+pexpireat", "+time"])
+async def test_a_check_finds_that_a_user_may_not_write(
+    command: str, redis_server: RedisServer
+) -> None:
+    allow([redis_server], without=command)
+    async with RedisTokenStore(with_user(f"redis://127.0.0.1:{redis_server.port}/3")) as store:
+        with pytest.raises(StoreError, match="has an ACL rule"):
+            await store.check()
+
+
+async def test_a_check_leaves_nothing_for_more_than_a_second(redis_server: RedisServer) -> None:
+    async with RedisTokenStore(redis_server.url) as store:
+        await store.check()
+    with Redis.from_url(redis_server.url) as admin:
+        (ended,) = admin.keys("*mpauthx-check*")
+        assert admin.pttl(ended) <= 1000
 
 
 async def test_a_refused_client_name_names_the_command(redis_server: RedisServer) -> None:

@@ -13,8 +13,9 @@ from typing import Any, Self, TypeVar
 from ...concurrency.traceback_frames import methods_clear_frames
 from ...constants import TokenStatus
 from ...errors import ConfigurationError, StoreError
-from ...models import Ban, NewSession, OnlinePage, Session, SessionRef, Subject
+from ...models import Ban, LoginPolicy, NewSession, OnlinePage, Session, SessionRef, Subject
 from ...store_errors import all_or_partial, raises_store_errors
+from ...tokens.format import new_nonce
 from ..change_feed import ChangeFeed
 from ..near_cache import ChangeListener, NearCache, SharedNearCache
 from ..online_cursor import OnlineCursor
@@ -49,6 +50,10 @@ from .tracking import RedisTracking
 __all__ = ["RedisTokenStore"]
 
 Result = TypeVar("Result")
+
+
+_PROBE = "mpauthx-check"  # a sku and user id that nobody else has
+_PROBE_MS = 1_000
 
 
 @methods_clear_frames()
@@ -235,12 +240,15 @@ class RedisTokenStore:
         return replaced
 
     async def check(self) -> None:
-        """Check that Redis answers, is a primary, and is of a supported version.
+        """Check that Redis is a primary, of a supported version, and can write a session.
 
         Raises:
             StoreError, ConfigurationError: if it does not.
         """
         await self._database.check()
+        probe = SessionRef(_PROBE, _PROBE, new_nonce())
+        await self.issue([NewSession(probe, _PROBE_MS, LoginPolicy())])
+        await self.forget_subject(probe.subject)
 
     def open_near_cache(self) -> NearCache | None:
         """Open a near cache for one service, kept current; None if this store has none."""
