@@ -1,5 +1,6 @@
 """The boundary to a store: its methods raise exceptions of this package only."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -79,13 +80,21 @@ def only_store_errors() -> Iterator[None]:
         raise
     except MPAuthXError:
         raise
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            raise
         undocumented = StoreError(
             f"The store failed in a way that it does not document ({type(error).__name__}). See "
             "the cause of this error."
         )
         log_store_error(undocumented)
         raise undocumented from error
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task itself is being cancelled, and not one that it awaits."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def log_store_error(error: StoreError, lines: str = "") -> None:

@@ -199,7 +199,7 @@ class Coalescer(Generic[Item, Result]):
     async def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         results = await answers_of(self._run(items))
         if len(results) != len(items):
-            raise ValueError(f"{len(results)} results came for a batch of {len(items)}.")
+            raise StoreError(f"The store gave {len(results)} answers to {len(items)} items.")
         return results
 
     def _batch_done(self, task: "asyncio.Task[None]") -> None:
@@ -211,10 +211,13 @@ class Coalescer(Generic[Item, Result]):
 async def answers_of(batch: Awaitable[Sequence[Result]]) -> "Sequence[Result | StoreError]":
     """Await a store's answers to a batch, with a StoreError for each item that alone failed."""
     try:
-        return await batch
+        answers = await batch
     except PartialStoreError as error:
         log_store_error(error)
         return error.answers
+    if not isinstance(answers, Sequence):
+        raise StoreError(f"The store gave no sequence of answers: {type(answers).__name__}.")
+    return answers
 
 
 def settle(futures: "Iterable[asyncio.Future[Result]]", outcome: Result | BaseException) -> bool:

@@ -1,5 +1,6 @@
 """A store that fails in a way of its own: the service raises StoreErrors alone, with the cause."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -89,6 +90,47 @@ async def test_what_a_driver_raises_becomes_a_store_error(
     assert {type(failure.__cause__) for failure in failures} == {DriverError}
     assert all("DriverError" in str(failure) for failure in failures)
     assert len(of_kind(events, StoreFailed)) == (len(failures) if listens else 0)
+
+
+@pytest.mark.parametrize("name", ["lookup", "sessions", "ban"])
+async def test_a_store_whose_own_task_is_cancelled_cancels_nobody(
+    name: str, make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    class Reconnecting(MemoryTokens):
+        is_lost = False
+
+        def __getattribute__(self, asked: str) -> Any:
+            return lose if asked == name and self.is_lost else super().__getattribute__(asked)
+
+    async def lose(*_: object, **options: object) -> None:
+        connection = asyncio.create_task(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(connection.cancel)
+        await connection
+
+    tokens = Reconnecting()
+    async with make(users=MemoryUsers(), tokens=tokens) as auth:
+        result = await log_in(auth, wx)
+        tokens.is_lost = True
+        calls = store_calls(auth, result.response, result.session.id)
+        calls["lookup"] = lambda: auth.authenticate(result.response)
+        calls["sessions"] = lambda: auth.sessions("bob")
+        calls["ban"] = lambda: auth.ban("bob")
+        for outcome in await settled([calls[name](), calls[name]()]):
+            assert isinstance(outcome, StoreError)
+
+
+@pytest.mark.parametrize("answers", [None, 5, [], [1, 2]])
+async def test_a_store_that_does_not_answer_to_each_item_is_a_store_error(
+    answers: Any, make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    class Malformed(MemoryTokens):
+        async def lookup(self, refs: object) -> Any:
+            return answers
+
+    async with make(users=MemoryUsers(), tokens=Malformed()) as auth:
+        result = await log_in(auth, wx)
+        with pytest.raises(StoreError, match="The store gave"):
+            await auth.authenticate(result.response)
 
 
 async def test_a_token_of_a_given_up_login_that_cannot_be_withdrawn_is_logged(

@@ -126,7 +126,7 @@ async def test_a_wrong_number_of_answers_is_a_failure_and_not_a_mix_up() -> None
     answers = await asyncio.gather(
         *(coalescer.submit(item) for item in range(3)), return_exceptions=True
     )
-    assert [type(answer) for answer in answers] == [ValueError] * 3
+    assert [type(answer) for answer in answers] == [StoreError] * 3
 
 
 async def odd_answer(items: Sequence[int]) -> list[int | Exception]:
