@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+import math
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -32,6 +33,7 @@ from .service import MPAuthX
 from .settings import Settings
 from .store_errors import log_store_error
 from .stores import TokenStore, UserStore, open_token_store, open_user_store
+from .untrusted_text import is_number
 
 __all__ = ["AppOptions", "Apps"]
 
@@ -89,7 +91,7 @@ class Apps:
             raise ConfigurationError("load must be an async function of an app_id.")
         if type(max_idle) is not int or max_idle < 1:
             raise ConfigurationError("max_idle must be a whole number above zero.")
-        if isinstance(idle_ttl, bool) or not isinstance(idle_ttl, (int, float)) or idle_ttl < 0:
+        if not is_number(idle_ttl, 0, math.inf):
             raise ConfigurationError("idle_ttl must be a number of seconds.")
         self._load = load
         self._max_idle = max_idle

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Self
 
-from .concurrency.in_flight import InFlight
+from .concurrency.in_flight import InFlight, check_timeout
 from .concurrency.traceback_frames import clear_frames, methods_clear_frames
 from .connections import Connections
 from .constants import StatusCode, TokenStatus
@@ -866,10 +866,13 @@ class MPAuthX:
         Args:
             timeout: after how many seconds calls in flight are cancelled and raise ClosedError. A
                 store may still do what it was asked. None lets them take as long as they need.
+                Afterwards listeners have up to 5 seconds for events that wait for them.
 
         Raises:
+            ParameterError: timeout is malformed.
             ConfigurationError: in another event loop or process than the first call's.
         """
+        check_timeout(timeout)
         self._calls.refuse_more()
         self._validator.refuse_more()
         self._logins.refuse_waiting()

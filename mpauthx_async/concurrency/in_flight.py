@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ClosedError, ConfigurationError
+from ..errors import ClosedError, ConfigurationError, ParameterError
+from ..untrusted_text import is_number
 from .forks import never_free, unwatch, watch
 
 __all__ = ["InFlight", "belongs_elsewhere", "closed"]
@@ -119,6 +120,7 @@ class InFlight:
         All callers share one closing, which goes on when a caller is cancelled. After `timeout`
         seconds what is in flight is cut off.
         """
+        check_timeout(timeout)
         self.refuse_more()
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
@@ -171,11 +173,20 @@ class InFlight:
             self._warning = weakref.finalize(owner, _warn, self._name)
 
 
+_MAX_TIMEOUT = 315_360_000  # seconds: ten years
+
+
 @dataclass(slots=True, eq=False)
 class _Call:
     task: asyncio.Task[Any] | None
     cancelling: int  # how often the task had been cancelled before
     is_cut_off: bool = False
+
+
+def check_timeout(timeout: object) -> None:
+    """Check the timeout of a `close`."""
+    if timeout is not None and not is_number(timeout, 0, _MAX_TIMEOUT):
+        raise ParameterError("timeout must be a number of seconds, or None to wait for all calls.")
 
 
 def closed(what: str = "This service") -> ClosedError:

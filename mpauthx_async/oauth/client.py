@@ -99,6 +99,10 @@ class WeChatOAuth:
             )
         if not is_address(page_base):
             raise ConfigurationError(f"page_base must be a URL such as {PAGE_BASE}.")
+        if connections is not None and not isinstance(connections, Connections):
+            raise ConfigurationError("connections must be a Connections, or None.")
+        if not callable(clock):
+            raise ConfigurationError("clock must be a function that returns Unix seconds.")
         self._app_id = app_id
         self._page_base = page_base
         self._clock = clock

@@ -35,7 +35,7 @@ def derived_keys(purpose: bytes, app_id: str, keys: Sequence[str | bytes]) -> tu
     Raises:
         ConfigurationError: keys is empty, or a key is too short.
     """
-    if isinstance(keys, (str, bytes)) or not keys:
+    if not isinstance(keys, Sequence) or isinstance(keys, (str, bytes)) or not keys:
         raise ConfigurationError("signing_keys must be a list of at least one key.")
     return tuple(_derived_key(purpose, app_id, key) for key in reversed(keys))
 

@@ -6,6 +6,7 @@ from base64 import b32encode
 from collections.abc import AsyncIterator
 from inspect import Parameter, signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -154,10 +155,18 @@ async def test_states_outlive_a_change_of_the_secret(clock: Clock) -> None:
         assert await oauth.verify_state(newer, session=BROWSER) == "/cart"
 
 
-@pytest.mark.parametrize("keys", [[], ["short"], "a-text-and-not-a-list", [5]])
-def test_rejects_invalid_signing_keys(clock: Clock, keys: list[str]) -> None:
+@pytest.mark.parametrize(
+    "keys", [[], ["short"], "a-text-and-not-a-list", [5], 5, {"x" * 16}, iter(["x" * 16])]
+)
+def test_rejects_invalid_signing_keys(clock: Clock, keys: Any) -> None:
     with pytest.raises(ConfigurationError):
         service(clock, signing_keys=keys)
+
+
+@pytest.mark.parametrize("options", [{"connections": "redis://localhost"}, {"clock": 5}])
+def test_rejects_invalid_parts(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="must be a"):
+        WeChatOAuth(app_id="wx", app_secret="s" * 32, tokens="sqlite:///t.db", **options)
 
 
 async def test_no_character_of_a_state_can_be_changed(oauth: WeChatOAuth) -> None:

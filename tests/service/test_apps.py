@@ -407,7 +407,14 @@ class TestBadLuck:
 
     @pytest.mark.parametrize(
         "options",
-        [{"max_idle": 0}, {"max_idle": True}, {"idle_ttl": -1}, {"idle_ttl": "1"}, {"users": "x"}],
+        [
+            {"max_idle": 0},
+            {"max_idle": True},
+            {"idle_ttl": -1},
+            {"idle_ttl": "1"},
+            {"idle_ttl": float("nan")},
+            {"users": "x"},
+        ],
     )
     async def test_rejects_invalid_arguments(
         self, make: Callable[..., Apps], options: dict[str, Any]

@@ -11,6 +11,7 @@ from mpauthx_async import (
     ClosedError,
     Connections,
     MPAuthX,
+    ParameterError,
     WeChatSimulator,
 )
 from tests.helpers.logins import Gated, requests_at
@@ -61,6 +62,17 @@ async def test_a_call_to_wechat_that_takes_longer_is_cut_off(
     await requests_at(wx, 1)
     await auth.close(timeout=0)
     assert await is_cut_off(call)
+
+
+@pytest.mark.parametrize("timeout", ["5", float("nan"), -1, True, 1j, 10**400])
+async def test_an_invalid_timeout_closes_nothing(
+    make: Make, wx: WeChatSimulator, timeout: Any
+) -> None:
+    auth = make()
+    with pytest.raises(ParameterError, match="timeout must be"):
+        await auth.close(timeout)
+    await log_in(auth, wx)
+    await auth.close()
 
 
 async def test_a_web_login_that_takes_longer_is_cut_off(

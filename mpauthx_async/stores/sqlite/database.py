@@ -60,6 +60,8 @@ class SqliteDatabase:
     def __init__(
         self, database: Database, busy_timeout: float, prepare: Callable[[sqlite3.Cursor], None]
     ) -> None:
+        if isinstance(database, str) and database.startswith("sqlite:"):
+            raise ConfigurationError("Give a store the path of the SQLite file, not a URL.")
         self._database = database
         self._busy_timeout = busy_timeout
         self._prepare = prepare
