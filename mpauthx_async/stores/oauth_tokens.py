@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, fields
 from heapq import heappop, heappush
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 from weakref import WeakValueDictionary
 
+from .._compat import timeout
 from ..concurrency.traceback_frames import methods_clear_frames
 from ..errors import ConfigurationError, NoOAuthTokenError, StoreError
 from ..models import OAuthToken
@@ -115,6 +116,11 @@ class KeyValueOAuthTokenStore:
         return f"{kind}|{self._app_id}|{name}"
 
 
+Answer = TypeVar("Answer")
+
+_MAX_FUNCTION_SECONDS = 10.0
+
+
 @methods_clear_frames()
 @raises_store_errors
 class FunctionOAuthTokenStore:
@@ -144,7 +150,7 @@ class FunctionOAuthTokenStore:
         Raises:
             StoreError: the function failed, or returned something else.
         """
-        return _checked(await self._get(open_id), "The function get_token")
+        return _checked(await _within_time(self._get(open_id)), "The function get_token")
 
     async def save(self, open_id: str, token: OAuthToken) -> None:
         """Write the token of a user, in place of an earlier one.
@@ -152,7 +158,7 @@ class FunctionOAuthTokenStore:
         Raises:
             StoreError: the function failed.
         """
-        await self._save(open_id, token)
+        await _within_time(self._save(open_id, token))
 
     async def delete(self, open_id: str) -> None:
         """Delete the token of a user, if there is one.
@@ -166,7 +172,7 @@ class FunctionOAuthTokenStore:
                 "Forgetting a user deletes their OAuth token: pass a third function, (get_token, "
                 "save_token, delete_token)."
             )
-        await self._delete(open_id)
+        await _within_time(self._delete(open_id))
 
     @asynccontextmanager
     async def lock(self, open_id: str) -> AsyncIterator[None]:
@@ -214,6 +220,18 @@ class GuardedOAuthTokenStore:
 
     async def spend_state(self, nonce: str, ttl: float) -> bool:
         return await self._store.spend_state(nonce, ttl)
+
+
+async def _within_time(answer: Awaitable[Answer]) -> Answer:
+    """Await what an application's function returned, for at most 10 seconds."""
+    try:
+        async with timeout(_MAX_FUNCTION_SECONDS):
+            return await answer
+    except TimeoutError:
+        raise StoreError(
+            f"A function of the application's that keeps OAuth tokens took more than "
+            f"{_MAX_FUNCTION_SECONDS:g} seconds. Check its database."
+        ) from None
 
 
 def _checked(token: object, source: str) -> OAuthToken | None:

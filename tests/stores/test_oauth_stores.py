@@ -27,7 +27,12 @@ from mpauthx_async import (
     SqliteKeyValueStore,
     StoreError,
 )
-from mpauthx_async.stores import FunctionOAuthTokenStore, key_value, open_key_value_store
+from mpauthx_async.stores import (
+    FunctionOAuthTokenStore,
+    key_value,
+    oauth_tokens,
+    open_key_value_store,
+)
 from mpauthx_async.stores.conformance import OAuthTokenStoreConformance, new_oauth_token
 from mpauthx_async.tokens.sealing import RecordSealer
 from tests.helpers.memory_stores import DictOAuthTokenStore
@@ -250,6 +255,18 @@ async def test_a_function_that_gives_something_else_is_a_store_error() -> None:
     with pytest.raises(StoreError, match="get_token must return an OAuthToken, or None") as caught:
         await FunctionOAuthTokenStore((get_token, save_token)).get("alice")
     assert "geheim" not in str(caught.value)
+
+
+async def test_a_function_that_hangs_is_a_store_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oauth_tokens, "_MAX_FUNCTION_SECONDS", 0.01)
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    store = FunctionOAuthTokenStore((hang, hang, hang))
+    for call in (store.get("alice"), store.save("alice", ALICE), store.delete("alice")):
+        with pytest.raises(StoreError, match="took more than"):
+            await call
 
 
 async def test_a_pair_of_functions_deletes_nothing_and_says_what_it_needs() -> None:
