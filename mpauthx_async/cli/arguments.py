@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from ..models import is_user_id
+from ..sessions.bans import MAX_BAN_SECONDS, MAX_REASON
+from ..untrusted_text import is_one_line
 from .text import visible
 
 __all__ = [
@@ -92,16 +94,19 @@ def duration(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,5})([smhd])", text)
     if match is None or not int(match[1]):
         raise argparse.ArgumentTypeError("a duration is a number and a unit: 90s, 30m, 12h or 7d")
-    return int(match[1]) * _UNITS[match[2]]
+    milliseconds = int(match[1]) * _UNITS[match[2]]
+    if milliseconds > MAX_BAN_SECONDS * 1000:
+        raise argparse.ArgumentTypeError("it is a hundred years at most")
+    return milliseconds
 
 
 def reason(text: str) -> str:
     """The type of a reason: a text that stores can keep."""
     text = text.removeprefix(_GUARD)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("it is not in the encoding of this terminal") from None
+    if not is_one_line(text, MAX_REASON):
+        raise argparse.ArgumentTypeError(
+            f"it is one line, of at most {MAX_REASON} characters, in the encoding of this terminal"
+        )
     return text
 
 

@@ -13,10 +13,10 @@ from ..shared_parts import Parts
 from ..untrusted_text import is_number, is_one_line
 from .linked_ids import LinkedIds
 
-__all__ = ["Bans"]
+__all__ = ["MAX_BAN_SECONDS", "MAX_REASON", "Bans"]
 
-_MAX_REASON = 1000  # characters
-_MAX_BAN_SECONDS = 3_153_600_000  # a hundred years
+MAX_REASON = 1000  # characters
+MAX_BAN_SECONDS = 3_153_600_000  # a hundred years
 _MIN_COPY_MS = 60_000  # so that a copy can be read back
 _LOGIN_COPY_MS = 60_000  # longer than a login takes from saving its user to the token
 _CLOCK_TOLERANCE_MS = 100
@@ -42,9 +42,9 @@ class Bans:
     async def ban(self, user_id: str, seconds: float | None, reason: str) -> int:
         """Refuse the logins of a user and end their sessions; returns how many were alive."""
         ttl = _ban_ttl_ms(seconds)
-        if not is_one_line(reason, _MAX_REASON):
+        if not is_one_line(reason, MAX_REASON):
             raise ParameterError(
-                f"reason must be a text of one line, of at most {_MAX_REASON} characters."
+                f"reason must be a text of one line, of at most {MAX_REASON} characters."
             )
 
         async def ban_one(subject: Subject) -> int:
@@ -175,7 +175,7 @@ def _ends_before(ban: Ban, other: Ban) -> bool:
 def _ban_ttl_ms(seconds: object) -> int | None:
     if seconds is None:
         return None
-    if not is_number(seconds, 0.001, _MAX_BAN_SECONDS):
+    if not is_number(seconds, 0.001, MAX_BAN_SECONDS):
         raise ParameterError(
             "seconds must be a number above zero, up to a hundred years, or None for ever."
         )

@@ -88,6 +88,9 @@ class TestArguments:
             ["show", "alice", "short"],
             ["revoke", "alice", "alice|shop|" + "x" * 43],
             ["ban", "alice", "--reason", "\udcff"],
+            ["ban", "alice", "--reason", "one\ntwo"],
+            ["ban", "alice", "--reason", "x" * 1001],
+            ["ban", "alice", "--for", "36501d"],
             ["unknown"],
         ],
     )
