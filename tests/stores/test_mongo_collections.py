@@ -367,7 +367,7 @@ async def test_a_user_whom_others_write_all_the_time_fails_alone(
     failure, *others_are_new = caught.value.answers
     assert isinstance(failure, StoreError)
     assert failure.retryable
-    assert "again and again" in str(failure)
+    assert "kept changing the same user" in str(failure)
     assert others_are_new == [False] * 99
     found = await store.get(names)
     assert [user and user.nick_name for user in found] == ["Before"] + ["After"] * 99

@@ -184,7 +184,9 @@ class TestTableThatTakesNoTokens:
         )
         async with SQLAlchemyOAuthTokenStore(sql_url, TOKEN, RedisKeyValueStore(redis)) as store:
             if "sqlite" in sql_driver and "create_at" in columns and "phone" not in columns:
-                pytest.skip("SQLite keeps any number in any column.")
+                await store.save("o-alice", ALICE)  # SQLite keeps any number in any column
+                assert await store.get("o-alice") == ALICE
+                return
             for ask in asked_of(store):
                 with pytest.raises(ConfigurationError, match="OAuth tokens cannot be saved: ") as e:
                     await ask

@@ -172,7 +172,9 @@ class Tab:
 
     async def _copy(self, device: str) -> None:
         held = [owner for owner in _KINDS if owner in self._held]
-        owner = next((one for one in held if self._statuses[one] is TokenStatus.active), held[0])
+        owner = next(
+            (one for one in held if self._statuses.get(one) is TokenStatus.active), held[0]
+        )
         self._begin(device, f"A thief copies the token of the {owner}")
         self._held[device] = self._held[owner]
         detail = "From a log, a backup or a proxy. The server cannot know yet."
