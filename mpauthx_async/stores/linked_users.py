@@ -59,6 +59,7 @@ class Changes:
 
     inserted: Sequence[User] = ()
     updated: Sequence[tuple[User, User]] = ()  # rows, each with the user to write to it
+    cleared: Collection[str] = ()  # attributes to erase in these, even if no value was readable
     deleted: Sequence[User] = ()
     new_links: Sequence[Link] = ()  # of ids that have no link
     changed_links: Sequence[Link] = ()  # in place of those of the same ids
@@ -242,8 +243,8 @@ class LinkedUsers:
         """What to write to erase fields of a person's profile; None if user_id is unknown."""
         blank: dict[str, Any] = {**dict.fromkeys(fields), "updated_at": now}
         rows = self.rows_of(user_id)
-        changes = Changes(updated=[(row, replace(row, **blank)) for row in rows])
-        return changes if rows else None
+        updated = [(row, replace(row, **blank)) for row in rows]
+        return Changes(updated=updated, cleared=fields) if rows else None
 
     def rows_of(self, user_id: str) -> Sequence[User]:
         """The users as read from the rows of a person; empty if user_id is unknown."""

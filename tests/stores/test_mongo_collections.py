@@ -329,6 +329,14 @@ class Interruption(CommandListener):
         pass
 
 
+async def test_a_value_that_is_not_readable_is_cleared(
+    mongo: Database, store: MongoUserStore
+) -> None:
+    await mongo.users.insert_one(scaffold_document("o-bob", gender="female"))
+    assert await store.clear("o-bob", ["gender"]) is True
+    assert await mongo.users.count_documents({"gender": {"$exists": True}}) == 0
+
+
 class Overtaking(CommandListener):
     """Gives a user another unionId before each write of the store."""
 

@@ -451,3 +451,15 @@ def test_a_missing_sqlalchemy_is_named() -> None:
 def test_the_stores_do_not_import_sqlalchemy() -> None:
     program = "import sys, mpauthx_async.stores; assert 'sqlalchemy' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+async def test_a_value_that_is_not_readable_is_cleared(engine: AsyncEngine) -> None:
+    columns = Column("openId", String(64), primary_key=True), Column("gender", String(64))
+    table = Table("users", MetaData(), *columns)
+    await create(engine, table)
+    async with engine.begin() as connection:
+        await connection.execute(insert(table).values(openId="o-bob", gender="female"))
+    async with open_store(engine, table) as store:
+        assert await store.clear("o-bob", ["gender"]) is True
+    async with engine.connect() as connection:
+        assert await connection.scalar(select(table.c.gender)) is None

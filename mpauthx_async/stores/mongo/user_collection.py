@@ -267,7 +267,7 @@ class UserCollection:
 
     def _updates(self, changes: Changes, found: Found) -> Iterator[tuple[User, UpdateOne]]:
         for stored, user in changes.updated:
-            update = self._fields.update(stored, user)
+            update = self._fields.update(stored, user, changes.cleared)
             for key in found.users[stored] if update else ():
                 known: Document = {"_id": key}
                 if user.union_id != stored.union_id:

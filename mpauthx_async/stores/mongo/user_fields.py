@@ -1,6 +1,6 @@
 """UserFields: the fields of a document that hold a user, and how values are converted."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any, TypeAlias
 
@@ -77,12 +77,13 @@ class UserFields:
         }
         return {name: value for name, value in values.items() if value is not None}
 
-    def update(self, stored: User, user: User) -> Document:
+    def update(self, stored: User, user: User, cleared: Collection[str] = ()) -> Document:
         """The update of a document that makes it hold a user; empty if nothing differs."""
         old, new = self.document(stored), self.document(user)
+        erased = old.keys() | {self._names[attribute] for attribute in cleared}
         update = {
             "$set": {name: value for name, value in new.items() if value != old.get(name)},
-            "$unset": dict.fromkeys(old.keys() - new.keys(), ""),
+            "$unset": dict.fromkeys(erased - new.keys(), ""),
         }
         return {operator: fields for operator, fields in update.items() if fields}
 

@@ -129,13 +129,13 @@ class UserTable:
             connection.execute(delete(self.table).where(self._is_row_of(user)))
         if changes.inserted:
             connection.execute(insert(self.table), [self._row(user) for user in changes.inserted])
-        self._update(connection, changes.updated)
+        self._update(connection, changes)
 
-    def _update(self, connection: Connection, updated: Iterable[tuple[User, User]]) -> None:
+    def _update(self, connection: Connection, changes: Changes) -> None:
         """Write what differs, in one trip for all rows with the same columns to write."""
         grouped: dict[tuple[bool, frozenset[str]], list[dict[str, Any]]] = {}
-        for stored, user in updated:
-            values = self._differences(stored, user)
+        for stored, user in changes.updated:
+            values = self._differences(stored, user, changes.cleared)
             if not values:  # the table has no column for what is cleared
                 continue
             ids = {f"{_OLD}id": stored.open_id or stored.union_id}
@@ -206,10 +206,13 @@ class UserTable:
             for column in self.columns
         }
 
-    def _differences(self, stored: User, user: User) -> dict[str, Any]:
+    def _differences(
+        self, stored: User, user: User, cleared: Collection[str] = ()
+    ) -> dict[str, Any]:
         """The values to write, by the key of the column."""
         old, new = self._row(stored), self._row(user)
-        return {key: value for key, value in new.items() if value != old[key]}
+        erased = {column.sql.key for column in self.columns if column.attribute in cleared}
+        return {key: value for key, value in new.items() if value != old[key] or key in erased}
 
 
 def _texts(ids: Iterable[Id], kind: int) -> list[str]:
