@@ -78,8 +78,8 @@ class MPAuthX:
         signing_keys: the keys that sign tokens, and encrypt the stored session keys, web OAuth
             tokens and access token; oldest to newest, at least 16 bytes each. The newest signs and
             encrypts, all verify and decrypt. Random keys of your own are recommended: the default
-            is the app_secret, which travels in the URLs of calls to WeChat. To change keys
-            without ending sessions, pass `[old_key, new_key]`.
+            is the app_secret, which travels in the URLs of calls to WeChat. `[old_key, new_key]`
+            changes keys and keeps sessions.
         policy: which sessions of a user may be active at once; by default the 100 newest.
         absolute_ttl: the maximum lifetime of a session, in seconds. If given, expiration slides:
             `token_ttl` counts from a token's last use. By default it does not slide, and a rotated
@@ -91,9 +91,8 @@ class MPAuthX:
         web: the WeChatOAuth that `authorize_web` uses, which `close` leaves open; by default one
             for this app.
         exchange: how to exchange the codes of `authorize`, if not with the app's own secret: a
-            ComponentExchange or a WeComExchange. The app's secret is then never sent, and
-            methods that need the app's access token raise ConfigurationError, unless the
-            ComponentExchange has an `authorizer_access_token`.
+            ComponentExchange or a WeComExchange. The secret is then never sent, and methods that
+            need the app's access token raise ConfigurationError, unless the exchange has one.
         clock: returns the time in Unix seconds.
 
     Raises:
@@ -864,12 +863,12 @@ class MPAuthX:
         It may be called again and concurrently. If it is cancelled, closing goes on.
 
         Args:
-            timeout: after how many seconds calls in flight are cancelled and raise ClosedError. A
-                store may still do what it was asked. None lets them take as long as they need.
-                Afterwards listeners have up to 5 seconds for events that wait for them.
+            timeout: after how many seconds calls in flight are cancelled and raise ClosedError; a
+                store may still do what it was asked. None lets them finish. Listeners then have 5
+                seconds for the events that wait.
 
         Raises:
-            ParameterError: timeout is malformed.
+            ParameterError: timeout is not a number of seconds.
             ConfigurationError: in another event loop or process than the first call's.
         """
         check_timeout(timeout)
