@@ -202,6 +202,7 @@ class Apps:
             timeout: after how many seconds calls in flight are cancelled; None for no limit.
 
         Raises:
+            ParameterError: timeout is not a number of seconds.
             ConfigurationError: in another event loop or process than the first call's.
         """
         await self._calls.close(timeout)

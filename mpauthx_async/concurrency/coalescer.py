@@ -152,6 +152,7 @@ class Coalescer(Generic[Item, Result]):
         for item in [item for item, futures in batch.items() if futures[0].cancelled()]:
             if all(future.cancelled() for future in batch[item]):
                 del batch[item]
+                self._waiting_since.pop(item, None)
         return batch
 
     def _sweep_after(self, longest_wait: float) -> None:

@@ -1,6 +1,7 @@
 """InFlight: the calls in progress on an object that one event loop uses, and how it closes."""
 
 import asyncio
+import math
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
@@ -128,7 +129,8 @@ class InFlight:
             return
         self.check_loop()
         if timeout is not None:
-            timer = asyncio.get_running_loop().call_later(timeout, self.cut_off)
+            seconds = max(0, min(timeout, _MAX_TIMEOUT))
+            timer = asyncio.get_running_loop().call_later(seconds, self.cut_off)
             self._closing.add_done_callback(lambda _: timer.cancel())
         await asyncio.shield(self._closing)
 
@@ -185,7 +187,7 @@ class _Call:
 
 def check_timeout(timeout: object) -> None:
     """Check the timeout of a `close`."""
-    if timeout is not None and not is_number(timeout, 0, _MAX_TIMEOUT):
+    if timeout is not None and not is_number(timeout, -math.inf, math.inf):
         raise ParameterError("timeout must be a number of seconds, or None to wait for all calls.")
 
 

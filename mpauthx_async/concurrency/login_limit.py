@@ -32,7 +32,8 @@ class LoginLimit:
     It belongs to the event loop that first acquires.
 
     Args:
-        max_exchanges: how many codes may be exchanged at once: each takes a connection.
+        max_exchanges: how many codes may be exchanged at once, but for those 8 of each service:
+            each takes a connection.
         sample: how long a sample takes, in seconds.
         clock: returns the time in seconds.
         cpu_time: returns the CPU time of the calling thread in seconds.
@@ -101,9 +102,7 @@ class LoginLimit:
         return self._logins < self._limit and self.exchanges < self._max_exchanges
 
     def _has_room_for(self, retry: Callable[[], None]) -> bool:
-        if self._has_room:
-            return True
-        return self.exchanges < self._max_exchanges and self._own.get(retry, 0) < _OWN
+        return self._has_room or self._own.get(retry, 0) < min(_OWN, self._max_exchanges)
 
     def _retry_refused(self) -> None:
         """Let those who were refused begin logins, in the order of their refusals."""

@@ -43,6 +43,10 @@ class ShardedCoalescer(Generic[Item, Result]):
             coalescer = self._shards[shard] = self._make()
         return coalescer.submit(item)
 
+    async def wait_in_flight(self) -> None:
+        """Wait for the batches that are in flight now; later ones do not count."""
+        await asyncio.gather(*(shard.wait_in_flight() for shard in self._shards.values()))
+
     async def close(self) -> None:
         """Take no more calls, and return when all that were taken are answered."""
         self._closed = True

@@ -6,7 +6,7 @@ and tokens. A traceback keeps its lines, so a failure can still be found.
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import wraps
 from types import FrameType
@@ -24,7 +24,7 @@ _CLEARED = {"mpauthx_async", "aiohttp", "redis", "sqlalchemy", "pymongo"}
 _CLEARED |= {"aiomysql", "asyncmy", "asyncpg", "psycopg", "pymysql"}
 
 
-def clear_frames(error: BaseException) -> None:
+def clear_frames(error: BaseException, packages: Collection[str] = _CLEARED) -> None:
     """Clear the local variables of the frames that an exception and its causes passed.
 
     It clears the frames of this package and of the clients that carry its secrets. The
@@ -39,9 +39,11 @@ def clear_frames(error: BaseException) -> None:
             continue
         seen.add(id(each))
         frames = [frame for frame, _ in traceback.walk_tb(each.__traceback__)]
-        if each is not error and frames and not _is_cleared(frames[0]):
+        if each is not error and frames and _package(frames[0]) not in packages:
             continue  # caught by the application, before it called
-        for frame in filter(_is_cleared, frames):
+        for frame in frames:
+            if _package(frame) not in packages:
+                continue
             # Before Python 3.13 this closes a suspended coroutine. An exception has left all of its
             # frames, unless one catches it, hands it on, and then awaits: no function here does.
             with suppress(RuntimeError):  # the frame is running
@@ -97,6 +99,6 @@ def methods_clear_frames(*by_hand: str) -> Callable[[Class], Class]:
     return decorate
 
 
-def _is_cleared(frame: FrameType) -> bool:
+def _package(frame: FrameType) -> str:
     package, _, _ = frame.f_globals.get("__name__", "").partition(".")
-    return package in _CLEARED
+    return str(package)

@@ -45,12 +45,12 @@ class Erasure:
         else:
             await self._bans.spread(await self._linked_ids.find(user_id))
         ended = sum(await self._linked_ids.for_each(user_id, self._forget_sessions))
-        # A login in progress may link another id to the user before they are erased, save a web
-        # token, copy a ban for less time than it lasts, and begin a session only afterwards.
+        # A login in progress may link another id to the user before they are erased, save them
+        # again afterwards, save a web token, copy a ban for less time than it lasts, and begin a
+        # session.
         with self._logins.recorded() as logged_in:
             subjects = await self._linked_ids.find(user_id)
-            with self._parts.events.store_failures("forget"):
-                was_known = await self._parts.users.forget(user_id, app_ids=self._app_ids)
+            was_known = await self._forget_row(user_id)
             await self._logins.settled()
         subjects = self._linked_ids.joined(subjects, logged_in)
         if not lift_ban:
@@ -58,6 +58,8 @@ class Erasure:
         for subject in subjects:
             await self._forget_web(subject)
             ended += await self._forget_sessions(subject)
+            if logged_in:
+                was_known |= await self._forget_row(subject.user_id)
         if was_known or ended:
             self._parts.events.emit(UserForgotten(self._parts.settings.sku, user_id, ended))
         return was_known or ended > 0
@@ -76,6 +78,10 @@ class Erasure:
         if was_known:
             self._parts.events.emit(ProfileCleared(user_id, names))
         return was_known
+
+    async def _forget_row(self, user_id: str) -> bool:
+        with self._parts.events.store_failures("forget"):
+            return await self._parts.users.forget(user_id, app_ids=self._app_ids)
 
     async def _forget_web(self, subject: Subject) -> None:
         # An application's own row may hold an id that no login could have.

@@ -169,6 +169,8 @@ class Logins:
         await self._refreshes.wait_in_flight()
         if self._issuing:
             await asyncio.wait(set(self._issuing))
+        if self._issues is not None:  # its callers may have been told that it takes too long
+            await self._issues.wait_in_flight()
 
     def refuse_waiting(self) -> None:
         """Refuse the logins that wait for their turn."""

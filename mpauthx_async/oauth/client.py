@@ -429,6 +429,7 @@ class WeChatOAuth:
                 None lets them take as long as they need.
 
         Raises:
+            ParameterError: timeout is not a number of seconds.
             ConfigurationError: in another event loop or process than the first call's.
         """
         await self._calls.close(timeout)

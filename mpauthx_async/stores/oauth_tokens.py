@@ -225,9 +225,11 @@ class GuardedOAuthTokenStore:
 async def _within_time(answer: Awaitable[Answer]) -> Answer:
     """Await what an application's function returned, for at most 10 seconds."""
     try:
-        async with timeout(_MAX_FUNCTION_SECONDS):
+        async with timeout(_MAX_FUNCTION_SECONDS) as limit:
             return await answer
     except TimeoutError:
+        if not limit.expired():
+            raise
         raise StoreError(
             f"A function of the application's that keeps OAuth tokens took more than "
             f"{_MAX_FUNCTION_SECONDS:g} seconds. Check its database."

@@ -24,6 +24,7 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_OWN = ("mpauthx_async",)
 _KEY = "mpauthx"  # of scopes, and of their state
 _DENIAL = "websocket.http.response"
 _POLICY_VIOLATION = 1008
@@ -112,7 +113,7 @@ class MPAuthXMiddleware:
             await self._serve(scope, receive, send)
         except BaseException as error:
             del scope, receive, send
-            clear_frames(error)
+            clear_frames(error, _OWN)  # the others may be the application's
             raise
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,7 +136,7 @@ class MPAuthXMiddleware:
                     scope, method, partial(header_values, scope["headers"])
                 )
             except MPAuthXError as error:
-                refused = self._authenticator.refusal(error)
+                refused = self._refused(error)
         if refused is not None:
             await send_answer(scope, send, refused)
         else:
@@ -175,7 +176,18 @@ class MPAuthXMiddleware:
         except MPAuthXError as error:
             if has_begun:
                 raise
-            await send_answer(scope, send, self._authenticator.refusal(error))
+            refused = self._refused(error)
+        else:
+            return
+        await send_answer(scope, send, refused)
+
+    def _refused(self, error: MPAuthXError) -> Answer:
+        """The answer to an error that ends here."""
+        answer = self._authenticator.refusal(error)
+        # An application may raise one instance in several requests: its frames would be cleared
+        # with those of another request, while they wait here.
+        error.__traceback__ = None
+        return answer
 
 
 def method_of(scope: Scope) -> str:

@@ -277,6 +277,31 @@ async def test_a_login_in_progress_leaves_no_session_of_a_forgotten_user(
             assert await auth.online_count() == 0
 
 
+async def test_a_login_that_is_saved_after_its_user_is_forgotten_leaves_no_row(
+    make: Callable[..., MPAuthX], wx: WeChatSimulator
+) -> None:
+    kept = MemoryUsers()
+    users = Gated(kept, "save")
+    users.gate.set()
+    async with make(users=users, tokens=MemoryTokens()) as auth:
+        await log_in(auth, wx)
+        users.gate.clear()
+        users.reached.clear()
+        login = asyncio.create_task(log_in(auth, wx))
+        await users.reached.wait()
+        forgetting = asyncio.create_task(auth.forget_user("bob"))
+
+        async def is_forgotten() -> bool:
+            return await kept.get(["bob"]) == [None]
+
+        await until(is_forgotten)
+        users.gate.set()
+        late = await login
+        assert await forgetting
+        assert await kept.get(["bob"]) == [None]
+        assert not await auth.is_token_valid(late.response)
+
+
 @pytest.mark.parametrize("ends", ["before", "after"])
 async def test_a_login_that_links_an_id_to_a_forgotten_user_leaves_no_session(
     make: Callable[..., MPAuthX], wx: WeChatSimulator, ends: str

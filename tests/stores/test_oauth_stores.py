@@ -269,6 +269,15 @@ async def test_a_function_that_hangs_is_a_store_error(monkeypatch: pytest.Monkey
             await call
 
 
+async def test_a_function_that_raises_a_timeout_keeps_its_reason() -> None:
+    async def fail(*_: object) -> None:
+        raise TimeoutError("connecting took too long")
+
+    with pytest.raises(StoreError) as caught:
+        await FunctionOAuthTokenStore((fail, fail)).get("alice")
+    assert "connecting took too long" in str(caught.value.__cause__)
+
+
 async def test_a_pair_of_functions_deletes_nothing_and_says_what_it_needs() -> None:
     kept = DictOAuthTokenStore()
     store = FunctionOAuthTokenStore((kept.get, kept.save))

@@ -174,6 +174,25 @@ async def test_an_item_whose_callers_have_all_left_is_not_asked_for(trips: Trips
     assert trips.batches == [[2]]
 
 
+async def test_an_item_that_is_asked_for_again_has_a_wait_of_its_own() -> None:
+    gate = asyncio.Event()
+
+    async def run(items: Sequence[int]) -> Sequence[int]:
+        await gate.wait()
+        return items
+
+    coalescer = Coalescer(run, max_in_flight=1, longest_wait=60)
+    first = coalescer.submit(1)
+    await turns(2)
+    second = coalescer.submit(2)
+    coalescer._fail_overdue(60)  # notes since when it waits
+    second.cancel()
+    gate.set()
+    await first
+    await turns(2)
+    assert coalescer._waiting_since == {}
+
+
 async def test_close_answers_all_that_was_taken_and_takes_no_more(trips: Trips) -> None:
     coalescer = Coalescer(trips.run, max_batch=2, max_in_flight=1)
     answers = [coalescer.submit(item) for item in range(7)]

@@ -183,9 +183,16 @@ async def test_a_service_goes_on_while_all_logins_of_another_hang() -> None:
     assert (hung.begun, well.begun) == (FLOOR, OWN + 5)
 
 
-async def test_no_service_begins_more_than_there_are_connections() -> None:
-    limit = limit_of(Loop(busy=1), max_exchanges=FLOOR + 2)
-    services = [Service(limit) for _ in range(2)]
-    for service in services:
-        service.begin()
-    assert [service.begun for service in services] == [FLOOR, 2]
+async def test_a_service_goes_on_while_another_has_all_exchanges() -> None:
+    limit = limit_of(Loop(busy=1), max_exchanges=FLOOR - 10)
+    hung, well = Service(limit), Service(limit)
+    hung.begin()
+    well.begin()
+    well.end(5)
+    assert (hung.begun, well.begun) == (FLOOR - 10, OWN + 5)
+
+
+async def test_one_connection_is_never_shared_out_twice_to_a_service() -> None:
+    service = Service(limit_of(Loop(busy=1), max_exchanges=1))
+    service.begin()
+    assert service.begun == 1

@@ -1,5 +1,6 @@
 """What is the ASGI middleware's own."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,13 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from mpauthx_async import ClosedError, ConfigurationError, MPAuthX, WeChatSimulator
+from mpauthx_async import (
+    ClosedError,
+    ConfigurationError,
+    MPAuthX,
+    UserNotFoundError,
+    WeChatSimulator,
+)
 from mpauthx_async.web.asgi import MPAuthXMiddleware
 from mpauthx_async.web.fastapi import MPAuthXGuard
 from mpauthx_async.web.starlette import MPAuthXBackend
@@ -177,6 +184,30 @@ async def test_a_function_picks_the_service(
             assert (await send(port, "GET", "/game/me", bearer(of_game))).json() == "bob"
             assert (await send(port, "GET", "/game/me", bearer(of_shop))).status == 401
         assert await game.is_token_valid(of_game)  # it was not closed with the server
+
+
+async def test_an_error_that_two_requests_share_disturbs_neither(auth: MPAuthX) -> None:
+    error = UserNotFoundError("There is no such user.")
+    reached, gate, sent = asyncio.Event(), asyncio.Event(), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/stream":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise error
+
+    async def slow(message: Any) -> None:
+        reached.set()
+        await gate.wait()
+        sent.append(message["type"])
+
+    middleware = MPAuthXMiddleware(app, auth, exclude=["/slow", "/stream"])
+    answering = asyncio.create_task(middleware(scope("/slow"), None, slow))
+    await reached.wait()
+    with pytest.raises(UserNotFoundError):
+        await call(middleware, scope("/stream"))
+    gate.set()
+    await answering
+    assert sent == ["http.response.start", "http.response.body"]
 
 
 async def test_auth_has_to_be_a_service() -> None:
