@@ -1,9 +1,7 @@
 """Web logins through the service: the same user and kind of token as in the mini-program."""
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,9 @@ from mpauthx_async import (
 from mpauthx_async.simulator import Fault
 from tests.helpers.logins import requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.near_services import Make
 from tests.helpers.redis_server import RedisServer
+from tests.helpers.sqlite_files import query
 
 WEB, WEB_SECRET = "wxweb", "websecret-websecret"
 
@@ -39,25 +39,20 @@ async def wx() -> AsyncIterator[WeChatSimulator]:
 @pytest.fixture
 async def web(wx: WeChatSimulator, tokens: str, redis: Redis) -> AsyncIterator[WeChatOAuth]:
     """The web logins of another app than the mini-program."""
-    async with WeChatOAuth(
-        app_id=WEB, app_secret=WEB_SECRET, tokens=tokens, api_base=wx.url
-    ) as oauth:
+    names = {"app_id": WEB, "app_secret": WEB_SECRET, "api_base": wx.url}
+    async with WeChatOAuth(**names, tokens=tokens) as oauth:
         yield oauth
 
 
 @pytest.fixture
-async def auth(
-    make: Callable[..., MPAuthX], tokens: str, web: WeChatOAuth
-) -> AsyncIterator[MPAuthX]:
+async def auth(make: Make, tokens: str, web: WeChatOAuth) -> AsyncIterator[MPAuthX]:
     async with make(tokens=tokens, web=web) as service:
         yield service
 
 
 def rows(folder: Path) -> list[Any]:
-    if not (folder / "users.db").exists():
-        return []
-    with closing(sqlite3.connect(folder / "users.db")) as connection:
-        return connection.execute("SELECT openId, unionId, nickName FROM user").fetchall()
+    path = folder / "users.db"
+    return query(path, "SELECT openId FROM user") if path.exists() else []
 
 
 # The same person
@@ -99,9 +94,7 @@ async def test_without_a_union_id_a_web_user_is_a_separate_user(
 # Scopes and profiles
 
 
-async def test_a_user_who_granted_snsapi_base_has_no_profile(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_a_user_of_snsapi_base_has_no_profile(auth: MPAuthX, wx: WeChatSimulator) -> None:
     wx.set_profile("bob-web", app_id=WEB, nickName="Bob")
     code = wx.web_login("bob-web", scope="snsapi_base", app_id=WEB)
     result = await auth.authorize_web(code)
@@ -111,9 +104,7 @@ async def test_a_user_who_granted_snsapi_base_has_no_profile(
 
 
 @pytest.mark.parametrize("scope", ["snsapi_userinfo", "snsapi_login"])
-async def test_the_profile_of_a_web_login_is_kept(
-    auth: MPAuthX, wx: WeChatSimulator, scope: str
-) -> None:
+async def test_a_web_profile_is_kept(auth: MPAuthX, wx: WeChatSimulator, scope: str) -> None:
     def web_login() -> Any:
         code = wx.web_login("bob-web", "union-bob", scope=scope, app_id=WEB)
         return auth.authorize_web(code)
@@ -156,7 +147,7 @@ async def test_a_login_without_its_profile_fails(
 
 
 async def test_by_default_the_app_is_the_services_own(
-    make: Callable[..., MPAuthX], tokens: str, redis: Redis, wx: WeChatSimulator
+    make: Make, tokens: str, redis: Redis, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens) as auth:
         result = await auth.authorize_web(wx.web_login("bob"))
@@ -166,7 +157,7 @@ async def test_by_default_the_app_is_the_services_own(
 
 
 async def test_web_logins_that_were_passed_stay_open(
-    make: Callable[..., MPAuthX], tokens: str, web: WeChatOAuth, wx: WeChatSimulator
+    make: Make, tokens: str, web: WeChatOAuth, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, web=web) as auth:
         await auth.authorize_web(wx.web_login("bob-web", app_id=WEB))
@@ -174,7 +165,7 @@ async def test_web_logins_that_were_passed_stay_open(
 
 
 async def test_a_custom_token_store_requires_web_to_be_passed(
-    make: Callable[..., MPAuthX], web: WeChatOAuth, wx: WeChatSimulator
+    make: Make, web: WeChatOAuth, wx: WeChatSimulator
 ) -> None:
     async with make(users=MemoryUsers(), tokens=MemoryTokens()) as auth:
         with pytest.raises(ConfigurationError, match="`web`"):
@@ -185,7 +176,7 @@ async def test_a_custom_token_store_requires_web_to_be_passed(
 
 
 async def test_a_custom_token_store_with_redis_connections_needs_no_web(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+    make: Make, wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
     async with (
         Connections(redis_server.url) as connections,
@@ -197,9 +188,7 @@ async def test_a_custom_token_store_with_redis_connections_needs_no_web(
 # Many at once, leaving and closing
 
 
-async def test_concurrent_calls_with_one_code_are_one_login(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_concurrent_calls_of_a_code_are_one_login(auth: MPAuthX, wx: WeChatSimulator) -> None:
     code = wx.web_login("bob-web", app_id=WEB)
     results = await asyncio.gather(*(auth.authorize_web(code) for _ in range(20)))
     assert len({result.response for result in results}) == 1
@@ -218,7 +207,7 @@ async def test_the_same_text_as_mini_program_and_web_code_is_two_logins(
 
 
 async def test_a_cancelled_caller_leaves_no_token_and_harms_nobody(
-    make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator
+    make: Make, auth: MPAuthX, tokens: str, wx: WeChatSimulator
 ) -> None:
     wx.latency = 0.2
     shared = wx.web_login("shared", app_id=WEB)
@@ -240,7 +229,7 @@ async def test_a_cancelled_caller_leaves_no_token_and_harms_nobody(
 
 
 async def test_close_lets_a_web_login_finish(
-    make: Callable[..., MPAuthX], tokens: str, redis: Redis, wx: WeChatSimulator
+    make: Make, tokens: str, redis: Redis, wx: WeChatSimulator
 ) -> None:
     wx.latency = 0.2
     auth = make(tokens=tokens)

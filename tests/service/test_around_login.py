@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -22,8 +21,10 @@ from mpauthx_async import (
     WeChatSimulator,
 )
 from mpauthx_async.models import PhoneNumber
-from tests.helpers.logins import requests_at
+from tests.helpers.logins import requests_at, requests_to
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.near_services import Make
+from tests.helpers.outages import turns
 from tests.helpers.redis_contents import user_key
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import key_calls, outcomes
@@ -34,10 +35,6 @@ NUMBER = PhoneNumber("13800138000", "13800138000", "86")
 
 async def log_in(auth: MPAuthX, wx: WeChatSimulator, open_id: str = "bob", **more: Any) -> str:
     return (await auth.authorize(wx.login(open_id, **more))).response
-
-
-def asked(wx: WeChatSimulator, path: str) -> int:
-    return sum(request.path == path for request in wx.requests)
 
 
 # What it does
@@ -152,7 +149,7 @@ async def test_a_user_with_a_union_id_is_asked_for_by_their_open_id(
 
 
 async def test_a_union_id_that_only_the_database_knows_does_not_take_the_open_ids_place(
-    make: Callable[..., MPAuthX], tokens: str, redis: Redis, tmp_path: Path
+    make: Make, tokens: str, redis: Redis, tmp_path: Path
 ) -> None:
     async with WeChatSimulator() as wx, make(tokens=tokens, api_base=wx.url) as auth:
         await log_in(auth, wx, union_id="union-bob")
@@ -166,7 +163,7 @@ async def test_a_union_id_that_only_the_database_knows_does_not_take_the_open_id
 
 
 async def test_keys_open_after_a_change_of_the_secret_while_the_old_one_is_listed(
-    make: Callable[..., MPAuthX], auth: MPAuthX, tokens: str, wx: WeChatSimulator
+    make: Make, auth: MPAuthX, tokens: str, wx: WeChatSimulator
 ) -> None:
     token = await log_in(auth, wx)
     sealed = wx.seal("bob", {"n": 1})
@@ -182,23 +179,14 @@ async def test_keys_open_after_a_change_of_the_secret_while_the_old_one_is_liste
 
 
 async def test_a_short_app_secret_serves_where_signing_keys_are_given(
-    make: Callable[..., MPAuthX], tokens: str, redis: Redis
+    make: Make, tokens: str, redis: Redis
 ) -> None:
-    async with (
-        WeChatSimulator(app_secret="short") as wx,
-        make(
-            tokens=tokens,
-            app_secret="short",
-            signing_keys=["a-signing-key-of-ours"],
-            api_base=wx.url,
-        ) as auth,
-    ):
+    names = {"tokens": tokens, "app_secret": "short", "signing_keys": ["a-signing-key-of-ours"]}
+    async with WeChatSimulator(app_secret="short") as wx, make(**names, api_base=wx.url) as auth:
         assert await auth.check_session_key(await log_in(auth, wx))
 
 
-async def test_many_calls_at_once_make_few_trips(
-    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator
-) -> None:
+async def test_many_calls_make_few_trips(make: Make, redis: Redis, wx: WeChatSimulator) -> None:
     async def commands() -> int:
         return int((await redis.info("stats"))["total_commands_processed"])
 
@@ -217,9 +205,7 @@ async def test_many_calls_at_once_make_few_trips(
 # Tokens without a key
 
 
-async def test_tokens_of_web_logins_and_of_refreshes_have_no_key(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_web_logins_and_refreshes_have_no_key(auth: MPAuthX, wx: WeChatSimulator) -> None:
     refreshed = await auth.authorize(wx.login("bob")) and await auth.refresh_token("bob")
     web = await auth.authorize_web(wx.web_login("bob"))
     for token in (web.response, refreshed.response):
@@ -247,19 +233,14 @@ async def test_a_tampered_record_is_a_lost_key_and_nobody_elses(
             connection.execute(
                 "UPDATE mpauthx_session SET sealed_key = ? WHERE nonce = ?", (garbage, nonce)
             )
-    answers = await asyncio.gather(
-        auth.decrypt(result.response, "data", "iv"),
-        auth.decrypt(other, *sealed),
-        return_exceptions=True,
-    )
-    assert isinstance(answers[0], SessionKeyLostError)
-    assert not isinstance(answers[1], BaseException)
+    calls = [auth.decrypt(result.response, "data", "iv"), auth.decrypt(other, *sealed)]
+    assert await outcomes(calls) == [SessionKeyLostError, dict]
     assert await outcomes(key_calls(auth, result.response)) == [SessionKeyLostError] * 5
     assert await auth.is_token_valid(result.response)
 
 
 async def test_a_key_moved_to_another_session_does_not_open(
-    make: Callable[..., MPAuthX], redis: Redis, wx: WeChatSimulator
+    make: Make, redis: Redis, wx: WeChatSimulator
 ) -> None:
     async with make() as auth:
         bob, eve = [await auth.authorize(wx.login(name)) for name in ("bob", "eve")]
@@ -288,22 +269,19 @@ async def test_a_key_whose_open_id_was_changed_does_not_open(
 # Invalid arguments and answers
 
 
-async def test_rejects_data_or_iv_that_is_not_a_short_string(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_data_and_iv_are_short_strings(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = await log_in(auth, wx)
-    bad_ones: list[tuple[Any, Any]] = [
+    for data, iv in (
         *((None, None), (b"x", b"y"), ("x", None), (5, "y"), ("", ""), ("x", "")),
         *(("A" * 16_385, "A" * 24), ("A" * 64, "A" * 65)),
-    ]
-    for data, iv in bad_ones:
+    ):
         for call in (auth.decrypt, auth.decrypt_phone_number):
             with pytest.raises(ParameterError):
                 await call(token, data, iv)
 
 
 async def test_a_store_without_session_keys_logs_in_all_the_same(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
+    make: Make, wx: WeChatSimulator, redis: Redis, redis_server: RedisServer
 ) -> None:
     async with (
         Connections(redis_server.url) as connections,
@@ -318,9 +296,7 @@ async def test_a_store_without_session_keys_logs_in_all_the_same(
 # Callers who leave, and closing
 
 
-async def test_a_reset_goes_on_when_its_caller_is_cancelled(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_a_reset_outlives_its_cancelled_caller(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = await log_in(auth, wx)
     await auth.access_token()
     wx.latency = 0.2
@@ -339,13 +315,13 @@ async def test_a_reset_goes_on_when_its_caller_is_cancelled(
 async def test_concurrent_resets_of_one_session_are_one(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = await log_in(auth, wx)
     await asyncio.gather(*(auth.reset_session_key(token) for _ in range(10)))
-    assert asked(wx, RESET) == 1
+    assert len(requests_to(wx, RESET)) == 1
     assert await auth.check_session_key(token) is True
     assert not auth._session_keys._resets._callers
 
 
 async def test_a_cancelled_caller_does_not_affect_others_in_a_batch(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, tokens: str, redis: Redis
+    make: Make, wx: WeChatSimulator, tokens: str, redis: Redis
 ) -> None:
     executor = ThreadPoolExecutor(1)
     async with (
@@ -366,7 +342,7 @@ async def test_a_cancelled_caller_does_not_affect_others_in_a_batch(
 
 @pytest.mark.parametrize("ticks", range(12))
 async def test_close_lets_calls_in_flight_finish(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, tokens: str, redis: Redis, ticks: int
+    make: Make, wx: WeChatSimulator, tokens: str, redis: Redis, ticks: int
 ) -> None:
     auth = make(tokens=tokens)
     token = await log_in(auth, wx)
@@ -380,9 +356,7 @@ async def test_close_lets_calls_in_flight_finish(
             auth.check_session_key(token),
         )
     ]
-    await asyncio.sleep(0)
-    for _ in range(ticks):
-        await asyncio.sleep(0)
+    await turns(1 + ticks)
     await auth.close()
     assert all(call.done() for call in calls)
     payload, *others = await asyncio.gather(*calls)
@@ -391,7 +365,7 @@ async def test_close_lets_calls_in_flight_finish(
 
 
 async def test_close_waits_for_a_reset_whose_key_would_be_lost(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, tokens: str, redis: Redis
+    make: Make, wx: WeChatSimulator, tokens: str, redis: Redis
 ) -> None:
     auth = make(tokens=tokens)
     token = await log_in(auth, wx)

@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 
-from mpauthx_async import (
-    ClosedError,
-    Connections,
-    MPAuthX,
-    ParameterError,
-    WeChatSimulator,
-)
+from mpauthx_async import ClosedError, Connections, MPAuthX, ParameterError, WeChatSimulator
 from tests.helpers.logins import Gated, requests_at
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
 from tests.helpers.redis_server import RedisServer
@@ -123,7 +117,6 @@ async def test_the_near_cache_alone_answers_again_after_the_last_listener_has_le
 ) -> None:
     async with make(tokens=f"{redis_server.url}?near_cache=10") as auth:
         near = auth._validator._near
-        assert near is not None
         assert auth._validator.known == near.known
         leave = [auth.subscribe(print), auth.subscribe(print)]
         leave[0]()

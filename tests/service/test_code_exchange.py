@@ -24,6 +24,7 @@ from mpauthx_async import (
 )
 from tests.helpers.clock import Clock
 from tests.helpers.exchanges import errcode_of, giving
+from tests.helpers.near_services import Make
 from tests.helpers.scripted_server import Answer, Server, refused
 from tests.helpers.secret_search import everything_logged, everything_told, local_variables
 from tests.helpers.service_calls import narrow_connections
@@ -40,7 +41,7 @@ async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
 
 @pytest.fixture
 async def component(
-    make: Callable[..., MPAuthX], tokens: str, redis: Redis, wx: WeChatSimulator
+    make: Make, tokens: str, redis: Redis, wx: WeChatSimulator
 ) -> AsyncIterator[MPAuthX]:
     async def token() -> str:
         return wx.component_access_token
@@ -51,7 +52,7 @@ async def component(
 
 
 async def test_logins_that_waited_run_in_order_and_in_the_contexts_of_their_callers(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
+    make: Make, wx: WeChatSimulator
 ) -> None:
     """For what traces and logs requests, such as OpenTelemetry."""
     request_id: ContextVar[int] = ContextVar("request_id")
@@ -86,7 +87,7 @@ async def wecom_token(wx: WeChatSimulator) -> str:
 
 @pytest.fixture
 async def wecom(
-    make: Callable[..., MPAuthX], tokens: str, redis: Redis, wx: WeChatSimulator
+    make: Make, tokens: str, redis: Redis, wx: WeChatSimulator
 ) -> AsyncIterator[MPAuthX]:
     exchange = WeComExchange(lambda: wecom_token(wx))
     async with make(tokens=tokens, app_secret="unused" * 5, exchange=exchange) as auth:
@@ -94,9 +95,7 @@ async def wecom(
 
 
 class TestComponent:
-    async def test_a_user_logs_in_with_sealed_data(
-        self, component: MPAuthX, wx: WeChatSimulator
-    ) -> None:
+    async def test_logs_in_with_sealed_data(self, component: MPAuthX, wx: WeChatSimulator) -> None:
         wx.set_profile("carol", nickName="Carol")
         code, info = wx.login("carol", "union-carol"), wx.get_user_info("carol")
         result = await component.authorize(code, info.encrypted_data, info.iv)
@@ -105,9 +104,7 @@ class TestComponent:
         assert await component.verify_raw_data(result.response, info.raw_data, info.signature)
         assert [request.path for request in wx.requests] == [COMPONENT]
 
-    async def test_rejects_data_of_another_user(
-        self, component: MPAuthX, wx: WeChatSimulator
-    ) -> None:
+    async def test_rejects_data_of_others(self, component: MPAuthX, wx: WeChatSimulator) -> None:
         wx.login("eve", session_key=KEY)
         info = wx.get_user_info("eve")
         with pytest.raises(IdentityMismatchError):
@@ -116,7 +113,7 @@ class TestComponent:
             )
 
     async def test_a_platform_token_that_is_not_good_reaches_the_caller(
-        self, make: Callable[..., MPAuthX], wx: WeChatSimulator, clock: Clock, redis: Redis
+        self, make: Make, wx: WeChatSimulator, clock: Clock, redis: Redis
     ) -> None:
         old = wx.component_access_token
         clock.now += 7200
@@ -132,7 +129,7 @@ class TestComponent:
         assert await redis.dbsize() == 0
 
     async def test_what_the_platforms_function_raises_reaches_the_caller(
-        self, make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis
+        self, make: Make, wx: WeChatSimulator, redis: Redis
     ) -> None:
         async def broken() -> str:
             raise ZeroDivisionError
@@ -144,9 +141,7 @@ class TestComponent:
 
 
 class TestWeCom:
-    async def test_a_member_logs_in_with_sealed_data(
-        self, wecom: MPAuthX, wx: WeChatSimulator
-    ) -> None:
+    async def test_logs_in_with_sealed_data(self, wecom: MPAuthX, wx: WeChatSimulator) -> None:
         code, info = wx.wecom_login("zhang"), wx.get_wecom_user_info("zhang")
         result = await wecom.authorize(code, info.encrypted_data, info.iv)
         assert result.user.id == f"zhang@{wx.corp_id}"
@@ -155,27 +150,20 @@ class TestWeCom:
         assert payload["userid"] == "zhang"
         assert not (await wecom.authorize(wx.wecom_login("zhang"))).is_new_user
 
-    async def test_members_of_two_companies_are_two(
-        self, wecom: MPAuthX, wx: WeChatSimulator
-    ) -> None:
+    async def test_members_of_two_corps_are_two(self, wecom: MPAuthX, wx: WeChatSimulator) -> None:
         results = [
             await wecom.authorize(wx.wecom_login("zhang", corp)) for corp in (None, "ww-other")
         ]
-        assert [result.user.id for result in results] == [
-            f"zhang@{wx.corp_id}",
-            "zhang@ww-other",
-        ]
+        assert [result.user.id for result in results] == [f"zhang@{wx.corp_id}", "zhang@ww-other"]
         assert all(result.is_new_user for result in results)
 
-    async def test_data_of_another_member_is_refused(self, make: Callable[..., MPAuthX]) -> None:
+    async def test_data_of_another_member_is_refused(self, make: Make) -> None:
         answer = {"userid": "zhang", "corpid": "ww0", "session_key": KEY, "errcode": 0}
         for named in ({"userid": "li"}, {"corpid": "ww1"}, {"userid": None}, {"openId": "zhang"}):
             wx = WeChatSimulator()
             wx.login("somebody", session_key=KEY)
-            names = {"userid": "zhang", "corpid": "ww0", **named}
-            if "openId" in named:
-                names = named
-            sealed = wx.seal("somebody", names)
+            names = {} if "openId" in named else {"userid": "zhang", "corpid": "ww0"}
+            sealed = wx.seal("somebody", names | named)
             async with (
                 Server(Answer(json.dumps(answer))) as server,
                 make(exchange=WeComExchange(giving("t")), api_base=server.url) as auth,
@@ -184,7 +172,7 @@ class TestWeCom:
                     await auth.authorize("code", *sealed)
 
     async def test_wecoms_refusals_reach_the_caller(
-        self, make: Callable[..., MPAuthX], wx: WeChatSimulator, clock: Clock, redis: Redis
+        self, make: Make, wx: WeChatSimulator, clock: Clock, redis: Redis
     ) -> None:
         old = await wecom_token(wx)
         code = wx.wecom_login("zhang")
@@ -202,7 +190,7 @@ class TestWeCom:
     "exchange", [WeComExchange, lambda give: ComponentExchange("wx0", give)], ids=["wecom", "wx"]
 )
 async def test_a_function_that_returns_no_token_is_a_configuration_error(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, exchange: Callable[..., Any], token: Any
+    make: Make, wx: WeChatSimulator, exchange: Callable[..., Any], token: Any
 ) -> None:
     async with make(exchange=exchange(giving(token))) as auth:
         with pytest.raises(ConfigurationError, match="access_token must return WeChat's token"):
@@ -221,18 +209,15 @@ USER = {"openid": "carol", "session_key": KEY}
         *(
             (WeComExchange(giving("t")), answer)
             for answer in (
-                {**MEMBER, "userid": None},
-                {**MEMBER, "userid": ""},
-                {**MEMBER, "userid": "a|b"},
-                {**MEMBER, "corpid": None},
-                {**MEMBER, "corpid": 5},
+                *({**MEMBER, "userid": wrong} for wrong in (None, "", "a|b")),
+                *({**MEMBER, "corpid": wrong} for wrong in (None, 5)),
                 USER,
             )
         ),
     ],
 )
 async def test_rejects_an_answer_without_a_user(
-    make: Callable[..., MPAuthX], redis: Redis, exchange: Any, answer: dict[str, Any]
+    make: Make, redis: Redis, exchange: Any, answer: dict[str, Any]
 ) -> None:
     async with (
         Server(Answer(json.dumps(answer))) as server,
@@ -243,9 +228,7 @@ async def test_rejects_an_answer_without_a_user(
     assert await redis.dbsize() == 0
 
 
-async def test_whatever_is_in_a_token_or_code_arrives_unchanged(
-    make: Callable[..., MPAuthX], redis: Redis
-) -> None:
+async def test_whatever_is_in_a_token_or_code_arrives_unchanged(make: Make, redis: Redis) -> None:
     async with (
         Server(Answer(json.dumps(USER))) as server,
         make(exchange=ComponentExchange("wx0", giving("a+b&c=d")), api_base=server.url) as auth,
@@ -258,9 +241,7 @@ async def test_whatever_is_in_a_token_or_code_arrives_unchanged(
     )
 
 
-async def test_each_exchange_has_its_own_hosts_and_sends_the_secret_to_no_other(
-    make: Callable[..., MPAuthX],
-) -> None:
+async def test_each_exchange_has_its_own_hosts_and_sends_the_secret_to_no_other(make: Make) -> None:
     wechats = ("https://api.weixin.qq.com", "https://api2.weixin.qq.com")
     async with Connections() as connections:
         for exchange, hosts in (
@@ -269,9 +250,8 @@ async def test_each_exchange_has_its_own_hosts_and_sends_the_secret_to_no_other(
             (ComponentExchange("wx0", giving("t")), wechats),
             (WeComExchange(giving("t")), ("https://qyapi.weixin.qq.com",)),
         ):
-            auth = make(
-                exchange=exchange, api_base=None, tokens="sqlite:///x.db", connections=connections
-            )
+            stores = {"tokens": "sqlite:///x.db", "connections": connections}
+            auth = make(exchange=exchange, api_base=None, **stores)
             assert auth._api._exchange_http._hosts == hosts
             assert auth._api._http._hosts == wechats
             if exchange is None:
@@ -285,7 +265,7 @@ async def test_each_exchange_has_its_own_hosts_and_sends_the_secret_to_no_other(
 
 
 async def test_no_token_is_emitted_or_logged(
-    make: Callable[..., MPAuthX], redis: Redis, debugging: pytest.LogCaptureFixture
+    make: Make, redis: Redis, debugging: pytest.LogCaptureFixture
 ) -> None:
     secret, told = "GEHEIM-of-16-bytes", []
     for exchange in (
@@ -294,11 +274,8 @@ async def test_no_token_is_emitted_or_logged(
         WeComExchange(giving(secret)),
     ):
         told.append(repr(exchange))
-        for answer in (
-            refused(40001, f"not good: {secret}"),
-            Answer("{}"),
-            Answer("", status="500"),
-        ):
+        no = refused(40001, f"not good: {secret}")
+        for answer in (no, Answer("{}"), Answer("", status="500")):
             async with (
                 Server(answer) as server,
                 make(exchange=exchange, api_base=server.url, app_secret=secret) as auth,

@@ -120,16 +120,23 @@ async def late(monkeypatch: pytest.MonkeyPatch) -> Late:
     return ahead
 
 
+class Held:
+    """Trips that answer with what was asked, once the gate is open."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+        self.gate = asyncio.Event()
+
+    async def run(self, items: Sequence[int]) -> Sequence[int]:
+        self.asked.append(list(items))
+        await self.gate.wait()
+        return items
+
+
 class TestCoalescer:
     async def test_no_caller_waits_longer_than_longest_wait(self, late: Late) -> None:
-        gate, asked = asyncio.Event(), []
-
-        async def run(items: Sequence[int]) -> Sequence[int]:
-            asked.append(list(items))
-            await gate.wait()
-            return items
-
-        calls: Coalescer[int, int] = Coalescer(run, max_in_flight=1, longest_wait=1000)
+        trips = Held()
+        calls: Coalescer[int, int] = Coalescer(trips.run, max_in_flight=1, longest_wait=1000)
         first = calls.submit(1)
         await turns(10)
         waiting = calls.submit(2)
@@ -139,19 +146,14 @@ class TestCoalescer:
         for call in (first, waiting):
             with pytest.raises(StoreError, match="did not answer in time"):
                 await call
-        gate.set()
+        trips.gate.set()
         assert await calls.submit(3) == 3
-        assert asked == [[1], [3]]  # what was given up before it began was not asked
+        assert trips.asked == [[1], [3]]  # what was given up before it began was not asked
         await calls.close()
 
     async def test_a_caller_who_came_later_waits_on(self, late: Late) -> None:
-        gate = asyncio.Event()
-
-        async def run(items: Sequence[int]) -> Sequence[int]:
-            await gate.wait()
-            return items
-
-        calls: Coalescer[int, int] = Coalescer(run, max_in_flight=1, longest_wait=1000)
+        trips = Held()
+        calls: Coalescer[int, int] = Coalescer(trips.run, max_in_flight=1, longest_wait=1000)
         first = calls.submit(1)
         await turns(10)
         late.seconds = 600
@@ -161,7 +163,7 @@ class TestCoalescer:
         with pytest.raises(StoreError):
             await first
         assert not second.done()
-        gate.set()
+        trips.gate.set()
         assert await second == 2
         await calls.close()
 
@@ -226,9 +228,7 @@ class TestWeChat:
                 await wechat.code_to_session("code")
         assert (caught.value.sent, caught.value.retryable) == (False, True)
 
-    async def test_a_busy_wechat_is_asked_again_only_in_time(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_retries_happen_only_in_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 1)
         monkeypatch.setattr(transport.random, "uniform", lambda *_: 1.1)
         async with Server(refused(-1)) as server, asking(server.url) as wechat:
@@ -236,9 +236,7 @@ class TestWeChat:
                 await wechat.code_to_session("code")
         assert len(server.requests) == 1
 
-    async def test_requests_of_one_call_share_the_time(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_requests_of_a_call_share_the_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 1)
         async with Server(Act.HANG) as server, asking(server.url) as wechat:
             with one_call():
@@ -354,13 +352,8 @@ async def test_a_call_that_waits_for_two_batches_has_one_deadline_for_redis(
 
 
 async def test_a_cancelled_caller_of_a_second_batch_ends_its_trip() -> None:
-    gate = asyncio.Event()
-
-    async def run(items: Sequence[int]) -> Sequence[int]:
-        await gate.wait()
-        return items
-
-    calls: Coalescer[int, int] = Coalescer(run, longest_wait=1000, system="Redis")
+    trips = Held()
+    calls: Coalescer[int, int] = Coalescer(trips.run, longest_wait=1000, system="Redis")
     with one_call():
         for item in range(2):
             future = calls.submit(item)
@@ -370,5 +363,5 @@ async def test_a_cancelled_caller_of_a_second_batch_ends_its_trip() -> None:
             await turns(2)
         with trip("Redis", 1000) as second:
             assert second < first < 1000
-    gate.set()
+    trips.gate.set()
     await calls.close()

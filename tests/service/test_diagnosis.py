@@ -10,12 +10,7 @@ import trustme
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoPermissionError
 
-from mpauthx_async import (
-    ConnectionFailedError,
-    Connections,
-    RedisTokenStore,
-    StoreError,
-)
+from mpauthx_async import ConnectionFailedError, Connections, RedisTokenStore, StoreError
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.redis.keys import session_keys
 from tests.helpers.redis_cluster import RedisClusterServers, ask
@@ -23,10 +18,8 @@ from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.scripted_server import asking
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "redis-in-production.md").read_text(
-    "utf-8"
-)
-(RULE,) = re.findall(r"ACL SETUSER mpauthx .*", GUIDE)
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "redis-in-production.md"
+(RULE,) = re.findall(r"ACL SETUSER mpauthx .*", GUIDE.read_text("utf-8"))
 PASSWORD = "a-password-of-redis"
 
 
@@ -39,8 +32,7 @@ async def set_user(admin: Redis, rule: str = RULE) -> None:
 
 
 @pytest.mark.parametrize(
-    "command",
-    ["GET another", "SET another 1", "KEYS *", "FLUSHALL", "CONFIG GET *", "SHUTDOWN"],
+    "command", ["GET another", "SET another 1", "KEYS *", "FLUSHALL", "CONFIG GET *", "SHUTDOWN"]
 )
 async def test_the_user_of_the_guide_may_do_nothing_else(
     server: RedisServer, admin: Redis, command: str
@@ -66,15 +58,9 @@ async def test_recognizes_a_server_without_resp3(redis_server: RedisServer) -> N
                 await store.lookup([new_session("bob").ref])
 
 
-@pytest.mark.parametrize(
-    ("policy", "is_warned_of"), [("volatile-lru", True), ("noeviction", False)]
-)
+@pytest.mark.parametrize(("policy", "warnings"), [("volatile-lru", 1), ("noeviction", 0)])
 async def test_an_evicting_policy_is_warned_of_once(
-    server: RedisServer,
-    admin: Redis,
-    caplog: pytest.LogCaptureFixture,
-    policy: str,
-    is_warned_of: bool,
+    server: RedisServer, admin: Redis, caplog: pytest.LogCaptureFixture, policy: str, warnings: int
 ) -> None:
     await admin.config_set("maxmemory", "100mb")
     await admin.config_set("maxmemory-policy", policy)
@@ -82,13 +68,11 @@ async def test_an_evicting_policy_is_warned_of_once(
         for _ in range(2):
             async with RedisTokenStore(connections) as store:
                 await store.lookup([new_session("bob").ref])
-    assert caplog.text.count(f"maxmemory-policy {policy}") == is_warned_of
+    assert caplog.text.count(f"maxmemory-policy {policy}") == warnings
 
 
 def port_of(client: RedisCluster, key: str) -> int:
-    node = client.get_node_from_key(key)
-    assert node is not None
-    return int(node.port)
+    return int(client.get_node_from_key(key).port)
 
 
 async def test_an_evicting_node_of_a_cluster_is_warned_of_once(

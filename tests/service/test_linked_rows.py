@@ -99,9 +99,8 @@ async def test_two_existing_rows_with_one_union_id_are_one_user(path: Path) -> N
             " ('o-a', 'u-bob', 'Younger', 2), ('o-b', 'u-bob', 'Older', 1)",
         )
         found = await store.get(["o-a", "o-b", "u-bob"])
-        assert [user and (user.nick_name, set(user.ids)) for user in found] == [
-            ("Older", {"u-bob", "o-a", "o-b"})
-        ] * 3
+        expected = ("Older", {"u-bob", "o-a", "o-b"})
+        assert [user and (user.nick_name, set(user.ids)) for user in found] == [expected] * 3
         await store.save([User("o-a", "u-new")])
         for user_id in ("o-a", "o-b", "u-bob", "u-new"):
             assert set(await ids(store, user_id) or ()) == {"u-bob", "u-new", "o-a", "o-b"}
@@ -172,9 +171,7 @@ async def test_two_processes_that_link_at_once_make_one_person(path: Path) -> No
     assert query(path, "SELECT count(*) FROM user") == [(10,)]
 
 
-async def test_a_row_that_others_point_at_is_not_deleted_where_that_is_enforced(
-    path: Path,
-) -> None:
+async def test_a_row_that_others_point_at_is_not_deleted_where_that_is_enforced(path: Path) -> None:
     run(path, UNIQUE)
     async with aiosqlite.connect(path, isolation_level=None) as connection:
         await connection.execute("PRAGMA foreign_keys = ON")

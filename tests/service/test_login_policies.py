@@ -1,7 +1,6 @@
 """Which sessions of a user live side by side."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -11,18 +10,18 @@ from mpauthx_async import (
     ConfigurationError,
     DecryptionError,
     LoginPolicy,
-    MPAuthX,
     TokenStatus,
     WeChatSimulator,
 )
 from tests.helpers.logins import requests_at
+from tests.helpers.near_services import Make
 from tests.helpers.service_calls import devices, log_in
 
 SHARED = LoginPolicy(shared_token=True)
 
 
 async def test_a_login_over_max_sessions_replaces_the_oldest(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, policy=LoginPolicy(max_sessions=3)) as auth:
         hers = await log_in(auth, wx, "eve")
@@ -41,9 +40,7 @@ async def test_a_login_over_max_sessions_replaces_the_oldest(
 # One token for all
 
 
-async def test_a_shared_token_is_not_rotated(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
+async def test_a_shared_token_is_not_rotated(make: Make, tokens: str, wx: WeChatSimulator) -> None:
     async with make(tokens=tokens) as auth:
         rotated = await auth.rotate((await log_in(auth, wx)).response)
     async with make(tokens=tokens, policy=SHARED) as auth:
@@ -54,7 +51,7 @@ async def test_a_shared_token_is_not_rotated(
 
 
 async def test_a_cancelled_login_keeps_the_shared_token(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, policy=SHARED) as auth:
         token = (await log_in(auth, wx)).response
@@ -72,7 +69,7 @@ async def test_a_cancelled_login_keeps_the_shared_token(
 
 
 async def test_the_shared_token_opens_what_the_newest_login_sealed(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, policy=SHARED) as auth:
         token = (await log_in(auth, wx)).response
@@ -89,7 +86,7 @@ async def test_the_shared_token_opens_what_the_newest_login_sealed(
 
 
 async def test_the_shared_token_of_a_user_with_a_union_id_opens_what_is_sealed(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, policy=SHARED) as auth:
         results = [await log_in(auth, wx, union_id="bob-everywhere") for _ in range(2)]
@@ -113,17 +110,10 @@ def test_a_policy_does_not_change() -> None:
 @pytest.mark.parametrize(
     "rules",
     [
-        {"max_sessions": 0},
-        {"max_sessions": -1},
-        {"max_sessions": 1.5},
-        {"max_sessions": "3"},
-        {"max_sessions": True},
-        {"max_sessions": None},
-        {"max_sessions": 1001},
-        {"shared_token": True, "one_per_kind": True},
-        {"one_per_kind": "yes"},
-        {"one_per_kind": None},
+        *({"max_sessions": number} for number in (0, -1, 1.5, "3", True, None, 1001)),
+        *({"one_per_kind": flag} for flag in ("yes", None)),
         {"shared_token": 1},
+        {"shared_token": True, "one_per_kind": True},
     ],
 )
 def test_rejects_conflicting_or_invalid_rules(rules: dict[str, Any]) -> None:

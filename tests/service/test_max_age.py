@@ -1,7 +1,7 @@
 """How old sealed data may be that a service decrypts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from mpauthx_async import DecryptionError, MPAuthX, ParameterError, WeChatSimulator
 from tests.helpers.clock import Clock
+from tests.helpers.near_services import Make
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ async def wx(clock: Clock) -> AsyncIterator[WeChatSimulator]:
 
 
 @pytest.fixture
-async def auth(make: Callable[..., MPAuthX], redis: Redis, clock: Clock) -> AsyncIterator[MPAuthX]:
+async def auth(make: Make, redis: Redis, clock: Clock) -> AsyncIterator[MPAuthX]:
     async with make(clock=clock) as service:
         yield service
 
@@ -75,9 +76,7 @@ async def test_concurrent_logins_with_another_max_age_are_another_login(
 
 
 @pytest.mark.parametrize("max_age", [0, -1, True, "60", float("nan"), float("inf")])
-async def test_rejects_an_invalid_max_age_first(
-    auth: MPAuthX, wx: WeChatSimulator, max_age: Any
-) -> None:
+async def test_rejects_bad_max_ages_first(auth: MPAuthX, wx: WeChatSimulator, max_age: Any) -> None:
     code = wx.login("bob")
     sealed = wx.seal("bob", {"openId": "bob"})
     for call in (

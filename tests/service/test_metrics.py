@@ -44,9 +44,9 @@ from mpauthx_async.events import (
 )
 from mpauthx_async.metrics import Metrics
 from mpauthx_async.models import Ban
-from mpauthx_async.stores.conformance.examples import until
 from tests.helpers.logins import Gate
 from tests.helpers.near_services import Make, warm, with_near_cache
+from tests.helpers.outages import until_true
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import narrow_connections
 
@@ -199,9 +199,7 @@ def test_no_metric_tells_who_a_user_is(registry: CollectorRegistry, metrics: Met
     assert "nonce" not in text
 
 
-async def test_one_listens_to_several_services_at_once(
-    registry: CollectorRegistry, metrics: Metrics
-):
+async def test_one_listens_to_many_services_at_once(registry: CollectorRegistry, metrics: Metrics):
     services = [EventBus() for _ in range(3)]
     for events in services:
         events.subscribe(metrics)
@@ -260,16 +258,14 @@ async def test_gauges_tell_what_waits_when_they_are_scraped(
         assert auth.gauges() == blog.gauges() == Gauges()
 
 
-async def test_a_login_that_fails_or_is_cancelled_is_at_wechat_no_longer(
-    make: Make, wx: WeChatSimulator
-):
+async def test_a_login_that_fails_or_is_cancelled_leaves_wechat(make: Make, wx: WeChatSimulator):
     async with make() as auth:
         with pytest.raises(WeChatAPIError):
             await auth.authorize("used-up")
         assert auth.gauges().logins_at_wechat == 0
         wx.latency = 3600
         login = asyncio.create_task(auth.authorize(wx.login("bob")))
-        await until(lambda: is_true(auth.gauges().logins_at_wechat == 1))
+        await until_true(lambda: auth.gauges().logins_at_wechat == 1)
         await auth.close(timeout=0)
         await asyncio.wait([login])
     assert auth.gauges() == Gauges()
@@ -302,7 +298,7 @@ async def test_a_near_cache_is_told_to_be_off_while_redis_is_down(
         await warm(auth, wx)
         assert near() == [1, 1, 0]
         server.stop()
-        await until(lambda: is_true(near() == [0, 0, 1]))
+        await until_true(lambda: near() == [0, 0, 1])
 
 
 async def test_a_service_of_apps_is_not_kept_alive_by_being_watched(
@@ -323,13 +319,9 @@ async def test_a_service_of_apps_is_not_kept_alive_by_being_watched(
                 metrics.watch(auth)
                 services.append(weakref.ref(auth))
         del auth
-        await until(lambda: is_true(names_of_living() == {"<MPAuthX wx2 sku=shop>"}))
+        await until_true(lambda: names_of_living() == {"<MPAuthX wx2 sku=shop>"})
         assert samples(registry)["mpauthx_logins_waiting"] == 0
-    await until(lambda: is_true(not names_of_living()))
-
-
-async def is_true(outcome: bool) -> bool:
-    return outcome
+    await until_true(lambda: not names_of_living())
 
 
 def test_the_registry_is_that_of_the_process_unless_told_otherwise():

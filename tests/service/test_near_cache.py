@@ -75,9 +75,7 @@ def test_a_token_is_known_until_its_end_to_the_millisecond(cache: NearCache, clo
     assert cache.known(token) is None
 
 
-def test_a_token_ends_by_the_stores_clock_also_when_that_is_set(
-    cache: NearCache, clock: Clock
-) -> None:
+def test_a_token_ends_by_the_stores_clock_even_if_it_is_set(cache: NearCache, clock: Clock) -> None:
     token = keep(cache, clock, NONCES[0], seconds=60)
     cache.shared.synchronize(clock.now + AHEAD + 59, clock.now)
     assert cache.known(token)
@@ -144,9 +142,7 @@ def test_the_least_recently_used_leaves_first(cache: NearCache, clock: Clock) ->
     assert knows(cache, *tokens) == [True, False, True, True, True]
 
 
-def test_questions_that_are_never_answered_for_leave_nothing(
-    cache: NearCache, clock: Clock
-) -> None:
+def test_questions_that_are_never_answered_leave_nothing(cache: NearCache, clock: Clock) -> None:
     for nonce in NONCES:
         cache.keep(cache.expect(nonce), identity_of(token_of(nonce)), None)
     assert (len(cache), cache.shared._expected, cache.shared._tokens) == (0, {}, {})

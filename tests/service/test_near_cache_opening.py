@@ -33,6 +33,7 @@ from tests.helpers.near_services import (
     warm,
     with_near_cache,
 )
+from tests.helpers.outages import until_true
 from tests.helpers.redis_proxy import RedisProxy
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.secret_world import PASSWORD, add_user, redis_url
@@ -79,17 +80,11 @@ async def test_closing_while_redis_is_down_leaves_no_task(
     async with make() as auth:
         await warm(auth, wx)
         server.stop()
-
-        async def is_down() -> bool:
-            return len(cache_of(auth)) == 0
-
-        await until(is_down)
+        await until_true(lambda: len(cache_of(auth)) == 0)
     assert asyncio.all_tasks() <= tasks
 
 
-async def test_closing_while_it_connects_leaves_nothing_open(
-    server: RedisServer, admin: Redis
-) -> None:
+async def test_closing_while_it_connects_leaves_nothing(server: RedisServer, admin: Redis) -> None:
     tasks, url = asyncio.all_tasks(), f"{server.url}?socket_timeout=0.5"
     for turns in range(12):
         server.pause()
@@ -105,9 +100,7 @@ async def test_closing_while_it_connects_leaves_nothing_open(
     assert asyncio.all_tasks() <= tasks
 
 
-async def test_closing_a_store_goes_on_when_it_is_cancelled(
-    server: RedisServer, admin: Redis
-) -> None:
+async def test_closing_a_store_goes_on_when_cancelled(server: RedisServer, admin: Redis) -> None:
     async def was_looked_up() -> bool:
         return "cmdstat_mget" in await admin.info("commandstats")
 
@@ -162,11 +155,7 @@ async def test_a_connection_that_is_lost_as_soon_as_it_is_open_leaves_nothing_to
     pool = ConnectionPool(LostOnce, host="127.0.0.1", port=server.port, protocol=2)
     async with Redis(connection_pool=pool) as client, RedisTokenStore(client) as store:
         store.push_changes_to(changes)
-
-        async def is_open() -> bool:
-            return changes.is_open
-
-        await until(is_open)
+        await until_true(lambda: changes.is_open)
     assert left == [False]  # else the next socket of this number would hang
 
 
@@ -218,9 +207,7 @@ async def test_it_connects_as_the_url_says(
         await refused_in_time(auth, token)
 
 
-async def test_a_unix_socket_can_have_a_near_cache(
-    make: Make, tmp_path: Path, wx: WeChatSimulator
-) -> None:
+async def test_a_unix_socket_has_a_cache(make: Make, tmp_path: Path, wx: WeChatSimulator) -> None:
     with RedisServer(unixsocket=str(tmp_path / "redis.sock")):
         url = f"unix://{tmp_path}/redis.sock?db=2&near_cache=10"
         async with make(tokens=url) as auth, make(tokens=url) as elsewhere:
@@ -229,9 +216,7 @@ async def test_a_unix_socket_can_have_a_near_cache(
             await refused_in_time(auth, token)
 
 
-async def test_web_logins_and_the_access_token_work_at_the_same_url(
-    make: Make, wx: WeChatSimulator
-) -> None:
+async def test_web_logins_and_access_tokens_share_the_url(make: Make, wx: WeChatSimulator) -> None:
     async with make() as auth:
         code = wx.web_login("bob")
         assert await auth.is_token_valid((await auth.authorize_web(code)).response)
@@ -244,13 +229,9 @@ async def test_web_logins_and_the_access_token_work_at_the_same_url(
 @pytest.mark.parametrize("size", ["", "x", "-1", "1.5", "1e3", "+5", "9999999999", "5 ", "None"])
 @pytest.mark.parametrize("opener", [open_token_store, open_key_value_store])
 async def test_rejects_a_near_cache_that_is_not_a_number(opener: Any, size: str) -> None:
-    for query in (
-        f"near_cache={size}",
-        f"db=1&near_cache={size}",
-        f"near_cache={size}&near_cache=5",
-    ):
+    for query in ("near_cache={}", "db=1&near_cache={}", "near_cache={}&near_cache=5"):
         with pytest.raises(ConfigurationError, match="near_cache"):
-            opener(f"redis://127.0.0.1/0?{query}", Connections())
+            opener(f"redis://127.0.0.1/0?{query.format(size)}", Connections())
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, "5", None, True])
@@ -288,11 +269,7 @@ async def test_there_is_no_near_cache_by_default(
 
 
 async def test_a_user_who_may_not_track_has_no_near_cache_and_one_warning(
-    make: Make,
-    server: RedisServer,
-    admin: Redis,
-    wx: WeChatSimulator,
-    caplog: pytest.LogCaptureFixture,
+    make: Make, admin: Redis, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     await admin.execute_command("ACL", "SETUSER", "default", "-client")
     async with make() as auth:

@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
-from mpauthx_async import (
-    ConfigurationError,
-    MPAuthX,
-    RedisTokenStore,
-    SessionRef,
-    StoreError,
-)
+from mpauthx_async import ConfigurationError, MPAuthX, RedisTokenStore, SessionRef, StoreError
 from mpauthx_async.stores import readiness
 from mpauthx_async.stores.redis.server_checks import check_server
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
@@ -78,9 +72,7 @@ async def test_a_custom_store_that_hangs_is_named_by_its_class(
     assert "user store cannot serve. Hanging did not answer within 0.05 seconds" in told
 
 
-async def test_a_sql_server_that_hangs_is_named(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hanging_sql_server_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "_TIMEOUT", 60)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql+asyncpg://bob:Xy-s3cret@127.0.0.1:{silent.getsockname()[1]}/shop"

@@ -34,25 +34,19 @@ class TlsServers:
         self._stack = stack
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(directory / "ca.pem"))
-        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
-            str(directory / "server.pem")
-        )
+        certificate = authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem
+        certificate.write_to_path(str(directory / "server.pem"))
 
     def start(self, settings: Sequence[str], *arguments: str) -> int:
         """Start a server; returns its port."""
         port = next(port for port in iter(free_port, 0) if port < MAX_PORT)
         file = self.directory / f"{port}.conf"
         lines = (
-            "bind 127.0.0.1",
-            "port 0",
-            f"tls-port {port}",
+            *("bind 127.0.0.1", "port 0", f"tls-port {port}", f"dir {self.directory}"),
             f"tls-cert-file {self.directory}/server.pem",
             f"tls-key-file {self.directory}/server.pem",
             f"tls-ca-cert-file {self.directory}/ca.pem",
-            "tls-auth-clients no",
-            "tls-replication yes",
-            f"dir {self.directory}",
-            *settings,
+            *("tls-auth-clients no", "tls-replication yes", *settings),
         )
         file.write_text("\n".join(lines))
         process = subprocess.Popen(
@@ -67,11 +61,9 @@ class TlsServers:
         return port
 
     def ask(self, port: int, *command: str | int) -> object:
-        with Redis(
-            port=port, host="127.0.0.1", ssl=True, ssl_ca_certs=str(self.directory / "ca.pem")
-        ) as client:
-            answer: object = client.execute_command(*command)
-        return answer
+        ca = str(self.directory / "ca.pem")
+        with Redis(port=port, host="127.0.0.1", ssl=True, ssl_ca_certs=ca) as client:
+            return client.execute_command(*command)
 
     def _answers(self, port: int, process: "subprocess.Popen[bytes]") -> bool:
         assert process.poll() is None
@@ -123,8 +115,7 @@ def cluster(servers: TlsServers) -> str:
 
 @pytest.fixture(params=["single", "sentinel", "cluster"])
 def url(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(request.param)
-    return url
+    return str(request.getfixturevalue(request.param))
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
@@ -146,12 +137,8 @@ async def test_changes_are_pushed_over_tls(
     url = f"{request.getfixturevalue(server)}?ssl_ca_certs={servers.directory}/ca.pem"
     session = new_session("bob")
     ref, token = session.ref, "bob's token"
-    async with (
-        RedisTokenStore(url) as elsewhere,
-        RedisTokenStore(url, near_cache=10) as store,
-    ):
+    async with RedisTokenStore(url) as elsewhere, RedisTokenStore(url, near_cache=10) as store:
         near = store.open_near_cache()
-        assert near is not None
         await store.issue([session])
 
         async def is_kept() -> bool:

@@ -1,7 +1,7 @@
 """rotate: a new token in place of the old one, and what follows when the old one is used again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,19 +16,20 @@ from mpauthx_async import (
 )
 from mpauthx_async.events import Rotated, TokenReuseDetected
 from tests.helpers.clock import Clock
+from tests.helpers.near_services import Make
 from tests.helpers.service_calls import forged, hear, key_calls, log_in, of_kind
 from tests.helpers.sqlite_files import run
 
 
 @pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
+async def auth(make: Make, tokens: str) -> AsyncIterator[MPAuthX]:
     """A service with a grace that no test outlasts."""
     async with make(tokens=tokens, rotation_grace=3600) as service:
         yield service
 
 
 @pytest.fixture
-async def graceless(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
+async def graceless(make: Make, tokens: str) -> AsyncIterator[MPAuthX]:
     async with make(tokens=tokens, rotation_grace=0) as service:
         yield service
 
@@ -66,7 +67,7 @@ async def test_the_session_goes_on_under_a_new_token(auth: MPAuthX, wx: WeChatSi
 
 
 async def test_a_session_that_rotates_ends_90_days_after_its_login(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
+    make: Make, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     clock, day = Clock(), 86_400
     begun = clock.now
@@ -86,7 +87,7 @@ async def test_a_session_that_rotates_ends_90_days_after_its_login(
 
 
 async def test_a_life_of_more_than_90_days_is_not_cut_short_by_a_rotation(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
+    make: Make, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     clock, day = Clock(), 86_400
     async with make(tokens=f"sqlite:///{tmp_path}/t.db", token_ttl=200 * day, clock=clock) as auth:
@@ -97,7 +98,7 @@ async def test_a_life_of_more_than_90_days_is_not_cut_short_by_a_rotation(
 
 
 async def test_another_absolute_end_than_90_days_is_set_by_absolute_ttl(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, tmp_path: Path
+    make: Make, wx: WeChatSimulator, tmp_path: Path
 ) -> None:
     clock, day = Clock(), 86_400
     url = f"sqlite:///{tmp_path}/t.db"
@@ -150,7 +151,7 @@ async def test_a_token_of_a_deleted_user_is_not_rotated_and_stays_valid(
 
 
 async def test_within_the_grace_the_very_same_token_comes_again(
-    auth: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    auth: MPAuthX, make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     old = await log_in(auth, wx)
     new = await auth.rotate(old.response)
@@ -163,9 +164,7 @@ async def test_within_the_grace_the_very_same_token_comes_again(
     assert await answers(auth, new) == [True]
 
 
-async def test_the_grace_ends_when_it_is_over(
-    make: Callable[..., MPAuthX], tmp_path: Path, wx: WeChatSimulator
-) -> None:
+async def test_the_grace_ends(make: Make, tmp_path: Path, wx: WeChatSimulator) -> None:
     clock = Clock()
     url = f"sqlite:///{tmp_path}/t.db"
     async with make(tokens=url, rotation_grace=10, clock=clock) as auth:
@@ -204,7 +203,7 @@ async def test_an_old_token_that_is_used_ends_the_session(
 
 
 async def test_concurrent_reuse_of_a_token_emits_one_event(
-    graceless: MPAuthX, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    graceless: MPAuthX, make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, rotation_grace=0) as other:
         heard = [hear(service) for service in (graceless, other)]
@@ -224,9 +223,7 @@ async def test_concurrent_reuse_of_a_token_emits_one_event(
     assert len(of_kind([*heard[0], *heard[1]], TokenReuseDetected)) == 1
 
 
-async def test_token_status_of_an_old_token_ends_nothing(
-    graceless: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_an_old_tokens_status_ends_nothing(graceless: MPAuthX, wx: WeChatSimulator) -> None:
     auth = graceless
     heard = hear(auth)
     old = await log_in(auth, wx)

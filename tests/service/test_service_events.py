@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, get_args
 
 import pytest
@@ -39,6 +39,7 @@ from mpauthx_async.events import (
     UserLinked,
     WeChatFailed,
 )
+from tests.helpers.near_services import Make
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import forged, hear, log_in, of_kind, store_calls
 
@@ -51,7 +52,7 @@ KEY = "c2Vzc2lvbi1rZXktMTIzNA=="
 
 
 @pytest.fixture
-async def auth(make: Callable[..., MPAuthX], tokens: str) -> AsyncIterator[MPAuthX]:
+async def auth(make: Make, tokens: str) -> AsyncIterator[MPAuthX]:
     policy = LoginPolicy(max_sessions=2)
     async with make(tokens=tokens, policy=policy, rotation_grace=0) as service:
         yield service
@@ -102,9 +103,7 @@ async def test_a_login_of_many_callers_emits_one_event(auth: MPAuthX, wx: WeChat
     assert len(of_kind(heard, LoggedIn)) == 1
 
 
-async def test_failed_logins_emit_events_with_their_error(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_failed_logins_emit_events_with_the_error(auth: MPAuthX, wx: WeChatSimulator) -> None:
     heard, code = hear(auth), wx.login("bob")
     await auth.authorize(code)
     await auth.ban("eve", reason="spam")
@@ -207,9 +206,7 @@ async def test_batches_emit_events_with_name_and_size(auth: MPAuthX, wx: WeChatS
     assert told == [(name, 2) for name in names]
 
 
-async def test_failing_stores_emit_events(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
+async def test_failing_stores_emit_events(make: Make, wx: WeChatSimulator) -> None:
     with RedisServer() as server:
         async with make(tokens=server.url) as auth:
             result = await log_in(auth, wx)

@@ -1,19 +1,13 @@
 """A session is good for its own user only, even to whoever has the signing key."""
 
-from collections.abc import Callable
 from itertools import count
 from zlib import crc32
 
 import pytest
 
-from mpauthx_async import (
-    InvalidTokenError,
-    MPAuthX,
-    TokenStatus,
-    WeChatSimulator,
-)
+from mpauthx_async import InvalidTokenError, TokenStatus, WeChatSimulator
 from mpauthx_async.tokens.format import TokenSigner
-from tests.helpers.near_services import with_near_cache
+from tests.helpers.near_services import Make, with_near_cache
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import log_in
 
@@ -26,18 +20,18 @@ def same_bucket(user_id: str) -> str:
 
 
 async def test_a_session_is_worth_nothing_under_the_name_of_another_user(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     await is_bound(make, tokens, wx)
 
 
 async def test_a_near_cache_answers_for_nobody_else(
-    make: Callable[..., MPAuthX], redis_server: RedisServer, wx: WeChatSimulator
+    make: Make, redis_server: RedisServer, wx: WeChatSimulator
 ) -> None:
     await is_bound(make, with_near_cache(redis_server.url), wx)
 
 
-async def is_bound(make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator) -> None:
+async def is_bound(make: Make, tokens: str, wx: WeChatSimulator) -> None:
     victim = same_bucket("mallory")
     async with make(tokens=tokens) as auth:
         hers = await log_in(auth, wx, victim)

@@ -20,9 +20,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteTokenStore]:
         yield store
 
 
-async def test_a_malformed_key_is_refused_and_the_earlier_one_stays(
-    store: SqliteTokenStore,
-) -> None:
+async def test_a_malformed_key_is_refused_and_the_old_one_stays(store: SqliteTokenStore) -> None:
     new = new_session("bob", sealed_key="A" * 43)
     await store.issue([new])
     with pytest.raises(InvalidResponseError, match="session_key in WeChat's answer is malformed"):

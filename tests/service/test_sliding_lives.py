@@ -8,16 +8,16 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
-from mpauthx_async import AuthResult, MPAuthX, Session, WeChatSimulator
+from mpauthx_async import AuthResult, Session, WeChatSimulator
 from mpauthx_async.events import BatchFinished, StoreFailed
 from tests.helpers.clock import Clock
+from tests.helpers.near_services import Make
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, log_in, of_kind
 
@@ -25,19 +25,17 @@ DAY = 86_400
 
 
 async def begun(
-    make: Callable[..., MPAuthX], url: str, wx: WeChatSimulator, absolute_ttl: int = 10 * DAY
+    make: Make, url: str, wx: WeChatSimulator, absolute_ttl: int = 10 * DAY
 ) -> AuthResult:
     """A session of a hundred seconds."""
     async with make(tokens=url, token_ttl=100, absolute_ttl=absolute_ttl) as auth:
         return await log_in(auth, wx, device="iPhone 15")
 
 
-async def now_of(make: Callable[..., MPAuthX], url: str, token: str) -> Session:
+async def now_of(make: Make, url: str, token: str) -> Session:
     """A session as it is stored now."""
     async with make(tokens=url) as auth:
-        session = await auth.session(token)
-        assert session is not None
-        return session
+        return await auth.session(token)
 
 
 async def calls(redis: Redis, *commands: str) -> int:
@@ -53,9 +51,7 @@ async def calls(redis: Redis, *commands: str) -> int:
 # Off
 
 
-async def test_by_default_a_use_changes_nothing(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
+async def test_by_default_use_changes_nothing(make: Make, tokens: str, wx: WeChatSimulator) -> None:
     result = await begun(make, tokens, wx)
     async with make(tokens=tokens, token_ttl=DAY) as auth:
         heard = hear(auth)
@@ -67,7 +63,7 @@ async def test_by_default_a_use_changes_nothing(
 
 
 async def test_by_default_a_use_is_one_reading_command(
-    make: Callable[..., MPAuthX], redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
+    make: Make, redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
 ) -> None:
     result = await begun(make, redis_server.url, wx)
     async with make(token_ttl=DAY) as auth:
@@ -82,9 +78,7 @@ async def test_by_default_a_use_is_one_reading_command(
 # On
 
 
-async def test_a_use_moves_the_end_and_is_remembered(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
+async def test_a_use_moves_end_and_last_seen(make: Make, tokens: str, wx: WeChatSimulator) -> None:
     result = await begun(make, tokens, wx)
     async with make(tokens=tokens, token_ttl=DAY, absolute_ttl=DAY) as auth:
         assert await auth.is_token_valid(result.response)
@@ -97,7 +91,7 @@ async def test_a_use_moves_the_end_and_is_remembered(
 
 
 async def test_however_often_it_is_used_a_session_is_written_once(
-    make: Callable[..., MPAuthX], redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
+    make: Make, redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
 ) -> None:
     results = [await begun(make, redis_server.url, wx) for _ in range(3)]
     used = [result.response for result in results]
@@ -111,7 +105,7 @@ async def test_however_often_it_is_used_a_session_is_written_once(
 
 
 async def test_a_session_at_its_absolute_end_is_renewed_only_once(
-    make: Callable[..., MPAuthX], redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
+    make: Make, redis: Redis, redis_server: RedisServer, wx: WeChatSimulator
 ) -> None:
     token = (await begun(make, redis_server.url, wx, absolute_ttl=100)).response
     async with make(token_ttl=DAY, absolute_ttl=DAY) as auth:
@@ -123,7 +117,7 @@ async def test_a_session_at_its_absolute_end_is_renewed_only_once(
 
 
 async def test_a_life_slides_by_tenths_up_to_its_absolute_end(
-    make: Callable[..., MPAuthX], tmp_path: Path, wx: WeChatSimulator
+    make: Make, tmp_path: Path, wx: WeChatSimulator
 ) -> None:
     clock, url = Clock(), f"sqlite:///{tmp_path}/t.db"
     begin = int(clock.now)
@@ -144,7 +138,7 @@ async def test_a_life_slides_by_tenths_up_to_its_absolute_end(
 
 
 async def test_in_redis_a_renewal_that_fails_harms_no_answer_and_is_tried_again(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
+    make: Make, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     with RedisServer() as server:
         token = (await begun(make, server.url, wx)).response
@@ -163,10 +157,7 @@ async def test_in_redis_a_renewal_that_fails_harms_no_answer_and_is_tried_again(
 
 
 async def test_in_sqlite_a_renewal_that_fails_harms_no_answer_and_is_tried_again(
-    make: Callable[..., MPAuthX],
-    tmp_path: Path,
-    wx: WeChatSimulator,
-    caplog: pytest.LogCaptureFixture,
+    make: Make, tmp_path: Path, wx: WeChatSimulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     url = f"sqlite:///{tmp_path}/t.db"
@@ -188,9 +179,7 @@ async def test_in_sqlite_a_renewal_that_fails_harms_no_answer_and_is_tried_again
     assert (await now_of(make, url, token)).last_seen is not None
 
 
-async def test_close_lets_a_renewal_in_flight_finish(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
-) -> None:
+async def test_close_lets_renewals_finish(make: Make, tokens: str, wx: WeChatSimulator) -> None:
     result = await begun(make, tokens, wx)
     auth = make(tokens=tokens, token_ttl=DAY, absolute_ttl=DAY)
     asked = asyncio.create_task(auth.is_token_valid(result.response))

@@ -1,7 +1,6 @@
 """until_revoked: a block that ends with the session of its token."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 from redis.asyncio import Redis, RedisCluster
@@ -15,7 +14,8 @@ from mpauthx_async import (
     TokenStatus,
     WeChatSimulator,
 )
-from mpauthx_async.stores.conformance.examples import until
+from tests.helpers.near_services import Make
+from tests.helpers.outages import until_true
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.secret_search import local_variables
 from tests.helpers.service_calls import log_in
@@ -53,7 +53,7 @@ ENDS = {
 @pytest.mark.parametrize("other", [False, True], ids=["this process", "another service"])
 @pytest.mark.parametrize("way", ENDS)
 async def test_the_block_ends_with_its_session(
-    way: str, other: bool, make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    way: str, other: bool, make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     settings = {"tokens": tokens, "rotation_grace": 0}
     async with make(**settings) as auth, make(**settings) as second:
@@ -77,7 +77,7 @@ async def test_the_block_ends_with_its_session(
     "life", [{"token_ttl": 2}, {"token_ttl": 3, "absolute_ttl": 3600}], ids=["fixed", "sliding"]
 )
 async def test_the_block_ends_when_its_session_expires_and_waiting_renews_nothing(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator, life: dict[str, int]
+    make: Make, tokens: str, wx: WeChatSimulator, life: dict[str, int]
 ) -> None:
     async with make(tokens=tokens, **life) as auth:
         block = await begin(auth, (await log_in(auth, wx)).token)
@@ -97,7 +97,7 @@ async def test_a_token_that_is_not_good_is_refused_at_the_entrance(
 
 
 async def test_a_rotation_does_not_end_the_block_but_the_end_after_it_does(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, rotation_grace=0) as auth, make(tokens=tokens) as other:
         token = (await log_in(auth, wx)).token
@@ -112,7 +112,7 @@ async def test_a_rotation_does_not_end_the_block_but_the_end_after_it_does(
 
 
 async def test_a_use_elsewhere_prolongs_the_block_with_the_session(
-    make: Callable[..., MPAuthX], tokens: str, wx: WeChatSimulator
+    make: Make, tokens: str, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=tokens, token_ttl=2, absolute_ttl=3600) as auth:
         token = (await log_in(auth, wx)).token
@@ -128,9 +128,7 @@ async def test_a_use_elsewhere_prolongs_the_block_with_the_session(
         assert await end_of(block) is TokenStatus.revoked
 
 
-async def test_one_session_ends_all_its_blocks_and_no_others(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_a_session_ends_its_blocks_and_no_others(auth: MPAuthX, wx: WeChatSimulator) -> None:
     bobs, anns = (await log_in(auth, wx)).token, (await log_in(auth, wx, "ann")).token
     blocks = [await begin(auth, bobs) for _ in range(3)]
     others = await begin(auth, anns)
@@ -151,9 +149,7 @@ async def test_a_block_that_is_cancelled_from_outside_is_cancelled(
         await block
 
 
-async def test_a_block_cancelled_at_the_same_time_stays_cancelled(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_a_block_cancelled_too_stays_cancelled(auth: MPAuthX, wx: WeChatSimulator) -> None:
     token = (await log_in(auth, wx)).token
     entered = asyncio.Event()
 
@@ -233,7 +229,7 @@ async def test_closing_the_service_ends_the_blocks(auth: MPAuthX, wx: WeChatSimu
 
 
 async def test_a_store_that_cannot_answer_ends_no_block(
-    make: Callable[..., MPAuthX], server: RedisServer, admin: Redis, wx: WeChatSimulator
+    make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=server.url) as auth:
         token = (await log_in(auth, wx)).token
@@ -247,7 +243,7 @@ async def test_a_store_that_cannot_answer_ends_no_block(
 
 
 async def test_on_a_single_redis_waiting_asks_nothing(
-    make: Callable[..., MPAuthX], server: RedisServer, admin: Redis, wx: WeChatSimulator
+    make: Make, server: RedisServer, admin: Redis, wx: WeChatSimulator
 ) -> None:
     async with make(tokens=server.url) as auth:
         results = [await log_in(auth, wx, f"user-{number}") for number in range(20)]
@@ -275,27 +271,22 @@ async def lookups_stop(admin: Redis) -> None:
 
 
 async def test_a_redis_that_refuses_tracking_is_polled_and_that_is_logged(
-    make: Callable[..., MPAuthX],
+    make: Make,
     server: RedisServer,
     admin: Redis,
     wx: WeChatSimulator,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def is_told() -> bool:
-        return "until_revoked asks once a second" in caplog.text
-
     await admin.execute_command("ACL", "SETUSER", "default", "-client")
     async with make(tokens=server.url) as auth, make(tokens=server.url) as other:
         token = (await log_in(auth, wx)).token
         block = await begin(auth, token)
-        await until(is_told)
+        await until_true(lambda: "until_revoked asks once a second" in caplog.text)
         await other.revoke(token)
         assert await end_of(block) is TokenStatus.revoked
 
 
-async def test_a_cluster_is_polled(
-    make: Callable[..., MPAuthX], cluster: RedisCluster, wx: WeChatSimulator
-) -> None:
+async def test_a_cluster_is_polled(make: Make, cluster: RedisCluster, wx: WeChatSimulator) -> None:
     async with make(tokens=RedisTokenStore(cluster)) as auth:
         token = (await log_in(auth, wx)).token
         block = await begin(auth, token)

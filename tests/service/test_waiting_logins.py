@@ -20,6 +20,7 @@ from mpauthx_async import (
 )
 from mpauthx_async.events import LoginFailed
 from tests.helpers.logins import Gate
+from tests.helpers.near_services import Make
 from tests.helpers.outages import PATIENCE, settled
 from tests.helpers.service_calls import hear, narrow_connections, of_kind
 
@@ -33,7 +34,7 @@ Busy = Callable[..., AbstractAsyncContextManager[MPAuthX]]
 
 
 @pytest.fixture
-def busy(make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate) -> Busy:
+def busy(make: Make, wx: WeChatSimulator, gate: Gate) -> Busy:
     """Makes services of one connection, which a first login holds until the gate opens."""
 
     @asynccontextmanager
@@ -67,7 +68,7 @@ def sent(wx: WeChatSimulator) -> list[str]:
 
 
 async def test_more_logins_are_exchanged_at_once_while_wechat_is_slow(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+    make: Make, wx: WeChatSimulator, gate: Gate
 ) -> None:
     async with make(exchange=gate.exchange) as auth:
         logins = start(auth, codes_of(wx, 1100))
@@ -79,7 +80,7 @@ async def test_more_logins_are_exchanged_at_once_while_wechat_is_slow(
 
 
 async def test_never_more_logins_are_exchanged_than_the_connections_allow(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+    make: Make, wx: WeChatSimulator, gate: Gate
 ) -> None:
     async with (
         narrow_connections(160) as connections,
@@ -93,7 +94,7 @@ async def test_never_more_logins_are_exchanged_than_the_connections_allow(
 
 
 async def test_services_on_the_same_connections_share_the_limit(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, gate: Gate
+    make: Make, wx: WeChatSimulator, gate: Gate
 ) -> None:
     async with (
         narrow_connections(10) as connections,
@@ -125,9 +126,7 @@ asyncio.run(main(**json.load(sys.stdin)))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no RLIMIT_NOFILE")
-async def test_with_1024_file_descriptors_no_login_fails(
-    wx: WeChatSimulator, tmp_path: Path
-) -> None:
+async def test_with_1024_descriptors_no_login_fails(wx: WeChatSimulator, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "app_id": wx.app_id,
         "app_secret": wx.app_secret,
@@ -176,9 +175,7 @@ async def test_each_waiting_login_has_its_own_timeout(busy: Busy, wx: WeChatSimu
     assert len(sent(wx)) == 1
 
 
-async def test_all_callers_of_a_login_that_waited_too_long_are_told(
-    busy: Busy, wx: WeChatSimulator
-) -> None:
+async def test_waiting_too_long_is_told_to_all_callers(busy: Busy, wx: WeChatSimulator) -> None:
     first, second = codes_of(wx, 2)
     async with busy(first, login_timeout=0.01) as auth:
         heard = hear(auth)
@@ -210,9 +207,7 @@ async def test_a_login_over_max_waiting_logins_fails_at_once(
     assert failed.error is caught.value
 
 
-async def test_a_cancelled_login_lets_another_one_wait(
-    busy: Busy, wx: WeChatSimulator, gate: Gate
-) -> None:
+async def test_a_cancelled_login_makes_room(busy: Busy, wx: WeChatSimulator, gate: Gate) -> None:
     first, leaving, last = codes_of(wx, 3)
     async with busy(first, max_waiting_logins=1) as auth:
         cancelled = start(auth, [leaving, leaving])

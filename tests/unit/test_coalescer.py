@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mpauthx_async import ClosedError, PartialStoreError, StoreError, WeChatAPIError
 from mpauthx_async.concurrency.coalescer import Coalescer
-from tests.helpers.outages import turns
+from tests.helpers.outages import all_fail, settled, turns
 
 Run = Callable[[Sequence[int]], Awaitable[Sequence[int | Exception]]]
 
@@ -91,9 +91,7 @@ async def test_calls_during_all_trips_form_one_larger_batch(trips: Trips) -> Non
 
 async def test_a_failed_trip_fails_every_waiter_of_its_batch_and_no_other(trips: Trips) -> None:
     coalescer = Coalescer(trips.run, max_batch=3)
-    answers = await asyncio.gather(
-        *(coalescer.submit(item) for item in (1, 999, 2, 3, 4)), return_exceptions=True
-    )
+    answers = await settled(coalescer.submit(item) for item in (1, 999, 2, 3, 4))
     assert [type(answer) for answer in answers[:3]] == [ConnectionError] * 3
     assert answers[3:] == [6, 8]
     assert await coalescer.submit(5) == 10
@@ -123,10 +121,7 @@ async def test_a_wrong_number_of_answers_is_a_failure_and_not_a_mix_up() -> None
         return list(items)[:-1]
 
     coalescer = Coalescer(forgetful)
-    answers = await asyncio.gather(
-        *(coalescer.submit(item) for item in range(3)), return_exceptions=True
-    )
-    assert [type(answer) for answer in answers] == [StoreError] * 3
+    await all_fail(coalescer.submit(item) for item in range(3))
 
 
 async def odd_answer(items: Sequence[int]) -> list[int | Exception]:
@@ -141,13 +136,9 @@ async def partial_failure(items: Sequence[int]) -> list[int]:
 @pytest.mark.parametrize(
     ("run", "error"), [(odd_answer, RuntimeError), (partial_failure, StoreError)]
 )
-async def test_what_fails_for_one_item_fails_its_own_callers_alone(
-    run: Run, error: type[Exception]
-) -> None:
+async def test_a_failing_item_fails_its_callers_alone(run: Run, error: type[Exception]) -> None:
     coalescer = Coalescer(run)
-    first, again, *others = await asyncio.gather(
-        *(coalescer.submit(item) for item in (1, 1, 2, 3)), return_exceptions=True
-    )
+    first, again, *others = await settled(coalescer.submit(item) for item in (1, 1, 2, 3))
     assert [type(first), type(again)] == [error] * 2
     assert others == [4, 6]
 
@@ -249,7 +240,6 @@ async def test_every_promise_holds_whatever_comes_and_goes(
         return await coalescer.submit(item)
 
     tasks: list[tuple[int, int, int | None, asyncio.Task[int]]] = []
-    closing: asyncio.Task[None] | None = None
     for tick in range(11):
         for when, item, leaves_at in calls:
             if when == tick:
@@ -260,7 +250,6 @@ async def test_every_promise_holds_whatever_comes_and_goes(
         if tick == close_at:
             closing = asyncio.create_task(coalescer.close())
         await turns(1)
-    assert closing is not None
     await closing
     answers = await asyncio.gather(*(task for *_, task in tasks), return_exceptions=True)
 

@@ -86,9 +86,7 @@ def test_the_class_of_an_error_depends_on_the_call(
         (WECOM, 50002, "not visible to this member"),
     ],
 )
-def test_an_operator_error_has_a_hint_for_the_operator(
-    path: str, errcode: int, advice: str
-) -> None:
+def test_an_operator_error_has_a_hint_for_operators(path: str, errcode: int, advice: str) -> None:
     error = wechat_error(errcode, "some error", rid=None, path=path)
     assert isinstance(error, OperatorError)
     assert advice in error.hint
@@ -125,9 +123,7 @@ async def test_the_hint_recognizes_a_wx_login_code_in_place_of_a_phone_code(
     assert "not that of wx.login" in caught.value.hint
 
 
-async def test_an_error_of_wechat_is_caught_by_its_branch(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_a_wechat_error_is_caught_by_its_branch(auth: MPAuthX, wx: WeChatSimulator) -> None:
     with pytest.raises(RefusedError):
         await auth.authorize("unknown")
     wx.fail_next(Fault.TOO_FREQUENT)

@@ -69,8 +69,8 @@ class Service:
 
     def end(self, logins: int) -> None:
         for _ in range(logins):
-            self._limit.exchanged()
-            self._limit.release(self.begin)
+            self.exchange(1)
+            self.release(1)
 
     async def has_begun(self, logins: int) -> None:
         async with asyncio.timeout(PATIENCE):

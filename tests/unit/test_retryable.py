@@ -187,9 +187,7 @@ async def test_a_web_token_that_is_not_saved_has_used_its_code_up(
 @pytest.mark.parametrize(
     ("retryable", "expected"), [((False, False), False), ((False, True), True)]
 )
-def test_a_batch_is_retryable_if_one_of_its_failures_is(
-    retryable: Sequence[bool], expected: bool
-) -> None:
+def test_a_batch_is_retryable_if_a_failure_is(retryable: Sequence[bool], expected: bool) -> None:
     failures = [StoreError("Damaged."), StoreError("No answer.")]
     for failure, may_succeed in zip(failures, retryable, strict=True):
         failure.retryable = may_succeed

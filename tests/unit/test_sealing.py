@@ -33,23 +33,17 @@ open_ids = st.text(st.characters(exclude_characters="|"), min_size=1, max_size=1
 
 
 def seal(
-    session_key: str = KEY,
-    nonce: str = NONCE,
-    open_id: str = OPEN_ID,
-    sealer: SessionKeySealer = SEALER,
+    key: str = KEY, nonce: str = NONCE, open_id: str = OPEN_ID, sealer: SessionKeySealer = SEALER
 ) -> str:
-    (sealed_key,) = sealer.seal([(nonce, open_id, session_key)])
+    (sealed_key,) = sealer.seal([(nonce, open_id, key)])
     assert sealed_key is not None
     return sealed_key
 
 
 def reseal(
-    session_key: str = KEY,
-    nonce: str = NONCE,
-    open_id: str = OPEN_ID,
-    sealer: SessionKeySealer = SEALER,
+    key: str = KEY, nonce: str = NONCE, open_id: str = OPEN_ID, sealer: SessionKeySealer = SEALER
 ) -> str:
-    sealed_key = sealer.reseal(nonce, open_id, session_key)
+    sealed_key = sealer.reseal(nonce, open_id, key)
     assert sealed_key is not None
     return sealed_key
 
@@ -125,7 +119,7 @@ def test_a_key_is_sealed_differently_in_each_session_and_each_time_it_is_replace
     assert len(set(ciphertexts)) == 550
 
 
-def test_a_random_iv_that_equals_the_nonce_gives_another_keystream(
+def test_an_iv_equal_to_the_nonce_gives_another_keystream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(secrets, "token_bytes", lambda size: raw(NONCE + "==="))
@@ -156,9 +150,7 @@ def test_batches_of_every_size_are_sealed_and_opened(size: int) -> None:
 
 
 @given(st.lists(st.tuples(nonces, open_ids, session_keys | st.just("malformed"))))
-def test_malformed_keys_do_not_shift_the_others_of_a_batch(
-    items: list[tuple[str, str, str]],
-) -> None:
+def test_malformed_keys_do_not_shift_others_of_a_batch(items: list[tuple[str, str, str]]) -> None:
     sealed_keys = SEALER.seal(items)
     expected = [None if key == "malformed" else key for _, _, key in items]
     assert [sealed is None for sealed in sealed_keys] == [key is None for key in expected]
@@ -167,17 +159,13 @@ def test_malformed_keys_do_not_shift_the_others_of_a_batch(
 
 
 @given(st.lists(st.tuples(session_keys, st.sampled_from(["old", "new", "foreign", "damaged"]))))
-def test_a_batch_may_mix_keys_old_and_new_and_what_does_not_open(
-    kinds: list[tuple[str, str]],
-) -> None:
+def test_a_batch_may_mix_keys_old_and_new_and_bad_ones(kinds: list[tuple[str, str]]) -> None:
     sealers = {name: SessionKeySealer(app_id=APP_ID, keys=[name * 8]) for name in ("old", "new")}
     sealers["foreign"] = SessionKeySealer(app_id="wx0", keys=["new" * 8])
     both = SessionKeySealer(app_id=APP_ID, keys=["old" * 8, "new" * 8])
     items = []
     for place, (session_key, kind) in enumerate(kinds):
-        make = (seal, reseal)[place % 2]
-        nonce = new_nonce()
-        sealer = sealers.get(kind)
+        make, nonce, sealer = (seal, reseal)[place % 2], new_nonce(), sealers.get(kind)
         sealed_key = make(session_key, nonce, sealer=sealer) if sealer else "damaged"
         items.append((nonce, OPEN_ID, sealed_key))
     assert both.open(items) == [
@@ -265,23 +253,10 @@ def test_old_keys_open_and_the_newest_seals() -> None:
 @pytest.mark.parametrize(
     "session_key",
     [
-        "",
-        KEY[:-1],
-        KEY[:-2],
-        KEY + "=",
-        KEY + "\n",
-        " " + KEY,
-        KEY[:5] + "!" + KEY[5:],
+        *("", KEY[:-1], KEY[:-2], KEY + "=", KEY + "\n", " " + KEY, KEY[:5] + "!" + KEY[5:]),
         KEY[:-3] + "R==",  # the same 16 bytes in another spelling
-        KEY.replace("t", "_"),
-        "A" * 20 + "==",
-        "A" * 24,
-        base64.b64encode(bytes(15)).decode(),
-        base64.b64encode(bytes(17)).decode(),
-        base64.b64encode(bytes(32)).decode(),
-        "é" * 24,
-        "\ud800",
-        "\0",
+        *(KEY.replace("t", "_"), "A" * 20 + "==", "A" * 24, "é" * 24, "\ud800", "\0"),
+        *(base64.b64encode(bytes(size)).decode() for size in (15, 17, 32)),
     ],
 )
 def test_a_malformed_session_key_is_not_sealed(session_key: str) -> None:

@@ -57,9 +57,7 @@ async def test_a_failure_reaches_all_callers_and_a_cancelled_one_harms_nobody():
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] + [ValueError] * 2
 
 
-async def test_work_goes_on_without_callers_and_close_waits_for_it(
-    caplog: pytest.LogCaptureFixture,
-):
+async def test_work_goes_on_without_callers_and_close_awaits_it(caplog: pytest.LogCaptureFixture):
     flights, work = SingleFlight[str, object](), Work(ValueError("no answer"))
     caller = asyncio.create_task(flights.join("a", work))
     await work.reached.wait()

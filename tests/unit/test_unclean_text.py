@@ -1,10 +1,8 @@
 """Control characters and bytes that are not UTF-8 in what WeChat sends."""
 
 import json
-import sqlite3
 import unicodedata
-from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,9 @@ from mpauthx_async import (
 )
 from mpauthx_async.models import PhoneNumber
 from tests.helpers.logins import login
+from tests.helpers.near_services import Make
 from tests.helpers.scripted_server import Answer, Server
+from tests.helpers.sqlite_files import query
 
 KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 NAMES = {  # as WeChat sends them, and as they are stored
@@ -36,22 +36,19 @@ NAMES = {  # as WeChat sends them, and as they are stored
     rb"back\slash \u0007": r"back\slash \u0007",
     b'"': '"',
 }
+WEB_TOKEN = {"openid": "bob", "access_token": "a", "refresh_token": "r", "expires_in": 7200}
 UNCLEAN = ("\x07", "\n", "\x7f", "\x85", "\ufffd", "\ud83d")
-SHARED_FIXTURES = settings(
-    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SHARED = [HealthCheck.function_scoped_fixture]
 
 
 @pytest.fixture
-async def auth(make: Callable[..., MPAuthX], redis: Redis) -> AsyncIterator[MPAuthX]:
+async def auth(make: Make, redis: Redis) -> AsyncIterator[MPAuthX]:
     async with make() as service:
         yield service
 
 
 def stored_name(folder: Path, open_id: str) -> Any:
-    with closing(sqlite3.connect(folder / "users.db")) as connection:
-        sql = "SELECT nickName FROM user WHERE openId = ?"
-        return connection.execute(sql, [open_id]).fetchone()[0]
+    return query(folder / "users.db", f"SELECT nickName FROM user WHERE openId = '{open_id}'")[0][0]
 
 
 # Profiles
@@ -69,7 +66,7 @@ async def test_a_user_with_any_nickname_logs_in(
     assert [stored_name(tmp_path, one) for one in ("alice", "bob")] == [NAMES[name]] * 2
 
 
-@SHARED_FIXTURES
+@settings(max_examples=50, suppress_health_check=SHARED)
 @given(st.binary(max_size=64) | st.text(max_size=64))
 @example(b"\x00\x1f\x7f\x80\x9f\xc2\x80\xed\xa0\xbd")
 @example("half \ud83d")
@@ -88,9 +85,7 @@ async def test_no_control_character_is_stored_whatever_the_nickname(
     assert len(sealed or "") <= len(name)
 
 
-async def test_half_an_emoji_becomes_a_replacement_character(
-    auth: MPAuthX, wx: WeChatSimulator
-) -> None:
+async def test_half_an_emoji_is_a_replacement_character(auth: MPAuthX, wx: WeChatSimulator) -> None:
     wx.set_profile("bob", nickName="Bob \ud83d", city="\udc4d")
     user = (await auth.authorize(*login(wx))).user
     assert (user.nick_name, user.city) == ("Bob \ufffd", "\ufffd")
@@ -105,9 +100,7 @@ async def test_raw_data_with_any_nickname_is_verified(auth: MPAuthX, wx: WeChatS
     assert await auth.verify_raw_data(token, info.raw_data, info.signature)
 
 
-async def test_a_byte_order_mark_before_the_json_is_ignored(
-    make: Callable[..., MPAuthX], redis: Redis
-) -> None:
+async def test_a_byte_order_mark_before_the_json_is_ignored(make: Make, redis: Redis) -> None:
     body = "\ufeff" + json.dumps({"openid": "bob", "session_key": KEY})
     async with Server(Answer(body)) as server, make(api_base=server.url) as auth:
         assert (await auth.authorize("code")).user.open_id == "bob"
@@ -127,10 +120,9 @@ def raw_json(fields: dict[str, Any]) -> bytes:
 @pytest.mark.parametrize("unclean", UNCLEAN)
 @pytest.mark.parametrize("name", ["openid", "unionid", "session_key"])
 async def test_a_session_with_an_unclean_field_is_refused(
-    make: Callable[..., MPAuthX], redis: Redis, name: str, unclean: str
+    make: Make, redis: Redis, name: str, unclean: str
 ) -> None:
-    answer = {"openid": "bob", "unionid": "union-bob", "session_key": KEY}
-    answer[name] = f"a{unclean}b"
+    answer = {"openid": "bob", "unionid": "union-bob", "session_key": KEY, name: f"a{unclean}b"}
     async with Server(Answer(raw_json(answer))) as server, make(api_base=server.url) as auth:
         with pytest.raises(InvalidResponseError):
             await auth.authorize("code")
@@ -142,33 +134,19 @@ async def test_a_session_with_an_unclean_field_is_refused(
 async def test_a_web_login_with_an_unclean_field_is_refused(
     redis: Redis, redis_server: Any, name: str, unclean: str
 ) -> None:
-    answer: dict[str, Any] = {
-        "openid": "bob",
-        "unionid": "union-bob",
-        "access_token": "access",
-        "refresh_token": "refresh",
-        "expires_in": 7200,
-        "scope": "snsapi_base",
-    }
-    answer[name] = f"a{unclean}b"
-    async with (
-        Server(Answer(raw_json(answer))) as server,
-        WeChatOAuth(
-            app_id="wx0", app_secret="s" * 32, tokens=redis_server.url, api_base=server.url
-        ) as oauth,
-    ):
-        with pytest.raises(InvalidResponseError):
-            await oauth.get_access_token("code")
+    answer = {**WEB_TOKEN, "unionid": "union-bob", "scope": "snsapi_base", name: f"a{unclean}b"}
+    async with Server(Answer(raw_json(answer))) as server:
+        names = {"app_id": "wx0", "app_secret": "s" * 32, "api_base": server.url}
+        async with WeChatOAuth(**names, tokens=redis_server.url) as oauth:
+            with pytest.raises(InvalidResponseError):
+                await oauth.get_access_token("code")
     assert await redis.dbsize() == 0
 
 
 @pytest.mark.parametrize("unclean", UNCLEAN)
-async def test_a_profile_with_an_unclean_unionid_is_refused(
-    make: Callable[..., MPAuthX], redis: Redis, unclean: str
-) -> None:
-    token = {"openid": "bob", "access_token": "a", "refresh_token": "r", "expires_in": 7200}
+async def test_an_unclean_unionid_is_refused(make: Make, redis: Redis, unclean: str) -> None:
     script = (
-        Answer(raw_json({**token, "scope": "snsapi_userinfo"})),
+        Answer(raw_json({**WEB_TOKEN, "scope": "snsapi_userinfo"})),
         Answer(raw_json({"openid": "bob", "unionid": f"a{unclean}b", "nickname": "Bob"})),
     )
     async with Server(*script) as server, make(api_base=server.url) as auth:
@@ -178,7 +156,7 @@ async def test_a_profile_with_an_unclean_unionid_is_refused(
 
 @pytest.mark.parametrize("unclean", UNCLEAN)
 async def test_an_unclean_access_token_or_phone_number_is_refused(
-    make: Callable[..., MPAuthX], redis: Redis, unclean: str
+    make: Make, redis: Redis, unclean: str
 ) -> None:
     bad = Answer(raw_json({"access_token": f"a{unclean}b", "expires_in": 7200}))
     good = Answer(raw_json({"access_token": "a", "expires_in": 7200}))

@@ -28,6 +28,7 @@ from mpauthx_async import (
 from mpauthx_async.events import PushEventReceived
 from tests.helpers.clock import Clock
 from tests.helpers.memory_stores import MemoryTokens, MemoryUsers
+from tests.helpers.near_services import Make
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import hear, of_kind
 from tests.helpers.simulator_client import ACCOUNT, SECRET
@@ -58,7 +59,7 @@ class Recorder(MPAuthX):
 
 
 @pytest.fixture
-def make(make: Callable[..., MPAuthX], clock: Clock) -> Callable[..., Recorder]:
+def make(make: Make, clock: Clock) -> Callable[..., Recorder]:
     return partial(make, Recorder, clock=clock)
 
 
@@ -77,9 +78,7 @@ def pushed(wx: WeChatSimulator, kind: str, open_id: str = "bob", **how: Any) -> 
 # What it does
 
 
-async def test_a_cancellation_forgets_the_user_and_lifts_no_ban(
-    auth: Recorder, wx: WeChatSimulator
-) -> None:
+async def test_a_cancellation_forgets_but_lifts_no_ban(auth: Recorder, wx: WeChatSimulator) -> None:
     await auth.handle_push_event(pushed(wx, CANCEL))
     assert auth.erased == [("forget", "bob", False)]
 
@@ -258,9 +257,7 @@ async def test_the_memory_of_events_is_bounded(
         assert len(handler._records._ends) == 1
 
 
-async def test_an_event_whose_handling_failed_can_be_repeated(
-    auth: Recorder, wx: WeChatSimulator
-) -> None:
+async def test_an_event_that_failed_can_be_repeated(auth: Recorder, wx: WeChatSimulator) -> None:
     heard = hear(auth)
     event = pushed(wx, CANCEL)
     auth.failures.append(StoreError("no answer"))
@@ -293,8 +290,7 @@ async def test_an_event_about_another_app_is_refused(auth: Recorder, wx: WeChatS
 
 
 @pytest.mark.parametrize(
-    ("open_id", "encrypted_for", "said"),
-    [("bob", ACCOUNT, "another app"), (None, None, "no user")],
+    ("open_id", "encrypted_for", "said"), [("bob", ACCOUNT, "another app"), (None, None, "no user")]
 )
 async def test_an_event_that_is_encrypted_for_another_app_or_has_no_user_is_refused(
     auth: Recorder, wx: WeChatSimulator, open_id: str | None, encrypted_for: str | None, said: str

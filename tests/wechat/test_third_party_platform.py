@@ -1,6 +1,6 @@
 """A third-party platform that acts for an app: its web logins, and the app's access token."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from mpauthx_async import (
 from mpauthx_async.models import PhoneNumber
 from tests.helpers.clock import Clock
 from tests.helpers.exchanges import errcode_of, giving
+from tests.helpers.near_services import Make
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.simulator_client import Client
 from tests.helpers.web_logins import service as web_service
@@ -58,7 +59,7 @@ def platform(wx: WeChatSimulator) -> Platform:
 
 
 @pytest.fixture
-async def auth(make: Callable[..., MPAuthX], platform: Platform) -> AsyncIterator[MPAuthX]:
+async def auth(make: Make, platform: Platform) -> AsyncIterator[MPAuthX]:
     async with make(app_secret=UNUSED_SECRET, exchange=platform.exchange) as service:
         yield service
 
@@ -92,9 +93,7 @@ async def test_the_authorizer_access_token_serves_all_calls_that_need_one(
     assert not [request for request in wx.requests if request.path.startswith("/cgi-bin")]
 
 
-async def test_a_refused_authorizer_token_is_asked_for_once_more(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
+async def test_a_refused_authorizer_token_is_fetched_again(make: Make, wx: WeChatSimulator) -> None:
     tokens = [wx.authorizer_access_token()]
     wx.expire_access_tokens()
     tokens.append(wx.authorizer_access_token())
@@ -120,9 +119,7 @@ async def test_a_refusal_for_another_reason_is_not_repeated(
     assert platform.asked == ["authorizer"]
 
 
-async def test_without_authorizer_access_token_the_error_names_it(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
+async def test_a_missing_authorizer_access_token_is_named(make: Make, wx: WeChatSimulator) -> None:
     exchange = ComponentExchange(wx.component_app_id, giving(wx.component_access_token))
     async with make(exchange=exchange) as auth:
         token = (await auth.authorize(wx.login("bob"))).token
@@ -140,7 +137,7 @@ async def test_without_authorizer_access_token_the_error_names_it(
 
 @pytest.mark.parametrize("token", ["", None, "a\nb", "a\ufffdb"])
 async def test_an_invalid_authorizer_token_is_a_configuration_error(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, token: Any
+    make: Make, wx: WeChatSimulator, token: Any
 ) -> None:
     exchange = ComponentExchange(**PLATFORM, authorizer_access_token=giving(token))
     async with make(exchange=exchange) as auth:
@@ -164,18 +161,12 @@ async def test_a_user_logs_in_on_a_page_of_an_official_account(
         code = response.headers["Location"].partition("code=")[2].partition("&")[0]
     token = await oauth.get_access_token(code)
     assert (token.open_id, token.union_id) == ("bob", "union-bob")
-    assert await oauth.get_user("bob") == OAuthUser(
-        "bob",
-        "union-bob",
-        "Bob",
-        0,
-        "",
-        "",
-        "",
-        None,
+    avatar_url = (
         "https://thirdwx.qlogo.cn/mmopen/vi_32/POgEwh4mIHO4nibH0KlMECNjjGxQUq24ZEaGT4po"
-        "C6icRiccVGKSyXwibcPq4BWmiaIGuG1icwxaQX6grC9VemZoJ8rg/132",
+        "C6icRiccVGKSyXwibcPq4BWmiaIGuG1icwxaQX6grC9VemZoJ8rg/132"
     )
+    expected = OAuthUser("bob", "union-bob", "Bob", 0, "", "", "", None, avatar_url)
+    assert await oauth.get_user("bob") == expected
     assert [request.path for request in wx.requests] == [
         "/connect/oauth2/authorize",
         "/sns/oauth2/component/access_token",
@@ -208,7 +199,7 @@ async def test_tokens_are_refreshed_through_the_platform(
 
 
 async def test_one_exchange_serves_both_services(
-    make: Callable[..., MPAuthX], oauth: WeChatOAuth, wx: WeChatSimulator, platform: Platform
+    make: Make, oauth: WeChatOAuth, wx: WeChatSimulator, platform: Platform
 ) -> None:
     async with make(app_secret=UNUSED_SECRET, exchange=platform.exchange, web=oauth) as auth:
         first = await auth.authorize(wx.login("bob", "union-bob"))
@@ -223,14 +214,15 @@ async def test_refusals_of_the_platform_reach_the_caller(
     exchange = ComponentExchange(wx.component_app_id, giving("unknown"))
     options = {"app_secret": UNUSED_SECRET, "exchange": exchange}
     async with web_service(wx, redis_server.url, **options) as oauth:
-        with pytest.raises(WeChatAPIError) as caught:
-            await oauth.get_access_token(wx.web_login("bob"))
-        assert caught.value.errcode == 40001
-        assert "component_access_token" in caught.value.hint
-        with pytest.raises(WeChatAPIError, match="component_access_token"):
-            await oauth.refresh_access_token("unknown")
-        with pytest.raises(WeChatAPIError, match="component_access_token"):
-            await oauth.get_session_key(wx.login("bob"))
+        for call in (
+            oauth.get_access_token(wx.web_login("bob")),
+            oauth.refresh_access_token("unknown"),
+            oauth.get_session_key(wx.login("bob")),
+        ):
+            with pytest.raises(WeChatAPIError) as caught:
+                await call
+            assert caught.value.errcode == 40001
+            assert "component_access_token" in caught.value.hint
 
 
 async def test_a_mini_program_code_is_exchanged_through_the_platform(
@@ -241,11 +233,7 @@ async def test_a_mini_program_code_is_exchanged_through_the_platform(
 
 
 def test_websites_have_no_logins_through_a_platform(redis_server: RedisServer) -> None:
-    names: dict[str, Any] = {
-        "app_id": "wx0",
-        "app_secret": UNUSED_SECRET,
-        "tokens": redis_server.url,
-    }
+    names = {"app_id": "wx0", "app_secret": UNUSED_SECRET, "tokens": redis_server.url}
     oauth = WeChatOAuth(**names, exchange=ComponentExchange(**PLATFORM))
     with pytest.raises(ConfigurationError, match="app_secret"):
         oauth.get_authorize_url_for_website("https://shop.example/back")

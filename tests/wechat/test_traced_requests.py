@@ -114,9 +114,7 @@ async def ask(recorder: Recorder) -> AsyncIterator[Callable[..., WeChatAPI]]:
         await http.close()
 
 
-async def test_an_answer_is_traced_by_its_path(
-    recorder: Recorder, ask: Callable[..., WeChatAPI]
-) -> None:
+async def test_traces_answers_by_path(recorder: Recorder, ask: Callable[..., WeChatAPI]) -> None:
     async with Server(success()) as server:
         assert isinstance(await ask(server.url).code_to_session(CODE), CodeSession)
     assert SECRET_WORD in server.requests[0]
@@ -206,9 +204,7 @@ async def test_a_session_with_middlewares_of_its_own_serves(ask: Callable[..., W
     assert asked == []  # ours take their place: they would see the request with its secrets
 
 
-async def test_an_http_proxy_is_sent_the_whole_url(
-    recorder: Recorder, ask: Callable[..., WeChatAPI]
-) -> None:
+async def test_a_proxy_gets_whole_urls(recorder: Recorder, ask: Callable[..., WeChatAPI]) -> None:
     async with Server(success(openid="")) as proxy:
         with pytest.raises(InvalidResponseError):
             await ask("http://weixin.invalid", proxy=proxy.url).code_to_session(CODE)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,18 +19,15 @@ from mpauthx_async import (
 )
 from mpauthx_async.simulator import EncryptKey
 from tests.helpers.clock import Clock
+from tests.helpers.near_services import Make
 from tests.helpers.scripted_server import Answer, Server
 from tests.helpers.simulator_client import Client
 
 PATH = "/wxa/business/getuserencryptkey"
 KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
-INFO = {
-    "encrypt_key": KEY,
-    "version": 10,
-    "expire_in": 3597,
-    "iv": "6003f73ec441c386",
-    "create_time": 1616572301,
-}
+LIFE = {"expire_in": 3597, "create_time": 1616572301}
+INFO = {"encrypt_key": KEY, "version": 10, "iv": "6003f73ec441c386", **LIFE}
+WRONG = (None, "", "a\x07b", "a\ufffdb", 1.5, [])
 
 
 def cipher(key: UserEncryptKey | EncryptKey) -> Any:
@@ -48,9 +44,7 @@ async def test_what_the_client_encrypts_opens_with_the_key_of_its_version(
     assert unpad(cipher(keys[at_client.version]).decrypt(sent), 16) == b"a message"
 
 
-async def test_the_three_newest_keys_are_returned(
-    auth: MPAuthX, wx: WeChatSimulator, clock: Clock
-) -> None:
+async def test_returns_three_newest_keys(auth: MPAuthX, wx: WeChatSimulator, clock: Clock) -> None:
     token = (await auth.authorize(wx.login("bob"))).token
     assert await auth.user_encrypt_keys(token) == ()
     begun_at = int(clock.now)
@@ -94,19 +88,12 @@ async def test_the_session_key_is_not_sent(auth: MPAuthX, wx: WeChatSimulator) -
 @pytest.mark.parametrize(
     "key_info_list",
     [
-        None,
-        {},
-        [None],
-        [INFO, {}],
-        *(
-            [{**INFO, name: wrong}]
-            for name in INFO
-            for wrong in (None, "", "a\x07b", "a\ufffdb", 1.5, [])
-        ),
+        *(None, {}, [None], [INFO, {}]),
+        *([{**INFO, name: wrong}] for name in INFO for wrong in WRONG),
     ],
 )
 async def test_a_malformed_list_of_keys_is_refused(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator, redis: Redis, key_info_list: Any
+    make: Make, wx: WeChatSimulator, redis: Redis, key_info_list: Any
 ) -> None:
     answers = (
         {"openid": "bob", "session_key": KEY},

@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
@@ -36,6 +36,7 @@ from mpauthx_async import (
 )
 from mpauthx_async.simulator import Fault
 from mpauthx_async.wechat.transport import WeChatHTTP
+from tests.helpers.exchanges import errcode_of
 from tests.helpers.scripted_server import (
     APP_ID,
     APP_SECRET,
@@ -123,7 +124,7 @@ async def test_the_request_is_the_one_that_wechat_documents():
     async with Server(success()) as server, asking(server.url) as wechat:
         await wechat.code_to_session("the-code")
     (request,) = server.requests
-    method, target, _ = request.partition("\r\n")[0].split(" ")
+    method, target, *_ = request.split(" ")
     assert method == "GET"
     assert urlsplit(target).path == PATH
     assert parse_qs(urlsplit(target).query, strict_parsing=True) == {
@@ -145,18 +146,7 @@ async def test_a_code_arrives_unchanged(code):
 @pytest.mark.parametrize(
     "code",
     [
-        "",
-        "a b",
-        "a\n",
-        "a\r\nHost: x",
-        "a\0",
-        "ü",
-        "码",
-        "a\ud800",
-        "c" * 513,
-        None,
-        7,
-        b"a",
+        *("", "a b", "a\n", "a\r\nHost: x", "a\0", "ü", "码", "a\ud800", "c" * 513, None, 7, b"a"),
         ["a"],
     ],
 )
@@ -192,9 +182,10 @@ class Failure:
     act: Answer | Act
     error: type[MPAuthXError]
     code: int
-    attributes: Mapping[str, Any] | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
+GZIP = "Content-Encoding: gzip\r\n"
 ECHO = f"GET {PATH}?appid={APP_ID}&secret={quote(APP_SECRET)} {APP_SECRET} {SESSION_KEY}"
 
 
@@ -208,9 +199,8 @@ def empty(body: str) -> Failure:
 
 
 def invalid(answer: bytes | str | Answer) -> Failure:
-    return Failure(
-        answer if isinstance(answer, Answer) else Answer(answer), InvalidResponseError, 6004
-    )
+    act = answer if isinstance(answer, Answer) else Answer(answer)
+    return Failure(act, InvalidResponseError, 6004)
 
 
 def incomplete(answer: Answer) -> Failure:
@@ -268,20 +258,13 @@ FAILURES = {
         Answer(ECHO, "500 Oh", missing=5), HTTPStatusError, 6002, {"status": 500}
     ),
     "an error page that is not compressed as it says": Failure(
-        Answer(ECHO, "502 Bad Gateway", headers="Content-Encoding: gzip\r\n"),
-        HTTPStatusError,
-        6002,
-        {"status": 502},
+        Answer(ECHO, "502 Bad Gateway", GZIP), HTTPStatusError, 6002, {"status": 502}
     ),
-    "a compressed body of nothing": Failure(
-        Answer("", headers="Content-Encoding: gzip\r\n"), EmptyResponseError, 6003
-    ),
+    "a compressed body of nothing": Failure(Answer("", headers=GZIP), EmptyResponseError, 6003),
     "chunks that break off": incomplete(
         Answer(f"40\r\n{SESSION_KEY}", headers="Transfer-Encoding: chunked\r\n")
     ),
-    "a body that is not compressed as it says": incomplete(
-        Answer(ECHO, headers="Content-Encoding: gzip\r\n")
-    ),
+    "a body that is not compressed as it says": incomplete(Answer(ECHO, headers=GZIP)),
     "a reset": failed(Act.RESET),
     "a goodbye": failed(Act.LEAVE),
     "what is no HTTP": failed(Act.BABBLE),
@@ -305,8 +288,8 @@ async def test_a_failure_that_may_have_consumed_the_code_is_reported_at_once(fai
     assert fallback.requests == []
     assert type(caught.value) is failure.error
     assert caught.value.code == failure.code
-    told = {name: getattr(caught.value, name) for name in failure.attributes or ()}
-    assert told == (failure.attributes or {})
+    for name, value in failure.attributes.items():
+        assert getattr(caught.value, name) == value
 
 
 async def test_a_redirect_is_not_followed_and_its_target_learns_nothing():
@@ -365,9 +348,8 @@ async def test_an_aiohttp_session_that_raises_for_status_makes_no_difference():
         aiohttp.ClientSession(raise_for_status=True) as http,
         asking(server.url, http=http) as wechat,
     ):
-        with pytest.raises(MPAuthXError) as caught:
+        with pytest.raises(HTTPStatusError):
             await wechat.code_to_session("code")
-    assert type(caught.value) is HTTPStatusError
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -431,29 +413,22 @@ async def test_wechats_errors_come_with_number_text_rid_and_a_hint(errmsg):
     ],
 )
 async def test_the_hint_names_the_address_that_wechat_saw(errcode, errmsg):
-    async with Server(refused(errcode, errmsg)) as server, asking(server.url) as wechat:
-        with pytest.raises(WeChatOperatorError, match=r"WeChat saw 203\.0\.113\.7\."):
-            await wechat.code_to_session("code")
+    error = await refusal(errmsg, errcode)
+    assert isinstance(error, WeChatOperatorError)
+    assert "WeChat saw 203.0.113.7." in str(error)
 
 
 async def test_each_known_error_has_a_hint_of_its_own():
-    hints = set()
     errcodes = [40029, 40163, 40013, 40125, 41002, 41004, 41008, 45011, 40226]
-    async with Server(*map(refused, errcodes)) as server, asking(server.url) as wechat:
-        for _ in errcodes:
-            with pytest.raises(WeChatAPIError) as caught:
-                await wechat.code_to_session("code")
-            hints.add(caught.value.hint)
+    hints = {(await refusal("some error", errcode)).hint for errcode in errcodes}
     assert all(hint.endswith(".") for hint in hints)
     assert len(hints) == len(errcodes)
 
 
 async def test_an_unknown_errcode_has_no_hint():
-    async with Server(refused(99999)) as server, asking(server.url) as wechat:
-        with pytest.raises(WeChatAPIError) as caught:
-            await wechat.code_to_session("code")
-    assert (caught.value.errcode, caught.value.hint) == (99999, "")
-    assert str(caught.value) == f"WeChat answered errcode 99999, 'some error' (rid {RID})"
+    error = await refusal(f"some error, rid: {RID}", errcode=99999)
+    assert (error.errcode, error.hint) == (99999, "")
+    assert str(error) == f"WeChat answered errcode 99999, 'some error' (rid {RID})"
 
 
 @pytest.mark.parametrize(
@@ -465,9 +440,9 @@ async def test_an_error_without_a_rid_keeps_its_text(errmsg, told):
     assert (error.errmsg, error.rid) == (told, None)
 
 
-async def refusal(errmsg: str) -> WeChatAPIError:
+async def refusal(errmsg: str, errcode: int = 40029) -> WeChatAPIError:
     """What an errcode with this errmsg raises."""
-    async with Server(refused(40029, errmsg)) as server, asking(server.url) as wechat:
+    async with Server(refused(errcode, errmsg)) as server, asking(server.url) as wechat:
         with pytest.raises(WeChatAPIError) as caught:
             await wechat.code_to_session("code")
     return caught.value
@@ -483,14 +458,9 @@ async def test_a_rid_has_letters_digits_and_four_signs(rid, before):
 @pytest.mark.parametrize(
     "errmsg",
     [
-        "invalid ip 1.2.3.4 ipv6 ::ffff:1.2.3.4, not in whitelist",
-        "madrid: 7",
-        "rid: two words",
-        "mind the hint",
-        "hint: [",
-        "hint: []",
-        "some error hint: [\x1b[2J\x1b[31m]",
-        "some error, hint: [a\x07], from ip: 1.2.3.4",
+        *("invalid ip 1.2.3.4 ipv6 ::ffff:1.2.3.4, not in whitelist", "madrid: 7"),
+        *("rid: two words", "mind the hint", "hint: [", "hint: []"),
+        *("some error hint: [\x1b[2J\x1b[31m]", "some error, hint: [a\x07], from ip: 1.2.3.4"),
     ],
 )
 async def test_text_that_only_resembles_a_rid_or_hint_stays(errmsg):
@@ -582,9 +552,8 @@ async def test_when_a_host_stays_busy_the_next_one_is_asked(wx, other_wx, connec
 async def test_when_all_hosts_stay_busy_the_call_gives_up(wx, other_wx, connections):
     wx.fail_next(Fault.SYSTEM_BUSY, 100)
     other_wx.fail_next(Fault.SYSTEM_BUSY, 100)
-    with pytest.raises(WeChatAPIError) as caught:
-        await api(connections, wx.url, other_wx.url).code_to_session(wx.login("bob"))
-    assert caught.value.errcode == -1
+    call = api(connections, wx.url, other_wx.url).code_to_session(wx.login("bob"))
+    assert await errcode_of(call) == -1
     assert 2 <= len(wx.requests) <= 5
     assert 2 <= len(other_wx.requests) <= 5
 
@@ -630,10 +599,8 @@ async def test_a_connection_that_does_not_come_in_time_has_not_consumed_the_code
 
 async def test_raises_the_last_error(wx, connections):
     with refusing_host() as host:
-        with pytest.raises(WeChatAPIError) as caught:
-            await api(connections, host, wx.url).code_to_session("never-given")
-        assert caught.value.errcode == 40029
-
+        call = api(connections, host, wx.url).code_to_session("never-given")
+        assert await errcode_of(call) == 40029
         wx.fail_next(Fault.SYSTEM_BUSY, 100)
         with pytest.raises(ConnectionFailedError):
             await api(connections, wx.url, host).code_to_session("never-given")
@@ -720,12 +687,8 @@ async def test_cancelled_calls_do_not_contain_the_app_secret(debugging):
 
 
 @pytest.mark.parametrize(
-    "secret",
-    [
-        APP_SECRET,
-        quote(APP_SECRET, safe=""),
-        quote_plus(APP_SECRET),  # as it stands in the request
-    ],
+    "secret",  # the last as it stands in the request
+    [APP_SECRET, quote(APP_SECRET, safe=""), quote_plus(APP_SECRET)],
 )
 async def test_an_errmsg_that_repeats_the_request_does_not_tell_the_app_secret(secret, debugging):
     answer = refused(-1, f"no route for GET {PATH}?appid={APP_ID}&secret={secret}")
@@ -754,30 +717,11 @@ def test_the_repr_of_the_api_holds_no_secret():
 @pytest.mark.parametrize(
     "api_base",
     [
-        "",
-        "api.weixin.qq.com",
-        "//api.weixin.qq.com",
-        "ftp://api.weixin.qq.com",
-        "redis://localhost",
-        "https://",
-        "http://:80",
-        "http://[::1",
-        "http://host:port",
-        "http://host:99999",
-        "http://h\N{ACCOUNT OF}st",
-        "http://host?x=1",
-        "http://host#x",
-        "http://a..b",
-        f"http://{64 * 'a'}",
-        "http://a b",
-        "http://host ",
-        " http://host",
-        b"http://host",
-        7,
-        [],
-        (),
-        [None],
-        [""],
+        *("", "api.weixin.qq.com", "//api.weixin.qq.com", "ftp://api.weixin.qq.com"),
+        *("redis://localhost", "https://", "http://:80", "http://[::1", "http://host:port"),
+        *("http://host:99999", "http://h\N{ACCOUNT OF}st", "http://host?x=1", "http://host#x"),
+        *("http://a..b", f"http://{64 * 'a'}", "http://a b", "http://host ", " http://host"),
+        *(b"http://host", 7, [], (), [None], [""]),
         ["https://api.weixin.qq.com", "api2.weixin.qq.com"],
     ],
 )
