@@ -1,13 +1,11 @@
 import asyncio
 import os
 import re
-import sqlite3
 import subprocess
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -26,7 +24,7 @@ from tests.helpers.redis_server import RedisServer
 from tests.helpers.scripted_mongo import scripted_mongo
 from tests.helpers.scripted_server import Act, Answer, Server, asking, refused
 from tests.helpers.server_process import free_port
-from tests.helpers.sqlite_files import run
+from tests.helpers.sqlite_files import locked, run
 
 PATIENCE = 60  # seconds
 SECRET = "AppSecretGEHEIM5e4c2e7d"
@@ -100,11 +98,8 @@ def only_fault(outcome: Outcome) -> str:
 
 
 def files(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {
-        path.name: (path.stat().st_mtime_ns, path.read_bytes())
-        for path in folder.iterdir()
-        if path.is_file()
-    }
+    found = filter(Path.is_file, folder.iterdir())
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
 class TestSound:
@@ -143,11 +138,8 @@ class TestSound:
             assert ("users.db-wal" in before) == serving
             outcome = await doctor(**urls)
             assert files(tmp_path).keys() == before.keys()
-            contents = [
-                {name: file for name, file in found.items() if not name.endswith("-shm")}
-                for found in (before, files(tmp_path))  # the locks of readers are in -shm
-            ]
-            assert contents[0] == contents[1]
+            changed = {name for name, file in files(tmp_path).items() if file != before[name]}
+            assert changed <= {"users.db-shm", "tokens.db-shm"}  # where readers keep their locks
         assert outcome.code == 0
         assert f"{tmp_path}/users.db, can be written, and its table user takes" in outcome.out
         assert f"{tmp_path}/tokens.db, can be written\n" in outcome.out
@@ -227,17 +219,12 @@ class TestRedis:
         assert WECHAT_IS_WELL in outcome.out
 
     @pytest.mark.parametrize("login", ["", f":{PASSWORD}-wrong@", f"alice:{PASSWORD}@"])
-    async def test_reports_a_wrong_password(
+    async def test_accepts_only_the_right_password(
         self, doctor: Doctor, server: RedisServer, admin: Redis, login: str
     ) -> None:
         await admin.config_set("requirepass", PASSWORD)
         outcome = await doctor(tokens=f"redis://{login}127.0.0.1:{server.port}/0")
         assert "Check the user and the password in its URL." in only_fault(outcome)
-
-    async def test_accepts_the_right_password(
-        self, doctor: Doctor, server: RedisServer, admin: Redis
-    ) -> None:
-        await admin.config_set("requirepass", PASSWORD)
         assert (await doctor(tokens=f"redis://:{PASSWORD}@127.0.0.1:{server.port}/0")).code == 0
 
     async def test_reports_an_evicting_policy_and_a_replica_together(
@@ -301,9 +288,8 @@ class TestSqlite:
 
     async def test_reports_a_path_that_is_no_database(self, doctor: Doctor, tmp_path: Path) -> None:
         (tmp_path / "notes.db").write_text("GEHEIM notes, and not a database at all " * 100)
-        outcome = await doctor(
-            tokens=f"sqlite:///{tmp_path}", users=f"sqlite:///{tmp_path}/notes.db"
-        )
+        url = f"sqlite:///{tmp_path}"
+        outcome = await doctor(tokens=url, users=f"{url}/notes.db")
         folder, notes = lines(outcome, "wrong")
         assert folder.endswith("is not a file: give the path of a file.")
         assert "Give the path of a SQLite file" in notes
@@ -329,6 +315,7 @@ class TestSqlite:
     async def test_reports_a_file_that_another_process_locks(
         self, doctor: Doctor, tmp_path: Path
     ) -> None:
+        run(tmp_path / "users.db", "CREATE TABLE user (openId TEXT PRIMARY KEY)")
         with locked(tmp_path / "users.db"):
             fault = only_fault(await doctor())
         assert "database is locked" in fault
@@ -359,8 +346,8 @@ class TestWeChat:
         self, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         api_base = f"http://user:{PASSWORD}@127.0.0.1:{free_port()}"
-        monkeypatch.delenv("HTTPS_PROXY", raising=False)
-        monkeypatch.delenv("https_proxy", raising=False)
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.delenv(name, raising=False)
         outcome = await doctor(api_base=api_base)
         assert only_fault(outcome).endswith("Check DNS, proxy and firewall.")
         assert REDIS_IS_WELL in outcome.out
@@ -383,9 +370,8 @@ class TestClocks:
         assert outcome.code == 1
         redis, wechat = lines(outcome, "wrong")
         for name, fault in {"Redis": redis, "WeChat": wechat}.items():
-            told = re.match(rf"The clock of {name} is (\d+) seconds {side} this machine's", fault)
-            assert told is not None
-            assert 50 <= int(told[1]) <= 60
+            told = rf"The clock of {name} is (5\d|60) seconds {side} this machine's"
+            assert re.match(told, fault)
 
     async def test_reports_that_only_wechats_clock_is_wrong(self, doctor: Doctor) -> None:
         date = f"Date: {formatdate(time.time() + 1000, usegmt=True)}\r\n"
@@ -418,21 +404,9 @@ def as_ordinary_user() -> Outcome:
     """Run the command with this environment, and without root's right to write everywhere."""
     drop = ["--bounding-set=-dac_override", "--inh-caps=-dac_override"]
     prefix = ["setpriv", *drop] if os.geteuid() == 0 else []
-    done = subprocess.run(
-        [*prefix, sys.executable, "-m", "mpauthx_async", "doctor"],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    command = [*prefix, sys.executable, "-m", "mpauthx_async", "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("CREATE TABLE user (openId TEXT PRIMARY KEY)")
-        connection.execute("BEGIN EXCLUSIVE")
-        yield
 
 
 class TestUsersInMongoDB:

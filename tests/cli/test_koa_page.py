@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,16 @@ async def run_page(server: ServeProcess, wx: WeChatSimulator, user: str) -> list
 
 
 @pytest.fixture
-def environment(wx: WeChatSimulator, server: RedisServer) -> dict[str, str]:
-    return environment_of(wx, tokens=server.url)
+async def koa(
+    wx: WeChatSimulator, server: RedisServer, tmp_path: Path
+) -> AsyncIterator[ServeProcess]:
+    environment = environment_of(wx, tokens=server.url)
+    async with serving(tmp_path, "--compat", "koa", environment=environment) as koa:
+        yield koa
 
 
-async def test_the_page_is_answered_as_by_the_scaffold(
-    environment: dict[str, str], wx: WeChatSimulator, tmp_path: Path
-) -> None:
-    async with serving(tmp_path, "--compat", "koa", environment=environment) as server:
-        refused, first, passed, second, passed_again = await run_page(server, wx, "bob")
+async def test_the_page_gets_the_scaffolds_answers(koa: ServeProcess, wx: WeChatSimulator) -> None:
+    refused, first, passed, second, passed_again = await run_page(koa, wx, "bob")
     assert refused == {"statusCode": 401, "data": {"error": "This request needs a token: log in."}}
     for answer, message in (
         (first, "登录成功, 用户信息入库成功"),
@@ -49,69 +51,58 @@ async def test_the_page_is_answered_as_by_the_scaffold(
     ):
         token = answer["data"]["Token"]
         assert token.startswith("bob|default|")
-        assert answer == {
-            "statusCode": 200,
-            "data": {"statusCode": 200, "message": message, "Token": token},
-        }
+        data = {"statusCode": 200, "message": message, "Token": token}
+        assert answer == {"statusCode": 200, "data": data}
     for answer in (passed, passed_again):
         assert answer == {"statusCode": 200, "data": {"statusCode": 200, "message": "token有效"}}
 
 
 async def test_the_page_gets_503_and_401_while_redis_is_down(
-    environment: dict[str, str], wx: WeChatSimulator, server: RedisServer, tmp_path: Path
+    koa: ServeProcess, wx: WeChatSimulator, server: RedisServer
 ) -> None:
-    async with serving(tmp_path, "--compat", "koa", environment=environment) as koa:
-        server.stop()
-        got = await run_page(koa, wx, "bob")
+    server.stop()
+    got = await run_page(koa, wx, "bob")
     assert [answer["statusCode"] for answer in got] == [401, 503, 401, 503, 401]
     assert got[1]["data"] == {"error": "The service cannot answer."}  # the code is used up
 
 
 async def test_every_failure_has_its_status_and_an_error(
-    environment: dict[str, str], wx: WeChatSimulator, server: RedisServer, tmp_path: Path
+    koa: ServeProcess, wx: WeChatSimulator, http: aiohttp.ClientSession
 ) -> None:
     async def ask(path: str, authorization: str | None = None, **query: str) -> tuple[int, Any]:
         headers = {} if authorization is None else {"authorization": authorization}
         async with http.get(koa.url + path, params=query, headers=headers) as answer:
             return answer.status, await answer.json()
 
-    async with (
-        serving(tmp_path, "--compat", "koa", environment=environment) as koa,
-        aiohttp.ClientSession() as http,
+    code = wx.login("bob")
+    token = (await ask("/user/login", code=code))[1]["Token"]
+    for query, status in (
+        ({}, 400),
+        ({"code": ""}, 400),
+        ({"code": "undefined"}, 401),
+        ({"code": code}, 401),  # is used up
+        ({"code": wx.login("bob"), "encryptedData": "AAAA"}, 400),
+        ({"code": wx.login("bob"), "encryptedData": "AAAA", "iv": "AAAA"}, 400),
     ):
-        code = wx.login("bob")
-        token = (await ask("/user/login", code=code))[1]["Token"]
-        for query, status in (
-            ({}, 400),
-            ({"code": ""}, 400),
-            ({"code": "undefined"}, 401),
-            ({"code": code}, 401),  # is used up
-            ({"code": wx.login("bob"), "encryptedData": "AAAA"}, 400),
-            ({"code": wx.login("bob"), "encryptedData": "AAAA", "iv": "AAAA"}, 400),
-        ):
-            got = await ask("/user/login", **query)
-            assert (got[0], list(got[1])) == (status, ["error"]), query
-        for authorization, status in (
-            (None, 401),
-            ("Bearer", 401),
-            (token, 401),
-            (f"Basic {token}", 401),
-            (f"Bearer {token[:-1]}", 401),
-            (f"Bearer {token}", 200),
-            (f"bearer {token}", 200),
-            (f"BEARER {token}", 200),
-        ):
-            got = await ask("/home/test", authorization)
-            key = "statusCode" if status == 200 else "error"
-            assert (got[0], key in got[1]) == (status, True), authorization
-        for fault, status in (
-            (Fault.SYSTEM_BUSY, 503),
-            (Fault.TOO_FREQUENT, 429),
-            (Fault.HTML, 502),
-        ):
-            wx.fail_next(fault, 10)
-            got = await ask("/user/login", code=wx.login("bob"))
-            assert (got[0], list(got[1])) == (status, ["error"]), fault
-            wx.clear_faults()
-        await wx.close()
-        assert (await ask("/user/login", code="0" * 32))[0] == 503
+        got = await ask("/user/login", **query)
+        assert (got[0], list(got[1])) == (status, ["error"]), query
+    for authorization, status in (
+        (None, 401),
+        ("Bearer", 401),
+        (token, 401),
+        (f"Basic {token}", 401),
+        (f"Bearer {token[:-1]}", 401),
+        (f"Bearer {token}", 200),
+        (f"bearer {token}", 200),
+        (f"BEARER {token}", 200),
+    ):
+        got = await ask("/home/test", authorization)
+        key = "statusCode" if status == 200 else "error"
+        assert (got[0], key in got[1]) == (status, True), authorization
+    for fault, status in ((Fault.SYSTEM_BUSY, 503), (Fault.TOO_FREQUENT, 429), (Fault.HTML, 502)):
+        wx.fail_next(fault, 10)
+        got = await ask("/user/login", code=wx.login("bob"))
+        assert (got[0], list(got[1])) == (status, ["error"]), fault
+        wx.clear_faults()
+    await wx.close()
+    assert (await ask("/user/login", code="0" * 32))[0] == 503

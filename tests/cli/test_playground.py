@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import ClientSession
 from redis.asyncio import Redis
 
 from mpauthx_async import WeChatSimulator
@@ -23,21 +24,10 @@ from tests.helpers.serve_process import answer_to
 
 FILES = ("", "style.css", "script.js", "icon.svg")
 STORIES = (
-    ("login", "phone"),
-    ("call", "phone"),
-    ("login", "laptop"),
-    ("call", "phone"),
-    ("copy", "thief"),
-    ("rotate", "laptop"),
-    ("rotate", "thief"),
-    ("forge", "laptop"),
-    ("login", "phone"),
-    ("logout", "phone"),
-    ("ban", "operator"),
-    ("login", "phone"),
-    ("unban", "operator"),
-    ("login", "phone"),
-    ("forget", "operator"),
+    *(("login", "phone"), ("call", "phone"), ("login", "laptop"), ("call", "phone")),
+    *(("copy", "thief"), ("rotate", "laptop"), ("rotate", "thief"), ("forge", "laptop")),
+    *(("login", "phone"), ("logout", "phone"), ("ban", "operator"), ("login", "phone")),
+    *(("unban", "operator"), ("login", "phone"), ("forget", "operator")),
 )
 
 
@@ -64,15 +54,13 @@ class Page:
 
 
 @asynccontextmanager
-async def open_page(http: aiohttp.ClientSession, url: str) -> AsyncIterator[Page]:
+async def open_page(http: ClientSession, url: str) -> AsyncIterator[Page]:
     async with http.ws_connect(f"{url}tab", origin=url.rstrip("/")) as socket:
         assert (await socket.receive_json())["type"] == "state"
         yield Page(socket)
 
 
-async def test_every_file_forbids_foreign_and_inline_code(
-    url: str, http: aiohttp.ClientSession
-) -> None:
+async def test_every_file_forbids_foreign_and_inline_code(url: str, http: ClientSession) -> None:
     for name in FILES:
         async with http.get(url + name) as answer:
             assert answer.status == 200
@@ -85,26 +73,22 @@ async def test_every_file_forbids_foreign_and_inline_code(
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("header", "value"),
     [
-        {"Host": "evil.example"},
-        {"Host": "127.0.0.1:1"},
-        {"Host": "127.0.0.1"},
-        {"Origin": "http://evil.example"},
-        {"Origin": "null"},
-        {"Origin": "http://localhost:1"},
+        *(("Host", host) for host in ("evil.example", "127.0.0.1:1", "127.0.0.1")),
+        *(("Origin", site) for site in ("http://evil.example", "null", "http://localhost:1")),
     ],
 )
 @pytest.mark.parametrize("path", ["", "tab", "missing"])
 async def test_refuses_a_foreign_host_and_origin(
-    url: str, http: aiohttp.ClientSession, path: str, headers: dict[str, str]
+    url: str, http: ClientSession, path: str, header: str, value: str
 ) -> None:
-    async with http.get(url + path, headers=headers) as answer:
+    async with http.get(url + path, headers={header: value}) as answer:
         assert answer.status == 403
         assert "openId" not in await answer.text()
 
 
-async def test_refuses_a_websocket_without_an_origin(url: str, http: aiohttp.ClientSession) -> None:
+async def test_refuses_a_websocket_without_an_origin(url: str, http: ClientSession) -> None:
     with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
         await http.ws_connect(f"{url}tab")
     assert caught.value.status == 403
@@ -118,7 +102,7 @@ async def test_a_request_that_cannot_be_parsed_is_refused_without_a_traceback(
     assert not caplog.records
 
 
-async def test_answers_to_localhost(url: str, http: aiohttp.ClientSession) -> None:
+async def test_answers_to_localhost(url: str, http: ClientSession) -> None:
     host = url.removeprefix("http://").rstrip("/").replace("127.0.0.1", "localhost")
     headers = {"Host": host, "Origin": f"http://{host}"}
     async with http.get(url, headers=headers) as answer:
@@ -128,7 +112,7 @@ async def test_answers_to_localhost(url: str, http: aiohttp.ClientSession) -> No
 
 
 async def test_no_answer_holds_a_secret(
-    http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    http: ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session_keys: list[str] = []
     make = simulator_server.new_session_key
@@ -169,7 +153,7 @@ async def test_no_answer_holds_a_secret(
     ],
 )
 async def test_a_message_that_no_button_sends_is_refused(
-    url: str, http: aiohttp.ClientSession, text: str
+    url: str, http: ClientSession, text: str
 ) -> None:
     async with open_page(http, url) as page:
         await page.socket.send_str(text)
@@ -177,9 +161,7 @@ async def test_a_message_that_no_button_sends_is_refused(
         assert (await page.act("login", "phone"))[-1]["type"] == "end"
 
 
-async def test_a_message_that_is_too_long_ends_its_tab_alone(
-    url: str, http: aiohttp.ClientSession
-) -> None:
+async def test_a_message_that_is_too_long_ends_its_tab_alone(url: str, http: ClientSession) -> None:
     async with open_page(http, url) as page, open_page(http, url) as other:
         await page.socket.send_str("x" * 2000)
         closed = await page.socket.receive()
@@ -189,7 +171,7 @@ async def test_a_message_that_is_too_long_ends_its_tab_alone(
 
 
 async def test_takes_no_message_before_the_answers_to_the_last_are_sent(
-    url: str, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    url: str, http: ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unsent: list[int] = []
     act = playground_server._act
@@ -208,7 +190,7 @@ async def test_takes_no_message_before_the_answers_to_the_last_are_sent(
 
 
 async def test_refuses_more_tabs_than_it_can_serve(
-    url: str, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    url: str, http: ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mpauthx_async.cli.playground.server._MAX_TABS", 1)
     origin = url.rstrip("/")
@@ -219,7 +201,7 @@ async def test_refuses_more_tabs_than_it_can_serve(
 
 
 async def test_a_user_is_erased_from_redis_when_the_tab_closes(
-    redis: Redis, redis_server: RedisServer, http: aiohttp.ClientSession
+    redis: Redis, redis_server: RedisServer, http: ClientSession
 ) -> None:
     async with serve_playground(redis_url=redis_server.url) as url, open_page(http, url) as page:
         await page.act("login", "phone")
@@ -231,7 +213,7 @@ async def test_a_user_is_erased_from_redis_when_the_tab_closes(
     assert all(0 < life <= 300 for life in lives)
 
 
-async def test_says_that_a_store_does_not_answer(http: aiohttp.ClientSession) -> None:
+async def test_says_that_a_store_does_not_answer(http: ClientSession) -> None:
     with RedisServer() as server:
         async with serve_playground(redis_url=server.url) as url, open_page(http, url) as page:
             await page.act("login", "phone")
@@ -246,12 +228,11 @@ async def test_says_that_a_store_does_not_answer(http: aiohttp.ClientSession) ->
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_the_command_serves_until_it_is_interrupted(
-    http: aiohttp.ClientSession, number: signal.Signals
+    http: ClientSession, number: signal.Signals
 ) -> None:
     async with started("demo", "--web") as process:
         assert process.stdout is not None
-        line = (await process.stdout.readline()).decode()
-        url = line.split()[4]
+        url = (await process.stdout.readline()).decode().split()[4]
         assert url.startswith("http://127.0.0.1:")
         async with open_page(http, url) as page:
             await page.act("login", "phone")

@@ -45,24 +45,32 @@ class Visit:
         await expect(self.page.locator(".now")).not_to_have_attribute("data-actions", before or "")
         await expect(self.page.locator("#title")).to_have_text(title)
 
+    def button(self, device: str, name: str) -> Locator:
+        return self.device(device).get_by_role("button", name=name)
+
     async def log_in(self, device: str) -> None:
-        button = self.device(device).get_by_role("button", name="wx.login")
-        await self.press(button, f"The {device.lower()} logs in")
+        await self.press(self.button(device, "wx.login"), f"The {device.lower()} logs in")
 
     async def call(self, device: str) -> None:
-        button = self.device(device).get_by_role("button", name="Call the server")
-        await self.press(button, f"The {device.lower()} calls the server")
+        title = f"The {device.lower()} calls the server"
+        await self.press(self.button(device, "Call the server"), title)
 
     async def rotate(self, device: str) -> None:
-        button = self.device(device).get_by_role("button", name="Rotate")
-        await self.press(button, f"The {device.lower()} rotates its token")
+        await self.press(self.button(device, "Rotate"), f"The {device.lower()} rotates its token")
 
     async def copy(self, owner: str) -> None:
-        button = self.device("Thief").get_by_role("button", name="Copy a token")
-        await self.press(button, f"A thief copies the token of the {owner}")
+        title = f"A thief copies the token of the {owner}"
+        await self.press(self.button("Thief", "Copy a token"), title)
 
     async def operate(self, button: str, title: str) -> None:
         await self.press(self.page.get_by_role("button", name=button), title)
+
+    async def ban(self) -> None:
+        await self.operate("Ban the user", "The operator bans the user")
+
+    async def part(self, name: str) -> str:
+        """A part of the token that is shown."""
+        return await self.page.locator(f"dd [data-part={name}]").inner_text()
 
     async def steps(self) -> list[str]:
         return await self.page.locator("#steps b").all_inner_texts()
@@ -119,11 +127,9 @@ async def test_a_login_is_shown_step_by_step_from_the_code_to_the_token(visit: V
     token = await page.locator("#token-text").inner_text()
     assert values[-1] == token
     open_id, sku, session = token.split("|")
-    assert await page.locator("dd [data-part=openid]").inner_text() == open_id
-    assert await page.locator("dd [data-part=sku]").inner_text() == sku
-    assert await page.locator("dd [data-part=nonce]").inner_text() == session[:16]
-    assert await page.locator("dd [data-part=generation]").inner_text() == "0"
-    assert len(await page.locator("dd [data-part=mac]").inner_text()) == 32
+    parts = {"openid": open_id, "sku": sku, "nonce": session[:16], "generation": "0"}
+    assert {name: await visit.part(name) for name in parts} == parts
+    assert len(await visit.part("mac")) == 32
     await expect(page.locator("#user")).to_contain_text(open_id)
     await expect(page.locator("#sessions li")).to_contain_text([f"{session[:16]} phone"])
     await visit.expect_status(phone="active", laptop="no token", thief="no token")
@@ -186,7 +192,7 @@ async def test_a_forged_token_is_refused_without_asking_a_store(visit: Visit) ->
 
 async def test_a_banned_user_cannot_log_in_until_the_ban_is_lifted(visit: Visit) -> None:
     await visit.log_in("Phone")
-    await visit.operate("Ban the user", "The operator bans the user")
+    await visit.ban()
     await visit.expect_status(phone="banned")
     await expect(visit.page.locator("#ban")).to_contain_text("spam")
     await visit.expect_seen("Login")
@@ -213,7 +219,7 @@ async def test_a_forgotten_user_is_new_at_the_next_login(visit: Visit) -> None:
 
 async def test_a_token_tells_after_logout_why_it_died(visit: Visit) -> None:
     await visit.log_in("Phone")
-    log_out = visit.device("Phone").get_by_role("button", name="Log out")
+    log_out = visit.button("Phone", "Log out")
     await visit.press(log_out, "The phone logs out")
     await expect(log_out).to_be_focused()
     await visit.expect_status(phone="revoked")
@@ -231,7 +237,7 @@ async def test_a_token_that_expires_is_told_without_a_button(visit: Visit) -> No
 
 
 async def test_no_button_moves_when_its_device_gets_a_token(visit: Visit) -> None:
-    button = visit.device("Thief").get_by_role("button", name="Copy a token")
+    button = visit.button("Thief", "Copy a token")
     top = "element => element.getBoundingClientRect().top + scrollY"
     before = await button.evaluate(top)
     await visit.log_in("Phone")
@@ -250,17 +256,12 @@ async def test_a_rotation_shows_on_its_device(visit: Visit) -> None:
     assert before[18:30] != after[18:30]  # as much is in sight
 
 
-async def test_a_phone_shows_what_is_next_and_leads_to_the_steps_from_everywhere(
-    visit: Visit,
-) -> None:
+async def test_a_phone_shows_what_is_next_and_leads_to_the_steps(visit: Visit) -> None:
     page = visit.page
     await page.set_viewport_size({"width": 375, "height": 720})
     steps = page.locator("#steps")
     leads = page.get_by_role("link", name="Steps:")
-    for act in (
-        lambda: visit.log_in("Phone"),  # above the steps
-        lambda: visit.operate("Ban the user", "The operator bans the user"),  # below
-    ):
+    for act in (lambda: visit.log_in("Phone"), visit.ban):  # above and below the steps
         await act()
         await expect(page.locator("#next")).to_be_in_viewport(ratio=1)
         await leads.press("Enter")
@@ -295,7 +296,7 @@ async def test_tabs_do_not_see_each_other(visit: Visit, url: str) -> None:
     await other.open(url)
     await visit.log_in("Phone")
     await other.log_in("Phone")
-    await other.operate("Ban the user", "The operator bans the user")
+    await other.ban()
     await visit.call("Phone")
     await visit.expect_status(phone="active")
     await expect(visit.page.locator("#ban")).to_have_text("no")
@@ -315,21 +316,14 @@ async def test_everything_is_reached_by_the_tab_key_with_a_visible_focus(visit: 
     for _ in range(12):
         await page.keyboard.press("Tab")
         focused = page.locator(":focus")
-        assert (
-            await focused.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
-        )
-        reached.append(
-            await focused.evaluate("element => element.id || element.textContent.trim()")
-        )
-        if reached[-1] == "wx.login":
+        outline = await focused.evaluate("element => getComputedStyle(element).outlineStyle")
+        assert outline == "solid"
+        name = await focused.evaluate("element => element.id || element.textContent.trim()")
+        reached.append(name)
+        if name == "wx.login":
             break
-    assert reached == [
-        "Skip to what happens on the server",
-        "policy",
-        "life",
-        "Start over",
-        "wx.login",
-    ]
+    skip = "Skip to what happens on the server"
+    assert reached == [skip, "policy", "life", "Start over", "wx.login"]
     await page.keyboard.press("Space")
     await visit.expect_status(phone="active")
     await expect(page.locator(":focus")).to_have_text("wx.login")
@@ -347,7 +341,7 @@ async def test_it_is_legible_at_every_width_and_in_every_state(visit: Visit, sch
         (800, lambda: visit.copy("phone")),
         (360, lambda: visit.rotate("Phone")),
         (1280, lambda: visit.call("Thief")),
-        (1280, lambda: visit.operate("Ban the user", "The operator bans the user")),
+        (1280, visit.ban),
         (360, lambda: visit.log_in("Laptop")),
     )
     for legible_at, reach in states:
@@ -382,7 +376,7 @@ async def test_the_page_says_that_the_playground_has_ended(browser: BrowserConte
     notice = visit.page.get_by_role("alert")
     await expect(notice).to_have_text("The playground has ended: run it again. Then start over.")
     await expect(notice).to_be_in_viewport(ratio=1)
-    await expect(visit.device("Phone").get_by_role("button", name="wx.login")).to_be_disabled()
+    await expect(visit.button("Phone", "wx.login")).to_be_disabled()
 
 
 async def test_the_page_says_that_a_store_does_not_answer(browser: BrowserContext) -> None:
@@ -399,7 +393,7 @@ async def test_the_page_says_that_a_store_does_not_answer(browser: BrowserContex
     await page.close()
 
 
-async def test_no_button_is_enabled_before_the_server_listens_to_it(
+async def test_no_button_is_enabled_before_the_server_listens(
     browser: BrowserContext, url: str
 ) -> None:
     page = await browser.new_page()

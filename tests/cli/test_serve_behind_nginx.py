@@ -4,8 +4,8 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -62,11 +62,17 @@ class World:
             assert answer.status == 200
             return str((await answer.json())["response"])
 
+    def get(self, path: str, token: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self.http.get(f"http://app{path}", headers=bearer(token))
+
     async def status(self, path: str, token: str = "", **headers: str) -> int:
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
+        headers |= bearer(token) if token else {}
         async with self.http.get(f"http://app{path}", headers=headers) as answer:
             return answer.status
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
 @pytest.fixture
@@ -114,9 +120,8 @@ def _service(seen: list[web.Request]) -> web.Application:
 @asynccontextmanager
 async def _nginx(folder: Path, login: str, service: str) -> AsyncIterator[str]:
     """Run the guide's configuration; gives the path of the socket where nginx listens."""
-    program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/bin") or (
-        shutil.which("nginx")
-    )
+    folders = "/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
+    program = shutil.which("nginx", path=folders) or shutil.which("nginx")
     assert program, "These tests need nginx on PATH: apt-get install nginx."
     (guide,) = re.findall(r"```nginx\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
     socket = folder / "socket"
@@ -167,8 +172,7 @@ async def test_requests_of_any_method_to_any_path_need_a_token(world: World) -> 
         async with world.http.request(method, url, data=body) as answer:
             assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert not world.seen
-        headers = {"Authorization": f"Bearer {token}"}
-        async with world.http.request(method, url, data=body, headers=headers) as answer:
+        async with world.http.request(method, url, data=body, headers=bearer(token)) as answer:
             assert (answer.status, await answer.read()) == (200, body or b"")
         assert world.seen.pop().method == method
 
@@ -190,10 +194,9 @@ async def test_nobody_asks_for_the_verification_itself(world: World) -> None:
 
 async def test_a_token_opens_nothing_after_its_end(world: World) -> None:
     token, other = await world.log_in("bob"), await world.log_in("bob")
-    headers = {"Authorization": f"Bearer {token}"}
-    async with world.http.post("http://app/auth/logout", headers=headers) as answer:
+    async with world.http.post("http://app/auth/logout", headers=bearer(token)) as answer:
         assert answer.status == 200
-    async with world.http.get("http://app/", headers=headers) as answer:
+    async with world.get("/", token) as answer:
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
     assert await world.status("/", other) == 200
@@ -201,15 +204,12 @@ async def test_a_token_opens_nothing_after_its_end(world: World) -> None:
     assert len(world.seen) == 1
 
 
-async def test_a_banned_user_is_forbidden(world: World, tmp_path: Path) -> None:
+async def test_a_banned_user_is_forbidden(
+    world: World, make: Callable[..., MPAuthX], tmp_path: Path
+) -> None:
     token = await world.log_in("bob")
-    async with MPAuthX(
-        app_id=world.wx.app_id,
-        app_secret=world.wx.app_secret,
-        sku="default",
-        users=f"sqlite:///{tmp_path}/mpauthx-users.db",
-        tokens=world.redis.url,
-    ) as admin:
+    users = f"sqlite:///{tmp_path}/mpauthx-users.db"
+    async with make(sku="default", users=users, tokens=world.redis.url) as admin:
         await admin.ban("bob")
     assert await world.status("/", token) == 403
     assert not world.seen
@@ -226,10 +226,8 @@ async def test_a_websocket_needs_a_token(world: World) -> None:
 
 async def test_pages_of_the_same_site_get_a_cookie(world: World) -> None:
     for origin, gets_one in (("https://app", True), ("https://login", False)):
-        body = {"code": world.wx.login("bob")}
-        async with world.http.post(
-            "http://app/auth/login", json=body, headers={"Origin": origin}
-        ) as answer:
+        body, url = {"code": world.wx.login("bob")}, "http://app/auth/login"
+        async with world.http.post(url, json=body, headers={"Origin": origin}) as answer:
             assert answer.status == 200
             assert ("Set-Cookie" in answer.headers) == gets_one
 
@@ -244,16 +242,11 @@ async def test_two_tokens_are_refused(world: World) -> None:
 
 async def test_an_outage_tells_clients_to_try_again(world: World) -> None:
     token = await world.log_in("bob")
-    async with world.http.get(
-        "http://app/broken", headers={"Authorization": f"Bearer {token}"}
-    ) as answer:
+    async with world.get("/broken", token) as answer:
         assert (answer.status, await answer.text()) == (500, "the service's own fault")
     world.seen.clear()
-    world.redis.stop()
-    headers = {"Authorization": f"Bearer {token}"}
-    async with world.http.get("http://app/", headers=headers) as answer:
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    await world.server.stop()
-    async with world.http.get("http://app/", headers=headers) as answer:
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    for stop in (asyncio.to_thread(world.redis.stop), world.server.stop()):
+        await stop
+        async with world.get("/", token) as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
     assert not world.seen

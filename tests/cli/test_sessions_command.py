@@ -1,12 +1,11 @@
-import sqlite3
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from mpauthx_async.cli.text import columns
 from mpauthx_async.models import SessionRef
+from tests.helpers import sqlite_files
 from tests.helpers.command_line import HOUR, SKU, Command, Outcome, process, run
 
 NASTY = "\x1b[2J\x07微信\u202e😀" * 12
@@ -66,15 +65,14 @@ class TestList:
     def test_nothing_that_a_client_sends_garbles_the_terminal(self, sessions: Command) -> None:
         user_id = "\u202e微😀" * 42
         (session_id,) = sessions.begin(user_id, device=NASTY, device_kind=NASTY)
-        for action in (("list",), ("show",), ("online",)):
-            named = {"list": [user_id], "show": [user_id, session_id], "online": []}[action[0]]
-            outcome = sessions(*action, *named)
+        for call in (["list", user_id], ["show", user_id, session_id], ["online"]):
+            outcome = sessions(*call)
             assert outcome.code == 0
             lines = outcome.out.splitlines()
             assert all(line.isprintable() for line in lines)
-            assert action != ("list",) or columns(lines[-1]) <= 80  # the row of the table
+            assert call[0] != "list" or columns(lines[-1]) <= 80  # the row of the table
             assert len(outcome.out.split("\n")) == len(lines) + 1
-            outcome = sessions(*action, *named, "--json")
+            outcome = sessions(*call, "--json")
             assert all(char.isprintable() or char == "\n" for char in outcome.out)
         assert outcome.document["user_ids"] == [user_id]
         (session,) = sessions("list", user_id, "--json").document["sessions"]
@@ -87,14 +85,12 @@ class TestShow:
         outcome = sessions("show", "alice", session_id)
         told = dict(line.split(maxsplit=1) for line in outcome.out.splitlines())
         assert outcome.code == 0
-        assert told["Session"] == session_id
-        assert told["User"] == "alice"
-        assert told["Status"] == "active"
-        assert told["Device"] == "iPhone 15 (phone)"
+        shown = {"Session": session_id, "User": "alice", "Status": "active"}
+        shown["Device"] = "iPhone 15 (phone)"
+        assert shown.items() <= told.items()
         assert told["Expires"].endswith("(in 60m)")
         document = sessions("show", "alice", session_id, "--json").document
-        assert document["status"] == "active"
-        assert document["session"]["id"] == session_id
+        assert (document["status"], document["session"]["id"]) == ("active", session_id)
 
     def test_a_session_whose_token_was_rotated_is_found(self, sessions: Command) -> None:
         (session_id,) = sessions.begin("alice")
@@ -191,14 +187,10 @@ class TestBans:
         outcome = sessions("ban-of", "alice", "--json")
         assert (outcome.code, outcome.document["ban"]) == (1, None)
 
-    @pytest.mark.parametrize(
-        ("text", "length"), [("90s", 90_000), ("30m", 1_800_000), ("7d", 604_800_000)]
-    )
-    def test_a_ban_lasts_for_the_given_duration(
-        self, sessions: Command, text: str, length: int
-    ) -> None:
-        ban = sessions("ban", "alice", "--for", text, "--json").document["ban"]
-        assert ban["until"] - ban["banned_at"] == length
+    def test_a_ban_lasts_for_the_given_duration(self, sessions: Command) -> None:
+        for text, length in (("90s", 90_000), ("30m", 1_800_000), ("7d", 604_800_000)):
+            ban = sessions("ban", "alice", "--for", text, "--json").document["ban"]
+            assert ban["until"] - ban["banned_at"] == length
 
 
 class TestOnline:
@@ -269,11 +261,8 @@ class TestTheProcess:
 
 def test_a_database_that_never_kept_sessions_stays_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "users.db"
-    with closing(sqlite3.connect(file)) as database:
-        database.execute("CREATE TABLE user (openId TEXT)")
-        database.commit()
+    sqlite_files.run(file, "CREATE TABLE user (openId TEXT)")
     outcome = run("list", "bob", tokens=f"sqlite:///{file}")
     assert outcome.code == 1
     assert "No sessions were ever kept" in outcome.err
-    with closing(sqlite3.connect(file)) as database:
-        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("user",)]
+    assert sqlite_files.query(file, "SELECT name FROM sqlite_master") == [("user",)]

@@ -12,6 +12,7 @@ from arq.connections import ArqRedis, RedisSettings
 
 from mpauthx_async import MPAuthX, WeChatSimulator
 from tests.helpers.redis_server import RedisServer
+from tests.helpers.serve_process import environment_of
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -35,15 +36,11 @@ async def test_a_job_is_done_for_a_living_session_only(
     tokens = [(await web_app.authorize(wx.login(user))).token for user in ("bob", "ann")]
     await web_app.revoke(tokens[1])
     jobs = [await pool.enqueue_job("export_orders", token) for token in tokens]
-    settings = {
-        "MPAUTHX_APP_ID": wx.app_id,
-        "MPAUTHX_APP_SECRET": wx.app_secret,
-        "REDIS_URL": server.url,
-        "PYTHONPATH": os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")]),
-    }
-    command = ["-m", "arq", "arq_worker.WorkerSettings", "--burst"]
+    path = os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
+    settings = {**environment_of(wx), "REDIS_URL": server.url, "PYTHONPATH": path}
+    command = [sys.executable, "-m", "arq", "arq_worker.WorkerSettings", "--burst"]
     worker = await asyncio.create_subprocess_exec(
-        sys.executable, *command, cwd=tmp_path, env={**os.environ, **settings}
+        *command, cwd=tmp_path, env={**os.environ, **settings}
     )
     assert await worker.wait() == 0
     results = [await job.result(timeout=10) for job in jobs]

@@ -20,14 +20,10 @@ Ask = Callable[[str], Awaitable[Any]]
 
 @pytest.fixture
 async def ask(wx: WeChatSimulator, tmp_path: Path) -> AsyncIterator[Ask]:
-    bot = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(BOT),
-        cwd=tmp_path,
-        env={**os.environ, **environment_of(wx)},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
+    environment = {**os.environ, **environment_of(wx)}
+    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+    command = (sys.executable, str(BOT))
+    bot = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, env=environment, **pipes)
 
     async def ask(line: str) -> Any:
         bot.stdin.write(f"{line}\n".encode())

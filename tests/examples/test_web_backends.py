@@ -10,13 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 import websockets
-from redis.asyncio import Redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mpauthx_async import WeChatSimulator
 from tests.helpers.backend_process import EXAMPLES, serving_backend
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.serve_process import ServeProcess, environment_of
+
+pytestmark = pytest.mark.usefixtures("redis")  # an empty one for each test
 
 BACKENDS = ("fastapi_app", "aiohttp_app", "litestar_app", "django_app")
 WITH_WEBSOCKETS = ("fastapi_app", "aiohttp_app", "litestar_app")
@@ -27,11 +28,8 @@ STOP_SECONDS = 30  # aiohttp, for one, waits 60 seconds for a handler that does 
 
 def command(backend: str) -> list[str]:
     """What the docstring tells to run, on a free port."""
-    server, app = re.findall(
-        r"^    (uvicorn|python -m aiohttp\.web) (\S+)$",
-        (EXAMPLES / f"{backend}.py").read_text(),
-        re.M,
-    )[0]
+    text = (EXAMPLES / f"{backend}.py").read_text()
+    server, app = re.findall(r"^    (uvicorn|python -m aiohttp\.web) (\S+)$", text, re.M)[0]
     if server == "uvicorn":
         return ["uvicorn", app, "--host", "127.0.0.1", "--port", "0"]
     return ["aiohttp.web", app, "-H", "127.0.0.1", "-P", "0"]
@@ -39,11 +37,7 @@ def command(backend: str) -> list[str]:
 
 @pytest.fixture
 async def backend(
-    request: pytest.FixtureRequest,
-    wx: WeChatSimulator,
-    redis: Redis,
-    redis_server: RedisServer,
-    tmp_path: Path,
+    request: pytest.FixtureRequest, wx: WeChatSimulator, redis_server: RedisServer, tmp_path: Path
 ) -> AsyncIterator[ServeProcess]:
     stores = {"users": f"sqlite:///{tmp_path}/people.db", "tokens": redis_server.url}
     environment = environment_of(wx, sku="examples", **stores)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from playwright.async_api import BrowserContext, Page, WebSocket, async_playwright
+from playwright.async_api import BrowserContext, Page, async_playwright
 
 PATIENCE = 60_000  # milliseconds that stand for ever
 
@@ -20,18 +20,9 @@ _ARGUMENTS = (
 
 
 def find_chromium() -> str:
-    """Find the browser to run.
-
-    Returns:
-        The path of chromium, chromium-browser or google-chrome from PATH.
-
-    Raises:
-        RuntimeError: if there is no browser.
-    """
-    for name in _NAMES:
-        path = shutil.which(name)
-        if path is not None:
-            return path
+    """The path of the browser to run; a RuntimeError says what to install if there is none."""
+    for path in filter(None, map(shutil.which, _NAMES)):
+        return path
     raise RuntimeError(
         "There is no Chromium. Install one: 'apt-get install chromium' or "
         "'brew install --cask google-chrome', and have it on PATH as "
@@ -49,9 +40,8 @@ async def open_page() -> AsyncIterator[Page]:
         RuntimeError: if there is no browser.
     """
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=find_chromium(), args=list(_ARGUMENTS)
-        )
+        path = find_chromium()
+        browser = await playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
         try:
             context = await browser.new_context()
             context.set_default_timeout(PATIENCE)
@@ -72,10 +62,7 @@ def _watch(context: BrowserContext) -> list[str]:
             faults.append(f"a request to {url}")
 
     def watch_websockets(page: Page) -> None:
-        def opened(websocket: WebSocket) -> None:
-            check(websocket.url)
-
-        page.on("websocket", opened)
+        page.on("websocket", lambda websocket: check(websocket.url))
 
     context.on("request", lambda request: check(request.url))
     context.on("page", watch_websockets)

@@ -61,12 +61,14 @@ class Command:
 
     def begin(self, *user_ids: str, **settings: Any) -> list[str]:
         """Begin a session of each; returns their ids."""
-        new = [
-            NewSession(SessionRef(SKU, user_id, new_nonce()), **{"ttl": HOUR, **settings})
-            for user_id in user_ids
-        ]
-        self.ask(lambda store: store.issue(new))
-        return [session.ref.nonce for session in new]
+        session_ids = [new_nonce() for _ in user_ids]
+        for user_id, session_id in zip(user_ids, session_ids, strict=True):
+            self.issue(user_id, session_id, **settings)
+        return session_ids
+
+    def issue(self, user_id: str, session_id: str, *, ttl: int = HOUR, **settings: Any) -> None:
+        new = NewSession(SessionRef(SKU, user_id, session_id), ttl, **settings)
+        self.ask(lambda store: store.issue([new]))
 
 
 def empty_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -85,13 +87,8 @@ def process(*arguments: str, tokens: str, **environment: str) -> "subprocess.Pop
         [sys.executable, "-W", "error", "-m", "mpauthx_async", "sessions", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={
-            **os.environ,
-            "PYTHONIOENCODING": "utf-8",
-            "MPAUTHX_TOKENS": tokens,
-            "MPAUTHX_SKU": SKU,
-            **environment,
-        },
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"}
+        | {"MPAUTHX_TOKENS": tokens, "MPAUTHX_SKU": SKU, **environment},
     )
 
 

@@ -38,15 +38,8 @@ ASKED_OF_TOKENS: dict[str, Question] = {
     "replace_sealed_key": lambda store: store.replace_sealed_key(KNOWN.ref, "A" * 59),
 }
 WRITING = (
-    "issue",
-    "revoke",
-    "revoke_subject",
-    "forget_subject",
-    "rotate",
-    "end_reused",
-    "ban",
-    "unban",
-    "replace_sealed_key",
+    *("issue", "revoke", "revoke_subject", "forget_subject", "rotate", "end_reused"),
+    *("ban", "unban", "replace_sealed_key"),
 )
 ASKED_OF_USERS: dict[str, Question] = {
     "save": lambda store: store.save([User(new_nonce())]),

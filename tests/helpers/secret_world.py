@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from redis import Redis as SyncRedis
@@ -82,8 +82,10 @@ class World:
         return self.secret(data.encrypted_data), self.secret(data.iv)
 
     def sealed_by_name(self) -> dict[str, str]:
-        encrypted_data, iv = self.sealed()
-        return {"encrypted_data": encrypted_data, "iv": iv}
+        return dict(zip(("encrypted_data", "iv"), self.sealed(), strict=True))
+
+    def bob_and_keys(self) -> tuple[str, str, str]:
+        return "bob", SESSION_KEY, self.access_token
 
     def later(self) -> "World":
         """Let the access tokens expire, once."""
@@ -96,6 +98,9 @@ class World:
         await self.connections.close()
 
 
+Call: TypeAlias = Callable[[World], Awaitable[object]]
+
+
 @dataclass(frozen=True)
 class Row:
     """A public method.
@@ -106,7 +111,7 @@ class Row:
             if that is not valid.
     """
 
-    call: Callable[[World], Awaitable[object]]
+    call: Call
     asks: str = ""
 
 
@@ -165,30 +170,19 @@ OAUTH = {
     "forget": Row(lambda w: w.oauth.forget("eve"), "tokens"),
     "get_session_key": Row(lambda w: w.oauth.get_session_key(w.code()), "wechat"),
 }
-API = {
-    "code_to_session": Row(lambda w: w.api.code_to_session(w.code()), "wechat"),
-    "code_to_oauth_token": Row(lambda w: w.api.code_to_oauth_token(w.web_code(), 0), "wechat"),
-    "refresh_oauth_token": Row(
-        lambda w: w.api.refresh_oauth_token(w.web.refresh_token, 0), "wechat"
-    ),
-    "get_oauth_user": Row(lambda w: w.api.get_oauth_user(w.web), "wechat"),
-    "is_oauth_token_valid": Row(
-        lambda w: w.api.is_oauth_token_valid("bob", w.web.access_token), "wechat"
-    ),
-    "get_stable_token": Row(lambda w: w.api.get_stable_token(force_refresh=True), "wechat"),
-    "get_phone_number": Row(
-        lambda w: w.api.get_phone_number(w.phone_code(), w.access_token), "wechat"
-    ),
-    "is_session_key_valid": Row(
-        lambda w: w.api.is_session_key_valid("bob", SESSION_KEY, w.access_token), "wechat"
-    ),
-    "reset_session_key": Row(
-        lambda w: w.api.reset_session_key("bob", SESSION_KEY, w.access_token), "wechat"
-    ),
-    "get_user_encrypt_keys": Row(
-        lambda w: w.api.get_user_encrypt_keys("bob", SESSION_KEY, w.access_token), "wechat"
-    ),
+_API: dict[str, Call] = {
+    "code_to_session": lambda w: w.api.code_to_session(w.code()),
+    "code_to_oauth_token": lambda w: w.api.code_to_oauth_token(w.web_code(), 0),
+    "refresh_oauth_token": lambda w: w.api.refresh_oauth_token(w.web.refresh_token, 0),
+    "get_oauth_user": lambda w: w.api.get_oauth_user(w.web),
+    "is_oauth_token_valid": lambda w: w.api.is_oauth_token_valid("bob", w.web.access_token),
+    "get_stable_token": lambda w: w.api.get_stable_token(force_refresh=True),
+    "get_phone_number": lambda w: w.api.get_phone_number(w.phone_code(), w.access_token),
+    "is_session_key_valid": lambda w: w.api.is_session_key_valid(*w.bob_and_keys()),
+    "reset_session_key": lambda w: w.api.reset_session_key(*w.bob_and_keys()),
+    "get_user_encrypt_keys": lambda w: w.api.get_user_encrypt_keys(*w.bob_and_keys()),
 }
+API = {name: Row(call, "wechat") for name, call in _API.items()}
 ACCESS = {
     "get": Row(lambda w: w.access.get(refused=w.access_token), "wechat tokens"),
     "call": Row(lambda w: w.access.call(partial(w.api.get_phone_number, w.phone_code())), "wechat"),

@@ -36,40 +36,38 @@ class Client:
         async with self.http.post(f"{self.wx.url}/simulator/{command}", json=body) as response:
             return await response.json()
 
-    async def _answer(
-        self,
-        method: str,
-        path: str,
-        query: dict[str, str | None],
-        data: bytes | dict[str, str] | None = None,
-    ) -> dict:
+    async def _answer(self, method: str, path: str, query: dict, data: object = None) -> dict:
         params = {name: text for name, text in query.items() if text is not None}
-        async with self.http.request(
-            method, self.wx.url + path, params=params, data=data
-        ) as response:
+        url = self.wx.url + path
+        async with self.http.request(method, url, params=params, data=data) as response:
             assert response.status == 200
             sns = path.startswith("/sns/")
             expected = "text/plain" if sns else "application/json; encoding=utf-8"
-            assert response.headers["Content-Type"] == expected
+            assert response.headers.getall("Content-Type") == [expected]
             return json.loads(await response.read())
 
 
-async def exchange(client: Client, code: str, /, **changes: str | None) -> dict:
+async def exchange(client: Client, code: str | None, **changes: str | None) -> dict:
     """Exchange a code of a web page for tokens."""
     query = {**_credentials(client.wx), "code": code, **changes}
     return await client.get("/sns/oauth2/access_token", **query)
 
 
-async def session(client: Client, code: str, /, **changes: str | None) -> dict:
+async def session(client: Client, code: str | None, **changes: str | None) -> dict:
     """Exchange a code of a mini-program."""
     return await client.get("/sns/jscode2session", **{**session_form(client.wx, code), **changes})
 
 
-def session_form(wx: WeChatSimulator, code: str) -> dict[str, str]:
+def session_form(wx: WeChatSimulator, code: str | None) -> dict:
     return {**_credentials(wx), "js_code": code}
 
 
-def _credentials(wx: WeChatSimulator) -> dict[str, str]:
+def component_credentials(wx: WeChatSimulator) -> dict[str, str | None]:
+    token = wx.component_access_token
+    return {"component_appid": wx.component_app_id, "component_access_token": token}
+
+
+def _credentials(wx: WeChatSimulator) -> dict[str, str | None]:
     return {"appid": wx.app_id, "secret": wx.app_secret, "grant_type": "authorization_code"}
 
 

@@ -80,13 +80,9 @@ class SQLServer(ServerProcess):
                 shutil.chown(self.data, self._user)
             self._initialise()
         with (self.folder / "log").open("ab") as log:
+            pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
             self.process = subprocess.Popen(
-                self._command(),
-                user=self._user,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_ENVIRONMENT,
+                self._command(), user=self._user, env=_ENVIRONMENT, stdout=log, **pipes
             )
         deadline = time.monotonic() + _START_TIMEOUT
         while not self._answers():
@@ -106,14 +102,8 @@ class SQLServer(ServerProcess):
         return next(name for name in (*self._users, "nobody") if name in names)
 
     def _run(self, *command: str) -> None:
-        ran = subprocess.run(
-            command,
-            user=self._user,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            env=_ENVIRONMENT,
-        )
+        where: dict[str, Any] = {"user": self._user, "cwd": self.folder, "env": _ENVIRONMENT}
+        ran = subprocess.run(command, capture_output=True, text=True, **where)
         if ran.returncode:
             raise RuntimeError(f"{command[0]} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")
 
@@ -151,13 +141,8 @@ class PostgreSQLServer(SQLServer):
         password.write_text(_PASSWORD)
         password.chmod(0o644)
         options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        self._run(
-            _postgresql("initdb"),
-            "--username=postgres",
-            f"--pwfile={password}",
-            *options,
-            f"--pgdata={self.data}",
-        )
+        files = [f"--pwfile={password}", f"--pgdata={self.data}"]
+        self._run(_postgresql("initdb"), "--username=postgres", *options, *files)
 
     def _command(self) -> list[str]:
         settings = {

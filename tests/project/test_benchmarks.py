@@ -39,13 +39,11 @@ def outcome(*figures: Figure) -> Outcome:
 
 def test_spread_has_the_median_and_both_ends() -> None:
     spread = Spread((3.0, 1.0, 10.0, 2.0))
-
     assert (spread.median, spread.least, spread.most) == (2.5, 1.0, 10.0)
 
 
 def test_ratio_is_taken_round_by_round() -> None:
     slow_last_round = ratio(Spread((100.0, 80.0, 10.0)), Spread((50.0, 20.0, 5.0)))
-
     assert slow_last_round == Spread((2.0, 4.0, 2.0))
 
 
@@ -58,17 +56,14 @@ def test_the_zero_line_is_taken_off_round_by_round() -> None:
     assert above(Spread((5.0, 7.0)), Spread((1.0, 8.0))) == Spread((4.0, -1.0))
 
 
-@pytest.mark.parametrize(
-    ("share", "value"), [(0.001, 1), (0.01, 1), (0.5, 50), (0.99, 99), (0.991, 100), (1.0, 100)]
-)
-def test_percentile_is_the_least_value_that_the_share_does_not_exceed(
-    share: float, value: int
-) -> None:
-    assert percentile([float(number) for number in range(1, 101)], share) == value
+def test_percentile_is_the_least_value_that_the_share_does_not_exceed() -> None:
+    numbers = [float(number) for number in range(1, 101)]
+    values = {0.001: 1, 0.01: 1, 0.5: 50, 0.99: 99, 0.991: 100, 1.0: 100}
+    assert {share: percentile(numbers, share) for share in values} == values
 
 
 def test_percentile_of_a_single_value_is_that() -> None:
-    assert [percentile([7.0], share) for share in (0.01, 0.5, 1.0)] == [7.0, 7.0, 7.0]
+    assert {percentile([7.0], share) for share in (0.01, 0.5, 1.0)} == {7.0}
 
 
 def test_histogram_counts_every_value_once_what_lies_outside_at_the_ends() -> None:
@@ -101,7 +96,6 @@ def test_bound_is_held_by_the_median(
     at_least: float | None, at_most: float | None, holds: bool | None
 ) -> None:
     figure = Figure("ratio", Spread((1.0, 2.0, 9.0)), at_least=at_least, at_most=at_most)
-
     assert figure.holds is holds
 
 
@@ -115,43 +109,38 @@ def test_outcome_holds_unless_a_bound_is_broken() -> None:
     assert not outcome(kept, broken).holds
 
 
+def party(name: str, ran: list[str]) -> Party[float]:
+    """A party that notes its name, and measures how many there are."""
+
+    async def measure() -> float:
+        ran.append(name)
+        return float(len(ran))
+
+    return Party(name, measure)
+
+
 async def test_parties_run_in_turn_after_a_warm_up_that_does_not_count() -> None:
     ran: list[str] = []
-
-    def party(name: str) -> Party[float]:
-        async def measure() -> float:
-            ran.append(name)
-            return float(len(ran))
-
-        return Party(name, measure)
-
-    rates = await in_turn([party("a"), party("b")], 2, Progress("test", io.StringIO()))
-
+    parties = [party("a", ran), party("b", ran)]
+    rates = await in_turn(parties, 2, Progress("test", io.StringIO()))
     assert ran == ["a", "b", "a", "b", "b", "a"]
     assert rates == {"a": Spread((3.0, 6.0)), "b": Spread((4.0, 5.0))}
 
 
 async def test_every_second_round_goes_backwards() -> None:
     ran: list[str] = []
-
-    def party(name: str) -> Party[None]:
-        async def measure() -> None:
-            ran.append(name)
-
-        return Party(name, measure)
-
-    await turns([party(name) for name in "abc"], 4, Progress("test", io.StringIO()))
-
+    await turns([party(name, ran) for name in "abc"], 4, Progress("test", io.StringIO()))
     assert "".join(ran) == "abc" + "abc" + "bac" + "cab" + "acb"
 
 
 async def test_parties_may_give_more_than_a_number() -> None:
+    measured = {"validate": 1.0, "revoke": 2.0}
+
     async def measure() -> dict[str, float]:
-        return {"validate": 1.0, "revoke": 2.0}
+        return measured
 
     given = await turns([Party("a", measure)], 2, Progress("test", io.StringIO()))
-
-    assert given == {"a": [{"validate": 1.0, "revoke": 2.0}] * 2}
+    assert given == {"a": [measured] * 2}
 
 
 async def test_every_call_of_every_caller_is_made() -> None:
@@ -199,50 +188,29 @@ def test_json_keeps_every_round(tmp_path: Path) -> None:
     file = tmp_path / "new" / "results.json"
     figure = Figure("ratio", Spread((2.0, 3.0)), at_least=2)
 
-    save(
-        file,
-        [outcome(figure)],
-        Settings(uvloop=True),
-        facts={"cpus": 2},
-        date="2026-11-21",
-        command="python -m benchmarks",
-    )
+    run = {"facts": {"cpus": 2}, "date": "2026-11-21", "command": "python -m benchmarks"}
+    save(file, [outcome(figure)], Settings(uvloop=True), **run)
 
     document = json.loads(file.read_text())
     (kept,) = document["benchmarks"]
     assert (document["loop"], document["machine"]) == ("uvloop", {"cpus": 2})
     assert kept["measured"]["ours"]["rounds"] == [1000, 3000, 2000]
     assert kept["measured"]["ours"]["median"] == 2000
-    assert kept["figures"] == [
-        {
-            "name": "ratio",
-            "median": 2.5,
-            "least": 2,
-            "most": 3,
-            "rounds": [2, 3],
-            "at_least": 2,
-            "at_most": None,
-            "holds": True,
-        }
-    ]
+    spread = {"median": 2.5, "least": 2, "most": 3, "rounds": [2, 3]}
+    bounds = {"at_least": 2, "at_most": None, "holds": True}
+    assert kept["figures"] == [{"name": "ratio", **spread, **bounds}]
 
 
 @pytest.mark.parametrize(
-    ("after", "note"),
+    ("own", "note"),
     [
-        ((100.0, 60.0, 55.0), "Other processes took 5% of the CPUs meanwhile."),
-        (
-            (100.0, 60.0, 20.0),
-            "Other processes took 40% of the CPUs meanwhile: too much to trust the figures.",
-        ),
+        (55.0, "Other processes took 5% of the CPUs meanwhile."),
+        (20.0, "Other processes took 40% of the CPUs meanwhile: too much to trust the figures."),
         (None, ""),
     ],
 )
-def test_what_others_take_of_the_machine_is_noted(
-    after: tuple[float, float, float] | None, note: str
-) -> None:
-    times = iter([(0.0, 0.0, 0.0), after])  # in total, busy, our own
-
+def test_what_others_take_of_the_machine_is_noted(own: float | None, note: str) -> None:
+    times = iter([(0.0, 0.0, 0.0), own and (100.0, 60.0, own)])  # in total, busy, our own
     assert OtherWork(lambda: next(times)).note() == note
 
 
@@ -277,7 +245,5 @@ def test_an_unknown_benchmark_is_refused() -> None:
 
 
 def test_the_documentation_recommends_what_the_benchmarks_set() -> None:
-    thresholds = ", ".join(
-        f"{threshold:_}" if threshold > 999 else str(threshold) for threshold in GC_THRESHOLDS
-    )
+    thresholds = ", ".join(f"{threshold:_}" for threshold in GC_THRESHOLDS)
     assert f"gc.set_threshold({thresholds})" in (ROOT / "docs" / "operating.md").read_text("utf-8")

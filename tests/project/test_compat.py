@@ -4,6 +4,7 @@ import asyncio
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import aiosqlite
@@ -66,15 +67,13 @@ async def test_a_connection_has_a_transport_that_another_protocol_can_read(
 
 async def test_an_aiosqlite_connection_works_in_its_thread() -> None:
     async with aiosqlite.connect(":memory:") as connection:
-        threads = []
 
-        def work() -> tuple[int]:
-            threads.append(threading.current_thread())
-            row: tuple[int] = raw_connection(connection).execute("SELECT 1").fetchone()
-            return row
+        def work() -> tuple[threading.Thread, Any]:
+            row = raw_connection(connection).execute("SELECT 1").fetchone()
+            return threading.current_thread(), row
 
-        assert await run_in_thread(connection, work) == (1,)
-        assert threads == [aiosqlite_thread(connection)]
+        thread = aiosqlite_thread(connection)
+        assert await run_in_thread(connection, work) == (thread, (1,))
 
 
 async def test_a_middleware_hides_the_url_of_its_request(wx: WeChatSimulator) -> None:
@@ -137,10 +136,8 @@ async def test_a_timeout_passes_on_what_else_ends_its_block() -> None:
 
 def test_private_parts_are_used_in_one_file() -> None:
     """Of objects of other packages: an underscore behind a dot, but for `self` and our own."""
-    private = re.compile(
-        r"\._(traces|request_info|in_use_connections|available_connections|retries|parser|conn"
-        r"|execute|thread)\b"
-    )
+    names = "traces|request_info|in_use_connections|available_connections|retries|parser|conn"
+    private = re.compile(rf"\._({names}|execute|thread)\b")
     for path in PACKAGE.rglob("*.py"):
         if path.name != "_compat.py":
             lines = path.read_text("utf-8").splitlines()

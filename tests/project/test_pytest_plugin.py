@@ -56,10 +56,8 @@ class TestSettings:
 
 def run(folder: Path, *options: str) -> str:
     (folder / "test_app.py").write_text(TESTS)
-    (folder / "pytest.ini").write_text(
-        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
-    )
-    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *options]
+    settings = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *settings, *options]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
     return ran.stdout + ran.stderr
 

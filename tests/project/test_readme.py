@@ -49,11 +49,7 @@ from tests.web.apps import configure_django
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path: path.read_text("utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))}
-SNIPPETS = [
-    snippet
-    for text in PAGES.values()
-    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-]
+SNIPPETS = re.findall(r"```python\n(.*?)```", "\n".join(PAGES.values()), re.DOTALL)
 
 Run = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -71,8 +67,13 @@ def snippet_with(text: str) -> str:
 
 
 @pytest.fixture
-def run(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> Run:
-    """Runs the snippet with a text as it stands, but for what its reader has to fill in."""
+def run(
+    wx: WeChatSimulator, redis: Redis, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Runs the snippet with a text as it stands, but for what its reader has to fill in.
+
+    Returns the snippet's names, and as `printed` what it printed.
+    """
     mine = {
         '"your-app-id"': repr(wx.app_id),
         '"your-app-secret-of-32-characters"': f"{wx.app_secret!r}, api_base={wx.url!r}",
@@ -88,7 +89,7 @@ def run(wx: WeChatSimulator, redis: Redis, redis_server: RedisServer) -> Run:
         running = eval(code, namespace)  # the README's own code
         if inspect.isawaitable(running):
             await running
-        return namespace
+        return namespace | {"printed": capsys.readouterr().out}
 
     return run
 
@@ -114,12 +115,10 @@ def test_every_python_snippet_runs_in_one_of_these_tests() -> None:
     assert set(map(snippet_with, texts)) == set(SNIPPETS)
 
 
-async def test_the_five_lines(
-    wx: WeChatSimulator, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_five_lines(wx: WeChatSimulator, run: Run) -> None:
     code, info = wx.login("bob"), wx.get_user_info("bob")
-    await run("# True", code=code, encrypted_data=info.encrypted_data, iv=info.iv)
-    assert capsys.readouterr().out == "True\n"
+    names = await run("# True", code=code, encrypted_data=info.encrypted_data, iv=info.iv)
+    assert names["printed"] == "True\n"
 
 
 def statements(snippet: str) -> int:
@@ -178,8 +177,8 @@ async def test_the_aiohttp_app(wx: WeChatSimulator, run: Run) -> None:
     names = await run("web.Application(")
     app = (await run("mpauthx.login_required", **names))["app"]
     async with (
-        TestServer(app) as server,
-        httpx.AsyncClient(base_url=str(server.make_url("/"))) as client,
+        TestServer(app) as site,
+        httpx.AsyncClient(base_url=str(site.make_url("/"))) as client,
     ):
         await check_the_lines_that_an_app_writes(client, wx, "/auth")
         assert (await client.get("/about")).status_code == 401
@@ -243,16 +242,9 @@ async def test_the_test_with_the_simulator(run: Run) -> None:
 
 async def test_the_calls_around_login(wx: WeChatSimulator, auth: MPAuthX, run: Run) -> None:
     code, phone, info = wx.login("bob"), wx.get_phone_number("bob"), wx.get_user_info("bob")
-    namespace = await run(
-        "phone_code",
-        auth=auth,
-        code=code,
-        phone_code=phone.code,
-        sealed=phone.encrypted_data,
-        iv=phone.iv,
-        raw_data=info.raw_data,
-        signature=info.signature,
-    )
+    sealed = {"phone_code": phone.code, "sealed": phone.encrypted_data, "iv": phone.iv}
+    signed = {"raw_data": info.raw_data, "signature": info.signature}
+    namespace = await run("phone_code", auth=auth, code=code, **sealed, **signed)
     assert namespace["number"].phone_number == namespace["payload"]["phoneNumber"] == "13800138000"
     assert namespace["genuine"] is True
 
@@ -264,11 +256,9 @@ async def test_forgetting_a_user(wx: WeChatSimulator, auth: MPAuthX, run: Run) -
     assert (await auth.authorize(wx.login("bob"))).is_new_user
 
 
-async def test_sessions_that_people_manage(
-    wx: WeChatSimulator, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_sessions_that_people_manage(wx: WeChatSimulator, run: Run) -> None:
     namespace = await run("LoginPolicy(", code=wx.login("bob"), another_code=wx.login("bob"))
-    out = capsys.readouterr().out
+    out = namespace["printed"]
     assert out.index("MacBook") < out.index("iPhone 15")
     assert "reason='spam'" in out
     assert out.endswith("[] 0\n")  # the ban ended all
@@ -300,11 +290,9 @@ async def test_third_parties_and_wecom(wx: WeChatSimulator, run: Run) -> None:
         assert member.startswith("bob@")
 
 
-async def test_changing_secrets(
-    wx: WeChatSimulator, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await run("token_bytes(32)", code=wx.login("bob"))
-    assert capsys.readouterr().out == "True\nFalse\n"
+async def test_changing_secrets(wx: WeChatSimulator, run: Run) -> None:
+    names = await run("token_bytes(32)", code=wx.login("bob"))
+    assert names["printed"] == "True\nFalse\n"
 
 
 async def test_events_and_metrics(
@@ -312,7 +300,7 @@ async def test_events_and_metrics(
 ) -> None:
     namespace = await run("Metrics(registry)", auth=auth, code=wx.login("open-id-of-bob"))
     await auth.close()
-    assert capsys.readouterr().out == "LoggedIn\nBanned\n"
+    assert namespace["printed"] + capsys.readouterr().out == "LoggedIn\nBanned\n"
     exported = namespace["generate_latest"](namespace["registry"]).decode()
     page = PAGES[ROOT / "docs" / "guides" / "events-and-metrics.md"]
     for name in re.findall(r"^# TYPE (\w+) ", exported, re.MULTILINE):
@@ -346,27 +334,21 @@ async def test_websockets(wx: WeChatSimulator, auth: MPAuthX, run: Run) -> None:
     assert websocket.closed == (4401, "revoked")
 
 
-async def test_rotation(
-    wx: WeChatSimulator, auth: MPAuthX, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await run("is_token_valid(renewed)", auth=auth, code=wx.login("bob"))
-    assert capsys.readouterr().out.endswith(" True\n")
+async def test_rotation(wx: WeChatSimulator, auth: MPAuthX, run: Run) -> None:
+    names = await run("is_token_valid(renewed)", auth=auth, code=wx.login("bob"))
+    assert names["printed"].endswith(" True\n")
 
 
-async def test_bans_and_who_is_online(
-    wx: WeChatSimulator, auth: MPAuthX, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await run("ban.reason", auth=auth, code=wx.login("bob"))
-    assert capsys.readouterr().out == "['bob'] 1\nspam 0\nTrue\n"
+async def test_bans_and_who_is_online(wx: WeChatSimulator, auth: MPAuthX, run: Run) -> None:
+    names = await run("ban.reason", auth=auth, code=wx.login("bob"))
+    assert names["printed"] == "['bob'] 1\nspam 0\nTrue\n"
 
 
-async def test_migrating_from_mpauthx(
-    wx: WeChatSimulator, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_migrating_from_mpauthx(wx: WeChatSimulator, run: Run) -> None:
     code, info = wx.login("open-id-of-bob"), wx.get_user_info("open-id-of-bob")
     names = {"code": code, "encrypted_data": info.encrypted_data, "iv": info.iv}
-    await run("UserNotFoundError as error", **names)
-    assert capsys.readouterr().out == "True\nTrue open-id-of-bob shop\n6010\n"
+    names = await run("UserNotFoundError as error", **names)
+    assert names["printed"] == "True\nTrue open-id-of-bob shop\n6010\n"
 
 
 def test_a_store_of_ones_own_passes_its_suite(tmp_path: Path) -> None:
@@ -384,9 +366,8 @@ def passed_tests(folder: Path, tests: str) -> int:
     environment = {name: text for name, text in os.environ.items() if name != "PYTEST_ADDOPTS"}
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert ran.returncode == 0, ran.stdout
-    passed = re.search(r"^(\d+) passed", ran.stdout, re.M)
-    assert passed is not None, ran.stdout
-    return int(passed[1])
+    (passed,) = re.findall(r"^(\d+) passed", ran.stdout, re.M)
+    return int(passed)
 
 
 def test_the_settings_page_names_every_argument() -> None:
@@ -407,14 +388,9 @@ async def test_services_that_share_connections(wx: WeChatSimulator, run: Run) ->
 
 
 async def test_the_web_login(wx: WeChatSimulator, run: Run) -> None:
-    names = {
-        "app": FastAPI(),
-        "Cookie": Cookie,
-        "RedirectResponse": RedirectResponse,
-        "WeChatOAuth": WeChatOAuth,
-        "token_urlsafe": token_urlsafe,
-    }
-    snippet = await run("WeChatOAuth(", **names)
+    imported = (Cookie, RedirectResponse, WeChatOAuth, token_urlsafe)
+    names = {each.__name__: each for each in imported}
+    snippet = await run("WeChatOAuth(", app=FastAPI(), **names)
     app, here = snippet["app"], "https://shop.example"
     async with snippet["oauth"], client_of(app, here) as browser, client_of(app, here) as eve:
         page = (await browser.get("/login")).headers["Location"]
@@ -517,11 +493,8 @@ async def test_the_url_for_pushed_events(wx: WeChatSimulator, run: Run) -> None:
 
 
 def test_the_table_of_status_codes_is_complete_and_right() -> None:
-    table = (
-        PAGES[ROOT / "docs" / "errors.md"]
-        .partition("| code | `StatusCode.` |")[2]
-        .partition("\n\n")[0]
-    )
+    page = PAGES[ROOT / "docs" / "errors.md"]
+    table = page.partition("| code | `StatusCode.` |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (\d*) ?\| (.*?) ?\| (.*?) ?\| (.*?) ?\|", table, re.MULTILINE)
     assert {int(code) for code, *_ in rows if code} == {code.value for code in StatusCode}
     for code, names, exception, http_status in rows:
@@ -551,10 +524,8 @@ def anchors_of(text: str) -> set[str]:
 
 def test_the_index_names_every_page() -> None:
     index = ROOT / "docs" / "index.md"
-    named = {
-        (index.parent / target).resolve() for target in re.findall(r"\]\(([^)#:]+)\)", PAGES[index])
-    }
-    assert named == PAGES.keys() - {index}
+    targets = re.findall(r"\]\(([^)#:]+)\)", PAGES[index])
+    assert {(index.parent / target).resolve() for target in targets} == PAGES.keys() - {index}
 
 
 def test_the_readme_is_short() -> None:

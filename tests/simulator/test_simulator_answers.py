@@ -8,19 +8,18 @@ import aiohttp
 import pytest
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
-from tests.helpers.simulator_client import HINT, RID, Client, session_form
+from tests.helpers.simulator_client import HINT, RID, Client, component_credentials, session_form
 
-SESSION = "/sns/jscode2session"
+SESSION, CHECK = "/sns/jscode2session", "/wxa/checksession"
 TOKEN, STABLE, CALLBACK_IP = "/cgi-bin/token", "/cgi-bin/stable_token", "/cgi-bin/getcallbackip"
-CHECK = "/wxa/checksession"
 KEYS = "/wxa/business/getuserencryptkey"
 SNS = (
-    SESSION,
-    "/sns/component/jscode2session",
-    "/sns/oauth2/access_token",
-    "/sns/oauth2/refresh_token",
-    "/sns/userinfo",
-    "/sns/auth",
+    *(SESSION, "/sns/component/jscode2session", "/sns/userinfo", "/sns/auth"),
+    *("/sns/oauth2/access_token", "/sns/oauth2/refresh_token"),
+)
+FAULTS = (
+    *(Fault.SYSTEM_BUSY, Fault.TOO_FREQUENT, Fault.EMPTY, Fault.NOT_AN_OBJECT),
+    *(Fault.NO_FIELDS, Fault.TRUNCATED),
 )
 
 
@@ -48,30 +47,12 @@ def token_form(wx: WeChatSimulator) -> dict[str, str]:
         (CHECK, "application/json; encoding=utf-8"),
     ],
 )
-@pytest.mark.parametrize(
-    "fault",
-    [
-        None,
-        Fault.SYSTEM_BUSY,
-        Fault.TOO_FREQUENT,
-        Fault.EMPTY,
-        Fault.NOT_AN_OBJECT,
-        Fault.NO_FIELDS,
-        Fault.TRUNCATED,
-    ],
-)
+@pytest.mark.parametrize("fault", [None, *FAULTS])
 async def test_errors_and_faults_have_wechats_content_type(wx, client, path, expected, fault):
     if fault is not None:
         wx.fail_next(fault)
     async with client.http.get(wx.url + path) as response:
         assert response.headers.getall("Content-Type") == [expected]
-
-
-async def test_a_session_has_wechats_content_type(wx, client):
-    form = session_form(wx, wx.login("bob"))
-    async with client.http.get(wx.url + SESSION, params=form) as response:
-        assert response.headers.getall("Content-Type") == ["text/plain"]
-        assert json.loads(await response.read())["openid"] == "bob"
 
 
 async def test_a_nickname_of_sns_is_utf_8_though_its_content_type_does_not_say_so(wx, client):
@@ -159,11 +140,7 @@ async def test_a_form_is_taken_like_a_query(wx, client):
     refresh = {"appid": wx.app_id, "grant_type": "refresh_token"}
     refresh["refresh_token"] = tokens["refresh_token"]
     assert await client.post_form("/sns/oauth2/refresh_token", refresh) == tokens
-    component = {
-        **session_form(wx, wx.login("bob")),
-        "component_appid": wx.component_app_id,
-        "component_access_token": wx.component_access_token,
-    }
+    component = {**session_form(wx, wx.login("bob")), **component_credentials(wx)}
     answer = await client.post_form("/sns/component/jscode2session", component)
     assert answer["openid"] == "bob"
 

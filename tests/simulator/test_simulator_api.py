@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import re
+from functools import partial
 
 import aiohttp
 import pytest
@@ -13,43 +14,44 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpauthx_async.simulator import Fault, WeChatSimulator
-from tests.helpers.simulator_client import ACCOUNT, HINT, RID, SECRET, Client, decrypt, session
+from tests.helpers.simulator_client import (
+    ACCOUNT,
+    HINT,
+    RID,
+    SECRET,
+    Client,
+    component_credentials,
+    decrypt,
+    session,
+    session_form,
+)
 
 STABLE, CLASSIC = "/cgi-bin/stable_token", "/cgi-bin/token"
 CHECK, RESET = "/wxa/checksession", "/wxa/resetusersessionkey"
 PHONE = "/wxa/business/getuserphonenumber"
 COMPONENT = "/sns/component/jscode2session"
-COMPONENT_WEB = "/sns/oauth2/component/access_token"
-COMPONENT_REFRESH = "/sns/oauth2/component/refresh_token"
 PARAMETERS = (
     *("appid", "secret", "grant_type", "access_token", "openid", "signature", "sig_method"),
     *("js_code", "corpid", "corpsecret", "component_appid", "component_access_token"),
 )
 WECOM_TOKEN, WECOM = "/cgi-bin/gettoken", "/cgi-bin/miniprogram/jscode2session"
+QUERIED = (
+    *(CLASSIC, CHECK, RESET, COMPONENT, WECOM_TOKEN, WECOM, "/sns/userinfo", "/sns/jscode2session"),
+    *("/sns/oauth2/component/access_token", "/sns/oauth2/component/refresh_token"),
+)
 
 
-def without_nones(fields: dict) -> dict:
-    return {name: value for name, value in fields.items() if value is not None}
+def credentials(wx: WeChatSimulator) -> dict:
+    return {"grant_type": "client_credential", "appid": wx.app_id, "secret": wx.app_secret}
 
 
 async def stable(client: Client, **changes: object) -> dict:
-    body = {
-        "grant_type": "client_credential",
-        "appid": client.wx.app_id,
-        "secret": client.wx.app_secret,
-        **changes,
-    }
-    return await client.post(STABLE, without_nones(body))
+    body = {**credentials(client.wx), **changes}
+    return await client.post(STABLE, {name: body[name] for name in body if body[name] is not None})
 
 
 async def classic(client: Client, **changes: str | None) -> dict:
-    query: dict[str, str | None] = {
-        "grant_type": "client_credential",
-        "appid": client.wx.app_id,
-        "secret": client.wx.app_secret,
-        **changes,
-    }
-    return await client.get(CLASSIC, **query)
+    return await client.get(CLASSIC, **{**credentials(client.wx), **changes})
 
 
 async def use(client: Client, answer: dict) -> int:
@@ -293,14 +295,10 @@ async def session_key_of(client: Client, code: str) -> str:
 
 
 async def signed(client: Client, path: str, session_key: str, **changes: str | None) -> dict:
-    query: dict[str, str | None] = {
-        "access_token": (await stable(client))["access_token"],
-        "openid": "bob",
-        "signature": hmac.new(session_key.encode(), b"", hashlib.sha256).hexdigest(),
-        "sig_method": "hmac_sha256",
-        **changes,
-    }
-    return await client.get(path, **query)
+    token = (await stable(client))["access_token"]
+    signature = hmac.new(session_key.encode(), b"", hashlib.sha256).hexdigest()
+    query = {"access_token": token, "openid": "bob", "signature": signature}
+    return await client.get(path, **{**query, "sig_method": "hmac_sha256", **changes})
 
 
 async def test_checksession_checks_whether_a_session_key_is_current(wx, client):
@@ -364,16 +362,9 @@ async def test_sealed_data_carries_the_watermark_of_its_app(wx, client):
 # Third-party platforms
 
 
-async def component(client: Client, code: str, /, **changes: str | None) -> dict:
-    query: dict[str, str | None] = {
-        "appid": client.wx.app_id,
-        "js_code": code,
-        "grant_type": "authorization_code",
-        "component_appid": client.wx.component_app_id,
-        "component_access_token": client.wx.component_access_token,
-        **changes,
-    }
-    return await client.get(COMPONENT, **query)
+async def component(client: Client, code: str, **changes: str | None) -> dict:
+    query = {**session_form(client.wx, code), "secret": None, **component_credentials(client.wx)}
+    return await client.get(COMPONENT, **{**query, **changes})
 
 
 async def test_a_platform_logs_users_of_its_apps_in(wx, client):
@@ -422,22 +413,14 @@ async def test_a_platforms_token_lives_for_two_hours(wx, client, clock):
 
 
 async def wecom_token(client: Client, **changes: str | None) -> dict:
-    query: dict[str, str | None] = {
-        "corpid": client.wx.corp_id,
-        "corpsecret": client.wx.corp_secret,
-        **changes,
-    }
-    return await client.get(WECOM_TOKEN, **query)
+    query = {"corpid": client.wx.corp_id, "corpsecret": client.wx.corp_secret}
+    return await client.get(WECOM_TOKEN, **{**query, **changes})
 
 
-async def wecom_session(client: Client, code: str, /, **changes: str | None) -> dict:
-    query: dict[str, str | None] = {
-        "access_token": (await wecom_token(client))["access_token"],
-        "js_code": code,
-        "grant_type": "authorization_code",
-        **changes,
-    }
-    return await client.get(WECOM, **query)
+async def wecom_session(client: Client, code: str, **changes: str | None) -> dict:
+    token = (await wecom_token(client))["access_token"]
+    query = {"access_token": token, "js_code": code, "grant_type": "authorization_code"}
+    return await client.get(WECOM, **{**query, **changes})
 
 
 async def test_wecom_gives_the_same_token_for_two_hours(client, clock):
@@ -488,10 +471,8 @@ async def test_a_member_of_another_company_has_its_corpid(wx, client):
 )
 async def test_wecom_words_its_errors_in_its_own_way(wx, client, ask, changes, number, text):
     code = wx.wecom_login("zhangsan")
-    call = (
-        wecom_token(client, **changes) if ask == "token" else wecom_session(client, code, **changes)
-    )
-    answer = await call
+    ask_wecom = wecom_token if ask == "token" else partial(wecom_session, code=code)
+    answer = await ask_wecom(client, **changes)
     assert answer["errcode"] == number
     assert re.fullmatch(
         rf"{text}, hint: \[1700000000_1_[0-9a-f]{{32}}\], from ip: 127\.0\.0\.1, "
@@ -564,34 +545,24 @@ async def test_the_front_page_lists_every_route(wx, client):
     assert text.startswith(f"WeChatSimulator of the app {wx.app_id}. Its routes:\n")
     assert all(fault.name in text for fault in Fault)
     assert wx.app_secret not in text
+    got = (
+        *("/cgi-bin/token", "/cgi-bin/gettoken", "/cgi-bin/miniprogram/jscode2session"),
+        *("/wxa/checksession", "/wxa/resetusersessionkey", "/wxa/business/getuserencryptkey"),
+        *("/sns/jscode2session", "/sns/component/jscode2session", "/sns/userinfo", "/sns/auth"),
+        *("/sns/oauth2/access_token", "/sns/oauth2/component/access_token"),
+        *("/sns/oauth2/refresh_token", "/sns/oauth2/component/refresh_token"),
+        *("/connect/oauth2/authorize", "/connect/qrconnect"),
+    )
+    commands = (
+        *("login", "user_info", "faults", "web_login", "visit_as", "phone_number", "user_key"),
+        "wecom_login",
+    )
     for line in (
         "POST /cgi-bin/stable_token {",
-        "GET /cgi-bin/token?",
         "GET /cgi-bin/getcallbackip?access_token=…",
         "POST /wxa/business/getuserphonenumber?access_token=… {",
-        "GET /wxa/checksession?",
-        "GET /wxa/resetusersessionkey?",
-        "GET /sns/jscode2session?",
-        "GET /sns/oauth2/access_token?",
-        "GET /sns/oauth2/refresh_token?",
-        "GET /sns/userinfo?",
-        "GET /sns/auth?",
-        "GET /connect/oauth2/authorize?",
-        "GET /connect/qrconnect?",
-        "GET /sns/component/jscode2session?",
-        "GET /sns/oauth2/component/access_token?",
-        "GET /sns/oauth2/component/refresh_token?",
-        "GET /wxa/business/getuserencryptkey?",
-        "GET /cgi-bin/gettoken?",
-        "GET /cgi-bin/miniprogram/jscode2session?",
-        "POST /simulator/login {",
-        "POST /simulator/user_info {",
-        "POST /simulator/faults {",
-        "POST /simulator/web_login {",
-        "POST /simulator/visit_as {",
-        "POST /simulator/phone_number {",
-        "POST /simulator/user_key {",
-        "POST /simulator/wecom_login {",
+        *(f"GET {path}?" for path in got),
+        *(f"POST /simulator/{command} {{" for command in commands),
         "POST /simulator/clear_faults {}",
         "POST /simulator/reset {}",
     ):
@@ -642,12 +613,7 @@ async def test_another_process_gets_phone_numbers_and_members(wx, client):
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    path=st.sampled_from(
-        [
-            *(CLASSIC, CHECK, RESET, COMPONENT, COMPONENT_WEB, COMPONENT_REFRESH),
-            *(WECOM_TOKEN, WECOM, "/sns/userinfo", "/sns/jscode2session"),
-        ]
-    ),
+    path=st.sampled_from(QUERIED),
     query=st.dictionaries(
         st.sampled_from(PARAMETERS), st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
     ),

@@ -1,6 +1,5 @@
 """What WeChatSimulator promises of WeChat's web OAuth 2.0, over real HTTP."""
 
-import asyncio
 import logging
 import re
 
@@ -13,13 +12,9 @@ DAY = 86_400
 
 
 async def refresh(client: Client, refresh_token: str, /, **changes: str | None) -> dict:
-    query: dict[str, str | None] = {
-        "appid": client.wx.app_id,
-        "grant_type": "refresh_token",
-        "refresh_token": refresh_token,
-        **changes,
-    }
-    return await client.get("/sns/oauth2/refresh_token", **query)
+    query = {"appid": client.wx.app_id, "grant_type": "refresh_token"}
+    given = {**query, "refresh_token": refresh_token, **changes}
+    return await client.get("/sns/oauth2/refresh_token", **given)
 
 
 async def user_info(client: Client, tokens: dict, **changes: str | None) -> dict:
@@ -33,11 +28,8 @@ async def user_info(client: Client, tokens: dict, **changes: str | None) -> dict
 async def test_a_code_is_exchanged_for_tokens_and_openid(wx, client):
     tokens = await exchange(client, wx.web_login("bob"))
     assert tokens.keys() == {"access_token", "expires_in", "refresh_token", "openid", "scope"}
-    assert (tokens["openid"], tokens["scope"], tokens["expires_in"]) == (
-        "bob",
-        "snsapi_userinfo",
-        7200,
-    )
+    assert (tokens["openid"], tokens["scope"]) == ("bob", "snsapi_userinfo")
+    assert tokens["expires_in"] == 7200
     assert tokens["access_token"] != tokens["refresh_token"]
 
 
@@ -54,24 +46,13 @@ async def test_a_snapshot_user_is_marked(wx, client):
     assert (await exchange(client, wx.web_login("bob", snapshot=True)))["is_snapshotuser"] == 1
 
 
-async def test_a_code_works_once(wx, client):
-    code = wx.web_login("bob")
-    answers = await asyncio.gather(*(exchange(client, code) for _ in range(20)))
-    assert sorted(answer.get("errcode", 0) for answer in answers) == [0] + [40163] * 19
-
-
-async def test_a_code_lives_for_five_minutes(wx, client, clock):
-    in_time, late = wx.web_login("bob"), wx.web_login("bob")
-    clock.now += 299.9
-    assert (await exchange(client, in_time))["openid"] == "bob"
-    clock.now += 0.1
-    assert (await exchange(client, late))["errcode"] == 40029
-
-
-async def test_a_code_belongs_to_one_app(wx, client):
-    code = wx.web_login("bob", app_id=ACCOUNT)
-    assert (await exchange(client, code))["errcode"] == 40029
-    assert (await exchange(client, code, appid=ACCOUNT, secret=SECRET))["openid"] == "bob"
+@pytest.mark.parametrize(
+    ("login", "ask"), [(WeChatSimulator.login, session), (WeChatSimulator.web_login, exchange)]
+)
+async def test_a_code_belongs_to_one_app(wx, client, login, ask):
+    code = login(wx, "bob", app_id=ACCOUNT)
+    assert (await ask(client, code))["errcode"] == 40029
+    assert (await ask(client, code, appid=ACCOUNT, secret=SECRET))["openid"] == "bob"
 
 
 async def test_the_codes_of_pages_and_of_mini_programs_are_not_the_same(wx, client):
@@ -79,40 +60,10 @@ async def test_the_codes_of_pages_and_of_mini_programs_are_not_the_same(wx, clie
     assert (await session(client, wx.web_login("bob")))["errcode"] == 40029
 
 
-async def test_a_mini_programs_code_belongs_to_one_app(wx, client):
-    code = wx.login("bob", app_id=ACCOUNT)
-    assert (await session(client, code))["errcode"] == 40029
-    assert (await session(client, code, appid=ACCOUNT, secret=SECRET))["openid"] == "bob"
-
-
 async def test_one_open_id_is_another_user_in_another_app(wx, client):
     wx.web_login("bob", "union-bob")
-    tokens = await exchange(
-        client, wx.web_login("bob", app_id=ACCOUNT), appid=ACCOUNT, secret=SECRET
-    )
-    assert "unionid" not in tokens
-
-
-@pytest.mark.parametrize(
-    ("changes", "number", "text"),
-    [
-        ({"appid": None}, 41002, "appid missing"),
-        ({"appid": "wx0000000000000000"}, 40013, "invalid appid"),
-        ({"secret": None}, 41004, "appsecret missing"),
-        ({"secret": SECRET}, 40125, "invalid appsecret"),
-        ({"code": None}, 41008, "missing code"),
-        ({"grant_type": None}, 40002, "invalid grant_type"),
-        ({"code": "never given out"}, 40029, "invalid code"),
-    ],
-)
-async def test_a_wrong_exchange_is_answered_in_wechats_words_and_uses_no_code(
-    wx, client, changes, number, text
-):
-    code = wx.web_login("bob")
-    answer = await exchange(client, code, **changes)
-    assert answer["errcode"] == number
-    assert re.fullmatch(f"{text}, {RID}", answer["errmsg"])
-    assert (await exchange(client, code))["openid"] == "bob"
+    code = wx.web_login("bob", app_id=ACCOUNT)
+    assert "unionid" not in await exchange(client, code, appid=ACCOUNT, secret=SECRET)
 
 
 @pytest.mark.parametrize("scope", ["", "snsapi_privateinfo"])
@@ -226,11 +177,7 @@ def keys(tokens: dict) -> dict[str, str]:
         ({"access_token": None}, 41001, "access_token missing"),
         ({"openid": None}, 41009, "missing openid"),
         ({"openid": "alice"}, 40003, "invalid openid"),
-        (
-            {"access_token": "never given out"},
-            40001,
-            "invalid credential, access_token is invalid or not latest",
-        ),
+        ({"access_token": "?"}, 40001, "invalid credential, access_token is invalid or not latest"),
     ],
 )
 async def test_a_token_counts_for_its_own_user_only(wx, client, path, changes, number, text):
@@ -283,9 +230,8 @@ async def test_no_secret_and_no_token_is_in_requests_reprs_and_logs(wx, client, 
 async def test_another_process_can_log_in(wx, client):
     code = (await client.control("web_login", open_id="bob", scope="snsapi_base"))["code"]
     assert (await exchange(client, code))["scope"] == "snsapi_base"
-    assert (
-        "must be one of" in (await client.control("web_login", open_id="a", scope="b"))["message"]
-    )
+    refused = await client.control("web_login", open_id="a", scope="b")
+    assert "must be one of" in refused["message"]
     assert "is unknown" in (await client.control("login", open_id="a", app_id="b"))["message"]
 
 

@@ -13,6 +13,7 @@ from tests.helpers.simulator_client import ACCOUNT, SECRET, Client, exchange
 
 PAGE = "/connect/oauth2/authorize"
 QR_PAGE = "/connect/qrconnect"
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
 def page_query(wx: WeChatSimulator, **changes: str | None) -> dict[str, str]:
@@ -45,10 +46,9 @@ async def parameters_back(client: Client, query: dict[str, str], page: str = PAG
 async def test_a_page_sends_its_visitor_back_with_a_code_and_the_state(wx, client):
     wx.visit_as("bob", "union-bob")
     status, location, _ = await visit(client, page_query(wx))
-    assert status == 302
-    back = urlsplit(location)
-    assert f"{back.scheme}://{back.netloc}{back.path}" == "https://shop.example/back"
-    parameters = dict(parse_qsl(back.query))
+    address, _, query = location.partition("?")
+    assert (status, address) == (302, "https://shop.example/back")
+    parameters = dict(parse_qsl(query))
     assert parameters["state"] == "s-1"
     tokens = await exchange(client, parameters["code"])
     assert (tokens["openid"], tokens["unionid"]) == ("bob", "union-bob")
@@ -67,19 +67,10 @@ async def test_the_website_page_gives_the_website_scope(wx, client):
     ("redirect_uri", "pattern"),
     [
         ("https://a.example", r"https://a\.example\?code=\w+&state=s-1"),
-        (
-            "http://a.example:81/b?c=1&d=%26",
-            r"http://a\.example:81/b\?c=1&d=%26&code=\w+&state=s-1",
-        ),
-        (
-            "https://a.example/b?c=1#/route?x",
-            r"https://a\.example/b\?c=1&code=\w+&state=s-1#/route\?x",
-        ),
-        ("https://a.example/#/", r"https://a\.example/\?code=\w+&state=s-1#/"),
-        (
-            "https://a.example/é\r\nX: y",
-            r"https://a\.example/%C3%A9%0D%0AX:%20y\?code=\w+&state=s-1",
-        ),
+        ("http://a:81/b?c=1&d=%26", r"http://a:81/b\?c=1&d=%26&code=\w+&state=s-1"),
+        ("https://a/b?c=1#/route?x", r"https://a/b\?c=1&code=\w+&state=s-1#/route\?x"),
+        ("https://a/#/", r"https://a/\?code=\w+&state=s-1#/"),
+        ("https://a/é\r\nX: y", r"https://a/%C3%A9%0D%0AX:%20y\?code=\w+&state=s-1"),
     ],
 )
 async def test_code_and_state_are_added_to_the_query_of_the_redirect_uri(
@@ -93,15 +84,12 @@ async def test_code_and_state_are_added_to_the_query_of_the_redirect_uri(
 async def test_a_state_comes_back_as_it_was(wx, client):
     wx.visit_as("bob")
     state = "a b&c=d#é%20"
-    _, location, _ = await visit(client, page_query(wx, state=state))
-    assert dict(parse_qsl(urlsplit(location).query))["state"] == state
+    assert (await parameters_back(client, page_query(wx, state=state)))["state"] == state
 
 
 async def test_without_a_state_no_state_comes_back(wx, client):
     wx.visit_as("bob")
-    _, location, _ = await visit(client, page_query(wx, state=None))
-    assert parse_qsl(urlsplit(location).query)[0][0] == "code"
-    assert "state" not in location
+    assert (await parameters_back(client, page_query(wx, state=None))).keys() == {"code"}
 
 
 async def test_without_a_visitor_the_page_says_what_to_do(wx, client):
@@ -130,9 +118,8 @@ async def test_without_a_visitor_the_page_says_what_to_do(wx, client):
 async def test_a_page_says_what_is_wrong(wx, client, page, changes, says):
     wx.visit_as("bob")
     right = "snsapi_login" if page == QR_PAGE else "snsapi_base"
-    status, location, text = await visit(
-        client, page_query(wx, **{"scope": right, **changes}), page
-    )
+    query = page_query(wx, **{"scope": right, **changes})
+    status, location, text = await visit(client, query, page)
     assert (status, location) == (200, "")
     assert says in text
 
@@ -215,20 +202,12 @@ async def test_bytes_that_are_no_text_break_no_page(wx, client, bad):
         assert response.headers["Location"].startswith("https://a.example/%")
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    redirect_uri=st.text(st.characters(exclude_categories=["Cs"]), max_size=30).map(
-        lambda text: f"https://a.example/{text}"
-    ),
-    state=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(redirect_uri=TEXTS.map("https://a.example/{}".format), state=TEXTS)
 async def test_any_redirect_uri_and_state_lead_to_one_place(wx, client, redirect_uri, state):
     wx.visit_as("bob")
-    status, location, _ = await visit(
-        client, page_query(wx, redirect_uri=redirect_uri, state=state)
-    )
+    query = page_query(wx, redirect_uri=redirect_uri, state=state)
+    status, location, _ = await visit(client, query)
     assert status == 302
     assert urlsplit(location).hostname == "a.example"
     assert dict(parse_qsl(urlsplit(location).query, keep_blank_values=True))["state"] == state

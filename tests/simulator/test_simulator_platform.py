@@ -7,41 +7,28 @@ from collections.abc import Callable
 import pytest
 
 from mpauthx_async.simulator import WeChatSimulator
-from tests.helpers.clock import Clock
-from tests.helpers.simulator_client import ACCOUNT, Client
+from tests.helpers.simulator_client import ACCOUNT, Client, component_credentials
 
 ACCESS, REFRESH = "/sns/oauth2/component/access_token", "/sns/oauth2/component/refresh_token"
 KEYS = "/wxa/business/getuserencryptkey"
 Fields = dict[str, str | None]
 
 
-def credentials(wx: WeChatSimulator) -> Fields:
-    return {
-        "component_appid": wx.component_app_id,
-        "component_access_token": wx.component_access_token,
-    }
-
-
 async def exchange(client: Client, code: str, /, **changes: str | None) -> dict:
     query: Fields = {"appid": ACCOUNT, "code": code, "grant_type": "authorization_code"}
-    return await client.get(ACCESS, **{**query, **credentials(client.wx), **changes})
+    return await client.get(ACCESS, **{**query, **component_credentials(client.wx), **changes})
 
 
 async def refresh(client: Client, refresh_token: str, /, **changes: str | None) -> dict:
-    query: Fields = {
-        "appid": ACCOUNT,
-        "grant_type": "refresh_token",
-        "refresh_token": refresh_token,
-    }
-    return await client.get(REFRESH, **{**query, **credentials(client.wx), **changes})
+    query: Fields = {"appid": ACCOUNT, "grant_type": "refresh_token"}
+    given = {**query, "refresh_token": refresh_token, **component_credentials(client.wx), **changes}
+    return await client.get(REFRESH, **given)
 
 
 # Web logins
 
 
-async def test_a_platform_exchanges_and_refreshes_as_the_account_itself_does(
-    wx: WeChatSimulator, client: Client, clock: Clock
-) -> None:
+async def test_a_platform_exchanges_and_refreshes_as_the_account_itself_does(wx, client, clock):
     answer = await exchange(client, wx.web_login("bob", "union-bob", app_id=ACCOUNT))
     assert (answer["openid"], answer["unionid"]) == ("bob", "union-bob")
     assert answer["expires_in"] == 7200
@@ -67,9 +54,7 @@ async def test_a_platform_exchanges_and_refreshes_as_the_account_itself_does(
         ({"code": "unknown", "refresh_token": "unknown"}, (40029, 40030)),
     ],
 )
-async def test_a_wrong_call_is_refused_and_uses_no_code(
-    wx: WeChatSimulator, client: Client, changes: Fields, errcode: int | tuple[int, int]
-) -> None:
+async def test_a_wrong_call_is_refused_and_uses_no_code(wx, client, changes, errcode):
     expected = (errcode, errcode) if isinstance(errcode, int) else errcode
     code = wx.web_login("bob", app_id=ACCOUNT)
     assert (await exchange(client, code, **changes))["errcode"] == expected[0]
@@ -81,9 +66,7 @@ async def test_a_wrong_call_is_refused_and_uses_no_code(
 # The access tokens of apps
 
 
-async def test_an_authorizer_token_is_the_same_for_two_hours_and_belongs_to_its_app(
-    wx: WeChatSimulator, client: Client, clock: Clock
-) -> None:
+async def test_an_authorizer_token_lives_for_two_hours_and_belongs_to_its_app(wx, client, clock):
     async def errcode(token: str) -> int:
         answer = await client.get("/cgi-bin/getcallbackip", access_token=token)
         return answer.get("errcode", 0)
@@ -114,14 +97,10 @@ def ask(wx: WeChatSimulator, client: Client) -> Callable[..., object]:
     wx.login("bob", session_key=session_key)
 
     async def ask(body: bytes = b"", method: str = "GET", **changes: str | None) -> dict:
-        query: Fields = {
-            "access_token": wx.authorizer_access_token(),
-            "openid": "bob",
-            "signature": hmac.new(session_key.encode(), b"", hashlib.sha256).hexdigest(),
-            "sig_method": "hmac_sha256",
-            **changes,
-        }
-        return await client._answer(method, KEYS, query, body)
+        signature = hmac.new(session_key.encode(), b"", hashlib.sha256).hexdigest()
+        query = {"openid": "bob", "signature": signature, "sig_method": "hmac_sha256"}
+        query["access_token"] = wx.authorizer_access_token()
+        return await client._answer(method, KEYS, {**query, **changes}, body)
 
     return ask
 
@@ -135,13 +114,8 @@ async def test_the_keys_of_a_user_are_listed(wx, clock, ask):
         "errcode": 0,
         "errmsg": "ok",
         "key_info_list": [
-            {
-                "encrypt_key": key.encrypt_key,
-                "version": 1,
-                "expire_in": 3597,
-                "iv": key.iv,
-                "create_time": int(clock.now) - 3,
-            }
+            {"encrypt_key": key.encrypt_key, "version": 1, "expire_in": 3597}
+            | {"iv": key.iv, "create_time": int(clock.now) - 3}
         ],
     }
 

@@ -52,6 +52,13 @@ class World:
         return len(await self.auth.sessions(user_id))
 
 
+async def greet(websocket: Any, user_id: str) -> None:
+    """What the handler of /ws does."""
+    await websocket.accept()
+    await websocket.send_text(user_id)
+    await websocket.close()
+
+
 def starlette_app(world: World) -> Any:
     async def hello(request: Any) -> JSONResponse:
         assert request.user.is_authenticated
@@ -69,33 +76,24 @@ def starlette_app(world: World) -> Any:
         return JSONResponse(sum([len(chunk) async for chunk in request.stream()]))
 
     async def ws(websocket: Any) -> None:
-        await websocket.accept()
-        await websocket.send_text(websocket.user.display_name)
-        await websocket.close()
+        await greet(websocket, websocket.user.display_name)
 
-    app = Starlette(
-        routes=[
-            Route("/hello", hello),
-            Route("/public/page", public),
-            Route("/late", late),
-            Route("/count", count, methods=["POST"]),
-            WebSocketRoute("/ws", ws),
-        ]
-    )
-    app.add_middleware(
-        MPAuthXMiddleware, auth=world.auth, exclude=EXCLUDE, prefix="", **world.options
-    )
+    routes = [Route("/hello", hello), Route("/public/page", public), Route("/late", late)]
+    routes.append(Route("/count", count, methods=["POST"]))
+    app = Starlette(routes=[*routes, WebSocketRoute("/ws", ws)])
+    options = {"exclude": EXCLUDE, "prefix": "", **world.options}
+    app.add_middleware(MPAuthXMiddleware, auth=world.auth, **options)
     return app
 
 
 def fastapi_app(world: World) -> Any:
-    guard = MPAuthXGuard(
-        world.auth, **{key: value for key, value in world.options.items() if key != "include"}
-    )
+    options = dict(world.options)
+    include = options.pop("include", ())
+    guard = MPAuthXGuard(world.auth, **options)
     current_user = Annotated[Identity, Security(guard)]
     app = FastAPI(lifespan=guard.lifespan)
     guard.install(app)
-    app.include_router(guard.router(include=world.options.get("include", ())))
+    app.include_router(guard.router(include=include))
 
     @app.get("/hello")
     async def hello(user: current_user) -> dict[str, str]:  # type: ignore[valid-type]
@@ -115,9 +113,7 @@ def fastapi_app(world: World) -> Any:
 
     @app.websocket("/ws")
     async def ws(websocket: WebSocket, user: current_user) -> None:  # type: ignore[valid-type]
-        await websocket.accept()
-        await websocket.send_text(user.user_id)  # type: ignore[attr-defined]
-        await websocket.close()
+        await greet(websocket, user.user_id)  # type: ignore[attr-defined]
 
     return app
 
@@ -141,9 +137,7 @@ def litestar_app(world: World) -> Any:
 
     @litestar.websocket("/ws")
     async def ws(socket: litestar.WebSocket[Any, Any, Any]) -> None:
-        await socket.accept()
-        await socket.send_text(socket.user.identity)
-        await socket.close()
+        await greet(socket, socket.user.identity)
 
     app = litestar.Litestar(
         [hello, public, late, count, ws],
@@ -225,12 +219,8 @@ def _django_urls() -> Any:
         return django.http.JsonResponse(len(request.read()), safe=False)
 
     urls = types.ModuleType("urls")
-    urls.urlpatterns = [  # type: ignore[attr-defined]
-        django.urls.path("hello", hello),
-        django.urls.path("public/page", public),
-        django.urls.path("late", late),
-        django.urls.path("count", count),
-    ]
+    views = {"hello": hello, "public/page": public, "late": late, "count": count}
+    urls.urlpatterns = [django.urls.path(*view) for view in views.items()]  # type: ignore[attr-defined]
     return urls
 
 
@@ -247,40 +237,26 @@ def aiohttp_app(world: World) -> web.Application:
     async def count(request: web.Request) -> web.Response:
         return web.json_response(sum([len(chunk) async for chunk in request.content.iter_any()]))
 
-    async def ws(request: web.Request) -> web.StreamResponse:
-        websocket = web.WebSocketResponse()
-        await websocket.prepare(request)
-        await websocket.send_str(mpauthx_aiohttp.identity(request).user_id)
-        await websocket.close()
-        return websocket
-
     app = web.Application()
     mpauthx_aiohttp.setup(app, world.auth, exclude=EXCLUDE, prefix="", **world.options)
-    app.add_routes(
-        [
-            web.get("/hello", hello),
-            web.get("/public/page", public),
-            web.get("/late", late),
-            web.post("/count", count),
-            web.get("/ws", ws),
-        ]
-    )
+    app.add_routes([web.get("/hello", hello), web.get("/public/page", public)])
+    app.add_routes([web.get("/late", late), web.post("/count", count), web.get("/ws", aiohttp_ws)])
     return app
+
+
+async def aiohttp_ws(request: web.Request) -> web.StreamResponse:
+    websocket = web.WebSocketResponse()
+    await websocket.prepare(request)
+    await websocket.send_str(mpauthx_aiohttp.identity(request).user_id)
+    await websocket.close()
+    return websocket
 
 
 @asynccontextmanager
 async def serve_asgi(app: Any, **options: Any) -> AsyncIterator[int]:
     """Serve an ASGI app by uvicorn; gives the port."""
-    config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=0,
-        log_level="error",
-        log_config=None,
-        access_log=False,
-        **options,
-    )
-    server = uvicorn.Server(config)
+    quiet: dict[str, Any] = {"log_level": "error", "log_config": None, "access_log": False}
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **quiet, **options))
     serving = asyncio.create_task(server.serve())
     while not server.started:
         if serving.done():

@@ -19,6 +19,19 @@ async def token(auth: MPAuthX, wx: WeChatSimulator) -> str:
 
 
 @pytest.fixture
+async def game(make: Callable[..., MPAuthX]) -> AsyncIterator[MPAuthX]:
+    """A service for another sku."""
+    async with make(sku="game") as service:
+        yield service
+
+
+@pytest.fixture
+async def of_game(game: MPAuthX, wx: WeChatSimulator) -> str:
+    """A token of bob's for `game`."""
+    return (await game.authorize(wx.login("bob"))).token
+
+
+@pytest.fixture
 def world(auth: MPAuthX) -> World:
     return World(auth)
 

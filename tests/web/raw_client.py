@@ -4,8 +4,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+from mpauthx_async import WeChatSimulator
+
+Headers: TypeAlias = Sequence[tuple[str, str | bytes]]
+Body: TypeAlias = bytes | AsyncIterator[bytes]
 _PATIENCE = 30  # seconds
 
 
@@ -31,26 +35,15 @@ def bearer(token: str) -> list[tuple[str, str]]:
     return [("Authorization", f"Bearer {token}")]
 
 
-async def send(
-    port: int,
-    method: str,
-    path: str,
-    headers: Sequence[tuple[str, str | bytes]] = (),
-    body: bytes | AsyncIterator[bytes] = b"",
-) -> Reply:
-    """Send a request on a connection of its own.
-
-    Args:
-        body: sent with its length, or in chunks until the server has answered.
-    """
+async def send(port: int, method: str, path: str, headers: Headers = (), body: Body = b"") -> Reply:
+    """Send a request; its body with its length, or in chunks until the server has answered."""
     lines = [f"{method} {path} HTTP/1.1".encode("latin-1")]
     names = {name.lower() for name, _ in headers}
     if "host" not in names:
         lines.append(b"Host: localhost")
     for name, value in headers:
-        lines.append(
-            name.encode() + b": " + (value if isinstance(value, bytes) else value.encode())
-        )
+        raw = value if isinstance(value, bytes) else value.encode()
+        lines.append(name.encode() + b": " + raw)
     if isinstance(body, bytes):
         if body and "content-length" not in names:
             lines.append(b"Content-Length: %d" % len(body))
@@ -67,9 +60,7 @@ async def send(
             writer.transport.abort()  # what is left of the body goes nowhere
 
 
-async def _send(
-    writer: asyncio.StreamWriter, head: bytes, body: bytes | AsyncIterator[bytes]
-) -> None:
+async def _send(writer: asyncio.StreamWriter, head: bytes, body: Body) -> None:
     writer.write(head)
     if isinstance(body, bytes):
         writer.write(body)
@@ -100,3 +91,8 @@ async def _read(reader: asyncio.StreamReader, method: str) -> Reply:
     else:
         body = await reader.read()
     return Reply(status, headers, body)
+
+
+def login_body(wx: WeChatSimulator, user: str = "bob") -> bytes:
+    """The body of a login, with a new code."""
+    return json.dumps({"code": wx.login(user)}).encode()

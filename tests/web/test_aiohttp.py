@@ -1,6 +1,5 @@
 """What is the aiohttp adapter's own."""
 
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -10,7 +9,7 @@ from aiohttp import web
 from mpauthx_async import ConfigurationError, InvalidTokenError, MPAuthX, WeChatSimulator
 from mpauthx_async.web import aiohttp as mpauthx
 from tests.web.apps import serve_aiohttp
-from tests.web.raw_client import bearer, send
+from tests.web.raw_client import bearer, login_body, send
 
 
 async def hello(request: web.Request) -> web.Response:
@@ -70,8 +69,8 @@ async def test_routes_may_stand_elsewhere(auth: MPAuthX, wx: WeChatSimulator) ->
     login.add_routes(mpauthx.routes(auth, prefix="/v1"))
     app.add_subapp("/auth", login)
     async with serve_aiohttp(app) as port:
-        body = b'{"code": "%s"}' % wx.login("bob").encode()
-        token = (await send(port, "POST", "/auth/v1/login", body=body)).json()["response"]
+        login = await send(port, "POST", "/auth/v1/login", body=login_body(wx))
+        token = login.json()["response"]
         me = await send(port, "GET", "/auth/v1/me", bearer(token))
     assert me.json()["response"]["user_id"] == "bob"
 
@@ -82,49 +81,36 @@ async def test_the_service_is_at_hand(auth: MPAuthX) -> None:
     assert app[mpauthx.AUTH] is auth
 
 
-async def test_a_function_picks_the_service(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
-) -> None:
-    async with make(sku="shop") as shop, make(sku="game") as game:
-        app = web.Application()
-        mpauthx.setup(app, lambda request: game if request.host == "game" else shop)
-        app.router.add_get("/", hello)
-        mine = bearer((await game.authorize(wx.login("bob"))).token)
-        async with serve_aiohttp(app) as port:
-            assert (await send(port, "GET", "/", [*mine, ("Host", "game")])).status == 200
-            assert (await send(port, "GET", "/", [*mine, ("Host", "shop")])).status == 401
-        assert await game.online_count() == 1  # it was not closed with the app
+async def test_a_function_picks_the_service(auth: MPAuthX, game: MPAuthX, of_game: str) -> None:
+    app = web.Application()
+    mpauthx.setup(app, lambda request: game if request.host == "game" else auth)
+    app.router.add_get("/", hello)
+    async with serve_aiohttp(app) as port:
+        for host, status in (("game", 200), ("shop", 401)):
+            headers = [*bearer(of_game), ("Host", host)]
+            assert (await send(port, "GET", "/", headers)).status == status
+    assert await game.online_count() == 1  # it was not closed with the app
 
 
-async def test_options_requests_need_no_token(auth: MPAuthX) -> None:
-    async def preflight(_: web.Request) -> web.Response:
+async def test_only_a_handler_of_options_needs_no_token(auth: MPAuthX, token: str) -> None:
+    async def preflight(_: object) -> web.Response:
         return web.Response(status=204)
 
-    app = web.Application()
-    mpauthx.setup(app, auth)
-    app.router.add_route("OPTIONS", "/", preflight)
-    async with serve_aiohttp(app) as port:
-        assert (await send(port, "OPTIONS", "/")).status == 204
-
-
-async def test_a_handler_of_all_methods_requires_a_login_for_options(
-    auth: MPAuthX, token: str
-) -> None:
     class Preflight(web.View):
-        async def options(self) -> web.Response:
-            return web.Response(status=204)
+        options = preflight
 
     app = web.Application()
     mpauthx.setup(app, auth, exclude=("/open",))
+    app.router.add_route("OPTIONS", "/only", preflight)
     app.router.add_route("*", "/all", hello)
     app.router.add_route("*", "/open", mpauthx.login_required(hello))
     app.router.add_view("/view", Preflight)
     async with serve_aiohttp(app) as port:
+        for path, status in (("/only", 204), ("/view", 204), ("/nowhere", 404)):
+            assert (await send(port, "OPTIONS", path)).status == status
         for path in ("/all", "/open"):
             assert (await send(port, "OPTIONS", path)).status == 401
             assert (await send(port, "OPTIONS", path, bearer(token))).json() == "bob"
-        assert (await send(port, "OPTIONS", "/view")).status == 204
-        assert (await send(port, "OPTIONS", "/nowhere")).status == 404
 
 
 async def test_an_error_after_the_headers_sends_no_second_response(
@@ -158,13 +144,11 @@ async def test_an_error_after_the_headers_sends_no_second_response(
 
 
 async def test_one_app_has_the_routes_of_several_mini_programs(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
+    auth: MPAuthX, game: MPAuthX, of_game: str
 ) -> None:
-    async with make(sku="shop") as shop, make(sku="game") as game:
-        app = web.Application()
-        app.add_routes(mpauthx.routes(shop, prefix="/shop"))
-        app.add_routes(mpauthx.routes(game, prefix="/game"))
-        mine = bearer((await game.authorize(wx.login("bob"))).token)
-        async with serve_aiohttp(app) as port:
-            assert (await send(port, "GET", "/game/me", mine)).status == 200
-            assert (await send(port, "GET", "/shop/me", mine)).status == 401
+    app = web.Application()
+    app.add_routes(mpauthx.routes(auth, prefix="/shop"))
+    app.add_routes(mpauthx.routes(game, prefix="/game"))
+    async with serve_aiohttp(app) as port:
+        assert (await send(port, "GET", "/game/me", bearer(of_game))).status == 200
+        assert (await send(port, "GET", "/shop/me", bearer(of_game))).status == 401

@@ -20,7 +20,7 @@ from mpauthx_async.web.asgi import MPAuthXMiddleware
 from mpauthx_async.web.fastapi import MPAuthXGuard
 from tests.helpers.many_apps import NAMES, SECRETS, Shop
 from tests.helpers.redis_server import RedisServer
-from tests.web.apps import serve
+from tests.web.apps import aiohttp_ws, greet, serve
 
 HEADER = "X-App-Id"
 
@@ -38,9 +38,9 @@ async def shop(wx: WeChatSimulator) -> Shop:
 
 @pytest.fixture
 async def apps(
-    shop: Shop, redis: Redis, redis_server: RedisServer, tmp_path: Path
+    shop: Shop, redis: Redis, redis_server: RedisServer, path: Path
 ) -> AsyncIterator[Apps]:
-    users = f"sqlite:///{tmp_path}/users.db"
+    users = f"sqlite:///{path}"
     async with Apps(shop.load, users=users, tokens=redis_server.url) as apps:
         yield apps
 
@@ -58,9 +58,7 @@ def fastapi_app(apps: Apps) -> FastAPI:
 
     @app.websocket("/{app}/ws")
     async def ws(websocket: WebSocket, user: user_of) -> None:
-        await websocket.accept()
-        await websocket.send_text(user.user_id)
-        await websocket.close()
+        await greet(websocket, user.user_id)
 
     return app
 
@@ -73,9 +71,7 @@ def asgi_app(apps: Apps) -> MPAuthXMiddleware:
         return JSONResponse({"user_id": request.user.identity, "app": app_id_of(request.scope)})
 
     async def ws(websocket: Any) -> None:
-        await websocket.accept()
-        await websocket.send_text(websocket.user.identity)
-        await websocket.close()
+        await greet(websocket, websocket.user.identity)
 
     inner = Starlette(routes=[Route("/hello", hello), WebSocketRoute("/ws", ws)])
     return MPAuthXMiddleware(inner, lambda scope: apps.use(app_id_of(scope)), prefix="")
@@ -86,18 +82,11 @@ def aiohttp_app(apps: Apps) -> web.Application:
         user = mpauthx_aiohttp.identity(request)
         return web.json_response({"user_id": user.user_id, "app": request.match_info["app"]})
 
-    async def ws(request: web.Request) -> web.StreamResponse:
-        websocket = web.WebSocketResponse()
-        await websocket.prepare(request)
-        await websocket.send_str(mpauthx_aiohttp.identity(request).user_id)
-        await websocket.close()
-        return websocket
-
     app = web.Application()
     mpauthx_aiohttp.setup(
         app, lambda request: apps.use(request.match_info.get("app", "")), prefix="/{app}"
     )
-    app.add_routes([web.get("/{app}/hello", hello), web.get("/{app}/ws", ws)])
+    app.add_routes([web.get("/{app}/hello", hello), web.get("/{app}/ws", aiohttp_ws)])
     return app
 
 
@@ -114,10 +103,9 @@ class Site:
         """Make a call such as `GET /me`."""
         method, _, path = call.partition(" ")
         url = f"http://127.0.0.1:{self._port}{self._prefix(app_id)}{path}"
+        headers = self._headers(app_id, token)
         async with httpx.AsyncClient() as client:
-            return await client.request(
-                method, url, headers=self._headers(app_id, token), **options
-            )
+            return await client.request(method, url, headers=headers, **options)
 
     def connect(self, app_id: str, token: str | None) -> websockets.connect:
         url = f"ws://127.0.0.1:{self._port}{self._prefix(app_id)}/ws"
@@ -183,11 +171,8 @@ async def test_an_app_that_nobody_knows_is_not_found(site: Site, app_id: str) ->
     for call in ("GET /hello", "GET /me", "POST /login"):
         answer = await site.ask(app_id, call, "a|b|c", json={"code": "code"})
         assert answer.status_code == 404, call
-        assert answer.json() == {
-            "status_code": 6109,
-            "status_message": "There is no app with this app_id.",
-            "response": None,
-        }
+        message = "There is no app with this app_id."
+        assert answer.json() == {"status_code": 6109, "status_message": message, "response": None}
 
 
 async def test_an_app_can_be_added_while_the_server_runs(

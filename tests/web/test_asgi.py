@@ -1,7 +1,6 @@
 """What is the ASGI middleware's own."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -9,18 +8,11 @@ import pytest
 import websockets
 from starlette.applications import Starlette
 from starlette.authentication import requires
-from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from mpauthx_async import (
-    ClosedError,
-    ConfigurationError,
-    MPAuthX,
-    UserNotFoundError,
-    WeChatSimulator,
-)
+from mpauthx_async import ClosedError, ConfigurationError, MPAuthX, UserNotFoundError
 from mpauthx_async.web.asgi import MPAuthXMiddleware
 from mpauthx_async.web.fastapi import MPAuthXGuard
 from mpauthx_async.web.starlette import MPAuthXBackend
@@ -46,15 +38,8 @@ class Recorder:
 
 def scope(path: str, token: str | None = None, **more: Any) -> dict[str, Any]:
     headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
-    return {
-        "type": "http",
-        "method": "GET",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": headers,
-        **more,
-    }
+    request = {"type": "http", "method": "GET", "headers": headers}
+    return {**request, "path": path, "raw_path": path.encode(), "query_string": b"", **more}
 
 
 async def call(app: Any, scope: Any) -> list[Any]:
@@ -92,8 +77,7 @@ async def test_an_excluded_path_has_no_identity(auth: MPAuthX, token: str) -> No
     await call(MPAuthXMiddleware(app, auth, exclude=("/",)), scope("/", token, user="forged"))
     (inner,) = app.scopes
     assert inner["state"]["mpauthx"] is None
-    assert not inner["user"].is_authenticated
-    assert inner["user"].identity == ""
+    assert (inner["user"].is_authenticated, inner["user"].identity) == (False, "")
     assert inner["auth"].scopes == []
 
 
@@ -151,9 +135,8 @@ async def test_errors_of_the_app_become_answers(auth: MPAuthX, token: str) -> No
     async def misconfigured(_: Any) -> Any:
         raise ConfigurationError("a detail for the operator alone")
 
-    app = Starlette(
-        routes=[Route("/", misconfigured)], middleware=[Middleware(MPAuthXMiddleware, auth=auth)]
-    )
+    app = Starlette(routes=[Route("/", misconfigured)])
+    app.add_middleware(MPAuthXMiddleware, auth=auth)
     async with serve_asgi(app) as port:
         reply = await send(port, "GET", "/", bearer(token))
     assert (reply.status, reply.json()["status_code"]) == (503, 6101)
@@ -170,20 +153,16 @@ async def test_an_answer_that_has_begun_is_not_begun_again(auth: MPAuthX, token:
 
 
 async def test_a_function_picks_the_service(
-    make: Callable[..., MPAuthX], wx: WeChatSimulator
+    auth: MPAuthX, token: str, game: MPAuthX, of_game: str
 ) -> None:
-    async with make(sku="shop") as shop, make(sku="game") as game:
+    async def pick(scope: Any) -> MPAuthX:
+        return game if scope["path"].startswith("/game/") else auth
 
-        async def pick(scope: Any) -> MPAuthX:
-            return game if scope["path"].startswith("/game/") else shop
-
-        app = MPAuthXMiddleware(Starlette(routes=[Route("/game/me", user_id)]), pick)
-        of_shop = (await shop.authorize(wx.login("bob"))).token
-        of_game = (await game.authorize(wx.login("bob"))).token
-        async with serve_asgi(app) as port:
-            assert (await send(port, "GET", "/game/me", bearer(of_game))).json() == "bob"
-            assert (await send(port, "GET", "/game/me", bearer(of_shop))).status == 401
-        assert await game.is_token_valid(of_game)  # it was not closed with the server
+    app = MPAuthXMiddleware(Starlette(routes=[Route("/game/me", user_id)]), pick)
+    async with serve_asgi(app) as port:
+        assert (await send(port, "GET", "/game/me", bearer(of_game))).json() == "bob"
+        assert (await send(port, "GET", "/game/me", bearer(token))).status == 401
+    assert await game.is_token_valid(of_game)  # it was not closed with the server
 
 
 async def test_an_error_that_two_requests_share_disturbs_neither(auth: MPAuthX) -> None:
@@ -238,12 +217,10 @@ async def test_a_websocket_is_told_why_at_its_handshake(auth: MPAuthX) -> None:
 
 
 async def test_render_changes_every_body(auth: MPAuthX, token: str) -> None:
-    app = MPAuthXMiddleware(
-        Recorder(),
-        auth,
-        prefix="",
-        render=lambda code, text, response: {"ok": code == 1, "data": response},
-    )
+    def render(code: int, text: str, response: object) -> dict[str, object]:
+        return {"ok": code == 1, "data": response}
+
+    app = MPAuthXMiddleware(Recorder(), auth, prefix="", render=render)
     async with serve_asgi(app) as port:
         assert (await send(port, "GET", "/x")).json() == {"ok": False, "data": None}
         me = (await send(port, "GET", "/me", bearer(token))).json()
@@ -291,17 +268,11 @@ async def returns_at_once(scope: Any, receive: Any, send: Any) -> None:
 @pytest.mark.parametrize(
     "app",
     [
-        no_lifespan,
-        leaves_at_startup,
-        returns_at_once,
-        only_starts,
-        ends_without_a_word,
+        *(no_lifespan, leaves_at_startup, returns_at_once, only_starts, ends_without_a_word),
         Starlette(),
     ],
 )
-async def test_closes_the_service_with_or_without_the_apps_lifespan(
-    auth: MPAuthX, app: Any
-) -> None:
+async def test_closes_the_service_after_any_lifespan_of_the_app(auth: MPAuthX, app: Any) -> None:
     server = Lifespan()
     await MPAuthXMiddleware(app, auth)({"type": "lifespan"}, server.receive, server.send)
     assert server.sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
@@ -345,13 +316,10 @@ class TestStarlettesOwnMiddleware:
         async def public(request: Any) -> JSONResponse:
             return JSONResponse(request.user.is_authenticated)
 
+        app = Starlette(routes=[Route("/private", private), Route("/public", public)])
         backend = MPAuthXBackend(auth)
-        return Starlette(
-            routes=[Route("/private", private), Route("/public", public)],
-            middleware=[
-                Middleware(AuthenticationMiddleware, backend=backend, on_error=backend.on_error)
-            ],
-        )
+        app.add_middleware(AuthenticationMiddleware, backend=backend, on_error=backend.on_error)
+        return app
 
     async def test_requires_protects_an_endpoint(self, app: Starlette, token: str) -> None:
         async with serve_asgi(app) as port:

@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from mpauthx_async import MPAuthX, WeChatSimulator
 from mpauthx_async.web import requests
 from tests.helpers.redis_server import RedisServer
 from tests.web.apps import World, serving
-from tests.web.raw_client import Reply, bearer, send
+from tests.web.raw_client import Reply, bearer, login_body, send
 
 # Litestar and Quart stand behind the same middleware as Starlette and Django.
 pytestmark = pytest.mark.parametrize(
@@ -22,33 +21,20 @@ pytestmark = pytest.mark.parametrize(
 )
 
 ENVELOPE = {"status_code", "status_message", "response"}
+MALFORMED_CODES = (
+    *(b"9" * 10_000, b"null", b'""', b"1", b"true", b'["abc"]', b'{"a": 1}', b'"\\ud800"'),
+    b'"%s"' % (b"x" * 600),
+)
+MALFORMED_OPTIONS = (
+    b'"encryptedData": 1, "iv": "x"',
+    b'"encryptedData": "x"',
+    b'"encryptedData": "%s", "iv": "x"' % (b"x" * 20_000),
+    *(b'"iv": "x"', b'"device": 1', b'"device": "a\\nb"', b'"deviceKind": []'),
+)
 MALFORMED_LOGINS = [
-    b"",
-    b"code=abc",
-    b"{",
-    b"[]",
-    b'"code"',
-    b"1",
-    b"null",
-    b"\xff\xfe",
-    b"[" * 60_000,
-    b'{"code": ' + b"9" * 10_000 + b"}",
-    b"{}",
-    b'{"code": null}',
-    b'{"code": ""}',
-    b'{"code": 1}',
-    b'{"code": ["abc"]}',
-    b'{"code": {"a": 1}}',
-    b'{"code": true}',
-    b'{"code": "abc", "encryptedData": 1, "iv": "x"}',
-    b'{"code": "abc", "encryptedData": "x"}',
-    b'{"code": "abc", "iv": "x"}',
-    b'{"code": "abc", "device": 1}',
-    b'{"code": "abc", "device": "a\\nb"}',
-    b'{"code": "abc", "deviceKind": []}',
-    b'{"code": "\\ud800"}',
-    json.dumps({"code": "x" * 600}).encode(),
-    json.dumps({"code": "abc", "encryptedData": "x" * 20_000, "iv": "x"}).encode(),
+    *(b"", b"code=abc", b"{", b"[]", b'"code"', b"1", b"null", b"\xff\xfe", b"[" * 60_000, b"{}"),
+    *(b'{"code": %s}' % code for code in MALFORMED_CODES),
+    *(b'{"code": "abc", %s}' % options for options in MALFORMED_OPTIONS),
 ]
 BEGUN_REQUESTS = [
     "POST /log",
@@ -61,31 +47,14 @@ BEGUN_REQUESTS = [
 # uvicorn logs it as an error, whoever refused it.
 WEBSOCKET_REFUSED = "ASGI callable returned without completing handshake."
 WANT_A_LOGIN = [
-    ("GET", "/hello"),
-    ("GET", "/me"),
-    ("GET", "/sessions"),
-    ("DELETE", "/sessions/x"),
-    ("POST", "/rotate"),
-    ("POST", "/logout"),
+    *(("GET", "/hello"), ("GET", "/me"), ("GET", "/sessions"), ("DELETE", "/sessions/x")),
+    *(("POST", "/rotate"), ("POST", "/logout")),
 ]
 TRICKS = [
-    "/public/../hello",
-    "/public/%2e%2e/hello",
-    "/public%2f..%2fhello",
-    "/public/..%2Fhello",
-    "/public/..%5chello",
-    "/public/%2fhello",
-    "/public/%252e%252e/hello",
-    "/login/../hello",
-    "/login/../me",
-    "/me/../hello",
-    "//hello",
-    "/hello/",
-    "/hello%2f",
-    "/%68ello",
-    "/hello;x=/public/page",
-    "/hello?/public/page",
-    "/hello%3f/public/page",
+    *("/public/../hello", "/public/%2e%2e/hello", "/public%2f..%2fhello", "/public/..%2Fhello"),
+    *("/public/..%5chello", "/public/%2fhello", "/public/%252e%252e/hello", "/login/../hello"),
+    *("/login/../me", "/me/../hello", "//hello", "/hello/", "/hello%2f", "/%68ello"),
+    *("/hello;x=/public/page", "/hello?/public/page", "/hello%3f/public/page"),
 ]
 
 
@@ -232,8 +201,7 @@ async def test_another_spelling_of_a_public_path_is_not_public(framework: str, p
 
 async def test_another_spelling_of_a_route_gives_no_token(port: int, wx: WeChatSimulator) -> None:
     for path in ("//login", "/login/", "/login%2f", "/./login", "/LOGIN"):
-        body = json.dumps({"code": wx.login("bob")}).encode()
-        reply = await send(port, "POST", path, body=body)
+        reply = await send(port, "POST", path, body=login_body(wx))
         assert b"bob|shop|" not in reply.body
 
 
@@ -273,9 +241,8 @@ class TestAClientThatHangsUp:
     async def test_hanging_up_before_the_answer_disturbs_nothing(
         self, port: int, world: World, token: str
     ) -> None:
-        writer = await self.connect(
-            port, f"GET /late HTTP/1.1\nHost: x\nAuthorization: Bearer {token}\n\n"
-        )
+        head = f"GET /late HTTP/1.1\nHost: x\nAuthorization: Bearer {token}\n\n"
+        writer = await self.connect(port, head)
         await world.checked.wait()
         writer.transport.abort()
         world.go_on.set()
@@ -284,7 +251,7 @@ class TestAClientThatHangsUp:
 class TestWhenTheStoreDies:
     @pytest.fixture
     async def auth(
-        self, make: Callable[..., MPAuthX], server: RedisServer, tmp_path: Path
+        self, make: Callable[..., MPAuthX], server: RedisServer
     ) -> AsyncIterator[MPAuthX]:
         """A service on a Redis of its own."""
         async with make(tokens=server.url) as service:
@@ -307,16 +274,12 @@ class TestWhenTheStoreDies:
         self, port: int, wx: WeChatSimulator, server: RedisServer
     ) -> None:
         server.stop()
-        body = json.dumps({"code": wx.login("bob")}).encode()
-        reply = await send(port, "POST", "/login", body=body)
+        reply = await send(port, "POST", "/login", body=login_body(wx))
         self.assert_later(reply, retry_after=None)  # the code is used up
 
     @pytest.mark.parametrize(
         ("method", "path", "call"),
-        [
-            ("GET", "/sessions", "sessions"),
-            ("DELETE", "/sessions/{}", "revoke_session"),
-        ],
+        [("GET", "/sessions", "sessions"), ("DELETE", "/sessions/{}", "revoke_session")],
     )
     async def test_a_route_is_503_if_the_store_dies_after_the_check(
         self,
@@ -324,7 +287,6 @@ class TestWhenTheStoreDies:
         auth: MPAuthX,
         token: str,
         server: RedisServer,
-        monkeypatch: pytest.MonkeyPatch,
         method: str,
         path: str,
         call: str,
@@ -336,7 +298,7 @@ class TestWhenTheStoreDies:
             server.stop()
             return await living(*args)
 
-        monkeypatch.setattr(auth, call, dying)
+        setattr(auth, call, dying)
         self.assert_later(await send(port, method, path, bearer(token)))
 
     async def test_an_endpoint_is_503_if_the_store_dies_after_the_check(
@@ -349,9 +311,7 @@ class TestWhenTheStoreDies:
         self.assert_later(await asking)
 
 
-async def test_an_operator_error_is_a_503(
-    framework: str, world: World, token: str, wx: WeChatSimulator
-) -> None:
+async def test_an_operator_error_is_a_503(framework: str, world: World, token: str) -> None:
     await world.auth.close()
     async with serving(framework, world) as port:
         for reply in (
@@ -363,9 +323,7 @@ async def test_an_operator_error_is_a_503(
             assert reply.json()["status_code"] == 6100
 
 
-async def test_a_function_that_picks_no_service_is_the_operators_fault(
-    framework: str, token: str
-) -> None:
+async def test_picking_no_service_is_the_operators_fault(framework: str, token: str) -> None:
     pick: Any = {}.get  # an app that is not there
     async with serving(framework, World(lambda _: pick("shop"))) as port:
         for path in ("/hello", "/me"):

@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
-import httpx
 import pytest
 import websockets
+from httpx import AsyncClient
 
 from mpauthx_async import MPAuthX, WeChatSimulator
 from tests.web.apps import World, serving
@@ -13,24 +13,16 @@ from tests.web.raw_client import bearer, send
 
 
 @pytest.fixture
-async def client(port: int) -> httpx.AsyncClient:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+async def client(port: int) -> AsyncClient:
+    async with AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         yield client
 
 
-async def test_logs_in_and_out(client: httpx.AsyncClient, wx: WeChatSimulator) -> None:
+async def test_logs_in_and_out(client: AsyncClient, wx: WeChatSimulator) -> None:
     code, info = wx.login("bob"), wx.get_user_info("bob")
-    login = await client.post(
-        "/login",
-        json={
-            "code": code,
-            "encryptedData": info.encrypted_data,
-            "iv": info.iv,
-            "device": "iPhone 15",
-            "deviceKind": "phone",
-            "errMsg": "login:ok",
-        },
-    )
+    body = {"code": code, "encryptedData": info.encrypted_data, "iv": info.iv}
+    body |= {"device": "iPhone 15", "deviceKind": "phone", "errMsg": "login:ok"}
+    login = await client.post("/login", json=body)
     assert login.status_code == 200
     assert login.headers["Cache-Control"] == "no-store"
     answer = login.json()
@@ -38,8 +30,8 @@ async def test_logs_in_and_out(client: httpx.AsyncClient, wx: WeChatSimulator) -
     mine = bearer(answer["response"])
 
     me = await client.get("/me", headers=mine)
-    assert me.json()["response"]["user_id"] == "bob"
-    assert me.json()["response"]["sku"] == "shop"
+    told = me.json()["response"]
+    assert (told["user_id"], told["sku"]) == ("bob", "shop")
     assert (await client.get("/hello", headers=mine)).json() == {"user_id": "bob"}
 
     logout = await client.post("/logout", headers=mine)
@@ -50,14 +42,12 @@ async def test_logs_in_and_out(client: httpx.AsyncClient, wx: WeChatSimulator) -
 
 
 async def test_lists_and_ends_sessions(
-    client: httpx.AsyncClient, auth: MPAuthX, wx: WeChatSimulator, token: str
+    client: AsyncClient, auth: MPAuthX, wx: WeChatSimulator, token: str
 ) -> None:
     other = (await auth.authorize(wx.login("bob"), device="MacBook", device_kind="desktop")).token
     sessions = (await client.get("/sessions", headers=bearer(token))).json()["response"]
-    assert [(each["device"], each["is_current"]) for each in sessions] == [
-        ("MacBook", False),
-        (None, True),
-    ]
+    shown = [(each["device"], each["is_current"]) for each in sessions]
+    assert shown == [("MacBook", False), (None, True)]
     ended = await client.delete(f"/sessions/{sessions[0]['id']}", headers=bearer(token))
     assert ended.json()["response"] is True
     assert not await auth.is_token_valid(other)
@@ -65,7 +55,7 @@ async def test_lists_and_ends_sessions(
 
 
 async def test_ends_no_session_of_somebody_else(
-    client: httpx.AsyncClient, auth: MPAuthX, wx: WeChatSimulator, token: str
+    client: AsyncClient, auth: MPAuthX, wx: WeChatSimulator, token: str
 ) -> None:
     eve = (await auth.authorize(wx.login("eve"))).token
     of_bob = (await auth.authenticate(token)).session_id
@@ -74,7 +64,7 @@ async def test_ends_no_session_of_somebody_else(
     assert await auth.is_token_valid(token)
 
 
-async def test_rotates_a_token(client: httpx.AsyncClient, auth: MPAuthX, token: str) -> None:
+async def test_rotates_a_token(client: AsyncClient, auth: MPAuthX, token: str) -> None:
     rotated = await client.post("/rotate", headers=bearer(token))
     assert await auth.is_token_valid(rotated.json()["response"])
     assert rotated.headers["Cache-Control"] == "no-store"
@@ -83,22 +73,20 @@ async def test_rotates_a_token(client: httpx.AsyncClient, auth: MPAuthX, token: 
     assert refused.json()["response"] == {"status": "rotated"}
 
 
-async def test_excluded_paths_need_no_login(client: httpx.AsyncClient) -> None:
+async def test_excluded_paths_need_no_login(client: AsyncClient) -> None:
     answer = await client.get("/public/page")
     assert (answer.status_code, answer.text) == (200, "public")
     bad_token = await client.get("/public/page", headers=bearer("forged"))
     assert bad_token.status_code == 200
 
 
-async def test_a_large_body_reaches_the_app_unbuffered(
-    client: httpx.AsyncClient, token: str
-) -> None:
+async def test_a_large_body_reaches_the_app_unbuffered(client: AsyncClient, token: str) -> None:
     answer = await client.post("/count", content=b"x" * 10_000_000, headers=bearer(token))
     assert answer.json() == 10_000_000
 
 
 async def test_a_revoked_token_is_answered_with_its_status(
-    client: httpx.AsyncClient, auth: MPAuthX, token: str
+    client: AsyncClient, auth: MPAuthX, token: str
 ) -> None:
     await auth.revoke_user("bob")
     answer = await client.get("/hello", headers=bearer(token))
@@ -109,7 +97,7 @@ async def test_a_revoked_token_is_answered_with_its_status(
 
 
 async def test_a_banned_user_is_forbidden(
-    client: httpx.AsyncClient, auth: MPAuthX, wx: WeChatSimulator, token: str
+    client: AsyncClient, auth: MPAuthX, wx: WeChatSimulator, token: str
 ) -> None:
     await auth.ban("bob", seconds=3600, reason="a note of ours")
     with_token = await client.get("/hello", headers=bearer(token))
@@ -122,7 +110,7 @@ async def test_a_banned_user_is_forbidden(
     assert "a note of ours" not in login.text
 
 
-async def test_a_refused_code_is_a_401(client: httpx.AsyncClient) -> None:
+async def test_a_refused_code_is_a_401(client: AsyncClient) -> None:
     answer = await client.post("/login", json={"code": "used-up"})
     assert (answer.status_code, answer.json()["status_code"]) == (401, 6008)
     assert answer.json()["response"] == {"errcode": 40029}
@@ -174,11 +162,10 @@ async def test_a_websocket_is_told_that_the_service_does_not_answer(
 
 
 async def test_concurrent_requests_get_their_own_identity(
-    client: httpx.AsyncClient, auth: MPAuthX, wx: WeChatSimulator
+    client: AsyncClient, auth: MPAuthX, wx: WeChatSimulator
 ) -> None:
     names = [f"user-{number}" for number in range(20)]
     tokens = [(await auth.authorize(wx.login(name))).token for name in names]
-    answers = await asyncio.gather(
-        *(client.get("/hello", headers=bearer(token)) for token in tokens)
-    )
+    calls = (client.get("/hello", headers=bearer(token)) for token in tokens)
+    answers = await asyncio.gather(*calls)
     assert [answer.json()["user_id"] for answer in answers] == names

@@ -1,15 +1,16 @@
 """Cookies in place of the Authorization header, for web pages, in each adapter."""
 
-import json
+from functools import partial
 
 import pytest
 import websockets
 
 from mpauthx_async import MPAuthX, WeChatSimulator
 from tests.web.apps import World
-from tests.web.raw_client import Reply, send
+from tests.web.raw_client import Reply, login_body, send
 
 SAME_ORIGIN = ("Sec-Fetch-Site", "same-origin")
+OTHER_ORIGINS = ([], [("Sec-Fetch-Site", "cross-site")], [("Origin", "https://evil.example")])
 ATTRIBUTES = "Path=/; Secure; HttpOnly; SameSite=Lax"
 
 
@@ -34,8 +35,7 @@ def cookie(token: str) -> tuple[str, str]:
 
 
 async def test_a_login_of_our_page_sets_the_cookie(port: int, wx: WeChatSimulator) -> None:
-    body = json.dumps({"code": wx.login("bob")}).encode()
-    reply = await send(port, "POST", "/login", [SAME_ORIGIN], body)
+    reply = await send(port, "POST", "/login", [SAME_ORIGIN], login_body(wx))
     token = reply.json()["response"]
     assert set_cookie(reply) == f"__Host-mpauthx={token}; Max-Age=34560000; {ATTRIBUTES}"
     hello = await send(port, "GET", "/hello", [cookie(token)])
@@ -43,14 +43,13 @@ async def test_a_login_of_our_page_sets_the_cookie(port: int, wx: WeChatSimulato
 
 
 async def test_another_sites_page_cannot_log_a_browser_in(port: int, wx: WeChatSimulator) -> None:
-    for origin in ([], [("Sec-Fetch-Site", "cross-site")], [("Origin", "https://evil.example")]):
-        body = json.dumps({"code": wx.login("eve")}).encode()
-        reply = await send(port, "POST", "/login", origin, body)
+    for origin in OTHER_ORIGINS:
+        reply = await send(port, "POST", "/login", origin, login_body(wx, "eve"))
         assert (reply.status, reply.header("set-cookie")) == (200, None)
 
 
 async def test_another_sites_page_cannot_act(port: int, token: str, auth: MPAuthX) -> None:
-    for origin in ([], [("Sec-Fetch-Site", "cross-site")], [("Origin", "https://evil.example")]):
+    for origin in OTHER_ORIGINS:
         for path in ("/logout", "/rotate", "/count"):
             reply = await send(port, "POST", path, [cookie(token), *origin])
             assert reply.status == 403
@@ -58,9 +57,7 @@ async def test_another_sites_page_cannot_act(port: int, token: str, auth: MPAuth
     assert await auth.is_token_valid(token)
 
 
-async def test_scripts_do_not_get_the_token_of_a_rotation(
-    port: int, token: str, auth: MPAuthX
-) -> None:
+async def test_scripts_do_not_get_a_rotated_token(port: int, token: str, auth: MPAuthX) -> None:
     headers = [cookie(token), SAME_ORIGIN, ("Authorization", "Bearer ")]
     reply = await send(port, "POST", "/rotate", headers)
     assert reply.json()["response"] is None
@@ -91,13 +88,10 @@ async def test_a_cookie_of_a_sibling_domain_logs_nobody_in(port: int, token: str
 async def test_another_sites_page_opens_no_websocket(framework: str, port: int, token: str) -> None:
     if framework == "django":
         return  # has no websockets
-    url, (name, value) = f"ws://127.0.0.1:{port}/ws", cookie(token)
-    async with websockets.connect(
-        url, additional_headers={name: value}, origin=f"http://127.0.0.1:{port}"
-    ) as websocket:
+    url = f"ws://127.0.0.1:{port}/ws"
+    connect = partial(websockets.connect, url, additional_headers=[cookie(token)])
+    async with connect(origin=f"http://127.0.0.1:{port}") as websocket:
         assert await websocket.recv() == "bob"
     with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
-        await websockets.connect(
-            url, additional_headers={name: value}, origin="https://evil.example"
-        )
+        await connect(origin="https://evil.example")
     assert refused.value.response.status_code == 403

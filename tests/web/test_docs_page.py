@@ -35,15 +35,13 @@ class DocsPage:
     async def open(self, port: int) -> None:
         await self._page.goto(f"http://127.0.0.1:{port}/docs")
 
-    async def authorize(self, token: str) -> None:
+    async def authorize(self, token: str | None) -> None:
         await self._page.get_by_role("button", name="Authorize", exact=True).click()
-        await self._dialog.get_by_label("Value").fill(token)
-        await self._dialog.get_by_role("button", name="Apply credentials").click()
-        await self._dialog.get_by_role("button", name="Close", exact=True).click()
-
-    async def forget_token(self) -> None:
-        await self._page.get_by_role("button", name="Authorize", exact=True).click()
-        await self._dialog.get_by_role("button", name="Remove authorization").click()
+        if token is None:
+            await self._dialog.get_by_role("button", name="Remove authorization").click()
+        else:
+            await self._dialog.get_by_label("Value").fill(token)
+            await self._dialog.get_by_role("button", name="Apply credentials").click()
         await self._dialog.get_by_role("button", name="Close", exact=True).click()
 
     async def execute(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -82,7 +80,7 @@ async def test_logs_in_and_authorizes_and_logs_out(
         assert (status, body["response"]["user_id"]) == (200, "bob")
         assert await docs.execute("GET", "/hello") == (200, "bob")
 
-        await docs.forget_token()
+        await docs.authorize(None)
         status, body = await docs.execute("GET", "/me")
         assert (status, body["response"]) == (401, None)
 

@@ -46,13 +46,8 @@ async def auth(make: Callable[..., MPAuthX], oauth: WeChatOAuth) -> AsyncIterato
 
 @pytest.fixture
 def world(auth: MPAuthX, oauth: WeChatOAuth, wx: WeChatSimulator) -> World:
-    include = {
-        "phone",
-        "forget",
-        OAuthRoutes(oauth, CALLBACK),
-        PushRoutes(wx.push.token, wx.push.aes_key),
-    }
-    return World(auth, {"include": include, "cookies": True})
+    ours = {OAuthRoutes(oauth, CALLBACK), PushRoutes(wx.push.token, wx.push.aes_key)}
+    return World(auth, {"include": {"phone", "forget", *ours}, "cookies": True})
 
 
 @each_adapter
@@ -60,11 +55,8 @@ async def test_gives_the_phone_number(port: int, token: str, wx: WeChatSimulator
     body = b'{"code": "%s"}' % wx.get_phone_number("bob").code.encode()
     assert (await send(port, "POST", "/phone", body=body)).status == 401
     reply = await send(port, "POST", "/phone", bearer(token), body)
-    assert reply.json()["response"] == {
-        "phone_number": "13800138000",
-        "pure_phone_number": "13800138000",
-        "country_code": "86",
-    }
+    number = dict.fromkeys(("phone_number", "pure_phone_number"), "13800138000")
+    assert reply.json()["response"] == {**number, "country_code": "86"}
 
 
 @each_adapter
@@ -117,14 +109,7 @@ async def test_another_browser_does_not_finish_a_login(port: int, wx: WeChatSimu
 
 @each_adapter
 async def test_a_login_leads_to_no_other_site(port: int) -> None:
-    for path in (
-        "//evil.example",
-        "https://evil.example",
-        "/%5Cevil.example",
-        "cart",
-        "",
-        "/a%0Ab",
-    ):
+    for path in ("//evil", "https://evil", "/%5Cevil", "cart", "", "/a%0Ab"):
         reply = await send(port, "GET", f"/oauth/start?next={path}")
         assert reply.status == 400
 
@@ -174,14 +159,9 @@ async def test_a_url_with_a_parameter_twice_is_a_400(port: int) -> None:
 
 
 async def test_routes_that_were_not_asked_for_are_not_there(auth: MPAuthX) -> None:
-    there = {(route.method, route.path) for route in Routes(Authenticator(auth))}
-    assert there == {
-        ("POST", "/login"),
-        ("POST", "/rotate"),
-        ("POST", "/logout"),
-        ("GET", "/me"),
-        ("GET", "/sessions"),
-        ("DELETE", "/sessions/{session_id}"),
+    assert {(route.method, route.path) for route in Routes(Authenticator(auth))} == {
+        *(("POST", "/login"), ("POST", "/rotate"), ("POST", "/logout")),
+        *(("GET", "/me"), ("GET", "/sessions"), ("DELETE", "/sessions/{session_id}")),
     }
 
 

@@ -35,10 +35,8 @@ class Faults:
                 await self._auth.revoke_user("bob")
             case "ban":
                 await self._auth.ban("bob")
-            case "break":
-                self._is_broken = True
-            case "mend":
-                self._is_broken = False
+            case "break" | "mend" as what:
+                self._is_broken = what == "break"
             case "lose":
                 self._loses = 1
         return web.Response()
@@ -72,10 +70,7 @@ async def run(make: Callable[..., MPAuthX], wx: WeChatSimulator) -> Any:
                 assert node, "These tests need node on PATH: install nodejs."
                 url = str(server.make_url("")).rstrip("/")
                 process = await asyncio.create_subprocess_exec(
-                    node,
-                    str(SHIM),
-                    url,
-                    scenario,
+                    *(node, str(SHIM), url, scenario),
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE,
                 )
