@@ -59,14 +59,14 @@ class Parts:
         if isinstance(users, str):
             users = open_user_store(users, clock)
             calls.on_close(users.close)
-        _check_store(users, "save")
+        _check_store("users", users, "save")
         if isinstance(tokens, str):
             tokens = open_token_store(tokens, connections, clock)
             calls.on_close(tokens.close)
         self.records: KeyValueStore | None = getattr(tokens, "records", None)
         if self.records is None and connections.knows_redis:
             self.records = RedisKeyValueStore(connections)
-        _check_store(tokens, "lookup")
+        _check_store("tokens", tokens, "lookup")
         self.sealer: SessionKeySealer = SessionKeySealer(app_id=app_id, keys=keys)
         self.users: UserStore = users
         self.tokens: TokenStore = tokens
@@ -116,9 +116,9 @@ def check_part(name: str, wanted: str, part: object, fits: bool) -> None:
         )
 
 
-def _check_store(store: Any, method: str) -> None:
+def _check_store(name: str, store: Any, method: str) -> None:
     if not hasattr(store, method):
         raise ConfigurationError(
-            "users and tokens must be URLs, such as sqlite:///users.db, or stores: this one is "
-            f"a {type(store).__name__}."
+            f"{name} must be a URL, such as sqlite:///{name}.db, or a store: this is a "
+            f"{type(store).__name__}. Is the environment variable that names it set?"
         )

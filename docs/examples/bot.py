@@ -30,8 +30,8 @@ async def answer(auth: MPAuthX, line: str) -> dict:
 
 async def main() -> None:
     async with MPAuthX(
-        app_id=os.environ["MPAUTHX_APP_ID"],
-        app_secret=os.environ["MPAUTHX_APP_SECRET"],
+        app_id=os.environ.get("MPAUTHX_APP_ID", ""),
+        app_secret=os.environ.get("MPAUTHX_APP_SECRET", ""),
         api_base=os.environ.get("MPAUTHX_API_BASE"),
         sku="bot",
         users="sqlite:///users.db",

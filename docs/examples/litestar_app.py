@@ -23,8 +23,8 @@ from mpauthx_async import Identity, InvalidTokenError, MPAuthX, MPAuthXError
 from mpauthx_async.web.asgi import Authentication, MPAuthXMiddleware, RequestUser
 
 auth = MPAuthX(
-    app_id=os.environ["MPAUTHX_APP_ID"],
-    app_secret=os.environ["MPAUTHX_APP_SECRET"],
+    app_id=os.environ.get("MPAUTHX_APP_ID", ""),
+    app_secret=os.environ.get("MPAUTHX_APP_SECRET", ""),
     api_base=os.environ.get("MPAUTHX_API_BASE"),
     sku=os.environ.get("MPAUTHX_SKU", "shop"),
     users=os.environ.get("MPAUTHX_USERS", "sqlite:///users.db"),

@@ -58,6 +58,8 @@ def token_of(method: str, headers: Headers, *, cookies: bool = False) -> str:
                 "Sec-Fetch-Site: same-origin, or an Origin that is the Host."
             )
         return token
+    if headers("authorization"):
+        raise NoTokenError("The token has to be in the header `Authorization: Bearer TOKEN`.")
     raise NoTokenError("This request needs a token: log in.")
 
 

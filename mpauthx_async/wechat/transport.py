@@ -91,7 +91,7 @@ class WeChatHTTP:
         hosts = (api_base,) if isinstance(api_base, str) else api_base
         if not isinstance(hosts, (tuple, list)) or not hosts or not all(map(is_address, hosts)):
             raise ConfigurationError("api_base must be a URL such as https://api.weixin.qq.com.")
-        self._hosts = tuple(hosts)
+        self._hosts = tuple(host.rstrip("/") for host in hosts)
         self._connections = connections
         self._on_refused = on_refused
 

@@ -1,8 +1,8 @@
 // Login for a mini-program whose server has the routes of mpauthx_async.web.
 //
 //   const { createClient } = require('./login.js')
-//   const client = createClient({ baseUrl: 'https://api.example.com' })
-//   const { data } = await client.request({ url: '/me' })
+//   const client = createClient({ baseUrl: 'https://api.example.com', authPrefix: '/auth' })
+//   const { data } = await client.request({ url: '/hello' })
 //
 // - Calls made at the same time share one login and one rotation.
 // - A 401 logs in again, once for each request. A 503 never does: the server cannot tell whether the
@@ -24,9 +24,12 @@ class LoginError extends Error {
   }
 }
 
-// Options: baseUrl; api: the `wx` object; device: what the user knows the device by;
+// Options: baseUrl; authPrefix: the path below it where the routes of mpauthx_async.web are;
+// api: the `wx` object; device: what the user knows the device by; deviceKind: such as 'phone';
 // rotateAfter: the age in milliseconds at which a token is rotated, by default a day.
-function createClient ({ baseUrl, api = globalThis.wx, device, rotateAfter = 24 * 3600 * 1000 }) {
+function createClient ({
+  baseUrl, authPrefix = '', api = globalThis.wx, device, deviceKind, rotateAfter = 24 * 3600 * 1000
+}) {
   let saved = api.getStorageSync(STORAGE_KEY) || null // { token, since }
   let flight = null // the login or rotation in progress
 
@@ -66,7 +69,9 @@ function createClient ({ baseUrl, api = globalThis.wx, device, rotateAfter = 24 
 
   async function logInNow () {
     const code = await getCode()
-    const answer = await send({ url: '/login', method: 'POST', data: { code, device } })
+    const answer = await send({
+      url: `${authPrefix}/login`, method: 'POST', data: { code, device, deviceKind }
+    })
     if (answer.statusCode !== 200) throw refusal(answer)
     save(answer.data.response)
   }
@@ -75,7 +80,7 @@ function createClient ({ baseUrl, api = globalThis.wx, device, rotateAfter = 24 
     for (let attempt = 1; ; attempt++) {
       let answer
       try {
-        answer = await send({ url: '/rotate', method: 'POST' }, saved.token)
+        answer = await send({ url: `${authPrefix}/rotate`, method: 'POST' }, saved.token)
       } catch (error) {
         if (attempt >= MAX_ROTATE_ATTEMPTS) throw error
         await new Promise(resolve => setTimeout(resolve, RETRY_DELAY))
@@ -117,7 +122,7 @@ function createClient ({ baseUrl, api = globalThis.wx, device, rotateAfter = 24 
   async function logout () {
     if (flight) await flight.catch(() => {})
     if (!saved) return
-    const answer = await send({ url: '/logout', method: 'POST' }, saved.token)
+    const answer = await send({ url: `${authPrefix}/logout`, method: 'POST' }, saved.token)
     if (answer.statusCode !== 200 && answer.statusCode !== 401) throw refusal(answer)
     save(null)
   }
