@@ -66,11 +66,7 @@ class Call:
     """A public call.
 
     Attributes:
-        kind: which.
         person: whom it is about; every id of theirs counts as one. -1 for a call about all.
-        begin: when it began.
-        end: when it ended.
-        outcome: how.
         token: the token that was presented.
         issued: the token that was answered.
         seen: the nonces that `sessions` listed, or the persons that `online` listed.
@@ -174,7 +170,7 @@ class Oracle:
             default=math.inf,
         )
         self._judge_accepted(presented, ended)
-        self._judge_refused(nonce, issue, presented)
+        self._judge_refused(issue, presented)
         for call in self._of_person[issue.person][Kind.SESSIONS]:
             if call.outcome is not Outcome.DONE:
                 continue
@@ -203,16 +199,14 @@ class Oracle:
                 death = min(ended, replaced + self._grace)
             else:
                 continue
-            if call.begin > death:
-                late = call.begin - death
+            if (late := call.begin - death) > 0:
                 self._report(f"A dead token is accepted, {late:.3f} s beyond its bound", call)
 
-    def _judge_refused(self, nonce: str, issue: Call, presented: Sequence[Call]) -> None:
+    def _judge_refused(self, issue: Call, presented: Sequence[Call]) -> None:
         for call in presented:
-            if call.outcome is Outcome.INVALID and call.token is not None:
-                alive = Issued(call.token)
-                if self._is_alive(alive, call):
-                    self._report("A living token is called invalid", call, issue)
+            is_invalid = call.outcome is Outcome.INVALID
+            if is_invalid and call.token and self._is_alive(Issued(call.token), call):
+                self._report("A living token is called invalid", call, issue)
 
     def _is_alive(self, issued: Issued | None, at: Call) -> bool:
         """Whether a token was acknowledged before a call, and nothing may have ended it since."""
@@ -369,8 +363,6 @@ class Oracle:
 
     def _judge_online(self) -> None:
         calls = [call for call in self._of_person[-1][Kind.ONLINE] if call.outcome is Outcome.DONE]
-        if not calls:
-            return
         for issue in self._session_issue.values():
             for call in calls:
                 if issue.person not in call.seen and self._is_alive(issue.issued, call):

@@ -25,16 +25,10 @@ _CALLS_BETWEEN_FAULTS = 100
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a round found.
-
-    Attributes:
-        violations: of what the library promises.
-        outcomes: how many calls of each kind had which outcome.
-        calls: the history.
-    """
+    """What a round found."""
 
     violations: list[str]
-    outcomes: Counter[str]
+    outcomes: Counter[str]  # how many calls of each kind had which outcome
     calls: list[Call]
 
 

@@ -81,10 +81,7 @@ def test_allows_what_a_near_cache_and_unknown_outcomes_allow(ending: Call) -> No
     [
         ("A living token is called invalid", [login(0), use(1, INVALID)]),
         ("A living token is called invalid", [login(0), use(1, INVALID), call(Kind.BAN, 2)]),
-        (
-            "A living token is called invalid",
-            [login(0), rotate(1), use(2, INVALID, SECOND)],
-        ),
+        ("A living token is called invalid", [login(0), rotate(1), use(2, INVALID, SECOND)]),
         (
             "A living token is called invalid",
             [login(0), call(Kind.BAN, 0.6, outcome=Outcome.REFUSED), use(2, INVALID)],
@@ -137,9 +134,7 @@ def test_reports_a_violation(violation: str, history: Sequence[Call]) -> None:
         ),
     ],
 )
-def test_reports_what_the_user_database_lost(
-    violation: str, history: Sequence[Call], row: Row
-) -> None:
+def test_reports_what_the_database_lost(violation: str, history: Sequence[Call], row: Row) -> None:
     (found,) = judge(history, row=row)
     assert found.startswith(violation)
 
@@ -174,5 +169,4 @@ def test_reports_nothing_of_what_is_allowed(history: Sequence[Call], row: Row) -
 
 
 def test_allows_nothing_late_without_a_near_cache() -> None:
-    history = [login(0), call(Kind.REVOKE, 1, FIRST), use(1.6)]
-    assert len(judge(history, bound=0)) == 1
+    assert len(judge([login(0), call(Kind.REVOKE, 1, FIRST), use(1.6)], bound=0)) == 1

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -77,12 +78,7 @@ class Person:
 
 
 class Workload:
-    """Clients of some services.
-
-    Args:
-        services: whom they call; the first is of the first app.
-        wx: WeChat.
-        random: what they choose by.
+    """Clients of some services, of which the first is of the first app.
 
     Attributes:
         calls: the history.
@@ -132,7 +128,7 @@ class Workload:
     async def _works(self, service: Service) -> bool:
         person = self._new_person(union=True)
         person.has_union = True
-        login = await self._login(person, service, service.app)
+        login = await self._login(person, service)
         if login.outcome is not Outcome.DONE:
             return False
         text, token, _ = person.tokens[-1]
@@ -158,10 +154,9 @@ class Workload:
         else:
             return
         if kind is Kind.LOGIN:
-            if person.logins < _MAX_LOGINS:
-                app = service.app if person.is_linked else self._first_app
-                if service.app == app:
-                    await self._login(person, service, app)
+            has_id = person.is_linked or service.app == self._first_app
+            if has_id and person.logins < _MAX_LOGINS:
+                await self._login(person, service)
         elif kind in (Kind.USE, Kind.ROTATE, Kind.REVOKE):
             if person.tokens:
                 # Mostly the newest: an older one of a session is a sign of theft.
@@ -178,18 +173,17 @@ class Workload:
 
     def _new_person(self, *, union: bool) -> Person:
         number = len(self.persons)
-        union_id = f"union-{number}" if union else None
         # A third of those with a unionId get it after they have logged in without.
         has_union = union and self._random.random() < 0.67
-        person = Person(number, union_id, has_union)
-        self.persons.append(person)
-        return person
+        self.persons.append(Person(number, f"union-{number}" if union else None, has_union))
+        return self.persons[-1]
 
-    async def _login(self, person: Person, service: Service, app: str) -> Call:
+    async def _login(self, person: Person, service: Service) -> Call:
         if person.union_id and not person.has_union and person.is_known and not person.logging_in:
             person.has_union = True
         union_id = person.union_id if person.has_union else None
-        open_id, wx = person.open_id(app), self._wx
+        app, wx = service.app, self._wx
+        open_id = person.open_id(app)
         person.logins += 1
         code = wx.login(open_id, union_id, app_id=app)
         sealed: tuple[str | None, str | None] = (None, None)
@@ -202,13 +196,8 @@ class Workload:
             sealed = (info.encrypted_data, info.iv)
         person.logging_in += union_id is None
         try:
-            call = await self._note(
-                Kind.LOGIN,
-                person,
-                service,
-                lambda: service.auth.authorize(code, *sealed),
-                version=version,
-            )
+            work = partial(service.auth.authorize, code, *sealed)
+            call = await self._note(Kind.LOGIN, person, service, work, version=version)
         finally:
             person.logging_in -= union_id is None
         if call.outcome is Outcome.DONE:
@@ -220,32 +209,29 @@ class Workload:
         self, kind: Kind, person: Person, service: Service, text: str, token: Token
     ) -> Call:
         auth = service.auth
-        calls: dict[Kind, Callable[[], Awaitable[Any]]] = {
-            Kind.USE: (
-                (lambda: auth.is_token_valid(text))
-                if self._random.random() < 0.5
-                else (lambda: auth.authenticate(text))
-            ),
-            Kind.ROTATE: lambda: auth.rotate(text),
-            Kind.REVOKE: lambda: auth.revoke(text),
+        use = auth.is_token_valid if self._random.random() < 0.5 else auth.authenticate
+        calls: dict[Kind, Callable[[str], Awaitable[Any]]] = {
+            Kind.USE: use,
+            Kind.ROTATE: auth.rotate,
+            Kind.REVOKE: auth.revoke,
         }
-        return await self._note(kind, person, service, calls[kind], token=token)
+        return await self._note(kind, person, service, partial(calls[kind], text), token=token)
 
     async def _simple(self, person: Person, service: Service, kind: Kind) -> None:
         auth, user_id = service.auth, person.user_id(self._first_app)
-        calls: dict[Kind, Callable[[], Awaitable[Any]]] = {
-            Kind.SESSIONS: lambda: auth.sessions(user_id),
-            Kind.REVOKE_USER: lambda: auth.revoke_user(user_id),
-            Kind.REFRESH: lambda: auth.refresh_token(user_id),
-            Kind.BAN: lambda: auth.ban(user_id),
-            Kind.UNBAN: lambda: auth.unban(user_id),
-            Kind.FORGET: lambda: auth.forget_user(user_id),
+        calls: dict[Kind, Callable[[str], Awaitable[Any]]] = {
+            Kind.SESSIONS: auth.sessions,
+            Kind.REVOKE_USER: auth.revoke_user,
+            Kind.REFRESH: auth.refresh_token,
+            Kind.BAN: auth.ban,
+            Kind.UNBAN: auth.unban,
+            Kind.FORGET: auth.forget_user,
         }
         if kind is Kind.UNBAN and not person.is_banned:
             return
         if kind is Kind.BAN:
             person.is_banned = True
-        call = await self._note(kind, person, service, calls[kind])
+        call = await self._note(kind, person, service, partial(calls[kind], user_id))
         if kind is Kind.UNBAN and call.outcome is Outcome.DONE:
             person.is_banned = False
 

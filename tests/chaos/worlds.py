@@ -31,8 +31,7 @@ class World:
 
     Attributes:
         kind: single, sentinel or cluster.
-        redis: the servers.
-        tokens: their URL.
+        tokens: the URL of `redis`.
         bound: how long an ended token may be accepted, in seconds.
         sql: the server of the users; None for a SQLite file.
         users: their URL, a new database for each round.

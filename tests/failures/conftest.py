@@ -1,12 +1,20 @@
 """Fixtures of the tests of failures."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mpauthx_async import WeChatSimulator
+from mpauthx_async import RedisTokenStore, WeChatSimulator
 from tests.helpers.redis_server import RedisServer
+
+
+@pytest.fixture
+async def store(server: RedisServer) -> AsyncIterator[RedisTokenStore]:
+    """A store on the test's own Redis."""
+    async with RedisTokenStore(server.url) as store:
+        yield store
 
 
 @pytest.fixture(params=["sqlite", "redis", "near cache"])

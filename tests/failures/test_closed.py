@@ -60,9 +60,7 @@ ALWAYS_THERE: dict[type, set[str]] = {
     WeChatAPI: {"names_same_user"},
     AppAccessToken: {"cut_off"},
     Connections: {"configured_redis", "knows_redis", "login_limit", "renew_redis", "watch_primary"},
-    RedisTokenStore: {
-        *("longest_wait", "open_near_cache", "sharding", "system"),
-    },
+    RedisTokenStore: {*("longest_wait", "open_near_cache", "sharding", "system")},
     SqliteTokenStore: {"longest_wait", "system"},
     SqliteUserStore: {"longest_wait", "system"},
     RedisKeyValueStore: set(),

@@ -47,8 +47,7 @@ async def check(store: RedisTokenStore | SqliteTokenStore, living: set[str]) -> 
     assert list(await store.read([session.ref for session in sessions])) == sessions
     assert max(map(len, of_users.values())) <= 3
     online = {user_id for user_id, own in of_users.items() if own}
-    page = await store.online("shop", cursor=None, limit=100)
-    assert sorted(page.user_ids) == sorted(online)
+    assert sorted((await store.online("shop", cursor=None, limit=100)).user_ids) == sorted(online)
     assert await store.online_count("shop") == len(online)
 
 

@@ -26,7 +26,7 @@ from mpauthx_async import (
 )
 from mpauthx_async.stores.conformance import new_session
 from tests.helpers.line_process import ROOT, LineProcess
-from tests.helpers.outages import ASKED_OF_RECORDS, ASKED_OF_TOKENS, ASKED_OF_USERS
+from tests.helpers.outages import ASKED_OF_RECORDS, ASKED_OF_TOKENS, ASKED_OF_USERS, Question
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import every_call, every_web_call
 
@@ -76,12 +76,12 @@ def _connections(url: str) -> _Used:
     return _Used(connections, lambda: connections.redis.ping(), calls)
 
 
-def _store(store: Any, asked: dict[str, Callable[[Any], Awaitable[Any]]]) -> _Used:
+def _store(store: Any, asked: dict[str, Question]) -> _Used:
     calls: dict[str, Call] = {name: partial(ask, store) for name, ask in asked.items()}
     return _Used(store, next(iter(calls.values())), calls)
 
 
-CHECK: dict[str, Callable[[Any], Awaitable[Any]]] = {"check": lambda store: store.check()}
+CHECK: dict[str, Question] = {"check": lambda store: store.check()}
 KINDS: dict[str, Callable[[str, Path], _Used]] = {
     "service on Redis": _service,
     "service with a near cache": lambda url, path: _service(f"{url}?near_cache=10", path),
@@ -103,8 +103,11 @@ KINDS: dict[str, Callable[[str, Path], _Used]] = {
 }
 
 
+Loops = tuple[asyncio.Runner, asyncio.Runner]
+
+
 @pytest.fixture
-def loops() -> Iterator[tuple[asyncio.Runner, asyncio.Runner]]:
+def loops() -> Iterator[Loops]:
     with asyncio.Runner() as first, asyncio.Runner() as second:
         yield first, second
 
@@ -121,11 +124,7 @@ class TestAnotherEventLoop:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_every_call_from_another_loop_raises(
-        self,
-        kind: str,
-        loops: tuple[asyncio.Runner, asyncio.Runner],
-        redis_server: RedisServer,
-        tmp_path: Path,
+        self, kind: str, loops: Loops, redis_server: RedisServer, tmp_path: Path
     ) -> None:
         first, second = loops
         used = KINDS[kind](redis_server.url, tmp_path)
@@ -140,11 +139,7 @@ class TestAnotherEventLoop:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_an_unused_object_may_be_used_in_any_loop(
-        self,
-        kind: str,
-        loops: tuple[asyncio.Runner, asyncio.Runner],
-        redis_server: RedisServer,
-        tmp_path: Path,
+        self, kind: str, loops: Loops, redis_server: RedisServer, tmp_path: Path
     ) -> None:
         first, second = loops
 
@@ -155,9 +150,7 @@ class TestAnotherEventLoop:
         second.run(_await(used.use))
         second.run(used.owner.close())
 
-    def test_shared_connections_belong_to_one_loop(
-        self, loops: tuple[asyncio.Runner, asyncio.Runner], redis_server: RedisServer
-    ) -> None:
+    def test_connections_belong_to_one_loop(self, loops: Loops, redis_server: RedisServer) -> None:
         first, second = loops
         connections = Connections(redis_server.url)
         one, other = RedisTokenStore(connections), RedisTokenStore(connections)
@@ -211,8 +204,7 @@ class TestForkedProcess:
     async def test_an_unused_service_serves_in_parent_and_child(
         self, settings: dict[str, Any], wx: WeChatSimulator
     ) -> None:
-        codes = [wx.login("bob"), wx.login("alice")]
-        async with _Process("unused", settings, codes) as process:
+        async with _Process("unused", settings, [wx.login("bob"), wx.login("alice")]) as process:
             assert await process.told() == []
             assert await process.told() == {"child": True, "parent": True}
 

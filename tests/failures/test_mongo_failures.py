@@ -66,9 +66,7 @@ class TestServerDown:
             MongoUserStore(server.url, timeout=PATIENCE) as store,
         ):
             for ask in ASKED_OF_USERS.values():  # down at the start
-                error = await fails(ask(hasty))
-                assert error.retryable
-                assert "check that the server runs" in str(error)
+                assert (await fails(ask(hasty), "check that the server runs")).retryable
             with server:
                 assert list(await store.save([ALICE])) == [True]
                 saves = [store.save([User(f"o-{i}")]) for i in range(8)]
@@ -80,8 +78,7 @@ class TestServerDown:
                 await turns(20)
                 await asyncio.to_thread(server.start)
                 assert list(await waiting) == [False, True]
-                gets = [store.get(["o-alice", f"o-{i}"]) for i in range(8)]
-                found = await asyncio.gather(*gets)
+                found = await asyncio.gather(*[store.get(["o-alice", f"o-{i}"]) for i in range(8)])
                 assert all(user is not None for users in found for user in users)
 
     async def test_a_server_that_hangs_costs_no_more_than_the_timeout(self) -> None:
@@ -129,9 +126,7 @@ class TestServerDown:
             batch = [User("o-1"), User("o-2")]
             assert list(await store.save(batch)) == [True, True]
             refusals = 1_000
-            error = await fails(store.save([User("o-3")]))
-            assert error.retryable
-            assert "not primary" in str(error)
+            assert (await fails(store.save([User("o-3")]), "not primary")).retryable
             refusals = 0
             assert list(await store.save([*batch, User("o-3")])) == [False, False, True]
 
@@ -147,9 +142,7 @@ class TestServerDown:
 
 
 class TestRefusedDocuments:
-    async def test_a_unique_index_refuses_one_user_alone(
-        self, mongo: Database, store: MongoUserStore
-    ) -> None:
+    async def test_an_index_refuses_one_user(self, mongo: Database, store: MongoUserStore) -> None:
         await mongo.users.create_index("nickName", unique=True, sparse=True)
         await store.save([User("o-1", nick_name="taken"), User("o-known", nick_name="mine")])
         batch = [
@@ -163,17 +156,14 @@ class TestRefusedDocuments:
         for error in (refused, known):
             assert "Correct the value, or the collection's validator" in str(error)
             assert "taken" not in str(error)
-        error = await fails(store.save([batch[1]]))
-        assert not error.retryable
+        assert not (await fails(store.save([batch[1]]))).retryable
         found = await store.get(["o-2", "o-refused", "u-refused", "o-known", "o-3"])
         names = [user and (user.id, user.nick_name) for user in found]
         assert names == [("o-2", None), None, None, ("o-known", "mine"), ("o-3", "free")]
         assert await mongo.mpauthx_link.count_documents({"_id": {"$regex": "refused"}}) == 0
         assert list(await store.save([User("o-refused", "u-refused", "ok")])) == [True]
 
-    async def test_a_document_that_others_insert_and_delete_is_not_refused(
-        self, mongo_url: str
-    ) -> None:
+    async def test_a_document_others_insert_and_delete_is_not_refused(self, mongo_url: str) -> None:
         """Others who add the same user may insert the same document, and delete it again."""
         left = 3
 
@@ -243,24 +233,20 @@ class TestHeldDocuments:
             assert held.retryable
             found = await store.get(["u-1", "o-2", "u-new"])
             assert [user and user.city for user in found] == ["Xi'an", "Wuhan", None]
-            error = await fails(store.save([batch[1]]))
-            assert "a transaction of the application holds it" in str(error)
+            await fails(store.save([batch[1]]), "a transaction of the application holds it")
             is_held = False
             assert list(await store.save(batch)) == [False, "city" not in part, False, False]
         assert await mongo.users.count_documents({}) == 4
 
     @pytest.mark.parametrize("collection", ["users", "mpauthx_link"])
-    async def test_a_refused_document_or_link_fails_its_user_alone(
-        self, mongo_url: str, collection: str
-    ) -> None:
+    async def test_a_refused_document_fails_its_user(self, mongo_url: str, collection: str) -> None:
         def answer(command: str, name: str, document: str) -> dict[str, Any] | None:
             error = {"code": 121, "errmsg": "Document failed validation"}
             is_refused = command != "delete" and name == collection and "o-refused" in document
             return error if is_refused else None
 
         async with store_behind_proxy(mongo_url, answer) as store:
-            error = await fails(store.save([User("o-refused")]))
-            assert "Document failed validation" in str(error)
+            error = await fails(store.save([User("o-refused")]), "Document failed validation")
             assert not error.retryable
             assert list(await store.save([ALICE])) == [True]
 
@@ -289,22 +275,18 @@ class TestSettings:
         assert "geheim" not in local_variables(caught.value)
 
     async def test_a_name_of_srv_records_is_not_resolved_before_the_first_call(self) -> None:
-        store = open_user_store("mongodb+srv://u:geheim@shop.invalid/shop")
-        await store.close()
+        await open_user_store("mongodb+srv://u:geheim@shop.invalid/shop").close()
 
     @pytest.mark.parametrize(
         ("code", "message"), [(18, "Authentication failed."), (13, "not authorized on shop")]
     )
-    async def test_the_error_of_a_wrong_password_does_not_quote_it(
-        self, code: int, message: str
-    ) -> None:
+    async def test_the_error_of_a_wrong_password_hides_it(self, code: int, message: str) -> None:
         async with (
             scripted_mongo({"ok": 0, "code": code, "errmsg": message}) as port,
             MongoUserStore(f"mongodb://u:geheim@127.0.0.1:{port}/shop") as store,
         ):
             for ask in (*ASKED_OF_USERS.values(), MongoUserStore.check):
-                error = await fails(ask(store))
-                assert "Check user, password and authSource" in str(error)
+                error = await fails(ask(store), "Check user, password and authSource")
                 assert not error.retryable
                 assert "geheim" not in all_that_it_says(error)
                 assert "geheim" not in local_variables(error)

@@ -32,17 +32,6 @@ from tests.helpers.sqlite_files import run
 Make = Callable[..., MPAuthX]
 
 
-def calls_with(auth: MPAuthX, token: str) -> list[Callable[[], Awaitable[object]]]:
-    return [
-        lambda: auth.is_token_valid(token),
-        lambda: auth.authenticate(token),
-        lambda: auth.token_status(token),
-        lambda: auth.session(token),
-        lambda: auth.verify_raw_data(token, "{}", "signature"),
-        lambda: auth.rotate(token),
-    ]
-
-
 @pytest.mark.parametrize("column", ["expires_at", "ended", "generation"])
 @pytest.mark.parametrize("damage", ["'text'", "''", "x'fffe'"])
 async def test_a_damaged_row_is_a_store_error_of_its_own_token(
@@ -52,16 +41,18 @@ async def test_a_damaged_row_is_a_store_error_of_its_own_token(
     async with make(tokens=f"sqlite:///{file}") as auth:
         damaged, whole = [(await log_in(auth, wx, user)).token for user in ("bob", "carol")]
         run(file, f"UPDATE mpauthx_session SET {column} = {damage} WHERE user_id = 'bob'")
-        for call in calls_with(auth, damaged):
+        calls: list[Callable[[str], Awaitable[object]]] = [
+            *(auth.is_token_valid, auth.authenticate, auth.token_status, auth.session, auth.rotate),
+            lambda token: auth.verify_raw_data(token, "{}", "signature"),
+        ]
+        for call in calls:
             with pytest.raises(StoreError) as caught:
-                await call()
+                await call(damaged)
             assert not caught.value.retryable
             assert await auth.is_token_valid(whole)
 
 
-async def test_a_dead_token_is_looked_up_once(
-    make: Make, wx: WeChatSimulator, tmp_path: Path
-) -> None:
+async def test_looks_a_dead_token_up_once(make: Make, wx: WeChatSimulator, tmp_path: Path) -> None:
     async with make(tokens=f"sqlite:///{tmp_path}/tokens.db") as auth:
         token = (await log_in(auth, wx)).token
         await auth.revoke(token)
@@ -109,8 +100,7 @@ async def test_a_damaged_position_hides_nobody_who_is_online(redis: Redis) -> No
     store = RedisTokenStore(redis)
     known = [new_session(f"user-{i}") for i in range(20)]
     await store.issue(known)
-    key = (await redis.keys("mpauthx:o:*"))[0]
-    await redis.zadd(key, {"damaged": float("inf")})
+    await redis.zadd((await redis.keys("mpauthx:o:*"))[0], {"damaged": float("inf")})
     page = await store.online("shop", cursor=None, limit=100)
     assert {new.ref.user_id for new in known} <= set(page.user_ids)
 

@@ -210,8 +210,7 @@ class TestBatch:
             answered["issue"] = await partial_answers(store.issue(_again(known)))
             answered["revoke"] = await partial_answers(store.revoke(refs))
             for name, answers in answered.items():
-                failed = [isinstance(answer, StoreError) for answer in answers]
-                assert failed == stuck, name
+                assert [isinstance(answer, StoreError) for answer in answers] == stuck, name
                 assert len({id(one) for one in answers if isinstance(one, StoreError)}) == sum(
                     stuck
                 )
@@ -264,9 +263,7 @@ def _again(known: Sequence[NewSession]) -> list[NewSession]:
 
 
 class TestClientThatMeetsIt:
-    async def test_a_new_client_connects_to_the_other_nodes(
-        self, servers: RedisClusterServers
-    ) -> None:
+    async def test_a_new_client_connects_to_other_nodes(self, servers: RedisClusterServers) -> None:
         nodes = [ClusterNode("127.0.0.1", node.port) for node in servers.primaries]
         nodes.insert(0, nodes.pop(HANGING))
         client = RedisCluster(startup_nodes=nodes)
@@ -293,9 +290,7 @@ class TestClientThatMeetsIt:
                 assert end > 0
 
 
-async def test_a_node_that_has_left_is_forgotten(
-    servers: RedisClusterServers, client: RedisCluster
-) -> None:
+async def test_forgets_a_node_that_left(servers: RedisClusterServers, client: RedisCluster) -> None:
     store = RedisTokenStore(client)
     await store.lookup([new_session().ref])
     nodes, known = store._database.nodes, client.nodes_manager.nodes_cache

@@ -7,13 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
-from mpauthx_async import (
-    Connections,
-    RedisKeyValueStore,
-    RedisTokenStore,
-    StoreError,
-    TokenStatus,
-)
+from mpauthx_async import Connections, RedisKeyValueStore, RedisTokenStore, StoreError, TokenStatus
 from mpauthx_async.stores.conformance import new_session
 from mpauthx_async.stores.conformance.examples import begin, until
 from mpauthx_async.stores.redis import database as redis_database
@@ -93,9 +87,7 @@ class TestConnectionsResetWhileIdle:
         assert [answer for answer in answers if isinstance(answer, Exception)] == []
 
     @pytest.mark.parametrize("asked", ASKED_OF_RECORDS)
-    async def test_records_are_read_and_written_on_new_connections(
-        self, asked: str, proxy: RedisProxy
-    ) -> None:
+    async def test_records_are_used_on_new_connections(self, asked: str, proxy: RedisProxy) -> None:
         async with RedisKeyValueStore(proxy.url) as records:
             await all_at_once(proxy, lambda: records.get("name"))
             await proxy.reset_all()
@@ -113,9 +105,7 @@ class TestConnectionsResetWhileIdle:
             await until_true(lambda: proxy.connections == 0)
             assert list(await store.lookup([KNOWN.ref])) == [None]
 
-    async def test_a_connection_in_use_is_renewed_when_it_is_released(
-        self, proxy: RedisProxy
-    ) -> None:
+    async def test_a_connection_in_use_is_renewed_when_released(self, proxy: RedisProxy) -> None:
         async with Connections(proxy.url) as connections:
             async with connections.redis.client() as client:
                 await client.ping()
@@ -175,9 +165,7 @@ class TestDeadline:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestClusterWhoseTopologyChanges:
-    async def test_failovers_under_load_break_no_call(
-        self, cluster_servers: RedisClusterServers
-    ) -> None:
+    async def test_failovers_break_no_call(self, cluster_servers: RedisClusterServers) -> None:
         seen: Counter[str] = Counter()
         is_over = asyncio.Event()
 

@@ -275,10 +275,7 @@ async def test_no_wrong_password_of_redis_is_left(
 
 @pytest.mark.parametrize("is_cluster", [False, True])
 async def test_no_password_is_left_that_redis_quotes_with_an_unknown_command(
-    make: Callable[..., World],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    is_cluster: bool,
+    make: Callable[..., World], tmp_path: Path, caplog: pytest.LogCaptureFixture, is_cluster: bool
 ) -> None:
     caplog.set_level(logging.DEBUG, "mpauthx_async")
     settings = tmp_path / "redis.conf"
@@ -391,9 +388,7 @@ async def test_no_setting_that_is_wrong_is_left(world: World, wx: WeChatSimulato
         check(world, caught.value)
 
 
-async def test_no_login_leaves_the_secrets_of_others_in_its_batch(
-    world: World, tmp_path: Path
-) -> None:
+async def test_no_login_leaves_secrets_of_others_in_its_batch(world: World, tmp_path: Path) -> None:
     heard = hear(world.auth)
     damage(tmp_path / "users.db")
     sealed = world.sealed()

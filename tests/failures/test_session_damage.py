@@ -1,6 +1,6 @@
 """Data of an unknown format in Redis fails only the calls that need it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -31,7 +31,6 @@ from mpauthx_async.stores.conformance.examples import (
 )
 from tests.helpers.outages import partial_answers, settled
 from tests.helpers.redis_contents import session_key, user_key
-from tests.helpers.redis_server import RedisServer
 
 DAY = 24 * HOUR
 ONE_PER_KIND = LoginPolicy(one_per_kind=True)
@@ -40,12 +39,6 @@ DAMAGED_DETAILS = [
     *(b'[1,"","","",2,3]', b'[1,"","",""," "]', b"null", b'[1,null,"phone"]'),
 ]
 DAMAGED_VALUES = [b"", b"x", b"\xff", b"1:2:3:4:5", b"1.5", b"-", b"1:-1", b"+1:1"]
-
-
-@pytest.fixture
-async def store(server: RedisServer) -> AsyncIterator[RedisTokenStore]:
-    async with RedisTokenStore(server.url) as store:
-        yield store
 
 
 @pytest.mark.parametrize("details", DAMAGED_DETAILS)
@@ -92,9 +85,7 @@ async def test_a_damaged_session_fails_its_own_caller_alone(
     assert await statuses(store, whole) == [TokenStatus.reused]
 
 
-async def test_a_damaged_session_is_passed_over_by_logins_and_lists(
-    store: RedisTokenStore, admin: Redis
-) -> None:
+async def test_logins_and_lists_skip_damaged_sessions(store: RedisTokenStore, admin: Redis) -> None:
     damaged, whole = await begin(store, new_session(), new_session())
     await admin.set(session_key(damaged.ref), "damaged")
     assert await listed(store) == [whole.ref]
@@ -105,9 +96,7 @@ async def test_a_damaged_session_is_passed_over_by_logins_and_lists(
     assert await store.revoke_subject(ALICE) == 1
 
 
-async def test_of_concurrent_logins_those_of_the_damaged_user_fail(
-    store: RedisTokenStore, admin: Redis
-) -> None:
+async def test_a_damaged_user_fails_no_other_login(store: RedisTokenStore, admin: Redis) -> None:
     await admin.set(user_key("u", ALICE), "not a hash")
     failure, session = await partial_answers(store.issue([new_session(), new_session("bob")]))
     assert isinstance(failure, StoreError)
@@ -115,9 +104,7 @@ async def test_of_concurrent_logins_those_of_the_damaged_user_fail(
     assert await is_alive(store, session) == [True]
 
 
-async def test_a_damaged_ban_fails_its_own_caller_alone(
-    store: RedisTokenStore, admin: Redis
-) -> None:
+async def test_a_damaged_ban_fails_its_caller_alone(store: RedisTokenStore, admin: Redis) -> None:
     bob = Subject("shop", "bob")
     await store.ban(bob, reason="spam", ttl=None)
     await admin.set(user_key("b", ALICE), "[]")

@@ -7,12 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mpauthx_async import (
-    MPAuthX,
-    StoreError,
-    TokenStatus,
-    WeChatSimulator,
-)
+from mpauthx_async import MPAuthX, StoreError, TokenStatus, WeChatSimulator
 from tests.helpers.outages import turns
 from tests.helpers.redis_server import RedisServer
 from tests.helpers.service_calls import FORGERIES, STORE_CALLS, forged, log_in, store_calls
@@ -58,15 +53,11 @@ async def test_close_lets_the_end_of_a_stolen_session_be_written(
 # Callers who leave
 
 
+@pytest.mark.parametrize("ticks", range(5))
 @pytest.mark.parametrize("name", OF_A_TOKEN)
 async def test_a_cancelled_caller_does_not_affect_others_in_its_batch(
-    auth: MPAuthX, wx: WeChatSimulator, name: str
+    auth: MPAuthX, wx: WeChatSimulator, name: str, ticks: int
 ) -> None:
-    for ticks in range(5):
-        await _cancel_after(ticks, name, auth, wx)
-
-
-async def _cancel_after(ticks: int, name: str, auth: MPAuthX, wx: WeChatSimulator) -> None:
     mine, hers = await log_in(auth, wx), await log_in(auth, wx, "eve")
     alone = await log_in(auth, wx, "mallory")
     call = getattr(auth, name)
@@ -78,8 +69,7 @@ async def _cancel_after(ticks: int, name: str, auth: MPAuthX, wx: WeChatSimulato
     answers = await asyncio.gather(*staying)
     if name == "rotate":
         assert answers[0].response == answers[1].response
-        for answer in answers:
-            assert await auth.is_token_valid(answer.response)
+        assert all([await auth.is_token_valid(answer.response) for answer in answers])
     elif name == "session":
         assert answers == [mine.session, mine.session, hers.session]
     else:  # also of a revocation: the two who stay ask for the same
@@ -145,8 +135,7 @@ async def test_without_the_user_store_calls_that_need_it_raise(
 ) -> None:
     result = await log_in(auth, wx)
     run(tmp_path / "users.db", "DROP TABLE user")
-    calls = store_calls(auth, result.response, result.session.id)
-    for name, call in calls.items():
+    for name, call in store_calls(auth, result.response, result.session.id).items():
         if name in ("is_token_valid", "token_status", "session", "online", "online_count"):
             await call()
         elif name != "revoke":

@@ -99,16 +99,12 @@ async def answers(url: str, question: str, expected: list[Any]) -> bool:
 
 class TestServerDown:
     @pytest.mark.parametrize("kind", [PostgreSQLServer, MariaDBServer])
-    async def test_the_store_serves_as_soon_as_the_server_does(
-        self, kind: Callable[[], SQLServer]
-    ) -> None:
+    async def test_a_store_serves_once_its_server_does(self, kind: Callable[[], SQLServer]) -> None:
         server = kind()
         url = server.url(server.drivers[0], server.maintenance)
         async with SQLAlchemyUserStore(url, create=True) as store:
             for ask in ASKED_OF_USERS.values():  # down at the start
-                error = await fails(ask(store))
-                assert error.retryable
-                assert "Check that the server runs" in str(error)
+                assert (await fails(ask(store), "Check that the server runs")).retryable
             with server:
                 assert list(await store.save([ALICE])) == [True]
                 saves = [store.save([User(f"o-{i}")]) for i in range(8)]
@@ -123,9 +119,7 @@ class TestServerDown:
                 assert list(await store.save([ALICE, User("o-new")])) == [False, True]
 
     @of_each_driver
-    async def test_a_server_that_never_answers_costs_no_more_than_the_timeout(
-        self, sql_driver: str
-    ) -> None:
+    async def test_a_silent_server_costs_no_more_than_the_timeout(self, sql_driver: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
             url = f"{sql_driver}://root:geheim@127.0.0.1:{port}/shop"
@@ -135,9 +129,7 @@ class TestServerDown:
 
     @of_each_driver
     @pytest.mark.parametrize("has_engine", [False, True])
-    async def test_connections_that_the_server_ended_are_replaced(
-        self, sql_url: str, has_engine: bool
-    ) -> None:
+    async def test_ended_connections_are_replaced(self, sql_url: str, has_engine: bool) -> None:
         engine = create_async_engine(sql_url)
         async with SQLAlchemyUserStore(
             engine if has_engine else sql_url, create=True, timeout=PATIENCE
@@ -270,8 +262,7 @@ class TestWaiting:
         self, store: SQLAlchemyUserStore, sql_url: str
     ) -> None:
         async with SQLAlchemyUserStore(sql_url, timeout=1) as hasty, transaction(sql_url, LOCKED):
-            error = await fails(hasty.save([User("o-alice", city="Wuhan")]))
-            assert error.retryable
+            assert (await fails(hasty.save([User("o-alice", city="Wuhan")]))).retryable
             assert await store.get(["o-alice"]) != [None]
             assert list(await store.save([ALICE])) == [False]  # there is nothing to write
         users = [User("o-bob"), User("o-alice", city="Xi'an")]
@@ -280,9 +271,7 @@ class TestWaiting:
         assert alice.city == "Xi'an"  # the call that failed does not write later
 
     @of_each_driver
-    async def test_a_row_that_the_application_holds_locked_fails_its_user_alone(
-        self, sql_url: str
-    ) -> None:
+    async def test_a_row_the_application_locked_fails_its_user_alone(self, sql_url: str) -> None:
         await self._locked(sql_url, "SELECT * FROM mpauthx_user WHERE open_id = 'o-3' FOR UPDATE")
 
     @pytest.mark.parametrize(
@@ -340,9 +329,7 @@ class TestWaiting:
             assert await limit() == usual
         await engine.dispose()
 
-    async def test_a_statement_timeout_of_the_server_fails_the_locked_user_alone(
-        self, sql_url: str
-    ) -> None:
+    async def test_a_statement_timeout_fails_the_locked_user_alone(self, sql_url: str) -> None:
         limits: dict[str, Any] = {"init_command": "SET max_statement_time = 0.1"}
         if "postgresql" in sql_url:
             limits = {"server_settings": {"statement_timeout": "100"}}
@@ -368,8 +355,7 @@ class TestWaiting:
         assert list(await store.save([ALICE])) == [True]
         async with engine.connect(), SQLAlchemyUserStore(engine, timeout=0.2) as hasty:
             for ask in ASKED_OF_USERS.values():
-                error = await fails(ask(hasty))
-                assert "all connections of the pool are in use" in str(error)
+                await fails(ask(hasty), "all connections of the pool are in use")
         assert list(await store.save([ALICE])) == [False]
         await store.close()
         await engine.dispose()
@@ -417,9 +403,7 @@ class TestWaiting:
 
 
 class TestFasterProcesses:
-    async def test_a_login_succeeds_after_a_deadlock(
-        self, store: SQLAlchemyUserStore, sql_url: str
-    ) -> None:
+    async def test_logins_survive_deadlocks(self, store: SQLAlchemyUserStore, sql_url: str) -> None:
         await store.save([User(f"o-{name}", app_id="shop") for name in ("1", "2")])
         if "postgresql" in sql_url:
             deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'"
@@ -466,9 +450,7 @@ class TestFasterProcesses:
             event.remove(Table, "before_create", create_elsewhere)
         assert created == ["mpauthx_user", "mpauthx_link"]
 
-    async def test_logins_that_link_the_same_persons_at_once_lose_nothing(
-        self, sql_url: str
-    ) -> None:
+    async def test_logins_that_link_the_same_user_at_once_lose_nothing(self, sql_url: str) -> None:
         stores = [SQLAlchemyUserStore(sql_url, create=True, timeout=PATIENCE) for _ in range(3)]
         await asyncio.gather(*(store.get([]) for store in stores))
         await link_the_same_persons_at_once(stores)
@@ -503,17 +485,14 @@ class TestUrls:
             assert "geheim" not in local_variables(caught.value)
 
     @of_each_driver
-    async def test_the_error_of_a_wrong_password_does_not_quote_it(self, sql_url: str) -> None:
+    async def test_the_error_of_a_wrong_password_hides_it(self, sql_url: str) -> None:
         async with open_user_store(sql_url.replace("geheim", "GEHEIM")) as store:
-            error = await fails(store.save([ALICE]))
-            assert "Check user, password and name" in str(error)
+            error = await fails(store.save([ALICE]), "Check user, password and name")
             assert not error.retryable
             assert "GEHEIM" not in all_that_it_says(error)
             assert "GEHEIM" not in local_variables(error)
 
-    async def test_the_error_names_missing_rights(
-        self, store: SQLAlchemyUserStore, sql_url: str
-    ) -> None:
+    async def test_missing_rights_are_named(self, store: SQLAlchemyUserStore, sql_url: str) -> None:
         if "postgresql" in sql_url:
             granting = ["DROP ROLE IF EXISTS guest", "CREATE ROLE guest LOGIN PASSWORD 'geheim'"]
             granting += ["GRANT USAGE ON SCHEMA public TO guest"]

@@ -52,9 +52,8 @@ class TestLockedDatabase:
         async with SqliteTokenStore(path, busy_timeout=0.05) as store:
             (known,) = await begin(store, KNOWN)
             with locked(path):
-                error = await fails(store.issue([new_session("alice", policy=SOLE)]))
-                assert "Another process" in str(error)
-                assert error.retryable
+                login = store.issue([new_session("alice", policy=SOLE)])
+                assert (await fails(login, "Another process")).retryable
                 for asked in WRITING:
                     await fails(ASKED_OF_TOKENS[asked](store))
                 assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
@@ -65,13 +64,12 @@ class TestLockedDatabase:
     async def test_a_user_is_not_saved_while_another_process_writes(self, path: Path) -> None:
         async with SqliteUserStore(path, busy_timeout=0.05) as store:
             await store.save([User("o-alice")])
+            users = [User("o-alice", city="Wuhan"), User("o-bob")]
             with locked(path):
-                error = await fails(store.save([User("o-alice", city="Wuhan"), User("o-bob")]))
+                error = await fails(store.save(users), "Another process")
                 assert type(error) is StoreError
-                assert "Another process" in str(error)
                 assert list(await store.save([User("o-alice")])) == [False]
             assert await cities(store, "o-alice", "o-bob") == [None, "not saved"]
-            users = [User("o-alice", city="Wuhan"), User("o-bob")]
             assert list(await store.save(users)) == [False, True]
 
     async def test_reads_do_not_wait_behind_writes_that_wait(self, path: Path) -> None:
@@ -112,13 +110,10 @@ class TestLockedDatabase:
                 assert list(await store.bans([subject])) == [None]
 
     @pytest.mark.parametrize("kind", QUESTIONS)
-    async def test_a_file_that_was_locked_at_first_works_later(
-        self, path: Path, kind: Kind
-    ) -> None:
+    async def test_a_file_that_is_locked_at_first_works_later(self, path: Path, kind: Kind) -> None:
         async with kind(path, busy_timeout=0.05) as store:
             with locked(path):
-                for ask in QUESTIONS[kind].values():
-                    await fails(ask(store))
+                await all_fail(ask(store) for ask in QUESTIONS[kind].values())
             for ask in QUESTIONS[kind].values():
                 await ask(store)
 
@@ -133,9 +128,7 @@ class TestLockedDatabase:
                 await waiting
 
     @pytest.mark.parametrize("kind", QUESTIONS)
-    async def test_a_writer_to_a_file_without_wal_is_waited_for(
-        self, path: Path, kind: Kind
-    ) -> None:
+    async def test_a_writer_to_a_file_without_wal_is_awaited(self, path: Path, kind: Kind) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
             async with kind(path, busy_timeout=PATIENCE) as store:
@@ -146,14 +139,11 @@ class TestLockedDatabase:
                 await opening
 
     @pytest.mark.parametrize("kind", QUESTIONS)
-    async def test_a_writer_to_a_file_without_wal_is_not_waited_for_for_ever(
-        self, path: Path, kind: Kind
-    ) -> None:
+    async def test_a_writer_without_wal_is_given_up_in_time(self, path: Path, kind: Kind) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
             async with kind(path, busy_timeout=0.05) as store:
-                for ask in QUESTIONS[kind].values():
-                    await fails(ask(store))
+                await all_fail(ask(store) for ask in QUESTIONS[kind].values())
 
 
 class TestReadOnlyDatabase:
@@ -164,8 +154,7 @@ class TestReadOnlyDatabase:
             store = SqliteTokenStore(connection)
             assert list(await store.lookup([KNOWN.ref])) == [known.expires_at]
             for asked in WRITING:
-                error = await fails(ASKED_OF_TOKENS[asked](store))
-                assert "writable" in str(error)
+                await fails(ASKED_OF_TOKENS[asked](store), "writable")
             assert list(await store.sessions(ALICE)) == [known]
             assert await store.online("shop", cursor=None, limit=1) == (["alice"], None)
 
@@ -176,9 +165,8 @@ class TestReadOnlyDatabase:
             store = SqliteUserStore(connection)
             changed, new = User("o-alice", city="Wuhan"), User("o-bob")
             for batch in ([changed], [new], [changed, new]):
-                error = await fails(store.save(batch))
+                error = await fails(store.save(batch), "writable")
                 assert type(error) is StoreError
-                assert "writable" in str(error)
             assert list(await store.save([User("o-alice")])) == [False]
             assert await cities(store, "o-alice", "o-bob") == [None, "not saved"]
 
@@ -186,8 +174,7 @@ class TestReadOnlyDatabase:
     async def test_what_is_missing_cannot_be_created(self, path: Path, kind: Kind) -> None:
         run(path, "CREATE TABLE other (x)")
         async with _open_read_only(path) as read_only:
-            for ask in QUESTIONS[kind].values():
-                await fails(ask(kind(read_only)))
+            await all_fail(ask(kind(read_only)) for ask in QUESTIONS[kind].values())
 
 
 @pytest.mark.parametrize("kind", QUESTIONS)
@@ -198,8 +185,7 @@ class TestNoDatabase:
         threads = set(threading.enumerate())
         async with kind(path) as store:
             for ask in QUESTIONS[kind].values():
-                error = await fails(ask(store))
-                assert f"'{path}'" in str(error)
+                error = await fails(ask(store), f"'{path}'")
                 assert "is not a database" in str(error)
                 assert not error.retryable
         assert path.read_bytes() == text
@@ -214,34 +200,27 @@ class TestNoDatabase:
         monkeypatch.chdir(tmp_path)
         async with kind("missing/app.db") as store:
             for ask in QUESTIONS[kind].values():
-                error = await fails(ask(store))
-                assert f"'{tmp_path}/missing/app.db'" in str(error)
+                error = await fails(ask(store), f"'{tmp_path}/missing/app.db'")
                 assert "Check that its folder exists" in str(error)
                 assert not error.retryable
             (tmp_path / "missing").mkdir()
             for ask in QUESTIONS[kind].values():
                 await ask(store)
 
-    async def test_the_error_names_a_path_that_is_a_folder(
-        self, tmp_path: Path, kind: Kind
-    ) -> None:
+    async def test_the_error_names_a_path_to_a_folder(self, tmp_path: Path, kind: Kind) -> None:
         async with kind(tmp_path) as store:
             for ask in QUESTIONS[kind].values():
-                error = await fails(ask(store))
-                assert f"'{tmp_path}'" in str(error)
+                error = await fails(ask(store), f"'{tmp_path}'")
                 assert "unable to open" in str(error)
                 assert not error.retryable
 
-    async def test_a_connection_that_is_closed_is_a_store_error(
-        self, path: Path, kind: Kind
-    ) -> None:
+    async def test_a_closed_connection_is_a_store_error(self, path: Path, kind: Kind) -> None:
         async with aiosqlite.connect(path) as connection:
             used, unused = kind(connection), kind(connection)
             for ask in QUESTIONS[kind].values():
                 await ask(used)
         for store in (used, unused):
-            for ask in QUESTIONS[kind].values():
-                await fails(ask(store))
+            await all_fail(ask(store) for ask in QUESTIONS[kind].values())
 
 
 class TestFullDisk:
@@ -252,8 +231,7 @@ class TestFullDisk:
             await _limit_growth(connection)
             rest = (new_session("alice", policy=LARGEST) for _ in range(499))
             batch = [new_session("alice", policy=SOLE), *rest]
-            error = await fails(store.issue(batch))
-            assert "full" in str(error)
+            await fails(store.issue(batch), "full")
             assert list(await store.lookup([new.ref for new in batch])) == [None] * 500
             assert list(await store.sessions(ALICE)) == [known]
             await connection.execute("PRAGMA max_page_count = 1000000")
@@ -266,9 +244,8 @@ class TestFullDisk:
             await store.save([User("o-alice")])
             await _limit_growth(connection)
             users = [User(f"o-{i}", city="x" * 1000) for i in range(100)]
-            error = await fails(store.save([User("o-alice", city="Wuhan"), *users]))
+            error = await fails(store.save([User("o-alice", city="Wuhan"), *users]), "full")
             assert type(error) is StoreError
-            assert "full" in str(error)
             assert list(await store.get([user.id for user in users])) == [None] * 100
             assert await cities(store, "o-alice") == [None]
             await connection.execute("PRAGMA max_page_count = 1000000")
@@ -282,8 +259,7 @@ class TestClosing:
         issues = [asyncio.ensure_future(store.issue(batch)) for batch in batches]
         await asyncio.sleep(0)
         await store.close()
-        answers = await settled(issues)
-        assert [type(answer) for answer in answers] == [list] * 10
+        assert [type(answer) for answer in await settled(issues)] == [list] * 10
         async with SqliteTokenStore(path) as reopened:
             assert await reopened.revoke_subject(ALICE) == 10
 
@@ -298,11 +274,8 @@ class TestCancelledCallers:
         async with SqliteTokenStore(path) as observer:
             for wait in count(1):
                 name = f"user-{wait}"
-                earlier, *batch = (
-                    new_session(name),
-                    new_session(name, policy=SOLE),
-                    new_session(name),
-                )
+                earlier, last = new_session(name), new_session(name)
+                batch = [new_session(name, policy=SOLE), last]
                 await observer.issue([earlier])
                 async with SqliteTokenStore(path) as store:
                     if opened:
@@ -318,9 +291,7 @@ class TestCancelledCallers:
         assert wait > 1
 
     @pytest.mark.parametrize("opened", [False, True])
-    async def test_a_cancelled_save_stores_all_users_or_no_user(
-        self, path: Path, opened: bool
-    ) -> None:
+    async def test_a_cancelled_save_stores_all_or_no_users(self, path: Path, opened: bool) -> None:
         async with SqliteUserStore(path) as observer:
             for wait in count(1):
                 known = User(f"o-known-{wait}")
@@ -339,9 +310,7 @@ class TestCancelledCallers:
         assert wait > 1
 
     @pytest.mark.parametrize("opened", [False, True])
-    async def test_a_connection_that_was_given_is_not_left_in_a_transaction(
-        self, path: Path, opened: bool
-    ) -> None:
+    async def test_a_given_connection_keeps_no_transaction(self, path: Path, opened: bool) -> None:
         async with aiosqlite.connect(path) as connection:
             for wait in count(1):
                 store = SqliteTokenStore(connection)
@@ -366,8 +335,7 @@ def write(kind: Kind) -> Question:
 
 async def cities(store: SqliteUserStore, *user_ids: str) -> list[str | None]:
     """Where users live; "not saved" of those who are not."""
-    found = await store.get(user_ids)
-    return [user.city if user is not None else "not saved" for user in found]
+    return [user.city if user is not None else "not saved" for user in await store.get(user_ids)]
 
 
 async def _limit_growth(connection: aiosqlite.Connection) -> None:

@@ -102,10 +102,11 @@ async def cancel_at(wait: int, work: Coroutine[Any, Any, Any]) -> bool:
     return not coroutine.reached
 
 
-async def fails(question: Awaitable[Any]) -> StoreError:
+async def fails(question: Awaitable[Any], said: str = "") -> StoreError:
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(StoreError) as caught:
             await question
+    assert said in str(caught.value)
     return caught.value
 
 

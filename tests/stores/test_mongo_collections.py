@@ -84,12 +84,7 @@ class TestCollectionOfTheScaffold:
         (document,) = await mongo.users.find().to_list()
         now = datetime.fromtimestamp(clock(), UTC).replace(tzinfo=None)
         assert isinstance(document.pop("_id"), ObjectId)
-        assert document == {
-            "openid": "o-bob",
-            "nickName": "Bob",
-            "createAt": now,
-            "updateAt": now,
-        }
+        assert document == {"openid": "o-bob", "nickName": "Bob", "createAt": now, "updateAt": now}
 
     async def test_duplicates_are_one_user_and_stay(
         self, mongo: Database, store: MongoUserStore
@@ -128,28 +123,19 @@ class TestCollectionOfTheScaffold:
         ],
     )
     async def test_reads_fields_that_are_missing_or_of_other_types(
-        self,
-        mongo: Database,
-        store: MongoUserStore,
-        fields: dict[str, Any],
-        expected: User,
+        self, mongo: Database, store: MongoUserStore, fields: dict[str, Any], expected: User
     ) -> None:
         await mongo.users.insert_one({"openid": "o-alice", **fields})
         assert await only_user(store, "o-alice") == expected
         assert list(await store.save([User("o-alice", "u-alice", "Ali")])) == [False]
         assert (await only_user(store, "u-alice")).nick_name == "Ali"
 
-    async def test_union_ids_of_other_types_join_nobody(
-        self, mongo: Database, store: MongoUserStore
-    ) -> None:
+    async def test_odd_union_ids_join_nobody(self, mongo: Database, store: MongoUserStore) -> None:
         people = [scaffold_document(f"o-{name}", unionid=False) for name in ("alice", "bob")]
         await mongo.users.insert_many(people)
         assert list(await store.save([User("o-alice"), User("o-bob")])) == [False, False]
-        assert [user and user.id for user in await store.get(["o-alice", "o-bob"])] == [
-            "o-alice",
-            "o-bob",
-        ]
-        assert list(await store.get(["False"])) == [None]
+        found = await store.get(["o-alice", "o-bob", "False"])
+        assert [user and user.id for user in found] == ["o-alice", "o-bob", None]
 
     @pytest.mark.parametrize(
         "value",
@@ -257,8 +243,7 @@ class TestSeveralProcesses:
         async with LineProcess(*command) as one, LineProcess(*command) as other:
             assert [await one.read(), await other.read()] == ["ready", "ready"]
             for process, logins in ((one, first), (other, second)):
-                batches = [logins[i : i + 4] for i in range(0, len(logins), 4)]
-                process.write(json.dumps(batches))
+                process.write(json.dumps([logins[i : i + 4] for i in range(0, len(logins), 4)]))
             outputs = [json.loads(await process.read()) for process in (one, other)]
         answers = [[new for batch in output for new in batch] for output in outputs]
         assert [sum(new) for new in zip(*answers, strict=True)] == [1] * len(people)
@@ -289,7 +274,17 @@ class TestSeveralProcesses:
         assert set(found[0].ids) == set(ids)
 
 
-class Interruption(CommandListener):
+class Listener(CommandListener):
+    """Hears of commands before they are sent."""
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
+class Interruption(Listener):
     """Lets others work before one of the store's reads and writes is sent.
 
     Args:
@@ -322,22 +317,14 @@ class Interruption(CommandListener):
             thread.start()
             thread.join()
 
-    def succeeded(self, event: CommandSucceededEvent) -> None:
-        pass
 
-    def failed(self, event: CommandFailedEvent) -> None:
-        pass
-
-
-async def test_a_value_that_is_not_readable_is_cleared(
-    mongo: Database, store: MongoUserStore
-) -> None:
+async def test_an_unreadable_value_is_cleared(mongo: Database, store: MongoUserStore) -> None:
     await mongo.users.insert_one(scaffold_document("o-bob", gender="female"))
     assert await store.clear("o-bob", ["gender"]) is True
     assert await mongo.users.count_documents({"gender": {"$exists": True}}) == 0
 
 
-class Overtaking(CommandListener):
+class Overtaking(Listener):
     """Gives a user another unionId before each write of the store."""
 
     def __init__(self, url: str, open_id: str) -> None:
@@ -352,12 +339,6 @@ class Overtaking(CommandListener):
                 client.get_default_database().users.update_one(
                     {"openid": self._open_id}, {"$set": {"unionid": f"u-{self.times % 2}"}}
                 )
-
-    def succeeded(self, event: CommandSucceededEvent) -> None:
-        pass
-
-    def failed(self, event: CommandFailedEvent) -> None:
-        pass
 
 
 async def test_a_user_whom_others_write_all_the_time_fails_alone(
@@ -444,7 +425,6 @@ class TestForgetAmongLogins:
         """A login waits; meanwhile another adds the user, and a forget comes in between."""
         await MongoUserStore(mongo).check()
         for at in range(100):
-            has_come = False
             for inner_at in range(100):
                 await mongo.users.delete_many({})
                 await mongo.mpauthx_link.delete_many({})
@@ -452,10 +432,9 @@ class TestForgetAmongLogins:
                 outer = Interruption(at, lambda inner=inner: self.work(mongo_url, LOGIN, inner))
                 await self.work(mongo_url, slow, outer)
                 assert await self.is_whole(mongo)
-                has_come = outer.has_come
                 if not inner.has_come:
                     break
-            if not has_come:
+            if not outer.has_come:
                 assert at > 3
                 return
         pytest.fail("It never ended.")
@@ -490,9 +469,7 @@ class TestForgetAmongLogins:
 
 
 class TestUnfinishedWork:
-    async def test_a_login_that_ended_anywhere_is_finished_by_the_next(
-        self, mongo: Database
-    ) -> None:
+    async def test_a_login_cut_off_anywhere_is_finished_by_the_next(self, mongo: Database) -> None:
         async with MongoUserStore(mongo, timeout=PATIENCE) as store:
             await store.check()
             for wait in range(1, 1_000):
@@ -514,9 +491,8 @@ class TestUnfinishedWork:
     async def test_a_user_whose_document_the_application_deleted_is_new(
         self, mongo: Database, store: MongoUserStore
     ) -> None:
-        await store.save([User("o-alice", "u-alice", app_id="shop")])
+        await store.save([LOGIN])
         await mongo.users.delete_many({})
         assert list(await store.get(["o-alice", "u-alice"])) == [None, None]
-        user = User("o-alice", "u-alice", app_id="shop")
-        assert list(await store.save([user, user])) == [True, False]
+        assert list(await store.save([LOGIN, LOGIN])) == [True, False]
         assert await mongo.users.count_documents({}) == 1

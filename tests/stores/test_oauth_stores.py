@@ -21,7 +21,6 @@ from mpauthx_async import (
     KeyValueOAuthTokenStore,
     KeyValueStore,
     NoOAuthTokenError,
-    OAuthToken,
     OAuthTokenStore,
     RedisKeyValueStore,
     SqliteKeyValueStore,
@@ -82,17 +81,11 @@ class TestFunctions(OAuthTokenStoreConformance):
 
 
 class TestRedis(OAuthTokenStoreConformance):
-    @pytest.fixture
-    def store(self, redis: Redis) -> KeyValueOAuthTokenStore:
-        return tokens(RedisKeyValueStore(redis))
-
-
-class TestRedisDecodingResponses(OAuthTokenStoreConformance):
-    @pytest.fixture
+    @pytest.fixture(params=[False, True], ids=["bytes", "texts"])
     async def store(
-        self, redis: Redis, redis_server: RedisServer
+        self, redis: Redis, redis_server: RedisServer, request: pytest.FixtureRequest
     ) -> AsyncIterator[KeyValueOAuthTokenStore]:
-        async with Redis.from_url(redis_server.url, decode_responses=True) as client:
+        async with Redis.from_url(redis_server.url, decode_responses=request.param) as client:
             yield tokens(RedisKeyValueStore(client))
 
 
@@ -170,19 +163,6 @@ async def test_a_token_is_kept_sealed_for_its_app_and_user(records: KeyValueStor
             await moved_to.get(open_id)
 
 
-async def test_a_token_outlives_a_change_of_keys_while_the_old_one_is_listed(
-    records: KeyValueStore,
-) -> None:
-    old, new = SECRET, "a-new-secret-of-the-app"
-    await tokens(records, keys=[old]).save("alice", ALICE)
-    assert await tokens(records, keys=[old, new]).get("alice") == ALICE
-    changed = tokens(records, keys=[new])
-    with pytest.raises(NoOAuthTokenError, match=r"under other signing keys .* or is damaged"):
-        await changed.get("alice")
-    await changed.save("alice", ALICE)
-    assert await changed.get("alice") == ALICE
-
-
 @pytest.mark.parametrize("keys", [[], ["short"], "a text instead of a list"])
 def test_rejects_invalid_keys(redis: Redis, keys: Any) -> None:
     with pytest.raises(ConfigurationError):
@@ -191,26 +171,14 @@ def test_rejects_invalid_keys(redis: Redis, keys: Any) -> None:
 
 @pytest.mark.parametrize("is_sealed", [True, False])
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "null",
-        "[]",
-        '"geheim"',
-        "[" * 100_000,
-        "{}",
-        json.dumps({"open_id": "alice", "access_token": "geheim"}),
-    ],
+    "text", ["", "{", "null", "[]", '"geheim"', "[" * 100_000, "{}", '{"access_token": "geheim"}']
 )
 async def test_a_damaged_record_is_an_error_that_tells_what_to_do(
     records: KeyValueStore, text: str, is_sealed: bool
 ) -> None:
-    store = tokens(records)
+    store, advice = tokens(records), r"or is damaged\. Let the user authorize"
     await records.save(TOKEN_KEY, SEALER.seal(TOKEN_KEY, text) if is_sealed else text, 60)
-    with pytest.raises(
-        NoOAuthTokenError, match=r"or is damaged\. Let the user authorize"
-    ) as caught:
+    with pytest.raises(NoOAuthTokenError, match=advice) as caught:
         await store.get("alice")
     assert TOKEN_KEY in str(caught.value)
     assert "geheim" not in "".join(traceback.format_exception(caught.value))
@@ -236,24 +204,20 @@ async def test_a_damaged_record_is_an_error_that_tells_what_to_do(
         ("more", 1),
     ],
 )
-async def test_a_record_with_a_wrong_field_is_damaged(
-    records: KeyValueStore, name: str, value: object
-) -> None:
-    store = tokens(records)
+async def test_a_wrong_field_is_damage(records: KeyValueStore, name: str, value: object) -> None:
     text = json.dumps(asdict(ALICE) | {name: value})
     await records.save(TOKEN_KEY, SEALER.seal(TOKEN_KEY, text), 60)
     with pytest.raises(NoOAuthTokenError, match="is damaged"):
-        await store.get("alice")
+        await tokens(records).get("alice")
 
 
 async def test_a_function_that_gives_something_else_is_a_store_error() -> None:
     async def get_token(open_id: str) -> Any:
         return {"access_token": "geheim"}
 
-    async def save_token(open_id: str, token: OAuthToken) -> None: ...
-
+    store = FunctionOAuthTokenStore((get_token, DictOAuthTokenStore().save))
     with pytest.raises(StoreError, match="get_token must return an OAuthToken, or None") as caught:
-        await FunctionOAuthTokenStore((get_token, save_token)).get("alice")
+        await store.get("alice")
     assert "geheim" not in str(caught.value)
 
 
@@ -302,20 +266,17 @@ class TestRedisKeys:
     async def test_a_token_lives_thirty_days_under_a_key_of_its_app(self, redis: Redis) -> None:
         await tokens(RedisKeyValueStore(redis)).save("alice", ALICE)
         assert await redis.keys() == [f"mpauthx:r:{{{TOKEN_KEY}}}".encode()]
-        ttl = await redis.ttl(f"mpauthx:r:{{{TOKEN_KEY}}}")
-        assert 30 * DAY - 60 <= ttl <= 30 * DAY
+        assert 30 * DAY - 60 <= await redis.ttl(f"mpauthx:r:{{{TOKEN_KEY}}}") <= 30 * DAY
 
     async def test_a_lock_is_a_key_that_ends_by_itself(self, redis: Redis) -> None:
-        store = tokens(RedisKeyValueStore(redis))
-        async with store.lock("alice"):
+        async with tokens(RedisKeyValueStore(redis)).lock("alice"):
             assert await redis.keys() == [f"mpauthx:r:lock:{{{TOKEN_KEY}}}".encode()]
             assert 0 < await redis.pttl(f"mpauthx:r:lock:{{{TOKEN_KEY}}}") <= 15_000
         assert await redis.keys() == []
 
     async def test_a_used_state_is_remembered_as_long_as_asked(self, redis: Redis) -> None:
         await tokens(RedisKeyValueStore(redis)).spend_state("0123456789abcdef", 600)
-        key = f"mpauthx:r:{{oauth_state|{APP}|0123456789abcdef}}"
-        assert 0 < await redis.ttl(key) <= 600
+        assert 0 < await redis.ttl(f"mpauthx:r:{{oauth_state|{APP}|0123456789abcdef}}") <= 600
 
     async def test_bytes_that_are_not_utf_8_are_a_damaged_record(self, redis: Redis) -> None:
         await redis.set(f"mpauthx:r:{{{TOKEN_KEY}}}", b"geheim\xff")
@@ -326,9 +287,7 @@ class TestRedisKeys:
         with pytest.raises(StoreError, match="WRONGTYPE"):
             await tokens(RedisKeyValueStore(redis)).get("alice")
 
-    async def test_releasing_an_expired_lock_keeps_the_lock_of_the_next_holder(
-        self, redis: Redis
-    ) -> None:
+    async def test_releasing_an_expired_lock_keeps_the_next_lock(self, redis: Redis) -> None:
         records = RedisKeyValueStore(redis)
         async with records.lock("name"):
             await redis.delete("mpauthx:r:lock:{name}")

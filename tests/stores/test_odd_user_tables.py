@@ -239,7 +239,7 @@ async def check(path: Path, model: Model, batches: list[list[User]]) -> None:
             now += 1
             assert list(await store.save(batch)) == [model.save(login) for login in batch]
             await check_users(store, model)
-        assert count(path) == len(model.users)
+        assert query(path, "SELECT count(*) FROM user") == [(len(model.users),)]
         now += 1
         last = [
             replace(model.users[name], open_id=f"o-{name}", created_at=None, updated_at=None)
@@ -279,8 +279,3 @@ def foreign_values(path: Path, table: Table) -> list[list[Any]]:
     names = [FOREIGN[foreign][0] for foreign in table.foreign]
     sql = "SELECT {0} FROM user ORDER BY {0} IS NOT 'mine'"
     return [[value for (value,) in query(path, sql.format(name))] for name in names]
-
-
-def count(path: Path) -> int:
-    ((rows,),) = query(path, "SELECT count(*) FROM user")
-    return int(rows)

@@ -99,9 +99,7 @@ async def test_each_command_of_the_guide_is_needed(command: str, redis_server: R
 
 
 @pytest.mark.parametrize("command", ["+evalsha", "+set", "+hset", "+zadd", "+pexpireat", "+time"])
-async def test_a_check_finds_that_a_user_may_not_write(
-    command: str, redis_server: RedisServer
-) -> None:
+async def test_a_check_finds_missing_rights(command: str, redis_server: RedisServer) -> None:
     allow([redis_server], without=command)
     async with RedisTokenStore(with_user(f"redis://127.0.0.1:{redis_server.port}/3")) as store:
         with pytest.raises(StoreError, match="has an ACL rule"):

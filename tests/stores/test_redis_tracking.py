@@ -100,9 +100,7 @@ async def test_rejects_a_session_that_this_service_ended_at_once(
         await auth.unban("bob")
 
 
-async def test_rejects_a_session_that_a_login_replaced_at_once(
-    make: Make, wx: WeChatSimulator
-) -> None:
+async def test_rejects_a_session_a_login_replaced_at_once(make: Make, wx: WeChatSimulator) -> None:
     async with make(policy=LoginPolicy(max_sessions=1)) as auth:
         old = await warm(auth, wx)
         for _ in range(20):
@@ -155,9 +153,7 @@ async def test_a_token_ends_when_redis_says_so(
         assert was_kept
 
 
-async def test_a_rotated_tokens_reuse_is_detected(
-    auth: MPAuthX, make: Make, wx: WeChatSimulator
-) -> None:
+async def test_reuse_of_a_token_is_detected(auth: MPAuthX, make: Make, wx: WeChatSimulator) -> None:
     heard, old = hear(auth), await warm(auth, wx)
     async with make(rotation_grace=0) as elsewhere:
         new = (await elsewhere.rotate(old.response)).response
@@ -207,9 +203,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
 
 @pytest.mark.parametrize("is_heard", [False, True])
-def test_a_hit_makes_no_task_and_no_future(
-    is_heard: bool, server: RedisServer, tmp_path: Path
-) -> None:
+def test_a_hit_makes_no_task_or_future(is_heard: bool, server: RedisServer, tmp_path: Path) -> None:
     async def main() -> None:
         async with WeChatSimulator() as wx, maker(wx, server, tmp_path)() as auth:
             heard = hear(auth) if is_heard else []
@@ -227,9 +221,7 @@ def test_a_hit_makes_no_task_and_no_future(
         runner.run(main())
 
 
-async def test_each_near_cache_hit_emits_an_event(
-    auth: MPAuthX, make: Make, wx: WeChatSimulator
-) -> None:
+async def test_each_hit_emits_an_event(auth: MPAuthX, make: Make, wx: WeChatSimulator) -> None:
     given = await warm(auth, wx)
     heard = hear(auth)
     for _ in range(7):
@@ -344,9 +336,7 @@ def test_pushes_share_timers_tasks_and_futures(server: RedisServer) -> None:
         runner.run(main())
 
 
-async def test_a_near_cache_keeps_its_size(
-    make: Make, wx: WeChatSimulator, server: RedisServer
-) -> None:
+async def test_a_cache_keeps_its_size(make: Make, wx: WeChatSimulator, server: RedisServer) -> None:
     async with make(tokens=with_near_cache(server.url, 3)) as auth:
         tokens = [(await warm(auth, wx, f"user-{number}")).response for number in range(8)]
         assert [bool(cache_of(auth).known(token)) for token in tokens] == [False] * 5 + [True] * 3

@@ -49,8 +49,7 @@ async def use_everything(wx: WeChatSimulator, auth: MPAuthX, oauth: WeChatOAuth)
         secrets |= macs(issued, refreshed, result, rotated, web)
         own = await auth._web._tokens.get(open_id)
         given = await oauth.get_access_token(wx.web_login(open_id, union_id))
-        renewed = await oauth.refresh_access_token(given.refresh_token)
-        for token in (own, given, renewed):
+        for token in (own, given, await oauth.refresh_access_token(given.refresh_token)):
             assert token is not None
             secrets |= {token.access_token, token.refresh_token}
     secrets.add(await auth.access_token())
@@ -115,11 +114,7 @@ class TestSecrets:
             assert found(secrets, content) == []
 
     async def test_no_byte_of_a_redis_dump_tells_a_secret(
-        self,
-        make: Callable[[str], Any],
-        wx: WeChatSimulator,
-        server: RedisServer,
-        admin: Redis,
+        self, make: Callable[[str], Any], wx: WeChatSimulator, server: RedisServer, admin: Redis
     ) -> None:
         await admin.config_set("rdbcompression", "no")  # so that texts stand there as they are
         auth, oauth = make(server.url)
@@ -184,9 +179,7 @@ class TestModes:
             assert _modes(path) == {"app.db": 0o600, "app.db-shm": 0o600, "app.db-wal": 0o600}
         assert _modes(path) == {"app.db": 0o600}
 
-    async def test_many_who_open_a_new_file_at_once_leave_the_same_mode(
-        self, path: Path, umask: int
-    ) -> None:
+    async def test_stores_that_open_a_new_file_at_once_agree(self, path: Path, umask: int) -> None:
         stores = [SqliteTokenStore(path) for _ in range(8)]
         await asyncio.gather(*map(use, stores))
         assert set(_modes(path).values()) == {0o600}
@@ -237,9 +230,7 @@ class TestModes:
         await database.close()
         assert list(tmp_path.iterdir()) == []
 
-    async def test_a_connection_that_was_given_keeps_the_mode_of_its_file(
-        self, path: Path, umask: int
-    ) -> None:
+    async def test_a_given_connection_keeps_its_files_mode(self, path: Path, umask: int) -> None:
         async with aiosqlite.connect(path) as connection:
             await use(SqliteTokenStore(connection))
         assert _modes(path) == {"app.db": 0o644 & ~umask}

@@ -48,9 +48,7 @@ class TestRedisRecords:
 
 class TestSqliteRecords:
     @pytest.mark.parametrize("damage", ["x'ff00'", "CAST(x'ff00' AS TEXT)", "5", "''", "0.5"])
-    async def test_a_damaged_key_harms_no_other_session_of_the_batch(
-        self, path: Path, damage: str
-    ) -> None:
+    async def test_a_damaged_key_harms_no_other_session(self, path: Path, damage: str) -> None:
         damaged, whole = new_session(sealed_key=SEALED), new_session("bob", sealed_key=SEALED)
         async with SqliteTokenStore(path) as store:
             await store.issue([damaged, whole])

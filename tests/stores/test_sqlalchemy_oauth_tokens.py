@@ -11,12 +11,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, String, 
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from mpauthx_async import (
-    ConfigurationError,
-    NoOAuthTokenError,
-    RedisKeyValueStore,
-    StoreError,
-)
+from mpauthx_async import ConfigurationError, NoOAuthTokenError, RedisKeyValueStore, StoreError
 from mpauthx_async.stores import SQLAlchemyOAuthTokenStore
 from mpauthx_async.stores.conformance import OAuthTokenStoreConformance, new_oauth_token
 from tests.helpers.outages import all_that_it_says
@@ -84,11 +79,8 @@ class TestDocumentedTable:
         )
         old = await store.get("o-alice")
         assert old is not None
-        assert (old.access_token, old.expires_in, old.created_at) == (
-            "old",
-            7200,
-            1_700_000_000_000,
-        )
+        told = (old.access_token, old.expires_in, old.created_at)
+        assert told == ("old", 7200, 1_700_000_000_000)
         await store.save("o-alice", ALICE)
         assert await store.get("o-alice") == replace(ALICE, union_id=None)
         assert await execute(sql_url, "SELECT expires_in, create_at FROM token") == [

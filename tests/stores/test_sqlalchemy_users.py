@@ -3,18 +3,10 @@
 from collections.abc import AsyncIterator
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 import pytest
-from sqlalchemy import (
-    Boolean,
-    Column,
-    DateTime,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-)
+from sqlalchemy import Boolean, Column, DateTime, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -112,42 +104,37 @@ class TestDatabaseInMemory(UserStoreConformance):
             yield store
 
 
-@pytest.mark.parametrize("sql_driver", ["postgresql+asyncpg"])
-class TestModelByTheMixin(UserStoreConformance):
-    keeps = EVERYTHING | {"union_id", "created_at", "updated_at"}
+class ConformanceOnAModel(UserStoreConformance):
+    """The conformance suite on a model of an application."""
+
+    model: Any
+    columns: dict[str, str] | None = None
 
     @pytest.fixture
     async def store(self, engine: AsyncEngine) -> AsyncIterator[SQLAlchemyUserStore]:
-        async with open_store(engine, Member, create=True) as store:
+        async with open_store(engine, self.model, columns=self.columns, create=True) as store:
             yield store
+
+
+@pytest.mark.parametrize("sql_driver", ["postgresql+asyncpg"])
+class TestModelByTheMixin(ConformanceOnAModel):
+    model = Member
+    keeps = EVERYTHING | {"union_id", "created_at", "updated_at"}
 
 
 @pytest.mark.parametrize("sql_driver", ["mysql+asyncmy"])
-class TestTableOfSequelize(UserStoreConformance):
+class TestTableOfSequelize(ConformanceOnAModel):
+    model = SEQUELIZE
     keeps = EVERYTHING | {"union_id"}  # MySQL rounds times to seconds
 
-    @pytest.fixture
-    async def store(self, engine: AsyncEngine) -> AsyncIterator[SQLAlchemyUserStore]:
-        async with open_store(engine, SEQUELIZE, create=True) as store:
-            yield store
-
 
 @pytest.mark.parametrize("sql_driver", ["sqlite+aiosqlite"])
-class TestTableOfMpauthx(UserStoreConformance):
+class TestTableOfMpauthx(ConformanceOnAModel):
+    model = MPAUTHX
     keeps = EVERYTHING - {"avatar_url"}
 
-    @pytest.fixture
-    async def store(self, engine: AsyncEngine) -> AsyncIterator[SQLAlchemyUserStore]:
-        async with open_store(engine, MPAUTHX, create=True) as store:
-            yield store
-
 
 @pytest.mark.parametrize("sql_driver", ["sqlite+aiosqlite"])
-class TestTableOfDjango(UserStoreConformance):
+class TestTableOfDjango(ConformanceOnAModel):
+    model, columns = DJANGO, DJANGO_COLUMNS
     keeps = frozenset(("union_id", "nick_name", "gender", "created_at"))
-
-    @pytest.fixture
-    async def store(self, engine: AsyncEngine) -> AsyncIterator[SQLAlchemyUserStore]:
-        columns = DJANGO_COLUMNS
-        async with open_store(engine, DJANGO, columns=columns, create=True) as store:
-            yield store

@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 
-from mpauthx_async import (
-    MPAuthX,
-    SqliteKeyValueStore,
-    StoreError,
-    WeChatOAuth,
-    WeChatSimulator,
-)
+from mpauthx_async import MPAuthX, SqliteKeyValueStore, StoreError, WeChatOAuth, WeChatSimulator
 from mpauthx_async.events import StoreFailed
 from mpauthx_async.failure_log import OncePerSecond, failures
 from mpauthx_async.stores.conformance import new_session
@@ -146,11 +140,7 @@ async def test_a_token_of_a_given_up_login_that_cannot_be_withdrawn_is_logged(
 @pytest.fixture
 def failure_lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """The lines in the log of failures, none of which is left out."""
-
-    def lines() -> list[str]:
-        return [one.getMessage() for one in caplog.records if one.name == failures.name]
-
-    return lines
+    return lambda: [one.getMessage() for one in caplog.records if one.name == failures.name]
 
 
 @pytest.fixture(autouse=True)

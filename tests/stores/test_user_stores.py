@@ -1,6 +1,5 @@
 """What every user store promises, over every table that SqliteUserStore may find."""
 
-import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -97,9 +96,7 @@ class TestExistingTable:
             await store.save([User("o-alice", "u-alice"), User("o-bob")])
         assert query(path, "SELECT openId FROM user ORDER BY 1") == [("o-bob",), ("u-alice",)]
 
-    async def test_without_a_union_id_column_a_row_is_added_for_the_union_id(
-        self, path: Path
-    ) -> None:
+    async def test_without_a_union_id_column_a_union_id_gets_a_row(self, path: Path) -> None:
         run(path, MPAUTHX)
         async with SqliteUserStore(path) as store:
             await store.save([ALICE])
@@ -182,9 +179,7 @@ class TestNewTable:
 
 class TestWriting:
     @pytest.mark.parametrize("table", [None, MPAUTHX, OPEN_ID_ALONE, ODD_CASE, NOT_NULL])
-    async def test_nothing_is_written_when_nothing_changed(
-        self, path: Path, table: str | None
-    ) -> None:
+    async def test_writes_nothing_when_nothing_changed(self, path: Path, table: str | None) -> None:
         if table is not None:
             run(path, table)
         with closing(sqlite3.connect(path)) as observer:
@@ -206,16 +201,6 @@ class TestWriting:
         async with SqliteUserStore(path) as store:
             assert list(await store.save(users)) == [True] * 25_000
         assert query(path, "SELECT count(*) FROM user") == [(25_000,)]
-
-
-class TestSharing:
-    async def test_of_first_logins_through_many_stores_one_is_new(self, path: Path) -> None:
-        stores = [SqliteUserStore(path) for _ in range(6)]
-        for i in range(20):
-            answers = await asyncio.gather(*(store.save([User(f"o-{i}")]) for store in stores))
-            assert sorted(answer for (answer,) in answers) == [False] * 5 + [True]
-        for store in stores:
-            await store.close()
 
 
 class TestOpeningByUrl:
