@@ -58,7 +58,7 @@ def token_of(method: str, headers: Headers, *, cookies: bool = False) -> str:
                 "Sec-Fetch-Site: same-origin, or an Origin that is the Host."
             )
         return token
-    if headers("authorization"):
+    if any(not value.lower().startswith(_BEARER) for value in headers("authorization")):
         raise NoTokenError("The token has to be in the header `Authorization: Bearer TOKEN`.")
     raise NoTokenError("This request needs a token: log in.")
 

@@ -96,6 +96,7 @@ class Call:
 _ENDS_ALL = (Kind.REVOKE_USER, Kind.BAN, Kind.FORGET, Kind.REFRESH)
 _HAPPENED = (Outcome.DONE, Outcome.UNKNOWN)
 _PRESENTS = (Kind.USE, Kind.ROTATE)
+_MAX_ERASURES = 4  # of a user by one forget: once, and for each id that a login saved meanwhile
 
 
 class Oracle:
@@ -316,7 +317,7 @@ class Oracle:
                 for forget in forgets
             ):
                 self._report("A user is new twice", later, earlier)
-        if len(new) > 1 + len(forgets):
+        if len(new) > 1 + _MAX_ERASURES * len(forgets):
             self._report("A user is new more often than they were forgotten", new[-1])
 
     def _judge_finding(self, person: int) -> None:

@@ -106,8 +106,7 @@ def test_allows_what_a_near_cache_and_unknown_outcomes_allow(ending: Call) -> No
             [
                 login(0, is_new=True),
                 call(Kind.FORGET, 0, end=9),
-                login(1, OTHER, is_new=True),
-                login(2, Token("n3", 0), is_new=True),
+                *(login(i, Token(f"n{i}", 0), is_new=True) for i in range(1, 6)),
             ],
         ),
         (

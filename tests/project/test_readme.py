@@ -132,14 +132,31 @@ def bearer(token: str) -> dict[str, str]:
 
 async def fastapi_app(run: Run) -> dict[str, Any]:
     """The names in the README's FastAPI app, with its endpoint."""
-    return await run('@app.get("/hello")', **await run("guard.lifespan"))
+    return await run('@app.get("/hello")', **await run("guard.router())"))
 
 
 async def test_the_fastapi_app(wx: WeChatSimulator, run: Run) -> None:
-    assert statements(snippet_with("guard.lifespan")) <= 8
+    assert statements(snippet_with("guard.router())")) <= 8
     app = (await fastapi_app(run))["app"]
     async with app.router.lifespan_context(app), client_of(app) as client:
         await check_the_lines_that_an_app_writes(client, wx, "")
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
+async def test_an_app_is_made_for_each_of_its_tests(
+    wx: WeChatSimulator, run: Run, tmp_path: Path
+) -> None:
+    app = (await run("def make_app(**settings)"))["make_app"](
+        app_id=wx.app_id,
+        app_secret=wx.app_secret,
+        api_base=wx.url,
+        sku="test",
+        users=f"sqlite:///{tmp_path}/users.db",
+        tokens=f"sqlite:///{tmp_path}/tokens.db",
+    )
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        answer = await client.post("/auth/login", json={"code": wx.login("bob")})
+        assert answer.status_code == 200
 
 
 async def check_the_lines_that_an_app_writes(

@@ -247,10 +247,10 @@ async def test_gauges_tell_what_waits_when_they_are_scraped(
             for one in (auth, blog)
             for number in range(15)
         ]
-        await gate.reached_by(9)
+        await gate.reached_by(16)
         found = await asyncio.to_thread(samples, registry)  # as an exporter does
-        assert found["mpauthx_logins_at_wechat"] == 9
-        assert found["mpauthx_logins_waiting"] == 21
+        assert found["mpauthx_logins_at_wechat"] == 16
+        assert found["mpauthx_logins_waiting"] == 14
         ends[1]()
         assert samples(registry)["mpauthx_logins_waiting"] == auth.gauges().logins_waiting < 21
         gate.open()

@@ -93,20 +93,22 @@ async def test_never_more_logins_are_exchanged_than_the_connections_allow(
     assert gate.most == 140
 
 
-async def test_services_on_the_same_connections_share_the_limit(
+async def test_services_on_the_same_connections_share_the_limit_but_for_eight_logins_each(
     make: Make, wx: WeChatSimulator, gate: Gate
 ) -> None:
     async with (
-        narrow_connections(10) as connections,
+        narrow_connections(80) as connections,
         make(exchange=gate.exchange, connections=connections) as shop,
         make(exchange=gate.exchange, connections=connections, sku="blog") as blog,
     ):
-        logins = [*start(shop, codes_of(wx, 20)), *start(blog, codes_of(wx, 20, "reader"))]
-        await gate.reached_by(9)
+        logins = start(shop, codes_of(wx, 100))
+        await gate.reached_by(70)
+        logins += start(blog, codes_of(wx, 100, "reader"))
+        await gate.reached_by(78)
         gate.open()
         results = await asyncio.gather(*logins)
-    assert gate.most == 9
-    assert len({result.response for result in results}) == 40
+    assert gate.most == 78
+    assert len({result.response for result in results}) == 200
 
 
 _WITH_FEW_DESCRIPTORS = """

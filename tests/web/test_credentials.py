@@ -118,3 +118,8 @@ def test_accepts_a_same_origin_request(headers: list[tuple[str, str]]) -> None:
 )
 def test_rejects_any_other_origin(headers: list[tuple[str, str]]) -> None:
     assert not is_same_origin(Sent(*headers))
+
+
+def test_a_token_without_its_scheme_is_told_how_to_be_sent() -> None:
+    with pytest.raises(NoTokenError, match="Authorization: Bearer TOKEN"):
+        token_of("GET", lambda name: ["bob|shop|token"] if name == "authorization" else [])
