@@ -112,7 +112,7 @@ class PartialStoreError(StoreError):
             f"`answers`. {failures[0] if failures else ''}"
         )
         self.answers = answers
-        self.retryable = any(failure.retryable for failure in failures)
+        self.retryable: bool = any(failure.retryable for failure in failures)
 
 
 class ParameterError(RefusedError):
