@@ -13,7 +13,7 @@ __all__ = ["run_demo"]
 
 _NEXT = """\
 Where to go next
-  See theft, bans and the death of a token on a page:  python -m mpauthx_async demo --web
+  See theft, bans and the end of a token on a page:  python -m mpauthx_async demo --web
   Put the five lines of the README into your app and set app_id and app_secret.
   Test it without WeChat:  python -m mpauthx_async simulator --port 8765
   Keep the tokens in Redis:  tokens="redis://localhost:6379/0"

@@ -20,7 +20,7 @@ _ARGUMENTS = (
 
 
 def find_chromium() -> str:
-    """The path of the browser to run; a RuntimeError says what to install if there is none."""
+    """The path of the browser; raises RuntimeError, which says what to install."""
     for path in filter(None, map(shutil.which, _NAMES)):
         return path
     raise RuntimeError(

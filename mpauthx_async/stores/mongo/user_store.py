@@ -15,7 +15,7 @@ from ...errors import StoreError
 from ...failure_log import failures
 from ...models import User
 from ...store_errors import raises_store_errors
-from ..batch_halving import run_bisected
+from ..bisection import run_bisected
 from ..linked_users import Changes, Id, LinkedUsers, ids_of
 from .database import MongoDatabase
 from .failures import held, is_unwritable, refusal
